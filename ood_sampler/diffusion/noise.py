@@ -1,0 +1,59 @@
+"""Reproducible randomness: sample `i` draws from `(seed, i)` and from nothing else."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Stream(IntEnum):
+    """Independent purposes of randomness within one sample."""
+
+    LATENT = 0
+    DECODE = 1
+
+
+class SampleNoise:
+    """Random draws for a batch of samples, one counter-based stream a sample.
+
+    Philox (Salmon et al., 2011) with the key `(seed, i)` and the stream in its counter: no draw
+    depends on the batch, the worker or the device that a sample lands on, and any sample can be
+    drawn without those before it. (`torch.Generator` on the CPU keeps only 32 bits of its seed.)
+
+    Args:
+        seed: of the run, in $[0, 2^{64})$.
+        indices: the samples' numbers within the run.
+        stream: what the draws are for.
+
+    Raises:
+        ValueError: `seed` is out of range.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], *, stream: Stream) -> None:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be in 0..2**64 - 1, got {seed}")
+        keys = np.array([(seed, index) for index in indices], dtype=np.uint64)
+        self.generators = [
+            np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
+            for key in keys
+        ]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Draw standard normals, float32, shape (samples, *shape)."""
+        draws = [g.standard_normal(shape, dtype=np.float32) for g in self.generators]
+        return torch.from_numpy(np.stack(draws))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draw from $[0, 1)$, float32, shape (samples, *shape)."""
+        draws = [g.random(shape, dtype=np.float32) for g in self.generators]
+        return torch.from_numpy(np.stack(draws))
+
+    def choice(self, population: int, k: int) -> Tensor:
+        """Draw `k` distinct integers below `population` for each sample, shape (samples, k)."""
+        draws = [g.choice(population, size=k, replace=False) for g in self.generators]
+        return torch.from_numpy(np.stack(draws))

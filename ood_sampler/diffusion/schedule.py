@@ -1,0 +1,146 @@
+r"""Noise schedules and grids of timesteps.
+
+Steps run $t = 0, \dots, T-1$; clean data is the extra step $-1$, where $\bar\alpha_{-1} = 1$.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+CLEAN = -1
+"""The step of clean data: $\\alpha = 1$, $\\sigma = 0$."""
+
+
+class Schedule(nn.Module):
+    r"""Map a timestep $t$ to the scales of $x_t = \alpha_t x_0 + \sigma_t \epsilon$.
+
+    $\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)$, $\alpha_t = \sqrt{\bar\alpha_t}$,
+    $\sigma_t = \sqrt{1 - \bar\alpha_t}$ (Ho et al., 2020, eq. 4).
+
+    Args:
+        betas: $\beta_0, \dots, \beta_{T-1}$, each in $(0, 1)$. (Where $\alpha_t = 0$, as with zero
+            terminal SNR, a noise estimate says nothing about the image.)
+
+    Raises:
+        ValueError: the table is empty, not one-dimensional or leaves $(0, 1)$.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(self, betas: Tensor) -> None:
+        super().__init__()
+        betas = betas.double()
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(f"betas must be a vector, got shape {tuple(betas.shape)}")
+        if not ((betas > 0) & (betas < 1)).all():
+            raise ValueError(f"betas must be in (0, 1), got {betas.min():g} to {betas.max():g}")
+        # float64, with the clean step in front: row t + 1 belongs to step t
+        alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+        self.register_buffer("alpha_bars", alpha_bars, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device, but stay in float64 where a model is cast to half precision."""
+        alpha_bars = self.alpha_bars
+        super()._apply(fn, recurse)
+        self.alpha_bars = alpha_bars.to(self.alpha_bars.device)
+        return self
+
+    @classmethod
+    def linear(cls, T: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Self:
+        """Betas evenly spaced from `beta_start` to `beta_end` (Ho et al., 2020, sec. 4)."""
+        return cls(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
+
+    @classmethod
+    def from_name(
+        cls,
+        name: Literal["linear", "scaled_linear", "squaredcos_cap_v2"],
+        T: int,
+        *,
+        beta_start: float,
+        beta_end: float,
+    ) -> Self:
+        """Build the schedule that diffusers calls `name`.
+
+        Raises:
+            ValueError: `name` is none of the three.
+        """
+        if name == "linear":
+            return cls.linear(T, beta_start=beta_start, beta_end=beta_end)
+        if name == "scaled_linear":
+            roots = torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64)
+            return cls(roots.square())
+        if name == "squaredcos_cap_v2":
+            # Nichol & Dhariwal, 2021, eq. 17
+            u = torch.arange(T + 1, dtype=torch.float64) / T
+            alpha_bars = torch.cos((u + 0.008) / 1.008 * math.pi / 2).square()
+            return cls((1 - alpha_bars[1:] / alpha_bars[:-1]).clamp(max=0.999))
+        raise ValueError(f"name must be linear, scaled_linear or squaredcos_cap_v2, got {name!r}")
+
+    @property
+    def T(self) -> int:  # noqa: N802
+        """Number of noise levels."""
+        return len(self.alpha_bars) - 1
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Look up $(\alpha_t, \sigma_t)$ in float64.
+
+        Args:
+            t: integer timesteps in $[-1, T-1]$, any shape.
+        """
+        alpha_bar_t = self.alpha_bars[t + 1]
+        return alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+
+    def diffuse(self, x_0: Tensor, eps: Tensor, step: int) -> Tensor:
+        r"""Add noise: $x_t = \alpha_t x_0 + \sigma_t \epsilon$ (Ho et al., 2020, eq. 4)."""
+        alpha_t, sigma_t = self(torch.tensor(step))
+        return alpha_t.to(x_0) * x_0 + sigma_t.to(x_0) * eps
+
+
+def check_step(step: int, T: int) -> int:
+    """Return `step` if it is a noise level of the model.
+
+    Raises:
+        ValueError: `step` lies outside $0, ..., T-1$.
+    """
+    if not 0 <= step < T:
+        raise ValueError(f"step must be in 0..{T - 1} (the model has T={T} steps), got {step}")
+    return step
+
+
+def trunk(T: int, steps: int) -> Tensor:
+    """Evenly spaced grid of `steps` intervals over the whole chain, from clean data to $T-1$.
+
+    Raises:
+        ValueError: `steps` lies outside $1, ..., T$.
+    """
+    if not 1 <= steps <= T:
+        raise ValueError(f"steps must be in 1..{T}, got {steps}")
+    # in integers: halves would round differently on other processors
+    return CLEAN + (torch.arange(steps + 1) * T + steps // 2) // steps
+
+
+def grid(step: int, *, T: int, steps: int) -> Tensor:
+    r"""Increasing timesteps from clean data to exactly `step`.
+
+    The grid follows the trunk of the whole chain and leaves it for `step` at the last point that
+    is at least half an interval away. So the grids of several steps share one trunk, and a latent
+    does not depend on which other steps were asked for in the same pass.
+
+    Args:
+        step: the last timestep, in $0, \dots, T-1$.
+        T: number of noise levels of the model.
+        steps: intervals over the *whole* chain, as in "50-step DDIM"; the grid of a smaller
+            `step` has proportionally fewer.
+
+    Returns:
+        Integer timesteps, shape (intervals + 1,); the first is -1, the last is `step`.
+    """
+    check_step(step, T)
+    points = trunk(T, steps)
+    points = points[points <= step - T / steps / 2]
+    if len(points) == 0:
+        points = torch.tensor([CLEAN])
+    return torch.cat([points, torch.tensor([step])])

@@ -1,0 +1,71 @@
+"""The text of `--help`, made from the comments in `conf/`: one place says what a key means."""
+
+import re
+from pathlib import Path
+
+CONF = Path(__file__).parents[1] / "conf"
+
+INTRODUCTION = """\
+ood_sampler: new images of a domain that a frozen diffusion model has never seen.
+
+usage: python -m ood_sampler.run [KEY=VALUE ...]
+       python -m ood_sampler.run -m KEY=VALUE,VALUE ...   a sweep over all combinations
+       python -m ood_sampler.train data.root=PICTURES     train a small model of one domain
+
+examples:
+  python -m ood_sampler.run
+  python -m ood_sampler.run data=folder data.root=/my/pictures sampler=slerp inversion.step=700
+  python -m ood_sampler.run -m inversion.step=400,500,600,700 decode.eta=0,0.1,0.3
+  python -m ood_sampler.run --cfg job                     show the configuration and stop
+"""
+
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>[^#]*)(?:#(?P<words>.*))?$")
+_HIDDEN = ("defaults", "hydra", "_target_", "_partial_", "extractor")
+
+
+def help_text() -> str:
+    """Explain every group, its options and every key."""
+    lines = [INTRODUCTION, "keys:"]
+    lines += _keys(CONF / "run.yaml", prefix="")
+    for group in ("model", "data", "solver", "sampler", "metrics", "logger", "trainer"):
+        explained: set[str] = set()
+        for option in sorted((CONF / group).glob("*.yaml")):
+            lines.append(f"  {option.stem}: {_title(option)}")
+            fresh = [line for line in _keys(option, prefix=f"{group}.") if line not in explained]
+            explained.update(fresh)
+            lines += fresh
+    lines += ["", "experiment=OPTION (an overlay over all of the above)"]
+    lines += [f"  {o.stem}  {_title(o)}" for o in sorted((CONF / "experiment").glob("*.yaml"))]
+    return "\n".join(lines) + "\n"
+
+
+def _title(file: Path) -> str:
+    comments = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            comments.append(line.lstrip("# "))
+    return " ".join(comments)
+
+
+def _keys(file: Path, *, prefix: str) -> list[str]:
+    lines: list[str] = []
+    parents: list[str] = []
+    hidden_at: int | None = None
+    for line in file.read_text().splitlines():
+        match = _KEY.match(line)
+        if match is None:
+            continue
+        depth = len(match["indent"]) // 2
+        if hidden_at is not None and depth > hidden_at:
+            continue
+        hidden_at = depth if match["key"] in _HIDDEN else None
+        if hidden_at is not None:
+            continue
+        parents[depth:] = [match["key"]]
+        words = (match["words"] or "").strip()
+        if words:
+            key = prefix + ".".join(parents)
+            lines.append(f"    {key + '=' + match['value'].strip():<38} {words}")
+    return lines

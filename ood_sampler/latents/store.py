@@ -1,0 +1,61 @@
+"""Sets of equally shaped tensors that need not fit into memory."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+class TensorSet(ABC):
+    """`N` tensors of one shape, read on demand."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one item."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """Read some items, in the order asked for, shape (len(indices), *shape)."""
+
+    def blocks(self, size: int = 128) -> Iterator[Tensor]:
+        """Read all items in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))
+
+
+class InMemory(TensorSet):
+    """A tensor set that is a tensor, shape (N, ...)."""
+
+    def __init__(self, items: Tensor) -> None:
+        self.items = items
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.items.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return self.items[torch.as_tensor(list(indices), dtype=torch.long)]
+
+
+def mean_and_variance(items: TensorSet) -> tuple[Tensor, Tensor]:
+    r"""Per-coordinate mean and unbiased variance in float64, in two passes over the set.
+
+    Raises:
+        ValueError: the set has fewer than two items.
+    """
+    n = len(items)
+    if n < 2:
+        raise ValueError(f"a variance needs at least 2 inverted images, got {n}")
+    mean = sum((block.double().sum(0) for block in items.blocks()), torch.zeros(())) / n
+    squares = sum(
+        ((block.double() - mean).square().sum(0) for block in items.blocks()), torch.zeros(())
+    )
+    return mean, squares / (n - 1)

@@ -1,0 +1,143 @@
+"""Drive a stage with Lightning: items in, shards of its artifacts out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ood_sampler.data.artifact import SHARD, Artifact
+
+Batch = tuple[list[int], Tensor]
+"""Numbers of the items, and the items."""
+
+TrainerFactory = Callable[..., lightning.Trainer]
+
+
+class NonFiniteError(ValueError):
+    """The network returned NaN or infinity."""
+
+
+class Stage(lightning.LightningModule):
+    """Turn a batch of items into one result each, for one or several artifacts.
+
+    `predict_step` takes `(indices, items)` and returns artifact name -> tensor, first axis as the
+    items.
+    """
+
+    def check_finite(self, results: Tensor, names: Sequence[object], what: str) -> Tensor:
+        """Return `results` if every one is finite.
+
+        Raises:
+            NonFiniteError: one is not; names it.
+        """
+        finite = results.flatten(1).isfinite().all(1)
+        if not finite.all():
+            bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
+            raise NonFiniteError(
+                f"the network returned NaN or infinity for {what} {bad[0]} "
+                f"({len(bad)} of this batch): use trainer.precision=32-true, and check the weights"
+            )
+        return results
+
+
+class ShardLoader(lightning.LightningDataModule):
+    """Batches of the shards still missing; no batch crosses a shard, no shard two processes."""
+
+    def __init__(
+        self, items: Dataset[Tensor], count: int, shards: Sequence[int], *, batch_size: int
+    ) -> None:
+        super().__init__()
+        self.items = items
+        self.count = count
+        self.shards = shards
+        self.batch_size = batch_size
+
+    def batches(self, rank: int, world_size: int) -> Iterator[list[int]]:
+        """Item numbers of each batch of one process."""
+        for shard in self.shards[rank::world_size]:
+            end = min((shard + 1) * SHARD, self.count)
+            for start in range(shard * SHARD, end, self.batch_size):
+                yield list(range(start, min(start + self.batch_size, end)))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        batches = list(self.batches(rank, world_size))
+        return DataLoader(_Batches(self.items, batches), batch_size=None)
+
+
+class ShardWriter(Callback):
+    """Gather the results of a shard and store it as soon as it is whole."""
+
+    def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
+        self.artifacts = artifacts
+        self.pending: dict[str, list[Tensor]] = {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,  # noqa: ANN401 the type of the hook
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        last = batch[0][-1]
+        for name, artifact in self.artifacts.items():
+            self.pending.setdefault(name, []).append(outputs[name].cpu())
+            if (last + 1) % SHARD == 0 or last + 1 == artifact.count:
+                artifact.write(last // SHARD, torch.cat(self.pending.pop(name)))
+
+
+def compute(
+    stage: Stage,
+    items: Dataset[Tensor],
+    artifacts: Mapping[str, Artifact],
+    *,
+    trainer: TrainerFactory,
+    batch_size: int,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Compute the shards that are missing from any of the artifacts.
+
+    Args:
+        stage: the work; its `predict_step` returns one tensor an artifact.
+        items: item `i` leads to result `i` of every artifact.
+        artifacts: by name, all with the same number of items.
+        trainer: makes the Lightning trainer from its keyword arguments.
+        batch_size: items a call of the network.
+        callbacks: further callbacks of the trainer.
+    """
+    count = next(iter(artifacts.values())).count
+    shards = sorted({shard for artifact in artifacts.values() for shard in artifact.missing()})
+    if not shards:
+        return
+    trainer(
+        callbacks=[ShardWriter(artifacts), *callbacks],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    ).predict(
+        stage,
+        ShardLoader(items, count, shards, batch_size=batch_size),
+        return_predictions=False,
+    )
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(self, items: Dataset[Tensor], batches: Sequence[list[int]]) -> None:
+        self.items = items
+        self.numbers = batches
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Batch:
+        numbers = self.numbers[index]
+        return numbers, torch.stack([self.items[number] for number in numbers])

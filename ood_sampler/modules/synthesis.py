@@ -1,0 +1,53 @@
+"""Latents to pictures."""
+
+from torch import Tensor
+
+from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.diffusion.solvers import decode
+from ood_sampler.modules.prediction import Batch, Stage
+
+
+class Synthesis(Stage):
+    """Decode latents of one step to pictures in $[-1, 1]$.
+
+    Args:
+        denoiser: the frozen model.
+        step: the step of the latents.
+        steps: intervals over the whole chain.
+        eta: 0 deterministic, 1 DDPM.
+        clip_x_0: clip every denoised image; right from pure noise only.
+        seed: of the noise that `eta` > 0 adds.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        step: int,
+        steps: int,
+        eta: float,
+        clip_x_0: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.step = step
+        self.steps = steps
+        self.eta = eta
+        self.clip_x_0 = clip_x_0
+        self.seed = seed
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        indices, x_t = batch
+        noise = SampleNoise(self.seed, indices, stream=Stream.DECODE)
+        x_0 = decode(
+            self.denoiser,
+            x_t,
+            step=self.step,
+            steps=self.steps,
+            eta=self.eta,
+            noise=lambda: noise.normal(*x_t.shape[1:]),
+            clip_x_0=self.clip_x_0,
+        )
+        return {"images": self.check_finite(x_0, indices, "sample").clamp(-1, 1)}

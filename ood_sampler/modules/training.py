@@ -1,0 +1,110 @@
+"""Train a denoiser on the pictures of one domain."""
+
+import copy
+import math
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from ood_sampler.diffusion.schedule import Schedule
+
+
+class DenoiserTraining(lightning.LightningModule):
+    r"""Minimise $\mathbb{E}\, w_t \lVert \epsilon - \epsilon_\theta(x_t, t) \rVert^2$ (Ho et al., 2020, eq. 14).
+
+    $w_t = \min(\mathrm{SNR}_t, \gamma) / \mathrm{SNR}_t$ (Hang et al., 2023, eq. 7) with
+    $\mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$. Pictures stay in memory; batch `k` is drawn from
+    `(seed, k)` alone, so that a resumed training goes on as if it had not stopped. Steps of one batch
+    are stratified over the chain.
+
+    Args:
+        network: maps $(x_t, t)$ to noise.
+        schedule: noise schedule.
+        images: training pictures, uint8, shape $(N, C, H, W)$; mirrored at random.
+        batch_size: pictures a step.
+        learning_rate: of AdamW, after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        decay_share: last part of the training, in $[0, 1]$, over which the rate falls to zero.
+        ema_decay: decay of the averaged weights, reached gradually.
+        snr_clip: $\gamma > 0$.
+        seed: of batches and noise.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        schedule: Schedule,
+        images: Tensor,
+        batch_size: int,
+        learning_rate: float,
+        warmup_steps: int,
+        decay_share: float,
+        ema_decay: float,
+        snr_clip: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.ema = copy.deepcopy(network).requires_grad_(False).eval()
+        self.schedule = schedule
+        self.register_buffer("images", images, persistent=False)
+        self.images: Tensor
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.decay_share = decay_share
+        self.ema_decay = ema_decay
+        self.snr_clip = snr_clip
+        self.seed = seed
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw $(x_0, t, \\epsilon)$ of one training step."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        n = self.batch_size
+        index = torch.randint(len(self.images), (n,), generator=generator)
+        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+        u = (torch.arange(n) + torch.rand(1, generator=generator)) / n
+        t = (u * self.schedule.T).long()
+        eps = torch.randn(n, *self.images.shape[1:], generator=generator)
+        x_0 = self.images[index.to(self.images.device)].float() / 127.5 - 1
+        x_0 = torch.where(mirrored.to(x_0.device), x_0.flip(-1), x_0)
+        return x_0, t.to(x_0.device), eps.to(x_0.device)
+
+    def training_step(self, batch: object, batch_idx: int) -> Tensor:
+        x_0, t, eps = self.batch(self.global_step)
+        alpha_t, sigma_t = (scale.float().reshape(-1, 1, 1, 1) for scale in self.schedule(t))
+        x_t = (alpha_t * x_0 + sigma_t * eps).contiguous(memory_format=torch.channels_last)
+        error = (self.network(x_t, t).float() - eps).square().mean((1, 2, 3))
+        snr = (alpha_t / sigma_t).square().flatten()
+        loss = (snr.clamp(max=self.snr_clip) / snr * error).mean()
+        self.log("train/loss", loss)
+        self.log("train/noise_mse", error.mean())
+        self.log("train/images", float((self.global_step + 1) * self.batch_size))
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        k = self.global_step
+        decay = min(self.ema_decay, (1 + k) / (10 + k))
+        with torch.no_grad():
+            averages, weights = list(self.ema.parameters()), list(self.network.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.learning_rate, weight_decay=0.0
+        )
+        total = self.trainer.max_steps
+        decay_steps = max(1, math.ceil(self.decay_share * total))
+
+        def rate(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            return warm * min(1.0, max(0.0, (total - step) / decay_steps))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

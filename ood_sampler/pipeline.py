@@ -1,0 +1,637 @@
+"""The stages of a run: invert, fit, draw, decode, measure. Each leaves an artifact behind."""
+
+import ast
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ood_sampler.data.artifact import (
+    SHARD,
+    Artifact,
+    check_disk,
+    digest,
+    load_state,
+    write_atomically,
+)
+from ood_sampler.data.domain import ImageSet, TargetDomain
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.diffusion.schedule import check_step, trunk
+from ood_sampler.diffusion.solvers import evaluations
+from ood_sampler.latents.store import TensorSet
+from ood_sampler.metrics.authenticity import nearest
+from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
+from ood_sampler.metrics.reconstruction import Reconstruction
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.modules.features import FeatureExtraction
+from ood_sampler.modules.inversion import Inversion
+from ood_sampler.modules.prediction import Stage, TrainerFactory, compute
+from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.lerp import LerpSampler
+from ood_sampler.samplers.standard import StandardSampler
+
+log = logging.getLogger(__name__)
+
+REAL = "real pictures"
+IN_DOMAIN = "in-domain samples"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a run.
+
+    Attributes:
+        step: the inversion step $t$ of the latents.
+        steps: intervals of the solver over the whole chain.
+        eta: of the decoding.
+        clip_x_0: clip denoised images while decoding.
+        num_samples: images to make.
+        seed: of all draws.
+        batch_size: images a call of the network; no result depends on it.
+    """
+
+    step: int
+    steps: int
+    eta: float
+    clip_x_0: bool
+    num_samples: int
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.eta < 0:
+            raise ValueError(f"decode.eta must be >= 0, got {self.eta}")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
+
+
+@dataclass
+class StageRecord:
+    """What a stage cost in this run."""
+
+    name: str
+    images: int
+    evaluations: int
+    seconds: float = 0.0
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the figures of a set of images, and their distributions."""
+
+    name: str
+    role: str
+    samples: int
+    figures: Mapping[str, float | None]
+    blend_pair: Sequence[float] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as it stands in `metrics.json`."""
+        return {"name": self.name, "role": self.role, "samples": self.samples, **self.figures}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a run found, and where its pictures are."""
+
+    rows: list[Row]
+    reconstruction: dict[str, list[float]]
+    nearest_distance: dict[str, list[float]]
+    nearest_index: list[int]
+    stages: list[StageRecord]
+    images: TensorSet
+    reconstructions: TensorSet
+    in_domain: TensorSet
+
+
+@dataclass
+class Pipeline:
+    """A run: one frozen model, one target domain, one strategy.
+
+    Attributes:
+        model: the frozen model.
+        domain: few-shot and held-out pictures.
+        sampler: the strategy.
+        evaluation: feature space and neighbourhoods.
+        trainer: makes Lightning trainers.
+        settings: the numbers.
+        root: folder of the artifacts.
+        also: further steps whose latents the same inversion should leave, for a sweep.
+        progress: makes the callbacks that show a stage's progress, from its name and size.
+    """
+
+    model: FrozenModel
+    domain: TargetDomain
+    sampler: Sampler
+    evaluation: Evaluation
+    trainer: TrainerFactory
+    settings: Settings
+    root: Path
+    also: Sequence[int] = ()
+    progress: Callable[[str, int], Sequence[Callback]] = lambda name, images: ()
+    stages: list[StageRecord] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Find every mistake that can be found before work starts.
+
+        Raises:
+            ValueError: a step, count or strategy does not fit the model or the domain.
+            OSError: the disk is too small or not writable.
+            FileNotFoundError: weights are missing.
+        """
+        T = self.model.schedule.T
+        settings = self.settings
+        for step in (settings.step, *self.also):
+            try:
+                check_step(step, T)
+            except ValueError as error:
+                raise ValueError(f"inversion.{error}") from error
+        try:
+            trunk(T, settings.steps)
+        except ValueError as error:
+            raise ValueError(f"solver.{error}") from error
+        self.sampler.check(self._few_shot(self._images(self.domain.few_shot)))
+        self.evaluation.check(
+            {
+                "num_samples": settings.num_samples,
+                "data.few_shot": len(self.domain.few_shot),
+                "data.held_out": len(self.domain.held_out),
+            }
+        )
+        pixels = self.model.channels * self.model.resolution**2 * 4
+        few_shot, samples = len(self.domain.few_shot), settings.num_samples
+        sets = few_shot * (2 + len(self.also)) + samples * (3 + len(self.controls()))
+        check_disk(self.root, sets * pixels)
+        _ = self.model.digest
+
+    def run(self) -> Outcome:
+        """Do what is not done yet, and measure."""
+        self.check()
+        inversion = self.invert()
+        inverted = self._few_shot(inversion.open())
+        reconstructions = self.decode("reconstruct", inversion, eta=0.0, clip_x_0=False)
+        samples = self.draw_and_decode(inversion, inverted)
+        in_domain = self.in_domain()
+        few_shot_features = self.describe_images("few-shot", self.domain.few_shot)
+        held_out_features = self.describe_images("held-out", self.domain.held_out)
+        in_domain_features = self.describe("in-domain", in_domain)
+        sample_features = self.describe("samples", samples)
+        measure = _Measure(
+            evaluation=self.evaluation,
+            root=self.root,
+            few_shot=few_shot_features,
+            held_out=held_out_features,
+            in_domain=self._in_domain_reference(in_domain_features.features),
+            count=self.settings.num_samples,
+        )
+        with self._record("measure", self.settings.num_samples, 0):
+            rows = [
+                measure.row(_label(self.sampler), "strategy", sample_features),
+                measure.real(),
+                measure.row(IN_DOMAIN, "reference", in_domain_features),
+            ]
+            rows += [
+                measure.row(f"{_label(sampler)} in pixels", "control", self.control(sampler))
+                for sampler in self.controls()
+            ]
+            to_few_shot = nearest(sample_features.features, few_shot_features.features)
+            held_out_to_few_shot = nearest(held_out_features.features, few_shot_features.features)
+            reconstruction = self.compare(reconstructions.open())
+        return Outcome(
+            rows=rows,
+            reconstruction=reconstruction,
+            nearest_distance={
+                "samples": to_few_shot.distance.tolist(),
+                "held_out": held_out_to_few_shot.distance.tolist(),
+            },
+            nearest_index=to_few_shot.indices.tolist(),
+            stages=self.stages,
+            images=samples.open(),
+            reconstructions=reconstructions.open(),
+            in_domain=in_domain.open(),
+        )
+
+    def invert(self) -> Artifact:
+        """Invert the few-shot pictures to every step asked for, in one pass."""
+        few_shot = self.domain.few_shot
+        steps = sorted({self.settings.step, *self.also})
+        artifacts = {
+            str(step): Artifact(
+                self.root,
+                "inversion",
+                {
+                    **self._solver_key(),
+                    "images": few_shot.digest,
+                    "step": step,
+                },
+                len(few_shot),
+            )
+            for step in steps
+        }
+        unfinished = [int(step) for step, artifact in artifacts.items() if artifact.missing()]
+        wanted = artifacts[str(self.settings.step)]
+        self._compute(
+            "invert",
+            lambda: Inversion(
+                self.model.denoiser,
+                at=unfinished,
+                steps=self.settings.steps,
+                names=few_shot.names,
+            ),
+            few_shot,
+            {str(step): artifacts[str(step)] for step in unfinished or [self.settings.step]},
+            evaluations_each=self._evaluations(max(unfinished, default=self.settings.step)),
+        )
+        return wanted
+
+    def draw_and_decode(self, inversion: Artifact, inverted: InvertedSet) -> Artifact:
+        """Fit the strategy, draw its latents and decode them."""
+        key = {"inversion": inversion.digest, "sampler": _config(self.sampler)}
+        fit_key = {**key, "code": code_version("latents", "samplers")}
+        fitted = self._fit(fit_key, inverted)
+        latents = self._draw(
+            "latents", {**fit_key, "seed": self.settings.seed}, self.sampler, fitted, inverted
+        )
+        return self.decode(
+            "decode",
+            latents,
+            eta=self.settings.eta,
+            clip_x_0=self.settings.clip_x_0,
+            step=self.settings.step,
+        )
+
+    def decode(
+        self,
+        stage: str,
+        latents: Artifact,
+        *,
+        eta: float,
+        clip_x_0: bool,
+        step: int | None = None,
+    ) -> Artifact:
+        """Decode stored latents of a step (the run's, if none is given)."""
+        step = self.settings.step if step is None else step
+        artifact = Artifact(
+            self.root,
+            "images",
+            {
+                **self._solver_key(),
+                "latents": latents.digest,
+                "step": step,
+                "eta": eta,
+                "clip_x_0": clip_x_0,
+                "seed": self.settings.seed if eta else None,
+            },
+            latents.count,
+        )
+        self._compute(
+            stage,
+            lambda: Synthesis(
+                self.model.denoiser,
+                step=step,
+                steps=self.settings.steps,
+                eta=eta,
+                clip_x_0=clip_x_0,
+                seed=self.settings.seed,
+            ),
+            _Items(latents.open()),
+            {"images": artifact},
+            evaluations_each=self._evaluations(step),
+        )
+        return artifact
+
+    def in_domain(self) -> Artifact:
+        """Samples of the model's own domain, from pure noise."""
+        shape = (self.model.channels, self.model.resolution, self.model.resolution)
+        last = self.model.schedule.T - 1
+        noise = InvertedSet(
+            images=_NoImages(shape),
+            latents=_NoImages(shape),
+            schedule=self.model.schedule,
+            step=last,
+        )
+        latents = self._draw(
+            "latents",
+            {
+                "sampler": _config(StandardSampler()),
+                "shape": list(shape),
+                "code": code_version("latents", "samplers"),
+                "seed": self.settings.seed,
+            },
+            StandardSampler(),
+            {},
+            noise,
+        )
+        return self.decode("in-domain", latents, eta=0.0, clip_x_0=True, step=last)
+
+    def controls(self) -> list[Sampler]:
+        """The same linear combinations on pictures: what needs no model at all."""
+        controls: list[Sampler] = [LerpSampler(), CogSampler(references=2)]
+        if self.sampler.mixes and _config(self.sampler) not in map(_config, controls):
+            controls.append(self.sampler)
+        return [c for c in controls if len(self.domain.few_shot) >= c.minimum_images]
+
+    def control(self, sampler: Sampler) -> Described:
+        """Pictures mixed in pixel space by `sampler`, clipped."""
+        pictures = self._images(self.domain.few_shot)
+        inverted = self._few_shot(pictures)
+        key = {
+            "images": self.domain.few_shot.digest,
+            "sampler": _config(sampler),
+            "seed": self.settings.seed,
+            "code": code_version("latents", "samplers"),
+        }
+        artifact = self._draw(
+            "control", key, sampler, sampler.fit(inverted), inverted, limits=(-1.0, 1.0)
+        )
+        return self.describe(_label(sampler), artifact)
+
+    def describe(self, name: str, images: Artifact) -> Described:
+        """Features and thumbnails of stored images."""
+        return self._describe(name, _Items(images.open()), images.digest, images.count)
+
+    def describe_images(self, name: str, images: ImageSet) -> Described:
+        """Features and thumbnails of real pictures."""
+        return self._describe(name, images, images.digest, len(images))
+
+    def compare(self, reconstructions: TensorSet) -> dict[str, list[float]]:
+        """MSE, PSNR and SSIM of the reconstructed few-shot pictures, one value a picture."""
+        metric = Reconstruction()
+        originals = self._images(self.domain.few_shot)
+        for x, x_0 in zip(reconstructions.blocks(), originals.blocks(), strict=True):
+            metric.update(x, x_0)
+        scores = metric.compute()
+        return {name: value.reshape(-1).tolist() for name, value in scores._asdict().items()}
+
+    def _describe(
+        self, name: str, images: Dataset[Tensor], images_digest: str, count: int
+    ) -> Described:
+        extractor = self.evaluation.extractor
+        artifact = Artifact(
+            self.root,
+            "features",
+            {
+                "extractor": extractor.digest,
+                "protocol": extractor.protocol,
+                "images": images_digest,
+                "code": code_version("metrics/features.py"),
+            },
+            count,
+        )
+        self._compute(
+            f"features of {name}",
+            lambda: FeatureExtraction(extractor),
+            images,
+            {"features": artifact},
+            evaluations_each=0,
+        )
+        pictures = _Taken(images, count)
+        return Described(
+            torch.cat(list(artifact.open().blocks())),
+            torch.cat([thumbnails(block) for block in pictures.blocks()]),
+        )
+
+    def _fit(self, key: Mapping[str, Any], inverted: InvertedSet) -> Fitted:
+        path = self.root / f"fit-{digest(key)[:16]}" / "state.safetensors"
+        with self._record("fit", len(inverted.latents), 0) as record:
+            fitted = load_state(path)
+            record.cached = fitted is not None
+            if fitted is None:
+                fitted = {n: v.contiguous() for n, v in self.sampler.fit(inverted).items()}
+                write_atomically(path, save(fitted))
+                fitted = load_file(path)
+        return fitted
+
+    def _draw(
+        self,
+        stage: str,
+        key: Mapping[str, Any],
+        sampler: Sampler,
+        fitted: Fitted,
+        inverted: InvertedSet,
+        *,
+        limits: tuple[float, float] | None = None,
+    ) -> Artifact:
+        artifact = Artifact(self.root, stage, key, self.settings.num_samples)
+        missing = artifact.missing()
+        if not missing:
+            return artifact
+        with self._record("draw" if stage == "latents" else stage, artifact.count, 0):
+            for shard in missing:
+                first = shard * SHARD
+                indices = range(first, first + artifact.expected(shard))
+                noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
+                drawn = sampler.draw(fitted, inverted, noise)
+                artifact.write(shard, drawn if limits is None else drawn.clamp(*limits))
+        return artifact
+
+    def _compute(
+        self,
+        name: str,
+        stage: Callable[[], Stage],
+        items: Dataset[Tensor],
+        artifacts: Mapping[str, Artifact],
+        *,
+        evaluations_each: int,
+    ) -> None:
+        missing = {shard for artifact in artifacts.values() for shard in artifact.missing()}
+        any_artifact = next(iter(artifacts.values()))
+        images = sum(any_artifact.expected(shard) for shard in missing)
+        with self._record(name, any_artifact.count, evaluations_each) as record:
+            record.cached = not missing
+            if missing:
+                compute(
+                    stage(),
+                    items,
+                    artifacts,
+                    trainer=self.trainer,
+                    batch_size=self.settings.batch_size,
+                    callbacks=self.progress(name, images),
+                )
+
+    @contextmanager
+    def _record(self, name: str, images: int, evaluations_each: int) -> Iterator[StageRecord]:
+        record = StageRecord(name, images, evaluations_each)
+        start = time.perf_counter()
+        yield record
+        record.seconds = time.perf_counter() - start
+        self.stages.append(record)
+
+    def _few_shot(self, latents: TensorSet) -> InvertedSet:
+        return InvertedSet(
+            images=self._images(self.domain.few_shot),
+            latents=latents,
+            schedule=self.model.schedule,
+            step=self.settings.step,
+        )
+
+    @staticmethod
+    def _images(images: ImageSet) -> "_Taken":
+        return _Taken(images, len(images))
+
+    def _in_domain_reference(self, samples: Tensor) -> Tensor:
+        file = self.model.in_domain_file(self.evaluation.extractor.name)
+        return samples if file is None else load_file(file)["features"].float()
+
+    def _evaluations(self, step: int) -> int:
+        return evaluations(step, T=self.model.schedule.T, steps=self.settings.steps)
+
+    def _solver_key(self) -> dict[str, Any]:
+        keywords: Mapping[str, Any] = getattr(self.trainer, "keywords", {})
+        return {
+            "model": self.model.digest,
+            "solver": "ddim",
+            "steps": self.settings.steps,
+            "precision": keywords.get("precision", "32-true"),
+            "code": code_version("diffusion", "models"),
+        }
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Figures of one set after the other, each stored once measured."""
+
+    evaluation: Evaluation
+    root: Path
+    few_shot: Described
+    held_out: Described
+    in_domain: Tensor
+    count: int
+
+    def row(self, name: str, role: str, samples: Described) -> Row:
+        """All figures of a set of made images."""
+        return self._row(name, role, samples, judged=samples)
+
+    def real(self) -> Row:
+        """The floor: few-shot against held-out pictures, of the size of the other sets.
+
+        Authenticity and blend score are those of held-out pictures, as real images that are new.
+        """
+        return self._row(
+            REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
+        )
+
+    def _row(self, name: str, role: str, samples: Described, judged: Described) -> Row:
+        key = {
+            "code": code_version("metrics"),
+            "nearest_k": self.evaluation.nearest_k,
+            "seed": self.evaluation.seed,
+            "sets": [
+                hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+                for described in (samples, judged, self.few_shot, self.held_out)
+                for tensor in (described.features, described.thumbnails)
+            ],
+            "in_domain": hashlib.sha256(self.in_domain.numpy().tobytes()).hexdigest(),
+        }
+        path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
+        if path.exists():
+            stored = json.loads(path.read_text())
+        else:
+            authenticity, blend = self.evaluation.against_few_shot(judged, self.few_shot)
+            stored = {
+                "figures": {
+                    **self.evaluation.against_held_out(samples, self.held_out),
+                    "authenticity": authenticity,
+                    "captured": self.evaluation.captured(samples, self.in_domain, self.held_out),
+                    "blend_pair": float(blend.mean_pair),
+                    "blend_five": float(blend.mean_five),
+                },
+                "blend_pair": blend.pair.reshape(-1).tolist(),
+            }
+            write_atomically(path, json.dumps(stored).encode())
+        return Row(name, role, len(samples), stored["figures"], stored["blend_pair"])
+
+
+class _Items(Dataset[Tensor]):
+    """A tensor set as a data set of single items."""
+
+    def __init__(self, items: TensorSet) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.items.take([index])[0]
+
+
+class _Taken(TensorSet):
+    """A data set of single items as a tensor set."""
+
+    def __init__(self, items: Dataset[Tensor], count: int) -> None:
+        self.items = items
+        self.count = count
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.items[0].shape)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self.items[int(index)] for index in indices])
+
+
+class _NoImages(TensorSet):
+    """An empty set that knows its shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def __len__(self) -> int:
+        return 0
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        raise IndexError("the set is empty")
+
+
+@cache
+def code_version(*parts: str) -> str:
+    """Hash of what the source of some folders or files of the package does.
+
+    Comments and layout do not count; so a stored result is used as long as the code that made it
+    stands.
+    """
+    package = Path(__file__).parent
+    sha256 = hashlib.sha256()
+    for file in sorted(_sources(package, parts)):
+        tree = ast.dump(ast.parse(file.read_text()))
+        sha256.update(f"{file.relative_to(package)} {tree}".encode())
+    return sha256.hexdigest()[:16]
+
+
+def _sources(package: Path, parts: Iterable[str]) -> Iterator[Path]:
+    for part in parts:
+        path = package / part
+        yield from path.glob("*.py") if path.is_dir() else [path]
+
+
+def _config(sampler: Sampler) -> dict[str, Any]:
+    return {"type": type(sampler).__name__, **vars(sampler)}
+
+
+def _label(sampler: Sampler) -> str:
+    arguments = ", ".join(str(value) for value in vars(sampler).values())
+    name = type(sampler).__name__.removesuffix("Sampler").lower()
+    return f"{name} ({arguments})" if arguments else name

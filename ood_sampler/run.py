@@ -1,0 +1,343 @@
+"""`python -m ood_sampler.run`: invert, draw, decode, measure, report.
+
+The entry point, and with `train.py` the only file that knows Hydra. What takes long to import is
+imported where it is used, so that help and mistakes in the command answer at once.
+"""
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ood_sampler.help import CONF, help_text
+
+if TYPE_CHECKING:
+    from ood_sampler.pipeline import Outcome, Pipeline
+
+log = logging.getLogger(__name__)
+
+STEP_KEY = "inversion.step"
+
+
+class CommandError(ValueError):
+    """A mistake in the command, said in one sentence."""
+
+
+def main() -> None:
+    """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(help_text())
+        return
+    try:
+        check_command([a for a in arguments if not a.startswith("-")])
+    except CommandError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    run()
+
+
+def check_command(overrides: Sequence[str]) -> None:
+    """Compose the configuration once, to say in one sentence what is wrong with a command.
+
+    Raises:
+        CommandError: an unknown group, option or key (the nearest one is named), a value of
+            another kind than the key's, or a key that must be set and is not.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
+    chosen = [
+        f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
+        if o.is_sweep_override()
+        else text
+        for o, text in zip(parsed, overrides, strict=True)
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        groups = [text for text in chosen if (CONF / text.split("=")[0]).is_dir()]
+        try:
+            known = compose("run", groups)
+        except MissingConfigException as error:
+            raise CommandError(_unknown_option(groups)) from error
+        except HydraException as error:
+            raise CommandError(str(error).splitlines()[0]) from error
+        keys = {key for key, _ in _leaves(known)}
+        for text in chosen:
+            _check_key(text, known, keys)
+        try:
+            composed = compose("run", chosen)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise CommandError(" ".join(str(error).split())) from error
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise CommandError(f"{missing[0]} must be set, for example {missing[0]}=/my/pictures")
+
+
+def _unknown_option(groups: Sequence[str]) -> str:
+    for text in groups:
+        group, option = text.split("=", 1)
+        options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if option not in options:
+            return f"{group}={option} is not known{_nearest(option, options)}; there are: " + (
+                ", ".join(options)
+            )
+    return "the configuration does not compose"
+
+
+def _check_key(text: str, known: DictConfig, keys: set[str]) -> None:
+    key, _, value = text.partition("=")
+    if key.startswith(("+", "~", "hydra")) or (CONF / key).is_dir():
+        return
+    if key not in keys:
+        groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+        raise CommandError(
+            f"{key} is not known{_nearest(key, sorted(keys | groups))}; --help lists every key"
+        )
+    default = OmegaConf.select(known, key, throw_on_missing=False)
+    given = OmegaConf.create({"value": OverridesParser.create().parse_override(text).value()})
+    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+    allowed = (int, float) if type(default) is float else (type(default),)
+    if type(default) in kinds and type(given.value) not in allowed:
+        raise CommandError(f"{key} must be {kinds[type(default)]}, got {value}")
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key in cfg:
+        path = f"{prefix}{key}"
+        value = cfg._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none():
+            yield path, value
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="run")
+def run(cfg: DictConfig) -> None:
+    """One run; a mistake or a fault ends it with one sentence and exit code 1."""
+    try:
+        execute(cfg)
+    except KeyboardInterrupt:
+        log.error("interrupted: finished shards are kept, the same command continues")
+        sys.exit(130)
+    except (ValueError, OSError, InstantiationException) as error:
+        if "HYDRA_FULL_ERROR" in os.environ:
+            raise
+        log.error("error: %s", _innermost(error))
+        sys.exit(1)
+
+
+def execute(cfg: DictConfig) -> None:
+    """Build the objects that the configuration names, run them, write the folder."""
+    import warnings
+
+    from hydra.utils import instantiate
+
+    from ood_sampler.pipeline import Pipeline, Settings
+    from ood_sampler.report.progress import StageProgress
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # nothing that a user of this program could act on
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        settings = Settings(
+            step=cfg.inversion.step,
+            steps=cfg.solver.steps,
+            eta=cfg.decode.eta,
+            clip_x_0=cfg.decode.clip_x_0,
+            num_samples=cfg.num_samples,
+            seed=cfg.seed,
+            batch_size=cfg.batch_size,
+        )
+        tracker = instantiate(cfg.logger)
+        domain = instantiate(cfg.data)
+    notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    for note in notes:
+        log.warning("warning: %s", note)
+    pipeline = Pipeline(
+        model=instantiate(cfg.model, _convert_="all"),
+        domain=domain,
+        sampler=instantiate(cfg.sampler),
+        evaluation=instantiate(cfg.metrics),
+        trainer=instantiate(cfg.trainer),
+        settings=settings,
+        root=Path(cfg.output) / "artifacts",
+        also=swept_steps(),
+        progress=lambda name, images: [StageProgress(name, images)],
+    )
+    outcome = pipeline.run()
+    results = _results(cfg, pipeline, outcome, notes)
+    _write(folder, cfg, pipeline, outcome, results)
+    figures = {
+        f"test/{key}": value
+        for key, value in results["rows"][0].items()
+        if isinstance(value, float | int)
+    }
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    tracker.record(folder, config, figures, folder / "grid.png")
+    log.info("report: %s", folder / "report.html")
+
+
+def swept_steps() -> list[int]:
+    """All inversion steps of the sweep that this run belongs to; none outside of one."""
+    hydra_cfg = HydraConfig.get()
+    file = Path(hydra_cfg.sweep.dir) / "multirun.yaml"
+    if hydra_cfg.mode != hydra.types.RunMode.MULTIRUN or not file.exists():
+        return []
+    sweep = OmegaConf.load(file)
+    params = OmegaConf.select(sweep, "hydra.sweeper.params") or {}
+    texts = [f"{key}={value}" for key, value in params.items()]
+    texts += OmegaConf.select(sweep, "hydra.overrides.task") or []
+    steps: set[int] = set()
+    for text in texts:
+        if not text.startswith(f"{STEP_KEY}="):
+            continue
+        override = OverridesParser.create().parse_override(text)
+        if override.is_sweep_override():
+            steps |= {int(value) for value in override.sweep_string_iterator()}
+    return sorted(steps)
+
+
+def _results(
+    cfg: DictConfig, pipeline: "Pipeline", outcome: "Outcome", notes: Sequence[str]
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from ood_sampler.report.results import environment
+
+    choices = HydraConfig.get().runtime.choices
+    reconstruction = outcome.reconstruction
+    count = len(reconstruction["mse"])
+    extractor = pipeline.evaluation.extractor
+    return {
+        "run": {
+            "model": cfg.model.name,
+            "data": pipeline.domain.name,
+            "sampler": choices.sampler,
+            "solver": choices.solver,
+            "step": cfg.inversion.step,
+            "steps": cfg.solver.steps,
+            "eta": cfg.decode.eta,
+            "seed": cfg.seed,
+            "num_samples": cfg.num_samples,
+        },
+        "protocol": {
+            "features": extractor.protocol,
+            "features sha256": extractor.digest,
+            "model sha256": pipeline.model.digest,
+            "few-shot pictures": len(pipeline.domain.few_shot),
+            "few-shot sha256": pipeline.domain.few_shot.digest,
+            "held-out pictures": len(pipeline.domain.held_out),
+            "held-out sha256": pipeline.domain.held_out.digest,
+            "nearest k": pipeline.evaluation.nearest_k,
+            **environment(),
+        },
+        "rows": [row.as_dict() for row in outcome.rows],
+        "reconstruction": {
+            "images": count,
+            **{name: sum(values) / count for name, values in reconstruction.items()},
+        },
+        "stages": [asdict(stage) for stage in outcome.stages],
+        "distributions": {
+            "nearest_distance": outcome.nearest_distance,
+            "blend_pair": {
+                "samples": list(outcome.rows[0].blend_pair),
+                "held_out": list(outcome.rows[1].blend_pair),
+            },
+            "psnr": reconstruction["psnr"],
+        },
+        "skipped": [list(entry) for entry in pipeline.domain.skipped],
+        "warnings": list(notes),
+    }
+
+
+def _write(
+    folder: Path, cfg: DictConfig, pipeline: "Pipeline", outcome: "Outcome", results: dict[str, Any]
+) -> None:
+    import torch
+    from rich.console import Console
+
+    from ood_sampler.report.grid import overview, save_png
+    from ood_sampler.report.page import write_page
+    from ood_sampler.report.results import write_json, write_rows, write_samples
+    from ood_sampler.report.tables import rich_table
+
+    few_shot, held_out = pipeline.domain.few_shot, pipeline.domain.held_out
+    shown = range(min(64, len(outcome.images)))
+    generator = torch.Generator().manual_seed(cfg.seed)
+    some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
+    originals = range(min(16, len(few_shot)))
+    pictures = {
+        "samples": outcome.images.take(shown),
+        "nearest": torch.stack([few_shot[outcome.nearest_index[i]] for i in shown]),
+        "held_out": torch.stack([held_out[i] for i in some]),
+        "originals": torch.stack([few_shot[i] for i in originals]),
+        "reconstructions": outcome.reconstructions.take(originals),
+        "in_domain": outcome.in_domain.take(shown),
+    }
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_json(folder / "metrics.json", results)
+    write_rows(folder / "metrics.csv", results["rows"])
+    write_samples(folder / "samples", outcome.images, seed=cfg.seed)
+    save_png(
+        overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),
+        folder / "grid.png",
+    )
+    write_page(folder / "report.html", results, pictures)
+    Console(stderr=True).print(rich_table(results))
+
+
+class SweepReport(Callback):
+    """One table and one picture over a whole sweep, at its end."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
+        import json
+
+        from rich.console import Console
+
+        from ood_sampler.report.results import read_samples
+        from ood_sampler.report.sweep import write_sweep
+
+        folder = Path(config.hydra.sweep.dir)
+        finished = [f for f in folder.glob("*/metrics.json") if f.parent.name.isdigit()]
+        runs = []
+        for file in sorted(finished, key=lambda f: int(f.parent.name)):
+            overrides = OmegaConf.load(file.parent / ".hydra" / "overrides.yaml")
+            samples = read_samples(file.parent / "samples", 12)
+            runs.append((",".join(map(str, overrides)), json.loads(file.read_text()), samples))
+        if not runs:
+            log.error("error: no run of the sweep finished")
+            return
+        Console(stderr=True).print(write_sweep(folder, runs))
+        log.info("sweep: %s", folder / "sweep.png")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error that the constructor raised, out of Hydra's account of it."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+if __name__ == "__main__":
+    main()

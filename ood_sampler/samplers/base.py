@@ -1,0 +1,67 @@
+"""The interface of a sampling strategy: fit on the inverted set, then draw latents."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.latents.store import TensorSet
+
+Fitted = dict[str, Tensor]
+"""What a strategy learned from the inverted set; stored beside the run."""
+
+
+@dataclass(frozen=True)
+class InvertedSet:
+    """The few-shot pictures and their latents.
+
+    Attributes:
+        images: $x_0$ in $[-1, 1]$, $N$ of shape $(C, H, W)$.
+        latents: $x_t$ of the same pictures, in the same order.
+        schedule: noise schedule of the model.
+        step: the step $t$ of the latents.
+    """
+
+    images: TensorSet
+    latents: TensorSet
+    schedule: Schedule
+    step: int
+
+
+class Sampler(ABC):
+    """A strategy. Its constructor arguments are its configuration; it keeps no other state.
+
+    A strategy is one file: a subclass, and a YAML file in `conf/sampler/` that names it.
+    """
+
+    @property
+    def mixes(self) -> bool:
+        """Whether draws combine members of the set alone: then they have a pixel-space control."""
+        return False
+
+    @property
+    def minimum_images(self) -> int:
+        """Fewest inverted pictures it can work with."""
+        return 1
+
+    def check(self, inverted: InvertedSet) -> None:
+        """Refuse a set that the strategy cannot use.
+
+        Raises:
+            ValueError: too few pictures, or a step that the strategy has no meaning at.
+        """
+        if len(inverted.latents) < self.minimum_images:
+            raise ValueError(
+                f"{type(self).__name__} needs at least {self.minimum_images} few-shot images, got "
+                f"{len(inverted.latents)}: add pictures or raise data.few_shot"
+            )
+
+    def fit(self, inverted: InvertedSet) -> Fitted:
+        """Learn what the draws need; nothing by default."""
+        return {}
+
+    @abstractmethod
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        """Draw one latent for each stream of `noise`, shape $(B, C, H, W)$, float32."""

@@ -1,0 +1,15 @@
+"""Forward noising of the few-shot pictures: the baseline that any clever scheme must beat."""
+
+from torch import Tensor
+
+from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+
+
+class NoisedSampler(Sampler):
+    r"""$x_t = \alpha_t x_0 + \sigma_t z$ for a random few-shot picture $x_0$ (Meng et al., 2022)."""
+
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        index = noise.choice(len(inverted.images), 1)[:, 0]
+        x_0 = inverted.images.take(index.tolist())
+        return inverted.schedule.diffuse(x_0, noise.normal(*x_0.shape[1:]), inverted.step)

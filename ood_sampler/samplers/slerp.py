@@ -1,0 +1,58 @@
+"""Spherical interpolation, the mixing of the paper."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.latents.geometry import slerp
+from ood_sampler.latents.store import mean_and_variance
+from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+
+
+class SlerpSampler(Sampler):
+    r"""Interpolate between an inverted latent and another one, or a draw of the set's Gaussian.
+
+    The position is one of the interior points $u = j / (m + 1)$, $j = 1, \dots, m$
+    (Zhu et al., sec. 4; $m = 20$ in their code).
+
+    Args:
+        partner: `pair`, a second inverted latent; `gaussian`, a draw from
+            $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of the set.
+        points: $m \ge 1$.
+
+    Raises:
+        ValueError: `partner` is neither, or `points` is below 1.
+    """
+
+    def __init__(self, partner: Literal["pair", "gaussian"], points: int) -> None:
+        if partner not in ("pair", "gaussian"):
+            raise ValueError(f"partner must be pair or gaussian, got {partner!r}")
+        if points < 1:
+            raise ValueError(f"points must be >= 1, got {points}")
+        self.partner = partner
+        self.points = points
+
+    @property
+    def minimum_images(self) -> int:
+        return 2
+
+    @property
+    def mixes(self) -> bool:
+        return self.partner == "pair"
+
+    def fit(self, inverted: InvertedSet) -> Fitted:
+        if self.partner == "pair":
+            return {}
+        mean, variance = mean_and_variance(inverted.latents)
+        return {"mean": mean.float(), "std": variance.sqrt().float()}
+
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        index = noise.choice(len(inverted.latents), 2)
+        u = (1 + (noise.uniform() * self.points).floor()) / (self.points + 1)
+        z_1 = inverted.latents.take(index[:, 0].tolist())
+        if self.partner == "pair":
+            z_2 = inverted.latents.take(index[:, 1].tolist())
+        else:
+            z_2 = fitted["mean"] + fitted["std"] * noise.normal(*z_1.shape[1:])
+        return slerp(z_1, z_2, u)

@@ -1,0 +1,21 @@
+"""Pure noise: the in-domain baseline."""
+
+from torch import Tensor
+
+from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+
+
+class StandardSampler(Sampler):
+    r"""Draw from $\mathcal{N}(0, I)$; only meaningful at $t = T - 1$."""
+
+    def check(self, inverted: InvertedSet) -> None:
+        last = inverted.schedule.T - 1
+        if inverted.step != last:
+            raise ValueError(
+                f"inversion.step must be {last} for StandardSampler, got {inverted.step}: pure "
+                "noise is what the model expects at its last step alone"
+            )
+
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        return noise.normal(*inverted.latents.shape)
