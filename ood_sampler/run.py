@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,13 @@ def check_command(overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
-    chosen = [
-        f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
+    values = [
+        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
         if o.is_sweep_override()
-        else text
+        else [text]
         for o, text in zip(parsed, overrides, strict=True)
     ]
+    chosen = [alternatives[0] for alternatives in values]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = [text for text in chosen if (CONF / text.split("=")[0]).is_dir()]
         try:
@@ -75,7 +77,7 @@ def check_command(overrides: Sequence[str]) -> None:
         except HydraException as error:
             raise CommandError(str(error).splitlines()[0]) from error
         keys = {key for key, _ in _leaves(known)}
-        for text in chosen:
+        for text in chain.from_iterable(values):
             _check_key(text, known, keys)
         try:
             composed = compose("run", chosen)
@@ -121,7 +123,7 @@ def _nearest(word: str, words: Sequence[str]) -> str:
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key in cfg:
-        path = f"{prefix}{key}"
+        path = f"{prefix}{key!s}"
         value = cfg._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none():
             yield path, value
@@ -233,8 +235,8 @@ def _results(
         "run": {
             "model": cfg.model.name,
             "data": pipeline.domain.name,
-            "sampler": choices.sampler,
-            "solver": choices.solver,
+            "sampler": choices["sampler"],
+            "solver": choices["solver"],
             "step": cfg.inversion.step,
             "steps": cfg.solver.steps,
             "eta": cfg.decode.eta,

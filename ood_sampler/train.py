@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
         network.compile()
     steps = -(-cfg.images // cfg.module.batch_size)
     trainer = lightning.Trainer(
-        **OmegaConf.to_container(cfg.trainer),
+        **{str(key): value for key, value in cfg.trainer.items()},
         max_steps=steps,
         logger=CSVLogger(output, name="curves"),
         callbacks=[
@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> None:
     # the loader only counts: the module draws its batches, so that a resumed run draws the same
     trainer.fit(
         module,
-        DataLoader(range(steps), batch_size=None),
+        DataLoader(range(steps), batch_size=None),  # type: ignore[arg-type]
         ckpt_path=resume if resume.exists() else None,
         weights_only=True,
     )

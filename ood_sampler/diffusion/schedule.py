@@ -44,7 +44,7 @@ class Schedule(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to another device, but stay in float64 where a model is cast to half precision."""
         alpha_bars = self.alpha_bars
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.alpha_bars = alpha_bars.to(self.alpha_bars.device)
         return self
 
@@ -96,7 +96,8 @@ class Schedule(nn.Module):
     def diffuse(self, x_0: Tensor, eps: Tensor, step: int) -> Tensor:
         r"""Add noise: $x_t = \alpha_t x_0 + \sigma_t \epsilon$ (Ho et al., 2020, eq. 4)."""
         alpha_t, sigma_t = self(torch.tensor(step))
-        return alpha_t.to(x_0) * x_0 + sigma_t.to(x_0) * eps
+        x_t: Tensor = alpha_t.to(x_0) * x_0 + sigma_t.to(x_0) * eps
+        return x_t
 
 
 def check_step(step: int, T: int) -> int:

@@ -62,7 +62,7 @@ def ddim_move(
         if t > CLEAN:
             eps = (x_t - alpha_t.to(x_t) * x_0_hat) / sigma_t.to(x_t)
     variance = _variance(schedule, t, s, eta=eta)
-    x_s = (
+    x_s: Tensor = (
         alpha_s.to(x_t) * x_0_hat + (sigma_s.square() - variance).clamp(min=0).sqrt().to(x_t) * eps
     )
     if eta and noise is not None and s > CLEAN:

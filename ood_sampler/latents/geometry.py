@@ -29,11 +29,12 @@ def slerp(z_1: Tensor, z_2: Tensor, u: Tensor) -> Tensor:
     weight_a = torch.where(straight, 1 - v, ((1 - v) * theta).sin() / sine)
     weight_b = torch.where(straight, v, (v * theta).sin() / sine)
     norm = (1 - v) * norm_a + v * norm_b
-    return (norm * (weight_a * a + weight_b * b)).to(z_1.dtype).reshape(z_1.shape)
+    z: Tensor = norm * (weight_a * a + weight_b * b)
+    return z.to(z_1.dtype).reshape(z_1.shape)
 
 
 def combine(latents: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
-    r"""Combine latents so that the Gaussian they come from is kept (Bodin et al., 2024, eq. 5).
+    r"""Combine latents so that the Gaussian they come from is kept (Bodin et al., 2024).
 
     $$z = \Big(1 - \frac{\sum_i w_i}{\sqrt{\sum_i w_i^2}}\Big) \mu
     + \frac{\sum_i w_i z_i}{\sqrt{\sum_i w_i^2}}$$
@@ -45,7 +46,7 @@ def combine(latents: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
         weights: $w_i$, not all zero, shape $(B, k)$.
         mean: $\mu$, shape of one latent.
     """
-    scaled = weights / weights.norm(dim=1, keepdim=True)
-    mixed = torch.einsum("bk,bk...->b...", scaled, latents)
+    scaled: Tensor = weights / weights.norm(dim=1, keepdim=True)
+    mixed: Tensor = torch.einsum("bk,bk...->b...", scaled, latents)
     rest = (1 - scaled.sum(1)).reshape(-1, *[1] * mean.ndim)
     return mixed + rest * mean

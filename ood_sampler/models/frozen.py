@@ -1,6 +1,7 @@
 """A frozen model as a run uses it: loaded when a stage first needs it, named by its weights."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,15 +84,15 @@ class FrozenModel:
             ValueError: it makes images of another resolution or number of channels.
         """
         denoiser = load_pipeline(self.folder)
-        config = denoiser.network.unet.config  # type: ignore[union-attr]
-        if config.sample_size != self.resolution:
+        config = json.loads((self.folder / "unet" / "config.json").read_text())
+        if config["sample_size"] != self.resolution:
             raise ValueError(
-                f"model.resolution must be {config.sample_size}, as {self.folder} says, got "
+                f"model.resolution must be {config['sample_size']}, as {self.folder} says, got "
                 f"{self.resolution}"
             )
-        if config.in_channels != self.channels:
+        if config["in_channels"] != self.channels:
             raise ValueError(
-                f"model.channels must be {config.in_channels}, as {self.folder} says, got "
+                f"model.channels must be {config['in_channels']}, as {self.folder} says, got "
                 f"{self.channels}"
             )
         return denoiser

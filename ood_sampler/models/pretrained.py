@@ -48,7 +48,11 @@ def load_pipeline(path: str | Path) -> EpsilonDenoiser:
             )
     try:
         unet = UNet2DModel.from_pretrained(
-            path / "unet", use_safetensors=True, torch_dtype=torch.float32, local_files_only=True
+            path / "unet",
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
         )
     except (SafetensorError, OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
         raise ValueError(

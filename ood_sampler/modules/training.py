@@ -14,8 +14,10 @@ from ood_sampler.diffusion.schedule import Schedule
 class DenoiserTraining(lightning.LightningModule):
     r"""Minimise $\mathbb{E}\, w_t \lVert \epsilon - \epsilon_\theta(x_t, t) \rVert^2$ (Ho et al., 2020, eq. 14).
 
-    $w_t = \min(\mathrm{SNR}_t, \gamma) / \mathrm{SNR}_t$ (Hang et al., 2023, eq. 7) with
-    $\mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$. Pictures stay in memory; batch `k` is drawn from
+    $w_t = \min(\mathrm{SNR}_t, \gamma) / \mathrm{SNR}_t \cdot \min(1 / \alpha_t, g)$ with
+    $\mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$. The first factor is that of Hang et al., 2023. The
+    second weighs high noise up, where an error of $\epsilon_\theta$ is $\sigma_t / \alpha_t$ times as large
+    in $\hat x_0$: without it, samples of a short training have arbitrary colours. Pictures stay in memory; batch `k` is drawn from
     `(seed, k)` alone, so that a resumed training goes on as if it had not stopped. Steps of one batch
     are stratified over the chain.
 
@@ -29,6 +31,7 @@ class DenoiserTraining(lightning.LightningModule):
         decay_share: last part of the training, in $[0, 1]$, over which the rate falls to zero.
         ema_decay: decay of the averaged weights, reached gradually.
         snr_clip: $\gamma > 0$.
+        noise_gain: $g \ge 1$.
         seed: of batches and noise.
     """
 
@@ -44,6 +47,7 @@ class DenoiserTraining(lightning.LightningModule):
         decay_share: float,
         ema_decay: float,
         snr_clip: float,
+        noise_gain: float,
         seed: int,
     ) -> None:
         super().__init__()
@@ -58,6 +62,7 @@ class DenoiserTraining(lightning.LightningModule):
         self.decay_share = decay_share
         self.ema_decay = ema_decay
         self.snr_clip = snr_clip
+        self.noise_gain = noise_gain
         self.seed = seed
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +84,8 @@ class DenoiserTraining(lightning.LightningModule):
         x_t = (alpha_t * x_0 + sigma_t * eps).contiguous(memory_format=torch.channels_last)
         error = (self.network(x_t, t).float() - eps).square().mean((1, 2, 3))
         snr = (alpha_t / sigma_t).square().flatten()
-        loss = (snr.clamp(max=self.snr_clip) / snr * error).mean()
+        gain = (1 / alpha_t).clamp(max=self.noise_gain).flatten()
+        loss: Tensor = (snr.clamp(max=self.snr_clip) / snr * gain * error).mean()
         self.log("train/loss", loss)
         self.log("train/noise_mse", error.mean())
         self.log("train/images", float((self.global_step + 1) * self.batch_size))
@@ -89,7 +95,8 @@ class DenoiserTraining(lightning.LightningModule):
         k = self.global_step
         decay = min(self.ema_decay, (1 + k) / (10 + k))
         with torch.no_grad():
-            averages, weights = list(self.ema.parameters()), list(self.network.parameters())
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.network.parameters())
             torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

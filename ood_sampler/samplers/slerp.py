@@ -14,7 +14,7 @@ class SlerpSampler(Sampler):
     r"""Interpolate between an inverted latent and another one, or a draw of the set's Gaussian.
 
     The position is one of the interior points $u = j / (m + 1)$, $j = 1, \dots, m$
-    (Zhu et al., sec. 4; $m = 20$ in their code).
+    (Zhu et al., 2023; $m = 20$ in their code).
 
     Args:
         partner: `pair`, a second inverted latent; `gaussian`, a draw from

@@ -1,0 +1,56 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+DATA ?= cifar10
+
+.DEFAULT_GOAL := help
+.PHONY: help run sweep test lint format types check bench assets clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+run: $(READY) ## new galaxies from a model of dogs; further settings in ARGS="key=value ..."
+	$(BIN)/python -m ood_sampler.run $(ARGS)
+
+sweep: $(READY) ## inversion step by eta, one table and one picture at the end
+	$(BIN)/python -m ood_sampler.run experiment=step_eta $(ARGS)
+
+test: $(READY) ## the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, checking only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(READY) ## ruff, changing files
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types ## lint, types, tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+
+bench: $(READY) ## time of inversion and decoding against the bare network
+	$(BIN)/python experiments/bench/overhead.py
+
+assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips
+	$(BIN)/python experiments/assets/galaxy32.py
+	$(BIN)/python experiments/assets/radiation32.py
+	$(BIN)/python experiments/assets/features32.py --data $(DATA)
+	$(BIN)/python -m ood_sampler.train data.root=$(DATA)/train/dog.zip
+	$(BIN)/python experiments/assets/dog32.py
+
+clean: ## remove the environment and caches; outputs stay
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -not -path './outputs/*' -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,assets]'
+	touch $(READY)

@@ -1,0 +1,255 @@
+"""Train the embedded feature network `features32` and store it with its in-domain reference.
+
+    python experiments/assets/features32.py --data cifar10
+
+reads `cifar10/{train,test}/<class>.zip`, one picture of 32x32 per file, the classes in alphabetical
+order. It writes a checkpoint after each epoch, continues from it when started again, and ends by
+writing the assets `features32.safetensors` and `dog_test_features.safetensors`.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ood_sampler.metrics.features import EMBEDDED, EmbeddedFeatures, FeatureNetwork
+
+BATCH = 500
+PEAK_RATE = 0.2
+WEIGHT_DECAY = 1e-3
+LABEL_SMOOTHING = 0.1
+SHIFT = 3  # largest translation in pixels
+WARM_UP = 0.2  # part of the steps during which the learning rate rises
+
+
+def read_zip(path: Path) -> Tensor:
+    """Return the pictures of a zip file in the order of their names, uint8 (N, 3, 32, 32)."""
+    with zipfile.ZipFile(path) as archive:
+        pictures = []
+        for name in sorted(archive.namelist()):
+            with archive.open(name) as file, Image.open(file) as picture:
+                pictures.append(np.array(picture.convert("RGB")))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def read_classes(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
+    """Return images, labels and class names of a folder with one zip file for each class."""
+    paths = sorted(folder.glob("*.zip"))
+    if not paths:
+        raise FileNotFoundError(f"no <class>.zip in {folder}; give its parent as --data")
+    classes = [read_zip(path) for path in paths]
+    labels = torch.cat([torch.full((len(c),), i) for i, c in enumerate(classes)])
+    return torch.cat(classes), labels, [path.stem for path in paths]
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 images to [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def whiten(stem: nn.Conv2d, images: Tensor) -> None:
+    """Set the stem to plus and minus the whitened principal components of its patches."""
+    size = stem.kernel_size[0]
+    patches = (
+        functional.unfold(to_float(images), size, stride=size)
+        .transpose(1, 2)
+        .flatten(0, 1)
+        .double()
+    )
+    mean = patches.mean(0)
+    variances, directions = torch.linalg.eigh(torch.cov((patches - mean).T))
+    # Without the constant the components with the least variance would be noise of the JPEG.
+    rows = directions.T / (variances + 1e-3).sqrt().unsqueeze(1)
+    weight = torch.cat((rows, -rows))
+    with torch.no_grad():
+        stem.weight.copy_(weight.view_as(stem.weight))
+        if stem.bias is not None:
+            stem.bias.copy_(-weight @ mean)
+    stem.weight.requires_grad_(False)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images and translate each by at most `SHIFT` pixels."""
+    count, _, height, width = images.shape
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    padded = functional.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT), mode="reflect")
+    shift = torch.randint(2 * SHIFT + 1, (2, count), generator=generator)
+    rows = (shift[0].unsqueeze(1) + torch.arange(height)).view(count, 1, height, 1)
+    columns = (shift[1].unsqueeze(1) + torch.arange(width)).view(count, 1, 1, width)
+    batch = torch.arange(count).view(-1, 1, 1, 1)
+    return padded[batch, torch.arange(3).view(1, 3, 1, 1), rows, columns]
+
+
+def learning_rate(progress: float) -> float:
+    """Return the rate after the part `progress` of all steps: a line up, then a half cosine."""
+    if progress < WARM_UP:
+        return PEAK_RATE * (0.05 + 0.95 * progress / WARM_UP)
+    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def make_optimizer(network: nn.Module) -> torch.optim.SGD:
+    """Return SGD with weight decay on the matrices alone: norms and biases keep their scale."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=PEAK_RATE, momentum=0.9, nesterov=True)
+
+
+def train_epoch(
+    network: FeatureNetwork,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epoch: int,
+    epochs: int,
+    seed: int,
+) -> float:
+    """Run one epoch and return its mean loss; `seed` and `epoch` alone determine its draws."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    order = torch.randperm(len(images), generator=generator)
+    batches = torch.split(order, BATCH)
+    network.train()
+    total = 0.0
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate((epoch + step / len(batches)) / epochs)
+        pixels = augment(to_float(images[batch]), generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(pixels.contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(
+            logits.float(), labels[batch], label_smoothing=LABEL_SMOOTHING
+        )
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += loss.item() / len(batches)
+    return total
+
+
+@torch.no_grad()
+def class_accuracy(network: FeatureNetwork, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the accuracy of each class in evaluation mode, float32, without augmentation."""
+    network.eval()
+    predicted = torch.cat(
+        [network(to_float(batch)).argmax(1) for batch in torch.split(images, BATCH)]
+    )
+    hits = (predicted == labels).double()
+    return torch.stack([hits[labels == label].mean() for label in range(int(labels.max()) + 1)])
+
+
+def save_checkpoint(state: dict[str, object], path: Path) -> None:
+    """Write a checkpoint so that a stop in the middle leaves the one before."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def train(data: Path, out: Path, *, epochs: int, seed: int) -> FeatureNetwork:
+    """Train from the last checkpoint in `out`, or from the beginning."""
+    images, labels, _ = read_classes(data / "train")
+    test_images, test_labels, classes = read_classes(data / "test")
+    torch.manual_seed(seed)
+    network = FeatureNetwork(len(classes)).to(memory_format=torch.channels_last)
+    stem = network.stem[0]
+    if not isinstance(stem, nn.Conv2d):
+        raise TypeError(f"the stem must begin with a convolution, got {type(stem).__name__}")
+    whiten(stem, images[::10])
+    optimizer = make_optimizer(network)
+
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"]
+    for epoch in range(first, epochs):
+        start = time.monotonic()
+        loss = train_epoch(
+            network, optimizer, images, labels, epoch=epoch, epochs=epochs, seed=seed
+        )
+        seconds = time.monotonic() - start
+        accuracy = math.nan
+        if (epoch + 1) % 4 == 0 or epoch + 1 == epochs:
+            accuracy = float(class_accuracy(network, test_images, test_labels).mean())
+        save_checkpoint(
+            {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch + 1,
+            },
+            checkpoint,
+        )
+        log = out / "log.csv"
+        new = not log.exists()
+        with log.open("a", newline="") as file:
+            if new:
+                csv.writer(file).writerow(("epoch", "loss", "test accuracy", "images/s"))
+            row = (epoch + 1, f"{loss:.4f}", f"{accuracy:.4f}", f"{len(images) / seconds:.0f}")
+            csv.writer(file).writerow(row)
+        print(
+            f"epoch {epoch + 1}/{epochs} loss {loss:.4f} accuracy {accuracy:.4f} "
+            f"{len(images) / seconds:.0f} images/s",
+            flush=True,
+        )
+    return network
+
+
+def export(network: FeatureNetwork, data: Path, out: Path) -> None:
+    """Store the weights in float16 and the features of the dog test images made with them."""
+    weights = {
+        name: (weight.half() if weight.is_floating_point() else weight).contiguous()
+        for name, weight in network.state_dict().items()
+    }
+    EMBEDDED.mkdir(parents=True, exist_ok=True)
+    save_file(weights, EMBEDDED / "features32.safetensors")
+
+    extractor = EmbeddedFeatures()
+    images, labels, classes = read_classes(data / "test")
+    accuracy = class_accuracy(extractor.network, images, labels)
+    report = {"total": float(accuracy.mean())} | dict(zip(classes, accuracy.tolist(), strict=True))
+    (out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+    dogs = to_float(read_zip(data / "test" / "dog.zip"))
+    features = torch.cat([extractor(batch) for batch in torch.split(dogs, BATCH)])
+    metadata = {
+        "content": "features32 of the 1,000 dog test images of CIFAR-10, in the order of the files",
+        "protocol": extractor.protocol,
+        "digest": extractor.digest,
+    }
+    save_file({"features": features}, EMBEDDED / "dog_test_features.safetensors", metadata)
+
+
+def main() -> None:
+    """Train, then store the assets."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument("--out", type=Path, default=Path("outputs/features32"))
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    network = train(arguments.data, arguments.out, epochs=arguments.epochs, seed=arguments.seed)
+    export(network, arguments.data, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

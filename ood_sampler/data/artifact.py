@@ -1,0 +1,164 @@
+"""Stored results of a stage: shards of tensors in a folder named by all that determines them."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ood_sampler.latents.store import TensorSet
+
+SHARD = 64
+"""Items a shard; fixed, so that the bytes on disk do not depend on batches or processes."""
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON mapping, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+class Artifact:
+    """The items 0, ..., `count` - 1 that one stage makes, in shards of `SHARD` items.
+
+    The folder is named by a hash of `key`; whether all is there is told by the shards themselves,
+    each written atomically with a checksum. More items than before continue the same folder.
+
+    Args:
+        root: folder of all artifacts.
+        stage: name of the stage.
+        key: all that determines item `i`, as JSON.
+        count: number of items.
+    """
+
+    def __init__(self, root: Path, stage: str, key: Mapping[str, Any], count: int) -> None:
+        self.key = {"stage": stage, **key}
+        self.digest = digest(self.key)
+        self.folder = root / f"{stage}-{self.digest[:16]}"
+        self.count = count
+
+    def shard_path(self, shard: int) -> Path:
+        """File of a shard."""
+        return self.folder / f"{shard:06d}.safetensors"
+
+    def expected(self, shard: int) -> int:
+        """Number of items that the shard must hold."""
+        return min(SHARD, self.count - shard * SHARD)
+
+    def missing(self) -> list[int]:
+        """Shards that are not there, too short, or damaged (their checksum differs)."""
+        return [s for s in range(-(-self.count // SHARD)) if not self._is_good(s)]
+
+    def write(self, shard: int, items: Tensor) -> None:
+        """Store a shard, and on first use the key that names the folder."""
+        key_file = self.folder / "key.json"
+        if not key_file.exists():
+            write_atomically(key_file, json.dumps(self.key, indent=1, sort_keys=True).encode())
+        items = items.contiguous()
+        data = save({"items": items}, metadata={"sha256": _checksum(items)})
+        write_atomically(self.shard_path(shard), data)
+
+    def open(self) -> "StoredSet":
+        """Read access to the items, once all are there."""
+        return StoredSet(self)
+
+    def _is_good(self, shard: int) -> bool:
+        path = self.shard_path(shard)
+        try:
+            with safe_open(path, framework="pt") as file:
+                recorded = (file.metadata() or {}).get("sha256")
+                items = file.get_tensor("items")
+        except (OSError, SafetensorError):
+            return False
+        return len(items) >= self.expected(shard) and _checksum(items) == recorded
+
+
+class StoredSet(TensorSet):
+    """The items of an artifact, read from its shards on demand."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.count = artifact.count
+        with safe_open(artifact.shard_path(0), framework="pt") as file:
+            self._shape = tuple(file.get_slice("items").get_shape()[1:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        by_shard: dict[int, list[int]] = {}
+        for position, index in enumerate(indices):
+            by_shard.setdefault(index // SHARD, []).append(position)
+        taken: list[Tensor] = [torch.empty(0)] * len(indices)
+        for shard, positions in by_shard.items():
+            with safe_open(self.artifact.shard_path(shard), framework="pt") as file:
+                items = file.get_slice("items")
+                for position in positions:
+                    row = indices[position] % SHARD
+                    taken[position] = items[row : row + 1][0]
+        return torch.stack(taken)
+
+
+def check_disk(root: Path, needed: int) -> None:
+    """Make sure that a run's artifacts fit, and that they can be written.
+
+    Args:
+        root: folder of all artifacts; made if it is not there.
+        needed: bytes still to write.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is too small.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{root} cannot be written ({error.strerror}): set output to a folder that can"
+        ) from error
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise OSError(
+            f"{root} has {free / 1e9:.1f} GB free, and this run needs {needed / 1e9:.1f} GB: "
+            "lower num_samples or data.few_shot, or set output to a larger disk"
+        )
+
+
+def load_state(path: Path) -> dict[str, Tensor] | None:
+    """Read a small file of named tensors; None if it is not there or damaged."""
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    return state
+
+
+def _checksum(items: Tensor) -> str:
+    return hashlib.sha256(items.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -1,0 +1,385 @@
+"""A target domain: few-shot pictures to invert, held-out pictures to compare with."""
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
+
+from ood_sampler.data.images import READER_VERSION, ImageError, fit_square, read_rgb
+from ood_sampler.data.radiation import FluxScale
+from ood_sampler.data.sources import ImageSource, open_source
+
+_ASSETS = Path(__file__).parents[1] / "assets"
+
+_FEW_SHOT = 500
+"""Of a shipped data set, the images before this index are few-shot, the others held-out.
+
+Of a user's pictures no more are few-shot unless asked for.
+"""
+
+_MIN_IMAGES = 2
+"""The fewest that have a covariance."""
+
+
+class ImageSet(Dataset[Tensor], ABC):
+    """Square images of one resolution $R$; item $i$ is float32 in [-1, 1], shape $(3, R, R)$."""
+
+    names: list[str]
+    """One name per image, in the order of the items."""
+
+    resolution: int
+    """$R$ in pixels."""
+
+    digest: str
+    """SHA-256 over the names, the stored bytes, the resolution and `READER_VERSION`.
+
+    Equal digests mean equal items, so that cached results may be named by it.
+    """
+
+    upsampled: list[str]
+    """Names of the images whose shorter side is less than the resolution."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What reading a picture of a source once has told; `inspect` makes it."""
+
+    index: int
+    name: str
+    sha256: str
+    shorter_side: int
+
+
+def inspect(source: ImageSource, index: int) -> Picture:
+    """Read and decode picture `index` of `source`.
+
+    Raises:
+        ImageError: It is unreadable.
+    """
+    data = source.read(index)
+    height, width, _ = read_rgb(data, name=source.path(index)).shape
+    return Picture(
+        index=index,
+        name=source.names[index],
+        sha256=hashlib.sha256(data).hexdigest(),
+        shorter_side=min(height, width),
+    )
+
+
+class SourceImages(ImageSet):
+    """Inspected pictures of a folder or zip, decoded again at each access."""
+
+    def __init__(
+        self, source: ImageSource, pictures: Sequence[Picture], *, resolution: int
+    ) -> None:
+        self.names = [picture.name for picture in pictures]
+        self.resolution = _checked_resolution(resolution)
+        self.upsampled = [picture.name for picture in pictures if picture.shorter_side < resolution]
+        self.digest = _digest(
+            self.names, (picture.sha256 for picture in pictures), resolution=resolution
+        )
+        self._source = source
+        self._pictures = list(pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        picture = self._pictures[index]
+        data = self._source.read(picture.index)
+        path = self._source.path(picture.index)
+        # Results are cached under the digest of the bytes that were inspected.
+        if hashlib.sha256(data).hexdigest() != picture.sha256:
+            raise ImageError(f"{path} has changed since the run began; start the run again")
+        return _to_float(fit_square(read_rgb(data, name=path), self.resolution))
+
+
+class TensorImages(ImageSet):
+    """Images held in memory, resized at each access if their side is not the resolution.
+
+    Whole images are resized: uint8 ones by `fit_square` (Lanczos), float ones by antialiased
+    bicubic interpolation, clamped to [-1, 1].
+
+    Args:
+        images: uint8, or float32 in [-1, 1], shape $(N, 3, S, S)$.
+        names: $N$ names.
+        resolution: $R$, the side of the items.
+    """
+
+    def __init__(self, images: Tensor, names: Sequence[str], *, resolution: int) -> None:
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images must be uint8 or float32, got {images.dtype}")
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+            raise ValueError(f"images must have shape (N, 3, S, S), got {tuple(images.shape)}")
+        if images.is_floating_point() and not (images.abs() <= 1).all():
+            raise ValueError(
+                "float images must lie in [-1, 1], "
+                f"got {images.amin().item()}...{images.amax().item()}"
+            )
+        if len(names) != len(images):
+            raise ValueError(f"names must be {len(images)}, one per image, got {len(names)}")
+        self.names = list(names)
+        self.resolution = _checked_resolution(resolution)
+        self.upsampled = self.names if images.shape[-1] < resolution else []
+        self.digest = _digest(
+            self.names,
+            (hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images),
+            resolution=resolution,
+        )
+        self._images = images
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self._images[index]
+        if not image.is_floating_point():
+            return _to_float(fit_square(image.permute(1, 2, 0).numpy(), self.resolution))
+        if image.shape[-1] == self.resolution:
+            return image.clone()
+        size = (self.resolution, self.resolution)
+        resized = interpolate(image[None], size=size, mode="bicubic", antialias=True)
+        return resized[0].clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class TargetDomain:
+    """The unseen domain of a run; no picture is in both sets."""
+
+    name: str
+    few_shot: ImageSet
+    held_out: ImageSet
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Pictures that were left out, each with the reason."""
+
+
+def folder_domain(
+    *,
+    name: str,
+    root: str,
+    resolution: int,
+    few_shot: int | None,
+    held_out: int | None,
+    held_out_root: str | None,
+    seed: int,
+    on_error: Literal["raise", "skip"],
+) -> TargetDomain:
+    """Make a domain of a user's pictures, in folders or zips, every used one decoded once.
+
+    Both sets follow a permutation of the sorted names that `seed` alone fixes: the first
+    `few_shot` readable pictures of `root`, then, from the rest of `root` or from all of
+    `held_out_root`, the first `held_out` readable ones whose bytes are not in the few-shot set.
+    So the few-shot set does not depend on `held_out`, and a smaller one begins a larger one.
+
+    Args:
+        name: What the domain is called in tables.
+        root: Folder or zip archive.
+        resolution: Side of the images in pixels.
+        few_shot: Number of pictures to invert; None takes half of `root`, all of it beside a
+            `held_out_root`, at most 500 either way.
+        held_out: Number of pictures to compare with; None takes all that are left.
+        held_out_root: Folder or zip archive of the held-out set; None splits `root`.
+        seed: Fixes the split.
+        on_error: Whether an unreadable picture ends the run or is left out and listed.
+
+    Raises:
+        FileNotFoundError: A root does not exist.
+        ImageError: `on_error` is `raise` and a picture is unreadable.
+        ValueError: There are too few pictures, or an argument is out of range.
+    """
+    _check_counts(few_shot=few_shot, held_out=held_out)
+    _checked_resolution(resolution)
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    scans = [_Scan(open_source(root), seed=seed)]
+    if held_out_root is not None:
+        source = open_source(held_out_root, key="data.held_out_root")
+        scans.append(_Scan(source, seed=seed))
+    limit = few_shot
+    if limit is None:
+        share = len(scans[0].source) if held_out_root is not None else len(scans[0].source) // 2
+        limit = min(max(share, _MIN_IMAGES), _FEW_SHOT)
+    few_shot_pictures = scans[0].take(limit, unlike=())
+    held_out_pictures = scans[-1].take(held_out, unlike=few_shot_pictures)
+
+    unreadable = [entry for scan in scans for entry in scan.unreadable]
+    if unreadable and on_error == "raise":
+        raise ImageError(
+            f"{len(unreadable)} of {sum(scan.inspected for scan in scans)} pictures cannot be "
+            f"used; the first: {unreadable[0][1]}, or leave all such pictures out with "
+            "data.on_error=skip"
+        )
+    skipped = unreadable + [entry for scan in scans for entry in scan.duplicates]
+    _check_enough("few_shot", few_shot, scans[0].source, few_shot_pictures, skipped)
+    _check_enough("held_out", held_out, scans[-1].source, held_out_pictures, skipped)
+    domain = TargetDomain(
+        name=name,
+        few_shot=SourceImages(scans[0].source, few_shot_pictures, resolution=resolution),
+        held_out=SourceImages(scans[-1].source, held_out_pictures, resolution=resolution),
+        skipped=skipped,
+    )
+    _warn_of_upsampling(domain)
+    return domain
+
+
+def embedded_domain(
+    *, name: str, resolution: int, few_shot: int, held_out: int | None
+) -> TargetDomain:
+    """Read a simulated domain that ships with the package: pictures, or fluxes with their scale.
+
+    Its images 0 to 499 are for the few-shot set, the others for the held-out set, in this order.
+
+    Args:
+        name: Folder and file name below `assets`.
+        resolution: Side of the images in pixels; other than the stored one they are resized
+            as `TensorImages` says.
+        few_shot: Number of images to invert.
+        held_out: Number of images to compare with; None takes all.
+
+    Raises:
+        FileNotFoundError: The package has no such domain.
+        ValueError: A set asks for more images than there are, or the file is damaged.
+    """
+    _check_counts(few_shot=few_shot, held_out=held_out)
+    images = _embedded_images(name)
+    available = len(images) - _FEW_SHOT
+    if held_out is None:
+        held_out = available
+    if few_shot > _FEW_SHOT:
+        raise ValueError(
+            f"few_shot must be at most {_FEW_SHOT}, the few-shot images of {name}, "
+            f"got {few_shot}; lower data.few_shot"
+        )
+    if held_out > available:
+        raise ValueError(
+            f"held_out must be at most {available}, the held-out images of {name}, "
+            f"got {held_out}; lower data.held_out"
+        )
+
+    def images_from(start: int, count: int) -> TensorImages:
+        indices = range(start, start + count)
+        names = [f"{name}/{index:04d}" for index in indices]
+        return TensorImages(images[start : start + count], names, resolution=resolution)
+
+    domain = TargetDomain(
+        name=name,
+        few_shot=images_from(0, few_shot),
+        held_out=images_from(_FEW_SHOT, held_out),
+    )
+    _warn_of_upsampling(domain)
+    return domain
+
+
+class _Scan:
+    """The pictures of one source in the order of its split, each inspected at most once."""
+
+    def __init__(self, source: ImageSource, *, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        order: list[int] = torch.randperm(len(source), generator=generator).tolist()
+        self.source = source
+        self.inspected = 0
+        self.unreadable: list[tuple[str, str]] = []
+        self.duplicates: list[tuple[str, str]] = []
+        self._rest = iter(order)
+
+    def take(self, count: int | None, *, unlike: Sequence[Picture]) -> list[Picture]:
+        """Return the next `count` readable pictures, fewer at the end, none a copy of `unlike`."""
+        originals = {picture.sha256: picture.name for picture in unlike}
+        taken: list[Picture] = []
+        for index in self._rest:
+            name = self.source.names[index]
+            self.inspected += 1
+            try:
+                picture = inspect(self.source, index)
+            except ImageError as error:
+                self.unreadable.append((name, str(error)))
+                continue
+            if picture.sha256 in originals:
+                reason = f"has the same bytes as few-shot picture {originals[picture.sha256]}"
+                self.duplicates.append((name, reason))
+                continue
+            taken.append(picture)
+            if len(taken) == count:
+                break
+        return taken
+
+
+def _embedded_images(name: str) -> Tensor:
+    path = _ASSETS / name / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; set data.name to a domain that ships with the package, "
+            "or install it again"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "images" in file.keys():  # noqa: SIM118  the file is no mapping
+                images: Tensor = file.get_tensor("images")
+                return images
+            return FluxScale.from_metadata(file.metadata()).to_rgb(file.get_tensor("fields"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); install the package again") from error
+
+
+def _check_counts(*, few_shot: int | None, held_out: int | None) -> None:
+    if few_shot is not None and few_shot < _MIN_IMAGES:
+        raise ValueError(f"few_shot must be >= {_MIN_IMAGES}, got {few_shot}; raise data.few_shot")
+    if held_out is not None and held_out < _MIN_IMAGES:
+        raise ValueError(
+            f"held_out must be >= {_MIN_IMAGES} or null for all, got {held_out}; "
+            "raise data.held_out"
+        )
+
+
+def _check_enough(
+    key: str,
+    asked: int | None,
+    source: ImageSource,
+    pictures: Sequence[Picture],
+    skipped: Sequence[tuple[str, str]],
+) -> None:
+    needed = _MIN_IMAGES if asked is None else asked
+    if len(pictures) < needed:
+        raise ValueError(
+            f"{key} must be at most {len(pictures)}, the pictures left for it of the "
+            f"{len(source)} in {source.location} ({len(skipped)} unreadable or copies left out), "
+            f"got {needed}; add pictures, or lower data.few_shot or data.held_out"
+        )
+
+
+def _checked_resolution(resolution: int) -> int:
+    if resolution < 1:
+        raise ValueError(f"resolution must be >= 1, got {resolution}")
+    return resolution
+
+
+def _warn_of_upsampling(domain: TargetDomain) -> None:
+    upsampled = [*domain.few_shot.upsampled, *domain.held_out.upsampled]
+    if upsampled:
+        warnings.warn(
+            f"{len(upsampled)} pictures of {domain.name} are smaller than the model's "
+            f"{domain.few_shot.resolution} pixels and are upsampled, {upsampled[0]} for example; "
+            "results show the blur of that",
+            stacklevel=3,
+        )
+
+
+def _digest(names: Sequence[str], hashes: Iterable[str], *, resolution: int) -> str:
+    digest = hashlib.sha256(f"{READER_VERSION} {resolution}".encode())
+    for name, content in zip(names, hashes, strict=True):
+        # A file name need not be valid UTF-8. A NUL cannot be part of one: the joint is unique.
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content.encode())
+    return digest.hexdigest()
+
+
+def _to_float(image: Tensor) -> Tensor:
+    return image.float() / 127.5 - 1

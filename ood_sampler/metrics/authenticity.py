@@ -1,0 +1,64 @@
+"""Authenticity: the share of samples that are not copies (Alaa et al., 2022)."""
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from ood_sampler.metrics.feature_sets import (
+    Neighbours,
+    check_sets,
+    kth_nearest,
+    neighbour_distance,
+    stack,
+)
+
+
+def nearest(samples: Tensor, reference: Tensor) -> Neighbours:
+    """Find the nearest row of `reference`, $(M, D)$, for each of `samples`, $(N, D)$."""
+    check_sets(samples=samples, reference=reference)
+    return kth_nearest(samples, reference, k=1)
+
+
+def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
+    r"""Share of samples farther from their nearest reference than that is from its own nearest.
+
+    $$\frac{1}{N} \sum_i \mathbb{1}\big[\|s_i - r_{(i)}\| > \min_{j \ne (i)} \|r_{(i)} - r_j\|\big],
+    \qquad (i) = \arg\min_j \|s_i - r_j\|$$
+
+    (Alaa et al., 2022, sec. 4.2). A reference vector that occurs twice is 0 from its own nearest.
+
+    Args:
+        samples: Shape $(N, D)$.
+        reference: The few-shot set, shape $(M, D)$, $M \ge 2$.
+
+    Returns:
+        A float64 scalar in [0, 1].
+    """
+    check_sets(reference=reference, rows=2)
+    distance, indices = nearest(samples, reference)
+    own = neighbour_distance(reference, nearest_k=1)
+    return (distance > own[indices]).double().mean()
+
+
+class Authenticity(Metric):
+    """`authenticity` of all samples against the few-shot set."""
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    reference: list[Tensor]
+    samples: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("reference", [], dist_reduce_fx="cat")
+        self.add_state("samples", [], dist_reduce_fx="cat")
+
+    def update(self, features: Tensor, *, reference: bool) -> None:
+        """Add features of shape $(B, D)$, of the few-shot set or of samples."""
+        (self.reference if reference else self.samples).append(features.detach())
+
+    def compute(self) -> Tensor:
+        return authenticity(
+            stack(self.samples, name="samples"), stack(self.reference, name="reference")
+        )

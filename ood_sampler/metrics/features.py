@@ -1,0 +1,226 @@
+"""Feature extractors: the spaces in which the metrics compare sets of images."""
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+EMBEDDED = Path(__file__).parents[1] / "assets" / "features32"
+INCEPTION_FILE = "inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+
+
+class FeatureExtractor(nn.Module, ABC):
+    r"""Map images to feature vectors with a frozen network.
+
+    `name` and `width` identify the space, `protocol` says in words how an image enters the
+    network: figures under different protocols are not comparable.
+    """
+
+    name: str
+    width: int
+    protocol: str
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the names, types, shapes and bytes of all weights, in hex."""
+        sha256 = hashlib.sha256()
+        for name, weight in sorted(self.state_dict().items()):
+            sha256.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+            sha256.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return sha256.hexdigest()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode whatever `mode` is: the extractor is frozen."""
+        return super().train(False)
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        r"""Map float images in $[-1, 1]$, $(B, 3, H, W)$, to float32 features, $(B, width)$.
+
+        Raises:
+            ValueError: `images` have another shape.
+        """
+
+
+def check_images(images: Tensor) -> None:
+    """Raise a `ValueError` unless `images` have the shape $(B, 3, H, W)$."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images must have shape (B, 3, H, W), got {tuple(images.shape)}; "
+            "repeat a grey channel three times"
+        )
+
+
+def normalised_convolution(channels_in: int, channels_out: int, *, pool: bool) -> nn.Sequential:
+    """Return a 3x3 convolution, halving where `pool`, batch normalisation and GELU."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.MaxPool2d(2) if pool else nn.Identity(),
+        nn.BatchNorm2d(channels_out),
+        nn.GELU(),
+    )
+
+
+class FeatureNetwork(nn.Module):
+    r"""Classify $32 \times 32$ images with a stem and three blocks of two convolutions.
+
+    The stem looks at $2 \times 2$ patches, each block halves the resolution
+    ($31 \to 15 \to 7 \to 3$), and the maximum over the last $3 \times 3$ positions gives the
+    features: 2.0 M parameters.
+    """
+
+    size = 32
+    width = 256
+
+    def __init__(self, num_classes: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 2), nn.GELU())
+        blocks = []
+        for channels_in, channels_out in ((24, 64), (64, 256), (256, self.width)):
+            blocks.append(normalised_convolution(channels_in, channels_out, pool=True))
+            blocks.append(normalised_convolution(channels_out, channels_out, pool=False))
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(self.width, num_classes, bias=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate layer, $(B, 256)$, of images $(B, 3, 32, 32)$."""
+        maps: Tensor = self.blocks(self.stem(images))
+        return maps.amax((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, $(B, classes)$."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+class EmbeddedFeatures(FeatureExtractor):
+    """The penultimate layer of the classifier that ships with the package.
+
+    Weights are stored in float16 and computed in float32.
+    """
+
+    name = "features32"
+    width = FeatureNetwork.width
+    protocol = (
+        "features32: penultimate layer (256) of a classifier of eight CIFAR-10 classes; images of "
+        "other sizes resized to 32x32 by antialiased bicubic interpolation and clipped; float32, "
+        "not quantised"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = FeatureNetwork()
+        self.network.load_state_dict(load_file(EMBEDDED / "features32.safetensors"))
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        size = (self.network.size, self.network.size)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            images = images.float()
+            if images.shape[2:] != size:
+                images = functional.interpolate(images, size, mode="bicubic", antialias=True)
+                images = images.clamp(-1, 1)
+            return self.network.features(images)
+
+
+def dog_test_features() -> Tensor:
+    """Return the in-domain reference: `EmbeddedFeatures` of 1,000 dog test images, (1000, 256)."""
+    features: Tensor = load_file(EMBEDDED / "dog_test_features.safetensors")["features"]
+    return features
+
+
+def quantise(images: Tensor) -> Tensor:
+    r"""Round images in $[-1, 1]$ to the nearest of the 256 levels of a picture file, uint8."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def find_inception(weights: str | Path | None, *, download: bool) -> Path:
+    """Return the checked path of clean-fid's Inception.
+
+    Args:
+        weights: the file, or the folder it lies in; none for the `checkpoints` folder of
+            `torch.hub`.
+        download: fetch the file if it is not there.
+
+    Raises:
+        FileNotFoundError: the file is not there and `download` is off or fails.
+        ValueError: the file is another one. A TorchScript file is a program: only the one with the
+            known SHA-256 is run.
+    """
+    # clean-fid and its dependencies take seconds to import, and most runs do without.
+    from cleanfid.downloads_helper import inception_url
+
+    path = Path(torch.hub.get_dir(), "checkpoints") if weights is None else Path(weights)
+    if path.name != INCEPTION_FILE:
+        path = path / INCEPTION_FILE
+    remedy = (
+        f"fetch it from {inception_url} and put it there, or set metrics.weights= to the path "
+        "where it lies"
+    )
+    if not path.exists() and download:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(inception_url, str(path), progress=False)
+        except (URLError, TimeoutError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"{path} is missing and its download failed ({error}): {remedy}"
+            ) from error
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: {remedy}, or set metrics.download=true to have it fetched"
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != INCEPTION_SHA256:
+        raise ValueError(
+            f"{path} must have the SHA-256 {INCEPTION_SHA256}, got {digest}: delete it and {remedy}"
+        )
+    return path
+
+
+class InceptionFeatures(FeatureExtractor):
+    """The pool3 layer of Inception with the resize of clean-fid (Parmar et al., 2022).
+
+    The TensorFlow network of 2015, as TorchScript, fed with PIL's antialiased bicubic
+    interpolation of uint8 images: the space of published FID and KID.
+    """
+
+    name = "inception"
+    width = 2048
+    protocol = (
+        "inception: clean-fid pool3 (2048) of inception-2015-12-05; images quantised to uint8, "
+        "resized to 299x299 by PIL bicubic interpolation (clean-fid mode clean)"
+    )
+
+    def __init__(self, *, weights: str | Path | None = None, download: bool = False) -> None:
+        super().__init__()
+        path = find_inception(weights, download=download)
+
+        from cleanfid.inception_torchscript import InceptionV3W
+        from cleanfid.resize import build_resizer
+
+        self.resize: Callable[[np.ndarray], np.ndarray] = build_resizer("clean")
+        with warnings.catch_warnings():
+            # torch has deprecated TorchScript; whoever asks for this network cannot change that.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.load`", FutureWarning)
+            self.network = InceptionV3W(str(path.parent), download=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        pictures = quantise(images).permute(0, 2, 3, 1).cpu().numpy()
+        resized = torch.from_numpy(np.stack([self.resize(picture) for picture in pictures]))
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            features: Tensor = self.network(resized.permute(0, 3, 1, 2).to(images.device))
+        return features.float()

@@ -1,0 +1,103 @@
+"""Fréchet distance between the Gaussians of two feature sets (FID; Heusel et al., 2017)."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ood_sampler.metrics.feature_sets import check_sets
+
+
+def frechet_distance(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) -> Tensor:
+    r"""Squared Fréchet (2-Wasserstein) distance between two Gaussians.
+
+    $$\|\mu_p - \mu_q\|^2 + \operatorname{tr}(C_p + C_q)
+    - 2 \operatorname{tr}(C_p^{1/2} C_q C_p^{1/2})^{1/2}$$
+
+    (Heusel et al., 2017, eq. 6). With $C = F F^\top$ the last trace is the sum of the singular
+    values of $F_p^\top F_q$, which needs no matrix square root and is accurate for singular $C$.
+
+    Args:
+        mean_p: Shape $(D,)$.
+        cov_p: Symmetric, positive semidefinite, shape $(D, D)$.
+        mean_q: As `mean_p`.
+        cov_q: As `cov_p`.
+
+    Returns:
+        A float64 scalar, at least 0.
+    """
+    mean_p, cov_p, mean_q, cov_q = (a.double() for a in (mean_p, cov_p, mean_q, cov_q))
+    cross: Tensor = torch.linalg.svdvals(_factor(cov_p).T @ _factor(cov_q)).sum()
+    distance: Tensor = (mean_p - mean_q).square().sum() + cov_p.trace() + cov_q.trace() - 2 * cross
+    return distance.clamp(min=0)
+
+
+def _factor(cov: Tensor) -> Tensor:
+    r"""Find $F$ of shape $(D, r)$ with $F F^\top$ equal to `cov`, of rank $r$."""
+    values, vectors = torch.linalg.eigh(cov)
+    # Rounding moves zero eigenvalues by about this much; its root would add up over D - r of them.
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return factor
+
+
+class FrechetDistance(Metric):
+    """`frechet_distance` between the means and unbiased covariances of real and generated features.
+
+    Biased upward for small sets: state the sizes beside each figure.
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+
+    real_sum: Tensor
+    real_outer: Tensor
+    real_count: Tensor
+    generated_sum: Tensor
+    generated_outer: Tensor
+    generated_count: Tensor
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be >= 1, got {width}")
+        self.width = width
+        for name in ("real", "generated"):
+            total = torch.zeros(width, dtype=torch.float64)
+            outer = torch.zeros(width, width, dtype=torch.float64)
+            self.add_state(f"{name}_sum", total, dist_reduce_fx="sum")
+            self.add_state(f"{name}_outer", outer, dist_reduce_fx="sum")
+            self.add_state(f"{name}_count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, features: Tensor, *, real: bool) -> None:
+        """Add features of shape $(B, D)$."""
+        check_sets(features=features)
+        if features.shape[1] != self.width:
+            raise ValueError(
+                f"features must have width={self.width} columns, got {features.shape[1]}"
+            )
+        features = features.double()
+        if real:
+            self.real_sum += features.sum(dim=0)
+            self.real_outer += features.T @ features
+            self.real_count += len(features)
+        else:
+            self.generated_sum += features.sum(dim=0)
+            self.generated_outer += features.T @ features
+            self.generated_count += len(features)
+
+    def compute(self) -> Tensor:
+        return frechet_distance(
+            *_moments(self.real_sum, self.real_outer, self.real_count, name="real"),
+            *_moments(
+                self.generated_sum, self.generated_outer, self.generated_count, name="generated"
+            ),
+        )
+
+
+def _moments(total: Tensor, outer: Tensor, count: Tensor, *, name: str) -> tuple[Tensor, Tensor]:
+    """Turn sums into mean and unbiased covariance."""
+    if count < 2:
+        raise ValueError(f"{name} must hold at least 2 vectors for a covariance, got {int(count)}")
+    mean = total / count
+    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)

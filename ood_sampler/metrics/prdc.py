@@ -1,0 +1,104 @@
+"""Precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ood_sampler.metrics.feature_sets import (
+    check_sets,
+    distance_blocks,
+    neighbour_distance,
+    stack,
+)
+
+
+class ManifoldScores(NamedTuple):
+    """Shares in [0, 1], except `density`, which has no upper bound."""
+
+    precision: Tensor
+    recall: Tensor
+    density: Tensor
+    coverage: Tensor
+
+
+def precision_recall_density_coverage(
+    real: Tensor, generated: Tensor, *, nearest_k: int
+) -> ManifoldScores:
+    r"""Compare two sets by the balls that reach from each vector to its $k$-th nearest other.
+
+    With $B(x)$ the closed ball about $x$ within its own set, $x$ real and $g$ generated:
+
+    - precision: share of $g$ in at least one $B(x)$ (Kynkäänniemi et al., 2019, eq. 2);
+    - recall: share of $x$ in at least one $B(g)$ (same, eq. 3);
+    - density: mean over $g$ of the number of $B(x)$ that hold it, over $k$ (Naeem et al., 2020,
+      eq. 4);
+    - coverage: share of $x$ whose $B(x)$ holds at least one $g$ (same, eq. 6).
+
+    The balls are closed ($\le$), so that equal sets score precision = recall = coverage = 1 even
+    with duplicates; equality is up to a relative rounding of 1e-12. The package `prdc` uses open
+    balls: the same unless a distance ties with a radius.
+
+    Args:
+        real: Shape $(N, D)$.
+        generated: Shape $(M, D)$.
+        nearest_k: $k$, smaller than $N$ and $M$.
+
+    Returns:
+        Float64 scalars.
+
+    Raises:
+        ValueError: A set has too few vectors for `nearest_k`.
+    """
+    check_sets(real=real, generated=generated)
+    real_radius = neighbour_distance(real, nearest_k=nearest_k)
+    generated_radius = neighbour_distance(generated, nearest_k=nearest_k)
+    balls = []
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    covered = recalled.clone()
+    for rows, squared, slack in distance_blocks(generated, real):
+        inside = squared <= real_radius.square() + slack
+        balls.append(inside.sum(dim=1))
+        covered |= inside.any(dim=0)
+        recalled |= (squared <= generated_radius[rows, None].square() + slack).any(dim=0)
+    count = torch.cat(balls).double()
+    return ManifoldScores(
+        precision=(count > 0).double().mean(),
+        recall=recalled.double().mean(),
+        density=count.mean() / nearest_k,
+        coverage=covered.double().mean(),
+    )
+
+
+class PRDC(Metric):
+    """`precision_recall_density_coverage` of all generated against all real features.
+
+    `compute` returns `ManifoldScores`.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    real: list[Tensor]
+    generated: list[Tensor]
+
+    def __init__(self, *, nearest_k: int) -> None:
+        super().__init__()
+        if nearest_k < 1:
+            raise ValueError(f"nearest_k must be >= 1, got {nearest_k}")
+        self.nearest_k = nearest_k
+        self.add_state("real", [], dist_reduce_fx="cat")
+        self.add_state("generated", [], dist_reduce_fx="cat")
+
+    def update(self, features: Tensor, *, real: bool) -> None:
+        """Add features of shape $(B, D)$."""
+        (self.real if real else self.generated).append(features.detach())
+
+    def compute(self) -> ManifoldScores:
+        return precision_recall_density_coverage(
+            stack(self.real, name="real"),
+            stack(self.generated, name="generated"),
+            nearest_k=self.nearest_k,
+        )

@@ -1,0 +1,94 @@
+"""What a run leaves in its folder."""
+
+import csv
+import io
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from PIL import Image
+
+import ood_sampler
+from ood_sampler.data.artifact import write_atomically
+from ood_sampler.latents.store import TensorSet
+from ood_sampler.report.grid import save_png, to_uint8
+
+
+def commit() -> str:
+    """The commit of the checkout that the package runs from, or its version outside of one."""
+    try:
+        described = subprocess.run(  # noqa: S603
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {ood_sampler.__version__}"
+    return described.stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """Versions that figures may depend on."""
+    return {
+        "commit": commit(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+    }
+
+
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
+    """Write JSON that any reader accepts: what is not finite becomes null."""
+    write_atomically(path, json.dumps(_finite(results), indent=1).encode())
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the table of a run as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_samples(folder: Path, images: TensorSet, *, seed: int) -> None:
+    """Write samples as PNG files, with a manifest of what each was drawn from."""
+    lines = ["file,seed,index"]
+    start = 0
+    for block in images.blocks():
+        for offset, picture in enumerate(to_uint8(block)):
+            name = f"{start + offset:05d}.png"
+            save_png(picture, folder / name)
+            lines.append(f"{name},{seed},{start + offset}")
+        start += len(block)
+    write_atomically(folder / "manifest.csv", ("\n".join(lines) + "\n").encode())
+
+
+def read_samples(folder: Path, count: int) -> torch.Tensor:
+    """Read the first samples of a run back, in $[-1, 1]$, shape (count, 3, H, W)."""
+    files = sorted(folder.glob("*.png"))[:count]
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1))
+    return torch.stack(pictures).float() / 127.5 - 1
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 any JSON value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

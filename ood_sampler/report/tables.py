@@ -1,0 +1,321 @@
+"""The metrics of a run as tables: for a terminal, for markdown, for CSV, for a page.
+
+`Results` is what a run found, as it stands in `metrics.json`: `run` (names and numbers of the run),
+`protocol`, `rows` (each with `name`, `role`, `samples` and the figures; null where a figure has no
+meaning), `reconstruction`, `stages`, `distributions`, `skipped` and `warnings`.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Results: TypeAlias = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any]
+
+IN_DOMAIN = "in-domain samples"
+"""Name of the reference row of samples from pure noise (the ceiling)."""
+
+MISSING = "–"
+
+# A no-break space, for an arrow must not begin a line.
+_ARROWS = {"lower": "\N{NO-BREAK SPACE}↓", "higher": "\N{NO-BREAK SPACE}↑", None: ""}
+
+_SET_WIDTH = 13
+"""Letters in a line of a set's name, in a terminal."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure and how it is shown.
+
+    Attributes:
+        key: its name in a row.
+        heading: its name for people.
+        better: the direction that is good, where there is one.
+        meaning: what it says, in a sentence, with its source.
+        narrow: the heading in short lines, where the table of a sweep shows it in a terminal.
+        digits: decimals; none for three significant digits.
+        scale: factor applied before it is shown; stored figures are unscaled.
+        error: name of its standard error in a row.
+    """
+
+    key: str
+    heading: str
+    better: Literal["lower", "higher"] | None
+    meaning: str
+    narrow: str = ""
+    digits: int | None = 3
+    scale: float = 1.0
+    error: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The heading with an arrow in the good direction."""
+        return self.heading + _ARROWS[self.better]
+
+    def text(self, row: Row) -> str:
+        """Write the figure of a row, with its standard error where there is one."""
+        value = number(row.get(self.key))
+        if value is None:
+            return MISSING
+        value *= self.scale
+        error = number(row.get(self.error)) if self.error else None
+        if error is None:
+            return _fixed(value, _decimals(value) if self.digits is None else self.digits)
+        # Two significant digits of the error say all that is known of the value.
+        digits = _decimals(error * self.scale, significant=2)
+        return f"{_fixed(value, digits)} ± {_fixed(error * self.scale, digits)}"
+
+
+COLUMNS = (
+    Column(
+        key="samples",
+        heading="images",
+        better=None,
+        digits=0,
+        meaning="Number of images compared with the held-out pictures.",
+    ),
+    Column(
+        key="fid",
+        heading="FID",
+        narrow="FID",
+        better="lower",
+        digits=None,
+        meaning=(
+            "Fréchet distance between Gaussians fitted to the features of both sets; biased upward "
+            "for small sets, so compare only rows of equal size (Heusel et al., 2017)."
+        ),
+    ),
+    Column(
+        key="kid",
+        heading="KID × 10³",
+        narrow="KID\n× 10³",
+        better="lower",
+        digits=2,
+        scale=1e3,
+        error="kid_standard_error",
+        meaning=(
+            "Unbiased kernel distance between the features of both sets, ± its standard error; "
+            "around 0, also below, for sets of one distribution (Bińkowski et al., 2018)."
+        ),
+    ),
+    Column(
+        key="precision",
+        heading="precision",
+        narrow="preci-\nsion",
+        better="higher",
+        meaning=(
+            "Share of the images that lie among the real ones: are they realistic? "
+            "(Kynkäänniemi et al., 2019)."
+        ),
+    ),
+    Column(
+        key="recall",
+        heading="recall",
+        narrow="re-\ncall",
+        better="higher",
+        meaning=(
+            "Share of the real pictures that lie among the images: is the whole domain made? "
+            "(Kynkäänniemi et al., 2019)."
+        ),
+    ),
+    Column(
+        key="density",
+        heading="density",
+        better="higher",
+        meaning=(
+            "How many real neighbourhoods an image lies in, 1 being usual for real pictures; like "
+            "precision, but robust to outliers (Naeem et al., 2020)."
+        ),
+    ),
+    Column(
+        key="coverage",
+        heading="coverage",
+        better="higher",
+        meaning=(
+            "Share of the real neighbourhoods that hold an image; like recall, but robust to "
+            "outliers (Naeem et al., 2020)."
+        ),
+    ),
+    Column(
+        key="authenticity",
+        heading="authenticity",
+        narrow="authen-\nticity",
+        better="higher",
+        meaning=(
+            "Share of the images farther from their nearest few-shot picture than that is from its "
+            "own nearest; 0 for copies, about 0.5 for new pictures of the same domain, more for "
+            "pictures of another one (Alaa et al., 2022)."
+        ),
+    ),
+    Column(
+        key="captured",
+        heading="captured",
+        narrow="cap-\ntured",
+        better="lower",
+        meaning=(
+            "Share of the images whose nearest neighbours are mostly pictures of the model's own "
+            "domain: the target was lost while decoding (mode interference, Zhu et al., 2023)."
+        ),
+    ),
+    Column(
+        key="blend_pair",
+        heading="blend of 2",
+        narrow="blend\nof 2",
+        better="lower",
+        meaning=(
+            "Mean share of an image's variance (R²) explained by a mixture of its best two "
+            "few-shot pictures; to be read beside that of real pictures, which no mixture made."
+        ),
+    ),
+    Column(
+        key="blend_five",
+        heading="blend of 5",
+        better="lower",
+        meaning="The same for a mixture of five.",
+    ),
+)
+
+
+def number(value: object) -> float | None:
+    """Return a finite number as it is, and none for all that is no figure (null, NaN, infinity)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _fixed(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if not float(text) else text
+
+
+def _decimals(value: float, *, significant: int = 3) -> int:
+    """Decimals that show so many significant digits, at most six."""
+    magnitude = math.floor(math.log10(abs(value))) if value else 0
+    return min(max(significant - 1 - magnitude, 0), 6)
+
+
+def figure(key: str, row: Row) -> str:
+    """Write one figure of a row as the tables do."""
+    return next(column for column in COLUMNS if column.key == key).text(row)
+
+
+def strategy(results: Results) -> Row:
+    """Find the row of the strategy.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for row in results["rows"]:
+        if row["role"] == "strategy":
+            return dict(row)
+    raise ValueError("rows must hold one of role strategy, got none")
+
+
+def rich_table(results: Results) -> "Table":
+    """Show a run in a terminal of 80 columns: a line for each figure, a column for each set."""
+    from rich.markup import escape
+    from rich.text import Text
+
+    run = results["run"]
+    title = (
+        f"{run['data']} from {run['model']}: {run['sampler']}, step {run['step']}, "
+        f"eta {run['eta']}, {run['num_samples']} samples, seed {run['seed']}"
+    )
+    table = _terminal_table(escape(title), padding=1)
+    table.add_column("", no_wrap=True)
+    for row in results["rows"]:
+        table.add_column(
+            Text(str(row["name"])),
+            justify="right",
+            # Names break before figures do.
+            min_width=max(len(column.text(row)) for column in COLUMNS),
+            max_width=_SET_WIDTH,
+            style="bold" if row["role"] == "strategy" else "",
+        )
+    for column in COLUMNS:
+        table.add_row(column.title, *(column.text(row) for row in results["rows"]))
+    return table
+
+
+def sweep_table(title: str, rows: Sequence[Row]) -> "Table":
+    """Show many runs in a terminal: a line for each, the figures that tell them apart.
+
+    80 columns suffice for names that break into words of 22 letters.
+    """
+    from rich.markup import escape
+    from rich.text import Text
+
+    columns = [column for column in COLUMNS if column.narrow]
+    table = _terminal_table(escape(title), padding=0)
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(
+            Text(column.narrow + _ARROWS[column.better]), justify="right", no_wrap=True
+        )
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        table.add_row(
+            Text(str(row["name"])),
+            *(column.text(row) for column in columns),
+            style="bold" if row["role"] == "strategy" else "",
+            end_section=following is not None and following["role"] != row["role"],
+        )
+    return table
+
+
+def _terminal_table(title: str, *, padding: int) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption="against held-out pictures; ↓ lower is better, ↑ higher is better",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, padding, 0, 0),
+    )
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Write rows as a markdown table, with the figures rounded as in all other tables."""
+    lines = [
+        ["set", *(column.title for column in COLUMNS)],
+        ["---", *("---:" for _ in COLUMNS)],
+        *([_cell(str(row["name"])), *(column.text(row) for column in COLUMNS)] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def csv_table(rows: Sequence[Row], *, first: Sequence[str] = ()) -> str:
+    """Write rows as CSV with all digits; a figure that is missing is an empty field.
+
+    Args:
+        rows: The rows.
+        first: Further keys of the rows, as first columns.
+    """
+    keys = [*first, "name", "role"]
+    for column in COLUMNS:
+        keys += [column.key] if column.error is None else [column.key, column.error]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(keys)
+    for row in rows:
+        fields = (row.get(key) for key in keys)
+        writer.writerow(
+            "" if value is None or (isinstance(value, float) and number(value) is None) else value
+            for value in fields
+        )
+    return text.getvalue()

@@ -1,0 +1,47 @@
+"""Pictures of a training while it runs."""
+
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from ood_sampler.diffusion.denoiser import EpsilonDenoiser
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.diffusion.solvers import decode
+from ood_sampler.modules.training import DenoiserTraining
+from ood_sampler.report.grid import save_grid
+
+
+class SamplePictures(Callback):
+    """Save a picture of samples from pure noise, by the averaged weights, while a training runs.
+
+    Args:
+        folder: where the pictures go.
+        every: training steps between two pictures.
+        count: samples a picture.
+        steps: DDIM steps.
+    """
+
+    def __init__(self, *, folder: Path, every: int, count: int, steps: int) -> None:
+        self.folder = folder
+        self.every = every
+        self.count = count
+        self.steps = steps
+
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: lightning.Trainer,
+        pl_module: DenoiserTraining,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every and step != trainer.max_steps or not trainer.is_global_zero:
+            return
+        denoiser = EpsilonDenoiser(pl_module.ema, pl_module.schedule)
+        noise = SampleNoise(0, range(self.count), stream=Stream.LATENT)
+        x_T = noise.normal(*pl_module.images.shape[1:]).to(pl_module.device)
+        T = pl_module.schedule.T
+        images = decode(denoiser, x_T, step=T - 1, steps=self.steps, clip_x_0=True)
+        save_grid(images, self.folder / f"samples_{step * pl_module.batch_size:09d}.png")

@@ -1,0 +1,47 @@
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+# small tensors: threads cost more than they bring, and the runner may have two slow cores
+torch.set_num_threads(1)
+
+RESOLUTION = 16
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random network in the layout of a published pipeline."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=RESOLUTION,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(beta_schedule="linear")).save_pretrained(folder)
+    return folder
+
+
+def smooth_images(count: int, seed: int) -> Tensor:
+    """Random pictures with structure, uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=RESOLUTION, mode="bicubic")
+    return (images.clamp(0, 1) * 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def trainer() -> Callable[..., object]:
+    import lightning
+
+    return functools.partial(lightning.Trainer, accelerator="cpu", devices=1, precision="32-true")

@@ -1,0 +1,245 @@
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ood_sampler.data.artifact import (
+    SHARD,
+    Artifact,
+    check_disk,
+    digest,
+    load_state,
+    write_atomically,
+)
+
+KEY = {"weights": "ab12", "step": 500}
+
+
+def items(n: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, *(shape or (2, 3)), generator=torch.Generator().manual_seed(seed))
+
+
+def filled(root: Path, everything: Tensor) -> Artifact:
+    artifact = Artifact(root, "inversion", KEY, len(everything))
+    for shard in artifact.missing():
+        artifact.write(shard, everything[shard * SHARD : (shard + 1) * SHARD])
+    return artifact
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_digest_tells_keys_apart_but_not_their_order() -> None:
+    key = {"a": 1, "b": {"c": [1, 2], "d": None}}
+    same = {"b": {"d": None, "c": [1, 2]}, "a": 1}
+    assert digest(key) == digest(same)
+    others = [{**key, "a": 2}, {**key, "a": "1"}, {"a": 1, "b": {"c": [2, 1], "d": None}}, {"a": 1}]
+    assert len({digest(k) for k in [key, *others]}) == 5
+    assert digest({"b": 2, "a": 1}) == hashlib.sha256(b'{"a": 1, "b": 2}').hexdigest()
+
+
+def test_folder_is_named_by_stage_and_key(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path, "inversion", KEY, 3)
+    assert artifact.folder.parent == tmp_path
+    assert artifact.folder.name == f"inversion-{digest({'stage': 'inversion', **KEY})[:16]}"
+    assert artifact.folder == Artifact(tmp_path, "inversion", KEY, 500).folder
+    assert artifact.digest != Artifact(tmp_path, "decode", KEY, 3).digest
+    assert artifact.folder != Artifact(tmp_path, "inversion", {**KEY, "step": 1}, 3).folder
+    artifact.write(0, items(3))
+    recorded = json.loads((artifact.folder / "key.json").read_text())
+    assert recorded == {"stage": "inversion", **KEY}
+
+
+@pytest.mark.parametrize("n", [1, SHARD - 1, SHARD, SHARD + 1, 2 * SHARD + 5])
+def test_items_come_back(n: int, tmp_path: Path) -> None:
+    everything = items(n)
+    artifact = Artifact(tmp_path, "inversion", KEY, n)
+    shards = -(-n // SHARD)
+    assert artifact.missing() == list(range(shards))
+    assert sum(artifact.expected(shard) for shard in range(shards)) == n
+    stored = filled(tmp_path, everything).open()
+    assert artifact.missing() == []
+    assert len(stored) == n
+    assert stored.shape == (2, 3)
+    assert torch.equal(stored.take(range(n)), everything)
+    assert torch.equal(torch.cat(list(stored.blocks(50))), everything)
+
+
+def test_items_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    everything = items(2 * SHARD + 5)
+    stored = filled(tmp_path, everything).open()
+    order = [2 * SHARD + 4, 0, SHARD, SHARD - 1, 0, 2 * SHARD, SHARD + 1, SHARD]
+    assert torch.equal(stored.take(order), everything[order])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.int64])
+def test_types_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
+    everything = (100 * items(5).abs()).to(dtype)
+    artifact = filled(tmp_path, everything)
+    assert artifact.missing() == []
+    assert artifact.open().take([0]).dtype == dtype
+    assert torch.equal(artifact.open().take(range(5)), everything)
+
+
+def test_same_items_give_same_bytes(tmp_path: Path) -> None:
+    everything = items(SHARD + 3)
+    filled(tmp_path / "a", everything)
+    # a view of other strides holds the same items
+    filled(tmp_path / "b", everything.transpose(1, 2).contiguous().transpose(1, 2))
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_more_items_continue_the_folder(tmp_path: Path) -> None:
+    everything = items(2 * SHARD + 5)
+    filled(tmp_path / "grown", everything[: SHARD + 2])
+    grown = Artifact(tmp_path / "grown", "inversion", KEY, len(everything))
+    # the second shard is there, but too short
+    assert grown.missing() == [1, 2]
+    filled(tmp_path / "grown", everything)
+    filled(tmp_path / "at once", everything)
+    assert files(tmp_path / "grown") == files(tmp_path / "at once")
+    fewer = Artifact(tmp_path / "grown", "inversion", KEY, SHARD + 2)
+    assert fewer.missing() == []
+    assert torch.equal(torch.cat(list(fewer.open().blocks())), everything[: SHARD + 2])
+
+
+def test_flipped_bits_are_found(tmp_path: Path) -> None:
+    everything = items(2, 2)
+    artifact = filled(tmp_path, everything)
+    path = artifact.shard_path(0)
+    data = path.read_bytes()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        if artifact.missing() != [0]:
+            assert torch.equal(artifact.open().take([0, 1]), everything)
+    path.write_bytes(data)
+    assert artifact.missing() == []
+
+
+def test_truncated_shards_are_found(tmp_path: Path) -> None:
+    artifact = filled(tmp_path, items(SHARD + 3, 1))
+    path = artifact.shard_path(1)
+    data = path.read_bytes()
+    for length in (*range(0, len(data), 7), len(data) - 1):
+        path.write_bytes(data[:length])
+        assert artifact.missing() == [1]
+    path.write_bytes(data + b"\0")
+    assert artifact.missing() == [1]
+
+
+def test_a_shard_without_checksum_is_not_trusted(tmp_path: Path) -> None:
+    artifact = filled(tmp_path, items(3))
+    for damaged in (save({"items": items(3)}), save({"other": items(3)}), b"{}", b"not tensors"):
+        artifact.shard_path(0).write_bytes(damaged)
+        assert artifact.missing() == [0]
+    artifact.shard_path(0).unlink()
+    artifact.shard_path(0).mkdir()
+    assert artifact.missing() == [0]
+
+
+def test_a_failed_write_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = filled(tmp_path, items(SHARD + 3))
+    before = files(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, lambda *_: full(0))
+            for shard in (1, 2):
+                with pytest.raises(OSError, match="No space left"):
+                    artifact.write(shard, items(3, seed=1))
+        assert files(tmp_path) == before
+    assert artifact.missing() == []
+
+
+def test_an_interrupted_write_leaves_no_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "new" / "file", b"data")
+    assert files(tmp_path) == {}
+
+
+def test_what_a_killed_process_left_is_no_shard(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path, "inversion", KEY, 3)
+    artifact.folder.mkdir(parents=True)
+    (artifact.folder / ".000000.safetensors.123").write_bytes(b"half")
+    assert artifact.missing() == [0]
+    filled(tmp_path, items(3))
+    assert torch.equal(artifact.open().take([2]), items(3)[2:])
+
+
+def test_writing_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    for data in (b"long data", b"short"):
+        write_atomically(path, data)
+        assert files(tmp_path) == {"a/b": data}
+
+
+def test_disk_must_hold_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Any:  # noqa: ANN401
+        asked.append(path)
+        return SimpleNamespace(free=2_000_000_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    root = tmp_path / "deep" / "outputs"
+    check_disk(root, 2_000_000_000)
+    assert asked == [root]
+    assert root.is_dir()
+    assert files(tmp_path) == {}
+    with pytest.raises(OSError, match=r"2\.0 GB free, .* needs 3\.0 GB: lower num_samples"):
+        check_disk(root, 3_000_000_000)
+
+
+def test_folder_must_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"cannot be written .*: set output to") as caught:
+            check_disk(root, 0)
+        assert str(root) in str(caught.value)
+
+
+def test_folder_must_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(OSError, match=r"cannot be written \(Permission denied\)"):
+        check_disk(tmp_path, 0)
+
+
+def test_state_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    assert load_state(path) is None
+    state = {"mean": items(2), "std": items(1)}
+    data = save(state)
+    path.write_bytes(data)
+    loaded = load_state(path)
+    assert loaded is not None
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    for damaged in (data[:-1], data[:20], b""):
+        path.write_bytes(damaged)
+        assert load_state(path) is None

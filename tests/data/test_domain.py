@@ -1,0 +1,465 @@
+import io
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
+
+from ood_sampler.data import domain as domain_module
+from ood_sampler.data import images as images_module
+from ood_sampler.data.domain import (
+    ImageSet,
+    SourceImages,
+    TargetDomain,
+    TensorImages,
+    embedded_domain,
+    folder_domain,
+    inspect,
+)
+from ood_sampler.data.images import ImageError, fit_square
+from ood_sampler.data.sources import FolderSource
+
+
+def png(seed: int, side: int = 8) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_pictures(root: Path, seeds: Iterable[int], side: int = 8) -> Path:
+    root.mkdir(exist_ok=True)
+    for seed in seeds:
+        (root / f"{seed:03d}.png").write_bytes(png(seed, side))
+    return root
+
+
+def make(root: Path, **changes: Any) -> TargetDomain:  # noqa: ANN401
+    options = {
+        "name": "pictures",
+        "root": str(root),
+        "resolution": 8,
+        "few_shot": 4,
+        "held_out": None,
+        "held_out_root": None,
+        "seed": 0,
+        "on_error": "raise",
+    }
+    return folder_domain(**(options | changes))
+
+
+def stack(images: ImageSet) -> torch.Tensor:
+    return torch.stack([images[index] for index in range(len(images))])
+
+
+def split(domain: TargetDomain) -> tuple[list[str], list[str]]:
+    return domain.few_shot.names, domain.held_out.names
+
+
+def test_items_are_the_named_pictures_in_unit_range(tmp_path: Path) -> None:
+    domain = make(write_pictures(tmp_path, range(10)))
+    for images in (domain.few_shot, domain.held_out):
+        for name, item in zip(images.names, stack(images), strict=True):
+            stored = np.asarray(Image.open(tmp_path / name)).transpose(2, 0, 1)
+            expected = torch.from_numpy(stored.astype(np.float32)) / 127.5 - 1
+            assert item.dtype == torch.float32
+            torch.testing.assert_close(item, expected, rtol=0, atol=1e-6)
+            assert torch.equal(((item + 1) * 127.5).round(), torch.from_numpy(stored * 1.0).float())
+
+
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    seed=st.integers(0, 1000),
+    few_shot=st.integers(2, 10),
+    held_out=st.none() | st.integers(2, 10),
+)
+def test_split_is_disjoint_nested_and_complete(
+    tmp_path: Path, seed: int, few_shot: int, held_out: int | None
+) -> None:
+    write_pictures(tmp_path, range(20))
+    few, held = split(make(tmp_path, seed=seed, few_shot=few_shot, held_out=held_out))
+    assert len(few) == few_shot
+    assert len(held) == (20 - few_shot if held_out is None else held_out)
+    assert len({*few, *held}) == len(few) + len(held)
+    assert {*few, *held} <= {f"{index:03d}.png" for index in range(20)}
+    assert make(tmp_path, seed=seed, few_shot=2).few_shot.names == few[:2]
+
+
+def test_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    forwards = write_pictures(tmp_path / "forwards", range(30))
+    backwards = write_pictures(tmp_path / "backwards", reversed(range(30)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(forwards.iterdir(), key=lambda path: path.stem[::-1]):
+            archive.write(path, path.name)
+    first = make(forwards)
+    for root in (forwards, backwards, tmp_path / "a.zip"):
+        again = make(root)
+        assert split(again) == split(first)
+        assert again.few_shot.digest == first.few_shot.digest
+        assert again.held_out.digest == first.held_out.digest
+    splits = {tuple(make(forwards, seed=seed).few_shot.names) for seed in range(5)}
+    assert len(splits) == 5
+
+
+def test_split_is_not_the_order_of_names(tmp_path: Path) -> None:
+    few, held = split(make(write_pictures(tmp_path, range(30)), few_shot=15))
+    assert few != sorted(few)
+    assert max(few) > min(held)
+
+
+def test_two_roots_feed_one_set_each(tmp_path: Path) -> None:
+    few_root = write_pictures(tmp_path / "few", range(6))
+    held_root = write_pictures(tmp_path / "held", range(100, 110))
+    domain = make(few_root, held_out_root=str(held_root), few_shot=6)
+    assert sorted(domain.few_shot.names) == [f"{index:03d}.png" for index in range(6)]
+    assert sorted(domain.held_out.names) == [f"{index:03d}.png" for index in range(100, 110)]
+    limited = make(few_root, held_out_root=str(held_root), held_out=3)
+    assert limited.held_out.names == domain.held_out.names[:3]
+
+
+@pytest.mark.parametrize(
+    ("count", "cap", "expected"), [(4, 500, (2, 2)), (9, 500, (4, 5)), (9, 3, (3, 6))]
+)
+def test_few_shot_pictures_are_half_of_one_root_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, cap: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(domain_module, "_FEW_SHOT", cap)
+    domain = make(write_pictures(tmp_path, range(count)), few_shot=None)
+    assert (len(domain.few_shot), len(domain.held_out)) == expected
+
+
+def test_few_shot_pictures_are_all_of_their_own_root_by_default(tmp_path: Path) -> None:
+    few_root = write_pictures(tmp_path / "few", range(6))
+    (few_root / "bad.png").write_bytes(b"text")
+    held_root = write_pictures(tmp_path / "held", range(100, 103))
+    domain = make(few_root, held_out_root=str(held_root), few_shot=None, on_error="skip")
+    assert (len(domain.few_shot), len(domain.held_out)) == (6, 3)
+
+
+def test_copies_of_few_shot_pictures_leave_the_held_out_set(tmp_path: Path) -> None:
+    few_root = write_pictures(tmp_path / "few", range(4))
+    held_root = write_pictures(tmp_path / "held", range(100, 105))
+    (held_root / "copy.png").write_bytes(png(2))
+    domain = make(few_root, held_out_root=str(held_root))
+    assert domain.skipped == [("copy.png", "has the same bytes as few-shot picture 002.png")]
+    assert sorted(domain.held_out.names) == [f"{index}.png" for index in range(100, 105)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_within_one_root_stay_on_one_side(tmp_path: Path, seed: int) -> None:
+    write_pictures(tmp_path, range(6))
+    for index in range(6):
+        (tmp_path / f"copy{index}.png").write_bytes(png(index))
+    domain = make(tmp_path, seed=seed)
+    few_bytes = {(tmp_path / name).read_bytes() for name in domain.few_shot.names}
+    held_bytes = {(tmp_path / name).read_bytes() for name in domain.held_out.names}
+    assert not few_bytes & held_bytes
+    left_out = [name for name, _ in domain.skipped]
+    assert sorted([*domain.few_shot.names, *domain.held_out.names, *left_out]) == sorted(
+        path.name for path in tmp_path.iterdir()
+    )
+
+
+def test_unreadable_pictures_end_the_run_with_their_number(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(10))
+    (tmp_path / "cut.png").write_bytes(png(50)[:60])
+    (tmp_path / "note.jpg").write_bytes(b"text")
+    with pytest.raises(ImageError, match=r"^2 of 12 pictures cannot be used") as info:
+        make(tmp_path)
+    assert "data.on_error=skip" in str(info.value)
+    assert str(tmp_path) in str(info.value)
+
+
+def test_unreadable_pictures_are_skipped_and_replaced(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(10))
+    for index in range(10):
+        (tmp_path / f"bad{index}.png").write_bytes(b"text")
+    domain = make(tmp_path, on_error="skip", few_shot=5)
+    assert len(domain.few_shot) == 5
+    assert len(domain.held_out) == 5
+    assert sorted(name for name, _ in domain.skipped) == [f"bad{index}.png" for index in range(10)]
+    assert all(name in reason and "is not a picture" in reason for name, reason in domain.skipped)
+    assert not any(name.startswith("bad") for names in split(domain) for name in names)
+
+
+def test_pictures_that_are_not_used_are_not_read(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(20))
+    domain = make(tmp_path, held_out=2)
+    unused = {path.name for path in tmp_path.iterdir()} - {*domain.few_shot.names}
+    for name in unused - {*domain.held_out.names}:
+        (tmp_path / name).write_bytes(b"text")
+    assert split(make(tmp_path, held_out=2)) == split(domain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"few_shot": 11}, r"few_shot must be at most 10, .* 10 in .* got 11"),
+        ({"few_shot": 9}, r"held_out must be at most 1, .* got 2"),
+        ({"held_out": 7}, r"held_out must be at most 6, .* got 7"),
+        ({"few_shot": 1}, r"few_shot must be >= 2, got 1"),
+        ({"held_out": 1}, r"held_out must be >= 2 or null for all, got 1"),
+        ({"resolution": 0}, r"resolution must be >= 1, got 0"),
+        ({"on_error": "ignore"}, r"on_error must be 'raise' or 'skip', got 'ignore'"),
+    ],
+)
+def test_too_few_pictures_and_bad_options_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    write_pictures(tmp_path, range(10))
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **changes)
+
+
+def test_smallest_split_is_possible(tmp_path: Path) -> None:
+    domain = make(write_pictures(tmp_path, range(4)), few_shot=2, held_out=2)
+    assert [len(names) for names in split(domain)] == [2, 2]
+
+
+def test_missing_held_out_root_names_its_key(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(4))
+    with pytest.raises(FileNotFoundError, match=r"data\.held_out_root"):
+        make(tmp_path, held_out_root=str(tmp_path / "nowhere"))
+
+
+def test_small_pictures_are_upsampled_with_one_warning(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(6), side=16)
+    write_pictures(tmp_path, range(6, 8), side=15)
+    Image.new("RGB", (40, 15)).save(tmp_path / "008.png")
+    with pytest.warns(UserWarning, match=r"3 pictures of pictures .* 16 pixels") as record:
+        domain = make(tmp_path, resolution=16)
+    assert len(record) == 1
+    upsampled = [*domain.few_shot.upsampled, *domain.held_out.upsampled]
+    assert sorted(upsampled) == ["006.png", "007.png", "008.png"]
+    assert {*domain.few_shot.upsampled} <= {*domain.few_shot.names}
+    assert stack(domain.held_out).shape[1:] == (3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(tmp_path, resolution=15)
+
+
+def test_digest_changes_with_all_that_changes_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderSource(write_pictures(tmp_path, range(4)))
+    pictures = [inspect(source, index) for index in range(4)]
+
+    def digest(resolution: int = 8) -> str:
+        return SourceImages(source, pictures, resolution=resolution).digest
+
+    original = digest()
+    assert len(original) == 64
+    digests = {original, digest(resolution=7)}
+    pictures.reverse()
+    digests.add(digest())
+    pictures.reverse()
+    assert digest() == original
+    (tmp_path / "000.png").write_bytes(png(99))
+    pictures[0] = inspect(source, 0)
+    digests.add(digest())
+    (tmp_path / "000.png").rename(tmp_path / "0000.png")
+    source = FolderSource(tmp_path)
+    pictures[0] = inspect(source, 0)
+    digests.add(digest())
+    monkeypatch.setattr(domain_module, "READER_VERSION", images_module.READER_VERSION + 1)
+    digests.add(digest())
+    assert len(digests) == 6
+
+
+def test_file_names_that_are_not_unicode_have_a_digest(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(4))
+    (tmp_path / "\udcff.png").write_bytes(png(5))
+    domain = make(tmp_path, few_shot=3)
+    assert "\udcff.png" in domain.few_shot.names + domain.held_out.names
+
+
+def test_picture_that_changes_after_inspection_is_refused(tmp_path: Path) -> None:
+    domain = make(write_pictures(tmp_path, range(6)))
+    (tmp_path / domain.few_shot.names[1]).write_bytes(png(99))
+    domain.few_shot[0]
+    with pytest.raises(ImageError, match="has changed since the run began"):
+        domain.few_shot[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_items_do_not_depend_on_workers(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", range(12))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in (tmp_path / "pictures").iterdir():
+            archive.write(path, path.name)
+    held_out = make(tmp_path / "a.zip").held_out
+    loader = DataLoader(held_out, batch_size=3, num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.cat(list(loader)), stack(held_out))
+    assert torch.equal(stack(pickle.loads(pickle.dumps(held_out))), stack(held_out))  # noqa: S301
+
+
+def random_bytes(count: int, side: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, 3, side, side)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def test_tensor_images_are_scaled_bytes() -> None:
+    stored = random_bytes(3, 8)
+    images = TensorImages(stored, ["a", "b", "c"], resolution=8)
+    expected = (stored.double() / 255 * 2 - 1).float()
+    torch.testing.assert_close(stack(images), expected, rtol=0, atol=1e-6)
+    assert images.names == ["a", "b", "c"]
+    assert images.resolution == 8
+    assert images.upsampled == []
+
+
+def test_tensor_images_of_floats_are_kept_and_not_shared() -> None:
+    stored = random_bytes(2, 8).float() / 127.5 - 1
+    images = TensorImages(stored, ["a", "b"], resolution=8)
+    assert torch.equal(stack(images), stored)
+    images[0].zero_()
+    assert images[0].any()
+
+
+def test_tensor_images_are_resized_by_rule() -> None:
+    stored = random_bytes(2, 8)
+    enlarged = TensorImages(stored, ["a", "b"], resolution=12)
+    expected = fit_square(stored[1].permute(1, 2, 0).numpy(), 12)
+    assert torch.equal(enlarged[1], expected.float() / 127.5 - 1)
+    assert enlarged.upsampled == ["a", "b"]
+    floats = stored.float() / 127.5 - 1
+    for resolution in (4, 12):
+        resized = stack(TensorImages(floats, ["a", "b"], resolution=resolution))
+        size = (resolution, resolution)
+        expected = interpolate(floats, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+        torch.testing.assert_close(resized, expected)
+        assert resized.abs().max() <= 1
+
+
+def test_tensor_images_digest_changes_with_all_that_changes_items() -> None:
+    stored = random_bytes(2, 8)
+    changed = stored.clone()
+    changed[1, 2, 7, 7] ^= 1
+    digests = [
+        TensorImages(stored, ["a", "b"], resolution=8).digest,
+        TensorImages(stored, ["a", "c"], resolution=8).digest,
+        TensorImages(stored, ["a", "b"], resolution=9).digest,
+        TensorImages(changed, ["a", "b"], resolution=8).digest,
+        TensorImages(stored.flip(0), ["a", "b"], resolution=8).digest,
+        TensorImages(stored[:1], ["a"], resolution=8).digest,
+    ]
+    assert len({*digests}) == len(digests)
+    assert TensorImages(stored.clone(), ["a", "b"], resolution=8).digest == digests[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "names", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8).double(), ["a", "b"], "images must be uint8 or float32"),
+        (torch.zeros(2, 1, 8, 8), ["a", "b"], r"images must have shape \(N, 3, S, S\), got \(2, 1"),
+        (torch.zeros(2, 3, 8, 9), ["a", "b"], r"images must have shape"),
+        (torch.full((1, 3, 8, 8), 1.5), ["a"], r"float images must lie in \[-1, 1\], got 1\.5"),
+        (
+            torch.full((1, 3, 8, 8), torch.nan),
+            ["a"],
+            r"float images must lie in \[-1, 1\], got nan",
+        ),
+        (torch.zeros(2, 3, 8, 8), ["a"], "names must be 2, one per image, got 1"),
+    ],
+)
+def test_tensor_images_check_their_arguments(
+    images: torch.Tensor, names: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        TensorImages(images, names, resolution=8)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    stored = random_bytes(520, 4)
+    (tmp_path / "toy32").mkdir()
+    save_file({"images": stored}, tmp_path / "toy32" / "toy32.safetensors")
+    monkeypatch.setattr(domain_module, "_ASSETS", tmp_path)
+    return stored
+
+
+def test_embedded_domain_is_split_by_index(shipped: torch.Tensor) -> None:
+    domain = embedded_domain(name="toy32", resolution=4, few_shot=3, held_out=2)
+    assert split(domain) == (
+        ["toy32/0000", "toy32/0001", "toy32/0002"],
+        ["toy32/0500", "toy32/0501"],
+    )
+    floats = shipped.float() / 127.5 - 1
+    assert torch.equal(stack(domain.few_shot), floats[:3])
+    assert torch.equal(stack(domain.held_out), floats[500:502])
+    assert domain.skipped == []
+    everything = embedded_domain(name="toy32", resolution=4, few_shot=500, held_out=None)
+    assert torch.equal(stack(everything.few_shot), floats[:500])
+    assert torch.equal(stack(everything.held_out), floats[500:])
+
+
+def test_embedded_fluxes_become_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, high = (1.0, 2.0, 4.0), (4.0, 32.0, 64.0)
+    # The bounds of each band and their geometric mean.
+    fluxes = torch.tensor([[1, 2, 4], [4, 32, 64], [2, 8, 16]]).half()[:, :, None, None]
+    fields = fluxes.repeat(174, 1, 2, 2)
+    (tmp_path / "toy32").mkdir()
+    metadata = {"flux_low": " ".join(map(str, low)), "flux_high": " ".join(map(str, high))}
+    save_file({"fields": fields}, tmp_path / "toy32" / "toy32.safetensors", metadata)
+    monkeypatch.setattr(domain_module, "_ASSETS", tmp_path)
+    domain = embedded_domain(name="toy32", resolution=2, few_shot=3, held_out=2)
+    expected = torch.tensor([-1, 1, 0]).float().view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    torch.testing.assert_close(stack(domain.few_shot), expected, rtol=0, atol=1e-6)
+    assert domain.held_out.names == ["toy32/0500", "toy32/0501"]
+
+
+@pytest.mark.usefixtures("shipped")
+def test_embedded_domain_warns_when_it_upsamples() -> None:
+    with pytest.warns(UserWarning, match=r"5 pictures of toy32 .* 6 pixels"):
+        domain = embedded_domain(name="toy32", resolution=6, few_shot=3, held_out=2)
+    assert domain.few_shot[0].shape == (3, 6, 6)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    ("few_shot", "held_out", "message"),
+    [
+        (501, None, "few_shot must be at most 500, .* got 501"),
+        (2, 21, "held_out must be at most 20, .* got 21"),
+        (1, None, "few_shot must be >= 2, got 1"),
+        (2, 0, "held_out must be >= 2 or null for all, got 0"),
+    ],
+)
+def test_embedded_domain_checks_its_counts(
+    few_shot: int, held_out: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        embedded_domain(name="toy32", resolution=4, few_shot=few_shot, held_out=held_out)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_unknown_embedded_domain_names_its_key() -> None:
+    with pytest.raises(FileNotFoundError, match=r"galaxies\.safetensors .* set data\.name to"):
+        embedded_domain(name="galaxies", resolution=4, few_shot=2, held_out=2)
+
+
+def test_damaged_embedded_domain_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy32").mkdir()
+    (tmp_path / "toy32" / "toy32.safetensors").write_bytes(b"text that is no tensor")
+    monkeypatch.setattr(domain_module, "_ASSETS", tmp_path)
+    with pytest.raises(ValueError, match=r"toy32\.safetensors is damaged .* install the package"):
+        embedded_domain(name="toy32", resolution=4, few_shot=2, held_out=2)

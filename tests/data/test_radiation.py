@@ -1,0 +1,129 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ood_sampler.data.radiation import FluxScale
+
+LOW, HIGH = (0.1, 0.01, 0.001), (1e3, 1e4, 1e5)
+
+
+def fluxes(n: int = 2) -> torch.Tensor:
+    """Fluxes over the whole range of each band, float64, with both ends among them."""
+    unit = torch.linspace(0, 1, n * 64, dtype=torch.float64).view(n, 1, 8, 8)
+    low, high = (torch.tensor(b, dtype=torch.float64).view(3, 1, 1) for b in (LOW, HIGH))
+    return low * (high / low) ** unit
+
+
+def test_ends_and_geometric_middle() -> None:
+    flux = torch.tensor(
+        [[low, math.sqrt(low * high), high] for low, high in zip(LOW, HIGH, strict=True)],
+        dtype=torch.float64,
+    )
+    rgb = FluxScale(LOW, HIGH).to_rgb(flux.view(3, 1, 3))
+    expected = torch.tensor([-1.0, 0.0, 1.0]).expand(3, 1, 3)
+    torch.testing.assert_close(rgb, expected, rtol=0, atol=1e-7)
+
+
+def test_a_decade_is_the_same_step_everywhere() -> None:
+    rgb = FluxScale([0.1], [1e3]).to_rgb(torch.tensor([0.1, 1, 10, 100, 1000]).view(1, 1, 5))
+    torch.testing.assert_close(rgb.diff(), torch.full((1, 1, 4), 0.5), rtol=0, atol=1e-6)
+
+
+def test_round_trip_of_flux_and_of_colour() -> None:
+    scale = FluxScale(LOW, HIGH)
+    flux = fluxes()
+    back = scale.to_flux(scale.to_rgb(flux))
+    assert back.dtype == torch.float32
+    # Half a unit in the last place of a colour below 1, times the slope of the logarithm, plus the
+    # rounding of the flux itself.
+    slope = math.log(HIGH[2] / LOW[2]) / 2
+    torch.testing.assert_close(back.double(), flux, rtol=2**-25 * slope + 2**-24, atol=0)
+
+    rgb = torch.linspace(-1, 1, 192).view(3, 8, 8)
+    tolerance = 2**-24 + 2**-24 / (math.log(HIGH[0] / LOW[0]) / 2)
+    torch.testing.assert_close(scale.to_rgb(scale.to_flux(rgb)), rgb, rtol=0, atol=tolerance)
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(
+    st.lists(st.floats(0.0101, 9999.0), min_size=2, max_size=20, unique=True),
+    st.sampled_from([torch.float16, torch.float32, torch.float64]),
+)
+def test_order_is_kept_for_every_type(values: list[float], dtype: torch.dtype) -> None:
+    flux = torch.tensor(sorted(values), dtype=dtype).view(1, 1, -1)
+    rgb = FluxScale([0.01], [10000.0]).to_rgb(flux)
+    assert rgb.dtype == torch.float32
+    assert bool((rgb.diff() >= 0).all())
+    assert float(rgb.abs().max()) <= 1
+    clear = flux.double().diff() > 1e-5 * flux.double()[..., :-1]
+    assert bool((rgb.diff()[clear] > 0).all())
+
+
+def test_bands_are_the_third_axis_from_the_end() -> None:
+    scale = FluxScale(LOW, HIGH)
+    flux = fluxes(5)
+    assert torch.equal(scale.to_rgb(flux)[3], scale.to_rgb(flux[3]))
+    single = FluxScale(LOW[1:2], HIGH[1:2])
+    assert torch.equal(scale.to_rgb(flux)[:, 1:2], single.to_rgb(flux[:, 1:2]))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.0009, 1.01e5, math.inf, math.nan])
+def test_nothing_outside_the_range_is_mapped(value: float) -> None:
+    flux = torch.ones(3, 2, 2)
+    flux[2, 0, 1] = value
+    with pytest.raises(ValueError, match=r"flux must lie in .*, got 1 of 12 values outside: use"):
+        FluxScale(LOW, HIGH).to_rgb(flux)
+
+
+def test_clip_limits_and_reports() -> None:
+    scale = FluxScale(LOW, HIGH)
+    flux = torch.full((3, 1, 4), 10.0)
+    flux[0, 0] = torch.tensor([0.05, 0.1, 1e3, 2e3])
+    clipped, fraction = scale.clip(flux)
+    assert fraction == pytest.approx(2 / 12)
+    torch.testing.assert_close(clipped[0, 0], torch.tensor([0.1, 0.1, 1e3, 1e3]))
+    assert torch.equal(clipped[1:], flux[1:])
+    expected = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    torch.testing.assert_close(scale.to_rgb(clipped)[0, 0], expected)
+    assert scale.clip(clipped)[1] == 0
+    with pytest.raises(ValueError, match="flux must be a number, got 1 NaN"):
+        scale.clip(torch.where(flux == 0.05, math.nan, flux))
+
+
+def test_colours_beyond_the_range_go_on_along_the_scale() -> None:
+    flux = FluxScale([1.0], [100.0]).to_flux(torch.tensor([[[-2.0, 2.0]]]))
+    torch.testing.assert_close(flux, torch.tensor([[[0.1, 1000.0]]]))
+
+
+def test_metadata_is_read() -> None:
+    scale = FluxScale.from_metadata({"flux_low": "0.1 0.01", "flux_high": "10.0 20.0", "seed": "1"})
+    assert (scale.low, scale.high) == ((0.1, 0.01), (10.0, 20.0))
+    with pytest.raises(KeyError, match="flux_low"):
+        FluxScale.from_metadata({"seed": "1"})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ([], [], "one value for each band, got 0 and 0"),
+        ([1.0], [2.0, 3.0], "one value for each band, got 1 and 2"),
+        ([0.0], [1.0], "low must be > 0 and < high, got low=0.0, high=1.0"),
+        ([2.0], [2.0], "low must be > 0 and < high"),
+        ([1.0], [math.inf], "low must be > 0 and < high"),
+        ([math.nan], [1.0], "low must be > 0 and < high"),
+    ],
+)
+def test_bad_scales(low: list[float], high: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FluxScale(low, high)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 8, 8), (2, 8, 3, 8)])
+def test_bad_shapes(shape: tuple[int, ...]) -> None:
+    scale = FluxScale(LOW, HIGH)
+    for method in (scale.to_rgb, scale.to_flux, scale.clip):
+        with pytest.raises(ValueError, match=r"\(\.\.\., 3, H, W\) for 3 bands, got"):
+            method(torch.ones(shape))

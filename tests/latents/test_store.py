@@ -1,0 +1,52 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ood_sampler.latents.store import InMemory, TensorSet, mean_and_variance
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_interface_is_abstract() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        TensorSet()  # type: ignore[abstract]
+
+
+def test_items_come_in_the_order_asked_for() -> None:
+    items = normal(6, 3, 2, 2)
+    stored = InMemory(items)
+    assert len(stored) == 6
+    assert stored.shape == (3, 2, 2)
+    assert torch.equal(stored.take([4, 0, 4]), items[[4, 0, 4]])
+    assert tuple(stored.take([]).shape) == (0, 3, 2, 2)
+
+
+@settings(deadline=None, derandomize=True)
+@given(n=st.integers(1, 20), size=st.integers(1, 25))
+def test_blocks_cover_all_items_in_order(n: int, size: int) -> None:
+    items = normal(n, 2)
+    blocks = list(InMemory(items).blocks(size))
+    assert torch.equal(torch.cat(blocks), items)
+    assert [len(block) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
+    assert 1 <= len(blocks[-1]) <= size
+
+
+@pytest.mark.parametrize("n", [2, 128, 300])
+def test_moments_are_those_of_the_whole(n: int) -> None:
+    # far from zero, where one pass of sums of squares in float32 would lose all digits
+    items = 1000 + normal(n, 3, 2, 2)
+    mean, variance = mean_and_variance(InMemory(items))
+    assert mean.dtype == variance.dtype == torch.float64
+    expected_variance, expected_mean = torch.var_mean(items.double(), dim=0)
+    torch.testing.assert_close(mean, expected_mean, rtol=1e-13, atol=0)
+    torch.testing.assert_close(variance, expected_variance, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_variance_needs_two_items(n: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 2 inverted images, got {n}"):
+        mean_and_variance(InMemory(torch.zeros(n, 3)))

@@ -1,0 +1,116 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ood_sampler.metrics import feature_sets
+from ood_sampler.metrics.capture import CapturedFraction, captured_fraction, subsample
+
+
+def normal(rows: int, columns: int = 4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+
+
+def measure(samples: Tensor, in_domain: Tensor, target: Tensor, seed: int = 0) -> float:
+    metric = CapturedFraction(nearest_k=3, seed=seed)
+    metric.update(samples, role="samples")
+    metric.update(in_domain, role="in_domain")
+    metric.update(target, role="target")
+    return float(metric.compute())
+
+
+def test_by_hand() -> None:
+    in_domain, target = torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[2.0], [10.0], [11.0]])
+    samples = torch.tensor([[0.4], [1.8], [9.4], [12.0]])
+    # One neighbour: 0.4 and 9.4 are in-domain. Of three, 0.4 sees 0, 1, 2; 1.8 sees 2, 1, 0 and is
+    # captured as well; 9.4 sees 9, 10, 11 and is not.
+    fraction = captured_fraction(samples, in_domain, target, nearest_k=1)
+    assert fraction.dtype == torch.float64
+    assert float(fraction) == 0.5
+    assert float(captured_fraction(samples[1:2], in_domain, target, nearest_k=1)) == 0
+    assert float(captured_fraction(samples[1:2], in_domain, target, nearest_k=3)) == 1
+    assert float(captured_fraction(samples[2:3], in_domain, target, nearest_k=1)) == 1
+    assert float(captured_fraction(samples[2:3], in_domain, target, nearest_k=3)) == 0
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(half=st.integers(0, 9), block=st.integers(1, 300), seed=st.integers(0, 1000))
+def test_is_the_vote_of_the_nearest(half: int, block: int, seed: int) -> None:
+    samples, in_domain, target = (normal(10, seed=seed + i) + 0.3 * i for i in range(3))
+    nearest_k = 2 * half + 1
+    union = torch.cat([in_domain, target])
+    order = (samples[:, None] - union).square().sum(-1).argsort(1)[:, :nearest_k]
+    votes = (order < 10).double().mean(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_sets, "_BLOCK_ENTRIES", block)
+        fraction = captured_fraction(samples, in_domain, target, nearest_k=nearest_k)
+    assert float(fraction) == float((votes > 0.5).double().mean())
+
+
+@settings(deadline=None, derandomize=True, max_examples=10)
+@given(n=st.integers(3, 12), m=st.integers(3, 12), seed=st.integers(0, 1000))
+def test_separated_clusters(n: int, m: int, seed: int) -> None:
+    in_domain, target = normal(n, seed=seed), normal(m, seed=seed + 1) + 1000
+    samples = normal(6, seed=seed + 2)
+    assert measure(samples, in_domain, target) == 1
+    assert measure(samples + 1000, in_domain, target) == 0
+
+
+def test_equal_distance_is_not_captured() -> None:
+    same = normal(5)
+    assert measure(normal(4, seed=1), same, same) == 0
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 1000), cut=st.integers(1, 39), larger=st.booleans())
+def test_ignores_order_and_batches(seed: int, cut: int, larger: bool) -> None:
+    samples, many, few = (normal(rows, seed=seed + rows) for rows in (30, 40, 10))
+    sets = (few, many) if larger else (many, few)
+    metric = CapturedFraction(nearest_k=3, seed=seed)
+    metric.update(samples.flip(0), role="samples")
+    metric.update(few.flip(0), role="in_domain" if larger else "target")
+    for batch in many.roll(cut, 0).split([cut, 40 - cut]):
+        metric.update(batch, role="target" if larger else "in_domain")
+    assert float(metric.compute()) == measure(samples, *sets, seed=seed)
+
+
+def test_larger_set_has_no_advantage() -> None:
+    # All from one distribution: half are captured, whichever set was larger.
+    samples, many, few = normal(2000), normal(900, seed=1), normal(300, seed=2)
+    # The two sets are drawn once, so their own chance deviation is part of the error.
+    errors = (0.25 / 2000 + 0.25 / 300) ** 0.5
+    assert measure(samples, many, few) == pytest.approx(0.5, abs=5 * errors)
+    assert measure(samples, few, many) == pytest.approx(0.5, abs=5 * errors)
+
+
+def test_subsample_draws_distinct_rows_by_seed() -> None:
+    x = torch.arange(40.0).reshape(20, 2)
+    first = subsample(x, 8, seed=0)
+    assert first.unique(dim=0).shape == (8, 2)
+    assert (first[:, 1] - first[:, 0] == 1).all()
+    assert (first[:, 0] % 2 == 0).all()
+    assert not first.equal(subsample(x, 8, seed=1))
+    assert first.equal(subsample(x.flip(0), 8, seed=0))
+    # Every row is drawn 8 / 20 of the time.
+    counts = torch.stack(
+        [torch.isin(x[:, 0], subsample(x, 8, seed=s)[:, 0]).double() for s in range(400)]
+    )
+    error = (0.4 * 0.6 / 400) ** 0.5
+    torch.testing.assert_close(
+        counts.mean(0), torch.full((20,), 0.4).double(), rtol=0, atol=5 * error
+    )
+
+
+def test_bad_input() -> None:
+    for nearest_k in (0, 2, -1):
+        with pytest.raises(ValueError, match=f"nearest_k must be odd and >= 1.*got {nearest_k}"):
+            CapturedFraction(nearest_k=nearest_k, seed=0)
+    with pytest.raises(ValueError, match="target must be as large as in_domain, got 4 and 5"):
+        captured_fraction(normal(2), normal(5), normal(4), nearest_k=1)
+    captured_fraction(normal(2), normal(3), normal(3), nearest_k=5)
+    with pytest.raises(ValueError, match="nearest_k must be at most 5 for reference sets of 3"):
+        captured_fraction(normal(2), normal(3), normal(3), nearest_k=7)
+    with pytest.raises(ValueError, match="role must be samples, in_domain or target, got real"):
+        CapturedFraction(nearest_k=3, seed=0).update(normal(2), role="real")  # type: ignore[arg-type]

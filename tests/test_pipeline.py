@@ -1,0 +1,367 @@
+import functools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ood_sampler.data.artifact import SHARD
+from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
+from ood_sampler.metrics.evaluation import Evaluation
+from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline, Settings, code_version
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.slerp import SlerpSampler
+from tests.conftest import RESOLUTION, smooth_images
+
+SETTINGS: dict[str, Any] = {
+    "step": 400,
+    "steps": 5,
+    "eta": 0.3,
+    "clip_x_0": False,
+    "num_samples": 70,
+    "seed": 3,
+    "batch_size": 16,
+}
+
+
+def domain() -> TargetDomain:
+    few_shot, held_out = smooth_images(66, 0), smooth_images(40, 1)
+    return TargetDomain(
+        name="smooth",
+        few_shot=TensorImages(few_shot, [f"few{i}" for i in range(66)], resolution=RESOLUTION),
+        held_out=TensorImages(held_out, [f"held{i}" for i in range(40)], resolution=RESOLUTION),
+    )
+
+
+def pipeline(
+    folder: Path,
+    root: Path,
+    trainer: Callable[..., Any],
+    *,
+    sampler: Sampler | None = None,
+    also: tuple[int, ...] = (),
+    **changes: Any,
+) -> Pipeline:
+    return Pipeline(
+        model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
+        domain=domain(),
+        sampler=sampler or CogSampler(references=2),
+        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=5, seed=0),
+        trainer=trainer,
+        settings=Settings(**{**SETTINGS, **changes}),
+        root=root,
+        also=also,
+    )
+
+
+def count_evaluations(run: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the batch size at each call of the network."""
+    calls: list[int] = []
+    original = run.model.denoiser.eps
+
+    def counted(x_t: Tensor, t: Tensor) -> Tensor:
+        calls.append(len(x_t))
+        return original(x_t, t)
+
+    monkeypatch.setattr(run.model.denoiser, "eps", counted)
+    return calls
+
+
+def all_images(run: Pipeline) -> Tensor:
+    return torch.cat(list(run.run().images.blocks()))
+
+
+def artifact_bytes(root: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in sorted(root.rglob("*.safetensors"))
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Artifacts of an undisturbed run."""
+    root = tmp_path_factory.mktemp("reference")
+    pipeline(model_folder, root, trainer).run()
+    return root
+
+
+def test_a_run_measures_the_strategy_both_references_and_the_controls(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path
+) -> None:
+    outcome = pipeline(model_folder, reference, trainer).run()
+
+    assert [row.name for row in outcome.rows] == [
+        "cog (2)",
+        REAL,
+        IN_DOMAIN,
+        "lerp in pixels",
+        "cog (2) in pixels",
+    ]
+    assert len(outcome.images) == 70
+    for row in outcome.rows:
+        assert all(value is not None for value in row.figures.values())
+    assert outcome.rows[1].figures["kid"] < outcome.rows[2].figures["kid"]
+    assert len(outcome.reconstruction["psnr"]) == 66
+
+
+def test_evaluations_are_those_of_the_grid_and_no_more(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer)
+    calls = count_evaluations(run, monkeypatch)
+    run.run()
+    # T=1000 in 5 intervals: step 400 is two away from clean data, step 999 five
+    assert sum(calls) == 66 * 2 + 66 * 2 + 70 * 2 + 70 * 5
+
+
+def test_a_repeated_run_computes_nothing_and_finds_the_same(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    reference: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = artifact_bytes(reference)
+    run = pipeline(model_folder, reference, trainer)
+    monkeypatch.setattr("ood_sampler.pipeline.compute", None)
+    outcome = run.run()
+    assert all(stage.cached for stage in outcome.stages if stage.name != "measure")
+    assert artifact_bytes(reference) == before
+
+
+def test_a_sweep_over_steps_inverts_once(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = pipeline(model_folder, tmp_path, trainer, also=(300, 400, 700))
+    calls = count_evaluations(first, monkeypatch)
+    first.invert()
+    assert sum(calls) == 66 * 4  # as many as step 700 alone: -1, 199, 399, 599
+
+    for step in (300, 700):
+        later = pipeline(model_folder, tmp_path, trainer, step=step)
+        calls = count_evaluations(later, monkeypatch)
+        stored = later.invert().open().take(range(66))
+        assert calls == []
+        alone = pipeline(model_folder, tmp_path / "alone", trainer, step=step)
+        assert torch.equal(stored, alone.invert().open().take(range(66)))
+
+
+def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -> Tensor:
+    run = Pipeline(
+        model=FrozenModel(name="dog32", path="dog32", resolution=32),
+        domain=embedded_domain(name="galaxy32", resolution=32, few_shot=66, held_out=10),
+        sampler=CogSampler(references=2),
+        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=5, seed=0),
+        trainer=trainer,
+        settings=Settings(**{**SETTINGS, "batch_size": batch_size}),
+        root=root,
+    )
+    inversion = run.invert()
+    samples = run.draw_and_decode(inversion, run._few_shot(inversion.open()))
+    return torch.cat(list(samples.open().blocks()))
+
+
+def test_samples_do_not_depend_on_the_batch_size(
+    trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    # the shipped model: rounding differs with the batch, and a trained network does not amplify it
+    one, seven, all_at_once = (
+        embedded_samples(tmp_path / str(size), trainer, size) for size in (1, 7, 64)
+    )
+    torch.testing.assert_close(one, all_at_once, rtol=0, atol=1e-5)
+    torch.testing.assert_close(seven, all_at_once, rtol=0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
+) -> None:
+    pipeline(model_folder, tmp_path / "same", trainer).run()
+    assert artifact_bytes(tmp_path / "same") == artifact_bytes(reference)
+    expected = all_images(pipeline(model_folder, reference, trainer))
+    other = all_images(pipeline(model_folder, tmp_path / "other", trainer, seed=4))
+    assert (other - expected).abs().max() > 0.05
+
+
+def test_more_samples_continue_the_samples_that_are_there(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
+) -> None:
+    expected = all_images(pipeline(model_folder, reference, trainer))
+    all_images(pipeline(model_folder, tmp_path, trainer, num_samples=SHARD))
+    grown = all_images(pipeline(model_folder, tmp_path, trainer, num_samples=70))
+    torch.testing.assert_close(grown, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_samples_of_one(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
+) -> None:
+    two = functools.partial(
+        trainer.func,  # type: ignore[attr-defined]
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_spawn",
+        precision="32-true",
+    )
+    expected = all_images(pipeline(model_folder, reference, trainer))
+    run = pipeline(model_folder, tmp_path, two)
+    inversion = run.invert()
+    inverted = run._few_shot(inversion.open())
+    samples = run.draw_and_decode(inversion, inverted).open()
+    torch.testing.assert_close(samples.take(range(70)), expected, rtol=0, atol=1e-5)
+
+
+KILLED = """
+import functools, os, signal, sys
+from pathlib import Path
+import lightning
+from tests.test_pipeline import pipeline
+
+folder, root, calls = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+trainer = functools.partial(
+    lightning.Trainer, accelerator="cpu", devices=1, precision="32-true"
+)
+run = pipeline(folder, root, trainer)
+original = run.model.denoiser.eps
+
+def deadly(x_t, t):
+    global calls
+    calls -= 1
+    if calls == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(x_t, t)
+
+run.model.denoiser.eps = deadly
+run.run()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_each_stage_ends_with_the_bytes_of_an_undisturbed_one(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
+) -> None:
+    # 66 pictures in batches of 16 are 5 batches, the fifth in a second shard. The shard that was
+    # being computed is lost each time, those before it are not: so each kill falls one stage on.
+    kills = [9, 4 * 2 + 3, 2 + 9, 2 + 4 * 5 + 3]
+    seen: list[int] = []
+    for calls in kills:
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, str(model_folder), str(tmp_path), str(calls)],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+        seen.append(len(artifact_bytes(tmp_path)))
+    assert seen == sorted(set(seen))  # every attempt left more shards than the one before
+    pipeline(model_folder, tmp_path, trainer).run()
+    assert artifact_bytes(tmp_path) == artifact_bytes(reference)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_network_that_returns_nan_names_the_picture_and_keeps_finished_shards(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer)
+    original = run.model.denoiser.eps
+    last = run.domain.few_shot[65]
+
+    def faulty(x_t: Tensor, t: Tensor) -> Tensor:
+        eps = original(x_t, t).clone()
+        eps[[bool((x == last).all()) for x in x_t]] = torch.nan
+        return eps
+
+    monkeypatch.setattr(run.model.denoiser, "eps", faulty)
+    with pytest.raises(ValueError, match="NaN or infinity for the latent .* few65"):
+        run.run()
+    assert [file.name for file in tmp_path.rglob("*.safetensors")] == ["000000.safetensors"]
+
+
+def test_the_control_mixes_the_same_pictures_as_the_strategy(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="pair", points=20))
+    names = [type(sampler).__name__ for sampler in run.controls()]
+    assert names == ["LerpSampler", "CogSampler", "SlerpSampler"]
+    run = pipeline(
+        model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="gaussian", points=20)
+    )
+    assert len(run.controls()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": 1000}, r"inversion\.step must be in 0\.\.999"),
+        ({"step": -1}, r"inversion\.step must be in 0\.\.999"),
+        ({"steps": 0}, r"solver\.steps must be in 1\.\.1000"),
+        ({"steps": 1001}, r"solver\.steps must be in 1\.\.1000"),
+        ({"num_samples": 5}, r"num_samples must be more than metrics\.nearest_k=5"),
+        ({"sampler": CogSampler(references=67)}, "needs at least 67 few-shot images, got 66"),
+    ],
+)
+def test_mistakes_are_found_before_the_network_is_loaded(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ood_sampler.models.frozen.load_pipeline", None)
+    with pytest.raises(ValueError, match=message):
+        pipeline(model_folder, tmp_path, trainer, **changes).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eta": -0.1}, "eta must be >= 0"),
+        ({"num_samples": 0}, "num_samples must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"seed": -1}, "seed must be in"),
+    ],
+)
+def test_settings_refuse_impossible_numbers(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**{**SETTINGS, **changes})
+
+
+def test_more_samples_than_the_disk_holds_are_refused(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match="lower num_samples"):
+        pipeline(model_folder, tmp_path, trainer, num_samples=10**13).run()
+
+
+def test_code_version_follows_the_code_and_not_its_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ood_sampler.pipeline.__file__", str(tmp_path / "pipeline.py"))
+    source = tmp_path / "part.py"
+    versions = []
+    for text in ("x = 1\n", "x  =  1  # one\n", "x = 2\n"):
+        source.write_text(text)
+        code_version.cache_clear()
+        versions.append(code_version("part.py"))
+    code_version.cache_clear()
+    assert versions[0] == versions[1] != versions[2]

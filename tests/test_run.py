@@ -1,0 +1,198 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from PIL import Image
+
+from ood_sampler.help import CONF, help_text
+from ood_sampler.run import CommandError, check_command
+
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+
+
+def ood_sampler(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ood_sampler.run", *overrides],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+SMALL = [
+    "data.few_shot=24",
+    "data.held_out=24",
+    "num_samples=12",
+    "solver.steps=4",
+    "inversion.step=400",
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["smpler=cog"], "smpler is not known; did you mean sampler?"),
+        (["sampler=cgo"], "sampler=cgo is not known; did you mean cog?; there are: cog, gaussian"),
+        (["inversion.stp=4"], "inversion.stp is not known; did you mean inversion.step?"),
+        (["inversion.step=abc"], "inversion.step must be a whole number, got abc"),
+        (["num_samples=2.5"], "num_samples must be a whole number, got 2.5"),
+        (["decode.eta=high"], "decode.eta must be a number, got high"),
+        (["decode.clip_x_0=3"], "decode.clip_x_0 must be true or false, got 3"),
+        (["data=folder"], "data.root must be set, for example data.root=/my/pictures"),
+        (["nonsense"], "write KEY=VALUE"),
+        (["sampler.rank=3"], "sampler.rank is not known"),
+        (["inversion.step=400,x"], "inversion.step must be a whole number, got x"),
+    ],
+)
+def test_a_mistaken_command_is_answered_in_one_sentence(command: list[str], message: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        check_command(command)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["sampler=lowrank", "sampler.rank=3"],
+        ["inversion.step=400,500", "decode.eta=0,0.1"],
+        ["decode.eta=1"],
+        ["data=folder", "data.root=/my/pictures"],
+        ["experiment=step_eta"],
+        ["+trainer.num_nodes=2", "hydra.run.dir=/tmp/x"],
+    ],
+)
+def test_a_right_command_is_let_through(command: list[str]) -> None:
+    check_command(command)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_binds_to_its_target(group: str, option: str) -> None:
+    import inspect
+
+    overrides = [f"{group}={option}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", overrides, return_hydra_config=False)
+    if group == "experiment":
+        return
+    nodes = [OmegaConf.to_container(cfg[group])]
+    while nodes:
+        node = nodes.pop()
+        assert isinstance(node, dict)
+        nodes += [value for value in node.values() if isinstance(value, dict)]
+        if "_target_" in node:
+            target = get_object(node["_target_"])
+            keys = {str(key) for key in node if key not in ("_target_", "_partial_")}
+            inspect.signature(target).bind(**dict.fromkeys(keys))
+
+
+def test_help_explains_every_key_of_every_option() -> None:
+    text = help_text()
+    for group, option in OPTIONS:
+        assert f"  {option}" in text
+        cfg = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        assert isinstance(cfg, dict)
+        for key, value in cfg.items():
+            owned = not (isinstance(value, dict) or str(value).startswith("${"))
+            if owned and key not in ("_target_", "_partial_"):
+                assert f"{group}.{key}=" in text, key
+    for key in ("seed", "num_samples", "inversion.step", "decode.eta", "output"):
+        assert f"    {key}=" in text
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys; sys.argv = ['run', '--help']; from ood_sampler.run import main; main();"
+        "heavy = {'torch', 'lightning', 'diffusers', 'wandb', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "inversion.step" in ended.stdout
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> None:
+    ended = ood_sampler(*SMALL, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    results = json.loads((folder / "metrics.json").read_text())
+    assert results["run"]["step"] == 400
+    assert [row["role"] for row in results["rows"]].count("control") == 2
+    assert OmegaConf.load(folder / "config.yaml").data.resolution == 32
+    samples = sorted(folder.glob("samples/*.png"))
+    assert len(samples) == 12
+    with Image.open(samples[0]) as sample:
+        assert sample.size == (32, 32)
+    manifest = (folder / "samples" / "manifest.csv").read_text().splitlines()
+    assert manifest[1] == "00000.png,0,0"
+    for name in ("grid.png", "report.html", "metrics.csv"):
+        assert (folder / name).stat().st_size > 100
+    assert list(folder.glob("wandb/offline-run-*"))
+
+    again = ood_sampler(*SMALL, "logger=none", "hydra.run.dir=again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    second = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert all(stage["cached"] for stage in second["stages"] if stage["evaluations"])
+    assert second["rows"] == results["rows"]
+    for sample in samples:
+        assert (tmp_path / "again" / "samples" / sample.name).read_bytes() == sample.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sweep_inverts_once_and_ends_with_one_table_and_one_picture(tmp_path: Path) -> None:
+    ended = ood_sampler(
+        "-m",
+        "inversion.step=300,600",
+        "decode.eta=0,0.5",
+        "logger=none",
+        *[key for key in SMALL if "step=" not in key],
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    runs = [json.loads((folder / str(i) / "metrics.json").read_text()) for i in range(4)]
+    inversions = [
+        stage["cached"] for run in runs for stage in run["stages"] if stage["name"] == "invert"
+    ]
+    assert inversions == [False, True, True, True]
+    assert [(run["run"]["step"], run["run"]["eta"]) for run in runs] == [
+        (300, 0),
+        (300, 0.5),
+        (600, 0),
+        (600, 0.5),
+    ]
+    assert len((folder / "sweep.csv").read_text().splitlines()) == 5
+    assert (folder / "sweep.png").stat().st_size > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["inversion.step=1000"], "inversion.step must be in 0..999"),
+        (["decode.eta=-1"], "decode.eta must be >= 0, got -1"),
+        (["data=folder", "data.root=nowhere"], "nowhere"),
+        (["model.path=nowhere"], "the weights of model dog32 are missing"),
+        (["sampler=lowrank", "sampler.rank=0"], "rank must be >= 1, got 0"),
+        (["metrics=inception", "metrics.weights=nowhere"], "inception-2015-12-05.pt"),
+        (["output=/dev/null/x", "hydra.run.dir=y"], "cannot be written"),
+    ],
+)
+def test_a_mistake_ends_the_run_with_one_sentence_and_no_traceback(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    ended = ood_sampler(*overrides, "logger=none", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len([line for line in ended.stderr.splitlines() if "error" in line]) == 1
