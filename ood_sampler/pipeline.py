@@ -57,6 +57,7 @@ class Settings:
     Attributes:
         step: the inversion step $t$ of the latents.
         steps: intervals of the solver over the whole chain.
+        power: spacing of its grid.
         eta: of the decoding.
         clip_x_0: clip denoised images while decoding.
         num_samples: images to make.
@@ -66,6 +67,7 @@ class Settings:
 
     step: int
     steps: int
+    power: float
     eta: float
     clip_x_0: bool
     num_samples: int
@@ -166,7 +168,7 @@ class Pipeline:
             except ValueError as error:
                 raise ValueError(f"inversion.{error}") from error
         try:
-            trunk(T, settings.steps)
+            trunk(T, settings.steps, power=settings.power)
         except ValueError as error:
             raise ValueError(f"solver.{error}") from error
         self.sampler.check(self._few_shot(self._images(self.domain.few_shot)))
@@ -255,6 +257,7 @@ class Pipeline:
                 self.model.denoiser,
                 at=unfinished,
                 steps=self.settings.steps,
+                power=self.settings.power,
                 names=few_shot.names,
             ),
             few_shot,
@@ -309,6 +312,7 @@ class Pipeline:
                 self.model.denoiser,
                 step=step,
                 steps=self.settings.steps,
+                power=self.settings.power,
                 eta=eta,
                 clip_x_0=clip_x_0,
                 seed=self.settings.seed,
@@ -493,7 +497,12 @@ class Pipeline:
         return samples if file is None else load_file(file)["features"].float()
 
     def _evaluations(self, step: int) -> int:
-        return evaluations(step, T=self.model.schedule.T, steps=self.settings.steps)
+        return evaluations(
+            step,
+            T=self.model.schedule.T,
+            steps=self.settings.steps,
+            power=self.settings.power,
+        )
 
     def _solver_key(self) -> dict[str, Any]:
         keywords: Mapping[str, Any] = getattr(self.trainer, "keywords", {})
@@ -501,6 +510,7 @@ class Pipeline:
             "model": self.model.digest,
             "solver": "ddim",
             "steps": self.settings.steps,
+            "power": self.settings.power,
             "precision": keywords.get("precision", "32-true"),
             "code": code_version("diffusion", "models"),
         }

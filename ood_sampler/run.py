@@ -165,6 +165,7 @@ def execute(cfg: DictConfig) -> None:
         settings = Settings(
             step=cfg.inversion.step,
             steps=cfg.solver.steps,
+            power=cfg.solver.power,
             eta=cfg.decode.eta,
             clip_x_0=cfg.decode.clip_x_0,
             num_samples=cfg.num_samples,
@@ -239,6 +240,7 @@ def _results(
             "solver": choices["solver"],
             "step": cfg.inversion.step,
             "steps": cfg.solver.steps,
+            "power": cfg.solver.power,
             "eta": cfg.decode.eta,
             "seed": cfg.seed,
             "num_samples": cfg.num_samples,

@@ -25,6 +25,7 @@ from tests.conftest import RESOLUTION, smooth_images
 SETTINGS: dict[str, Any] = {
     "step": 400,
     "steps": 5,
+    "power": 1.0,
     "eta": 0.3,
     "clip_x_0": False,
     "num_samples": 70,
@@ -49,7 +50,7 @@ def pipeline(
     *,
     sampler: Sampler | None = None,
     also: tuple[int, ...] = (),
-    **changes: Any,
+    **changes: Any,  # noqa: ANN401
 ) -> Pipeline:
     return Pipeline(
         model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
@@ -291,7 +292,7 @@ def test_a_network_that_returns_nan_names_the_picture_and_keeps_finished_shards(
         return eps
 
     monkeypatch.setattr(run.model.denoiser, "eps", faulty)
-    with pytest.raises(ValueError, match="NaN or infinity for the latent .* few65"):
+    with pytest.raises(ValueError, match=r"NaN or infinity for the latent .* few65"):
         run.run()
     assert [file.name for file in tmp_path.rglob("*.safetensors")] == ["000000.safetensors"]
 

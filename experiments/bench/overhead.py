@@ -28,7 +28,7 @@ from ood_sampler.modules.prediction import compute
 from ood_sampler.modules.synthesis import Synthesis
 
 GOAL = 1.10
-STEP, STEPS = 500, 50
+STEP, STEPS, POWER = 500, 50, 2.0
 
 
 class Stored(Dataset[Tensor]):
@@ -61,14 +61,16 @@ def stages(denoiser: Denoiser, few_shot: Dataset[Tensor], count: int, batch_size
         names = [str(i) for i in range(count)]
         start = time.perf_counter()
         compute(
-            Inversion(denoiser, at=[STEP], steps=STEPS, names=names),
+            Inversion(denoiser, at=[STEP], steps=STEPS, power=POWER, names=names),
             few_shot,
             {str(STEP): latents},
             trainer=trainer,
             batch_size=batch_size,
         )
         compute(
-            Synthesis(denoiser, step=STEP, steps=STEPS, eta=0.0, clip_x_0=False, seed=0),
+            Synthesis(
+                denoiser, step=STEP, steps=STEPS, power=POWER, eta=0.0, clip_x_0=False, seed=0
+            ),
             Stored(latents),
             {"images": images},
             trainer=trainer,
@@ -86,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = FrozenModel(name="dog32", path="dog32", resolution=32)
     few_shot = embedded_domain(name="galaxy32", resolution=32, few_shot=128, held_out=None).few_shot
-    calls = 2 * evaluations(STEP, T=model.schedule.T, steps=STEPS)
+    calls = 2 * evaluations(STEP, T=model.schedule.T, steps=STEPS, power=POWER)
     print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, {calls} evaluations")
     print("batch  images  bare s  stages s  ratio min / median / max  goal")
     for batch_size, count in ((1, 4), (16, 32), (64, 64)):

@@ -111,37 +111,50 @@ def check_step(step: int, T: int) -> int:
     return step
 
 
-def trunk(T: int, steps: int) -> Tensor:
-    """Evenly spaced grid of `steps` intervals over the whole chain, from clean data to $T-1$.
+def trunk(T: int, steps: int, *, power: float = 1.0) -> Tensor:
+    r"""Grid over the whole chain: $t_i = T (i / n)^p - 1$, rounded, $i = 0, \dots, n$.
+
+    Where rounding makes neighbours equal, near clean data, they are one point.
+
+    Args:
+        T: number of noise levels of the model.
+        steps: $n$, intervals over the whole chain, in $1, \dots, T$.
+        power: $p \ge 1$; 1 spaces the points evenly, 2 as the quadratic grid of Song et al., 2021,
+            with most points near clean data, where inversion makes its error.
 
     Raises:
-        ValueError: `steps` lies outside $1, ..., T$.
+        ValueError: `steps` or `power` is out of range.
     """
     if not 1 <= steps <= T:
         raise ValueError(f"steps must be in 1..{T}, got {steps}")
-    # in integers: halves would round differently on other processors
-    return CLEAN + (torch.arange(steps + 1) * T + steps // 2) // steps
+    if not power >= 1:
+        raise ValueError(f"power must be >= 1, got {power}")
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    points: Tensor = (T * u**power + CLEAN).round().long().unique()
+    return points
 
 
-def grid(step: int, *, T: int, steps: int) -> Tensor:
+def grid(step: int, *, T: int, steps: int, power: float = 1.0) -> Tensor:
     r"""Increasing timesteps from clean data to exactly `step`.
 
-    The grid follows the trunk of the whole chain and leaves it for `step` at the last point that
-    is at least half an interval away. So the grids of several steps share one trunk, and a latent
-    does not depend on which other steps were asked for in the same pass.
+    The grid follows the trunk of the whole chain and leaves it for `step` at the last point before
+    it, or at the one before that if the last interval would be less than half of its neighbour. So
+    the grids of several steps share one trunk, and a latent does not depend on which other steps
+    were asked for in the same pass.
 
     Args:
         step: the last timestep, in $0, \dots, T-1$.
         T: number of noise levels of the model.
         steps: intervals over the *whole* chain, as in "50-step DDIM"; the grid of a smaller
-            `step` has proportionally fewer.
+            `step` has fewer.
+        power: see `trunk`.
 
     Returns:
         Integer timesteps, shape (intervals + 1,); the first is -1, the last is `step`.
     """
     check_step(step, T)
-    points = trunk(T, steps)
-    points = points[points <= step - T / steps / 2]
-    if len(points) == 0:
-        points = torch.tensor([CLEAN])
+    points = trunk(T, steps, power=power)
+    points = points[points < step]
+    if len(points) > 1 and 2 * (step - points[-1]) < points[-1] - points[-2]:
+        points = points[:-1]
     return torch.cat([points, torch.tensor([step])])

@@ -83,7 +83,9 @@ def estimate_eps(denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def invert(denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int) -> dict[int, Tensor]:
+def invert(
+    denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int, power: float = 1.0
+) -> dict[int, Tensor]:
     r"""Carry images to the latents of one or several steps in one pass down the chain.
 
     The deterministic trajectory of Song et al., 2021, sec. 4.3, with $\epsilon_\theta$ taken at the
@@ -96,6 +98,7 @@ def invert(denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int) ->
         x_0: images in $[-1, 1]$, shape $(B, C, H, W)$.
         at: steps whose latents are wanted, each in $0, \dots, T-1$.
         steps: intervals over the whole chain (`grid`).
+        power: spacing of the grid (`trunk`).
 
     Returns:
         step -> latents $x_t$, shape $(B, C, H, W)$.
@@ -103,11 +106,11 @@ def invert(denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int) ->
     schedule = denoiser.schedule
     leaves: dict[int, list[int]] = {}
     for step in sorted(set(at)):
-        source = int(grid(step, T=schedule.T, steps=steps)[-2])
+        source = int(grid(step, T=schedule.T, steps=steps, power=power)[-2])
         leaves.setdefault(source, []).append(step)
     latents: dict[int, Tensor] = {}
     x_t = x_0
-    for t, s in pairwise(trunk(schedule.T, steps)):
+    for t, s in pairwise(trunk(schedule.T, steps, power=power)):
         eps = estimate_eps(denoiser, x_t, t)
         for step in leaves.pop(int(t), []):
             latents[step] = ddim_move(schedule, x_t, eps, t, torch.tensor(step))
@@ -124,6 +127,7 @@ def decode(
     *,
     step: int,
     steps: int,
+    power: float = 1.0,
     eta: float = 0.0,
     noise: Noise | None = None,
     clip_x_0: bool = False,
@@ -135,6 +139,7 @@ def decode(
         x_t: latents, shape $(B, C, H, W)$.
         step: the step that they belong to.
         steps: intervals over the whole chain.
+        power: spacing of the grid.
         eta: 0 deterministic, 1 DDPM.
         noise: draws $z$; needed if `eta` > 0.
         clip_x_0: see `ddim_move`; for samples from pure noise.
@@ -142,15 +147,17 @@ def decode(
     Returns:
         Images, not clipped at the end unless `clip_x_0`, shape $(B, C, H, W)$.
     """
-    for s, t in reversed(list(pairwise(grid(step, T=denoiser.schedule.T, steps=steps)))):
+    for s, t in reversed(
+        list(pairwise(grid(step, T=denoiser.schedule.T, steps=steps, power=power)))
+    ):
         eps = estimate_eps(denoiser, x_t, t)
         x_t = ddim_move(denoiser.schedule, x_t, eps, t, s, eta=eta, noise=noise, clip_x_0=clip_x_0)
     return x_t
 
 
-def evaluations(step: int, *, T: int, steps: int) -> int:
+def evaluations(step: int, *, T: int, steps: int, power: float = 1.0) -> int:
     """Network evaluations an image (NFE) of one `invert` or `decode`."""
-    return len(grid(step, T=T, steps=steps)) - 1
+    return len(grid(step, T=T, steps=steps, power=power)) - 1
 
 
 __all__ = [

@@ -107,7 +107,7 @@ class Evaluation:
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Average images to at most `THUMBNAIL` pixels a side; smaller ones are returned as they are."""
+    """Average images to at most `THUMBNAIL` pixels a side; smaller ones stay as they are."""
     return images if images.shape[-1] <= THUMBNAIL else adaptive_avg_pool2d(images, THUMBNAIL)
 
 

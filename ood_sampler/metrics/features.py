@@ -119,7 +119,8 @@ class EmbeddedFeatures(FeatureExtractor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = FeatureNetwork()
+        # Twice as fast on a CPU as the default layout.
+        self.network = FeatureNetwork().to(memory_format=torch.channels_last)
         self.network.load_state_dict(load_file(EMBEDDED / "features32.safetensors"))
         self.requires_grad_(False).eval()
 

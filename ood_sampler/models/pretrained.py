@@ -14,7 +14,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 class UNet(nn.Module):
-    """Give a diffusers `UNet2DModel` the plain call $(x_t, t) \\mapsto$ prediction."""
+    r"""Give a diffusers `UNet2DModel` the plain call $(x_t, t) \mapsto$ prediction."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()

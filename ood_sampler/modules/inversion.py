@@ -16,21 +16,29 @@ class Inversion(Stage):
         denoiser: the frozen model.
         at: the steps; the result of step `t` is named `str(t)`.
         steps: intervals over the whole chain.
+        power: spacing of the grid.
         names: of the pictures, for errors.
     """
 
     def __init__(
-        self, denoiser: Denoiser, *, at: Sequence[int], steps: int, names: Sequence[str]
+        self,
+        denoiser: Denoiser,
+        *,
+        at: Sequence[int],
+        steps: int,
+        power: float,
+        names: Sequence[str],
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.at = at
         self.steps = steps
+        self.power = power
         self.names = names
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, x_0 = batch
-        latents = invert(self.denoiser, x_0, self.at, steps=self.steps)
+        latents = invert(self.denoiser, x_0, self.at, steps=self.steps, power=self.power)
         names = [self.names[index] for index in indices]
         return {
             str(step): self.check_finite(x_t, names, f"the latent at step {step} of picture")

@@ -15,6 +15,7 @@ class Synthesis(Stage):
         denoiser: the frozen model.
         step: the step of the latents.
         steps: intervals over the whole chain.
+        power: spacing of the grid.
         eta: 0 deterministic, 1 DDPM.
         clip_x_0: clip every denoised image; right from pure noise only.
         seed: of the noise that `eta` > 0 adds.
@@ -26,6 +27,7 @@ class Synthesis(Stage):
         *,
         step: int,
         steps: int,
+        power: float,
         eta: float,
         clip_x_0: bool,
         seed: int,
@@ -34,6 +36,7 @@ class Synthesis(Stage):
         self.denoiser = denoiser
         self.step = step
         self.steps = steps
+        self.power = power
         self.eta = eta
         self.clip_x_0 = clip_x_0
         self.seed = seed
@@ -46,6 +49,7 @@ class Synthesis(Stage):
             x_t,
             step=self.step,
             steps=self.steps,
+            power=self.power,
             eta=self.eta,
             noise=lambda: noise.normal(*x_t.shape[1:]),
             clip_x_0=self.clip_x_0,

@@ -2,24 +2,33 @@
 
 import copy
 import math
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from ood_sampler.diffusion.schedule import Schedule
 
 
 class DenoiserTraining(lightning.LightningModule):
-    r"""Minimise $\mathbb{E}\, w_t \lVert \epsilon - \epsilon_\theta(x_t, t) \rVert^2$ (Ho et al., 2020, eq. 14).
+    r"""Minimise a weighted noise error (Ho et al., 2020, eq. 14).
 
-    $w_t = \min(\mathrm{SNR}_t, \gamma) / \mathrm{SNR}_t \cdot \min(1 / \alpha_t, g)$ with
-    $\mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$. The first factor is that of Hang et al., 2023. The
-    second weighs high noise up, where an error of $\epsilon_\theta$ is $\sigma_t / \alpha_t$ times as large
-    in $\hat x_0$: without it, samples of a short training have arbitrary colours. Pictures stay in memory; batch `k` is drawn from
-    `(seed, k)` alone, so that a resumed training goes on as if it had not stopped. Steps of one batch
-    are stratified over the chain.
+    $$\mathbb{E}\, w_t \sum_k \lVert D_k (\epsilon - \epsilon_\theta(x_t, t)) \rVert^2, \qquad
+    w_t = \frac{\min(\mathrm{SNR}_t, \gamma)}{\mathrm{SNR}_t} \min(1 / \alpha_t, g), \qquad
+    \mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$$
+
+    $D_k$ averages over squares of $2^k$ pixels and multiplies by $2^k$, so that white noise counts
+    the same at every scale (after the multiscale loss of Hoogeboom et al., 2023). The first factor
+    of $w_t$ is that of Hang et al., 2023; the second weighs high noise up, where an error of
+    $\epsilon_\theta$ is $\sigma_t / \alpha_t$ times as large in $\hat x_0$. The minimum is that of
+    the plain loss; without these weights, samples of a short training have arbitrary colours, since
+    the mean of a picture is one of its many coefficients and drowned in noise at most steps.
+
+    Pictures stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
+    goes on as if it had not stopped. The steps of one batch are stratified over the chain.
 
     Args:
         network: maps $(x_t, t)$ to noise.
@@ -66,7 +75,7 @@ class DenoiserTraining(lightning.LightningModule):
         self.seed = seed
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw $(x_0, t, \\epsilon)$ of one training step."""
+        r"""Draw $(x_0, t, \epsilon)$ of one training step."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         n = self.batch_size
         index = torch.randint(len(self.images), (n,), generator=generator)
@@ -82,16 +91,18 @@ class DenoiserTraining(lightning.LightningModule):
         x_0, t, eps = self.batch(self.global_step)
         alpha_t, sigma_t = (scale.float().reshape(-1, 1, 1, 1) for scale in self.schedule(t))
         x_t = (alpha_t * x_0 + sigma_t * eps).contiguous(memory_format=torch.channels_last)
-        error = (self.network(x_t, t).float() - eps).square().mean((1, 2, 3))
+        difference = self.network(x_t, t).float() - eps
         snr = (alpha_t / sigma_t).square().flatten()
         gain = (1 / alpha_t).clamp(max=self.noise_gain).flatten()
-        loss: Tensor = (snr.clamp(max=self.snr_clip) / snr * gain * error).mean()
+        loss: Tensor = (snr.clamp(max=self.snr_clip) / snr * gain * multiscale(difference)).mean()
         self.log("train/loss", loss)
-        self.log("train/noise_mse", error.mean())
+        self.log("train/noise_mse", difference.square().mean())
         self.log("train/images", float((self.global_step + 1) * self.batch_size))
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # averaged here and not at the end of the batch, which comes after checkpoints are written
+        super().optimizer_step(*args, **kwargs)
         k = self.global_step
         decay = min(self.ema_decay, (1 + k) / (10 + k))
         with torch.no_grad():
@@ -115,3 +126,19 @@ class DenoiserTraining(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def multiscale(difference: Tensor) -> Tensor:
+    r"""Mean over scales $k$ of the mean square of $D_k$ applied to a noise error.
+
+    Args:
+        difference: shape $(B, C, H, W)$; scales are halved while both sides are even.
+
+    Returns:
+        One value an image, shape $(B,)$; 1 in expectation for white noise.
+    """
+    scales = [difference.square().mean((1, 2, 3))]
+    while difference.shape[-1] % 2 == 0 and difference.shape[-2] % 2 == 0:
+        difference = 2 * avg_pool2d(difference, 2)
+        scales.append(difference.square().mean((1, 2, 3)))
+    return torch.stack(scales).mean(0)

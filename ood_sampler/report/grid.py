@@ -198,7 +198,7 @@ def png(picture: Tensor, *, scale: int = 1) -> bytes:
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     data = io.BytesIO()
-    image.save(data, format="PNG", optimize=True)
+    image.save(data, format="PNG")
     return data.getvalue()
 
 

@@ -24,7 +24,7 @@ from ood_sampler.report.grid import save_png, to_uint8
 def commit() -> str:
     """The commit of the checkout that the package runs from, or its version outside of one."""
     try:
-        described = subprocess.run(  # noqa: S603
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,

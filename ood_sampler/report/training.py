@@ -37,7 +37,7 @@ class SamplePictures(Callback):
         batch_idx: int,
     ) -> None:
         step = trainer.global_step
-        if step % self.every and step != trainer.max_steps or not trainer.is_global_zero:
+        if (step % self.every and step != trainer.max_steps) or not trainer.is_global_zero:
             return
         denoiser = EpsilonDenoiser(pl_module.ema, pl_module.schedule)
         noise = SampleNoise(0, range(self.count), stream=Stream.LATENT)

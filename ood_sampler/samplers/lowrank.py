@@ -12,9 +12,9 @@ class LowRankSampler(Sampler):
     r"""Probabilistic PCA: draw from $\mathcal{N}(\mu, U \Lambda U^\top + s^2 I)$.
 
     With the eigenvalues $\lambda_j$ of the sample covariance in $d$ dimensions and rank $q$,
-    $s^2 = \sum_{j>q} \lambda_j / (d - q)$ and $\Lambda_j = \lambda_j - s^2$ (Tipping & Bishop, 1999,
-    eq. 8). The eigenvectors come from the $N \times N$ Gram matrix, so that no $d \times d$ matrix
-    is ever made.
+    $s^2 = \sum_{j>q} \lambda_j / (d - q)$ and $\Lambda_j = \lambda_j - s^2$
+    (Tipping & Bishop, 1999, eq. 8). The eigenvectors come from the $N \times N$ Gram matrix, so
+    that no $d \times d$ matrix is ever made.
 
     Args:
         rank: number of principal directions, >= 1; at most the number of pictures less one is used.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.modules.training import DenoiserTraining
+from ood_sampler.modules.training import DenoiserTraining, multiscale
 from ood_sampler.report.training import SamplePictures
 
 
@@ -25,7 +25,7 @@ class Linear(nn.Module):
         return self.bias.expand_as(x_t)
 
 
-def module(**changes: Any) -> DenoiserTraining:
+def module(**changes: Any) -> DenoiserTraining:  # noqa: ANN401
     images = torch.arange(10 * 48, dtype=torch.uint8).reshape(10, 3, 4, 4)
     arguments: dict[str, Any] = {
         "network": Linear(),
@@ -87,11 +87,20 @@ def test_the_loss_is_the_weighted_noise_error() -> None:
     alpha_t, sigma_t = stage.schedule(t)
     snr = alpha_t.square() / sigma_t.square()
     weight = torch.minimum(snr, torch.tensor(2.0)) / snr * (1 / alpha_t).clamp(max=3.0)
-    expected = (weight * eps.double().square().mean((1, 2, 3))).mean()  # the network returns zero
+    expected = (weight * multiscale(eps.double())).mean()  # the network returns zero
     stage.log = lambda *a, **k: None  # type: ignore[assignment, method-assign]
     loss = stage.training_step(None, 0)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert x_0.abs().max() <= 1
+
+
+def test_the_multiscale_error_counts_white_noise_once_and_colour_in_full() -> None:
+    white = torch.randn(4000, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    values = multiscale(white)
+    assert abs(float(values.mean()) - 1) < 5 * float(values.std()) / 4000**0.5
+    # a constant error of 1 is 1, 4 and 16 at the three scales of 4 x 4 pixels
+    assert float(multiscale(torch.ones(1, 3, 4, 4))) == pytest.approx((1 + 4 + 16) / 3)
+    assert multiscale(torch.ones(2, 3, 3, 5)).tolist() == [1, 1]
 
 
 def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(

@@ -1,0 +1,153 @@
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from ood_sampler.report.page import page, write_page
+from ood_sampler.report.plots import histogram, run_figures, svg
+from ood_sampler.report.tables import COLUMNS
+
+Draw = Callable[..., Tensor]
+
+VOID = {"meta", "img"}
+
+
+class Reader(HTMLParser):
+    """Collect tags and text, and check that each tag is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
+    text = page(
+        results,
+        {
+            "samples": pictures(60),
+            "nearest": pictures(60),
+            "held_out": pictures(8),
+            "originals": pictures(3),
+            "reconstructions": pictures(3),
+        },
+    )
+    reader = Reader(text)
+    shown = " ".join(reader.texts)
+    for row in results["rows"]:
+        assert row["name"] in shown
+        for column in COLUMNS:
+            assert column.text(row) in shown
+            assert column.meaning in shown
+    assert "120 few-shot pictures were inverted to step 500 (ddim, 50 steps)" in shown
+    assert "PSNR of 31.2 dB" in shown
+    assert "The first 50 of 60." in shown
+    assert "stored before" in shown
+    assert "60.1" in reader.texts
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    # 50 samples, 25 pairs, 8 held-out pictures, 3 pairs, 6 plots.
+    assert len(images) == 50 + 2 * 25 + 8 + 2 * 3 + 6
+    assert all(image["alt"] for image in images)
+    anchors = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
+    links = {str(attributes["href"]) for tag, attributes in reader.tags if tag == "a"}
+    assert {link[1:] for link in links if link.startswith("#")} == anchors
+
+
+def test_needs_no_other_file(results: dict[str, Any], pictures: Draw) -> None:
+    results["warnings"] = ["one"]
+    text = page(results, {"samples": pictures(2, 200), "held_out": pictures(1)})
+    reader = Reader(text)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in reader.tags}
+    for tag, attributes in reader.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name == "src":
+                assert str(value).startswith("data:image/")
+            if name == "href" and not str(value).startswith("#"):
+                assert tag == "a"
+                assert re.match(r"https://(arxiv\.org|doi\.org)/", str(value))
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_every_string_is_escaped(results: dict[str, Any], pictures: Draw) -> None:
+    evil = "<b>&\"'$x^2$"
+    results["run"] = dict.fromkeys(results["run"], evil) | {"note": evil}
+    results["protocol"] = {evil: evil}
+    for row in results["rows"][::2]:
+        row["name"] = evil
+    for stage in results["stages"]:
+        stage["name"] = evil
+    results["skipped"] = [[evil, evil]]
+    results["warnings"] = [evil, evil]
+    text = page(results, {"samples": pictures(1)})
+    reader = Reader(text)
+    assert "<b>&" not in text
+    assert reader.texts.count(evil) > 15
+    assert any("gave 2 " in part for part in reader.texts)
+
+
+def test_verdicts_flip_with_the_figures(results: dict[str, Any]) -> None:
+    assert "By this measure the frozen model adds something" in page(results, {})
+    results["rows"][0]["kid"] = 0.01
+    text = page(results, {})
+    assert "adds something" not in text
+    assert "serve better without the frozen model" in text
+
+
+def test_little_is_enough(results: dict[str, Any]) -> None:
+    empty = {key: None for key in results["rows"][0] if key not in ("name", "role", "samples")}
+    text = page(
+        {"run": results["run"], "rows": [results["rows"][0] | empty]},
+        {},
+    )
+    reader = Reader(text)
+    assert reader.texts.count("–") == len(COLUMNS) - 1
+    headings = {part for part in reader.texts if part in ("Plots", "Costs", "Warnings", "Protocol")}
+    assert headings == {"Protocol"}
+
+
+def test_equal_results_give_equal_bytes(
+    tmp_path: Path, results: dict[str, Any], pictures: Draw
+) -> None:
+    for name in ("a.html", "b.html"):
+        write_page(tmp_path / "run" / name, results, {"samples": pictures(2)})
+    first, second = ((tmp_path / "run" / name).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second
+    assert len(list((tmp_path / "run").iterdir())) == 2
+
+
+def test_plots_need_figures(results: dict[str, Any]) -> None:
+    assert len(run_figures(results)) == 6
+    assert histogram("a", "b", {"samples": [], "held-out": [float("nan")]}) is None
+    constant = histogram("a", "b", {"samples": [1.0, 1.0], "held-out": [1.0]})
+    assert constant is not None
+    assert svg(constant).startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("kids", [[-0.001, 0.0, 0.3], [0.0, 0.0, 0.0], [0.2, 0.25, 0.3]])
+def test_kid_axis_of_any_range(results: dict[str, Any], kids: list[float]) -> None:
+    results["rows"] = [
+        row | {"kid": kid, "kid_standard_error": None}
+        for row, kid in zip(results["rows"], kids, strict=False)
+    ]
+    assert svg(run_figures(results)[0][1])

@@ -1,0 +1,121 @@
+import csv
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ood_sampler.report.sweep import overrides, swept_keys, write_sweep
+
+Draw = Callable[..., Tensor]
+
+
+def sweep(results: dict[str, Any], labels: list[str]) -> list[tuple[str, dict[str, Any], Tensor]]:
+    """Runs whose KID counts up in thousandths, and whose samples are of one grey each."""
+    runs = []
+    for k, label in enumerate(labels):
+        found = deepcopy(results)
+        found["rows"][0]["kid"] = (k + 1) / 1000
+        grey = torch.tensor([float(50 + 10 * k)]) / 127.5 - 1
+        runs.append((label, found, grey.expand(16, 3, 32, 32)))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("inversion.step=500,decode.eta=0.1", {"inversion.step": "500", "decode.eta": "0.1"}),
+        ("a=[1,2],+b={x:1,y:2},c=f(1,2)", {"a": "[1,2]", "b": "{x:1,y:2}", "c": "f(1,2)"}),
+        ("a='x,y=z',b=", {"a": "'x,y=z'", "b": ""}),
+        ("", {}),
+    ],
+)
+def test_overrides(label: str, expected: dict[str, str]) -> None:
+    assert overrides(label) == expected
+
+
+def test_swept_keys() -> None:
+    settings = [{"a": "1", "seed": "0", "b": "x"}, {"a": "2", "seed": "0"}]
+    assert swept_keys(settings) == ["a", "b"]
+
+
+def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, Any]) -> None:
+    labels = [
+        f"inversion.step={step},decode.eta={eta},seed=3" for step in (1000, 400) for eta in (0, 0.1)
+    ]
+    table = write_sweep(tmp_path / "sweep", sweep(results, labels))
+    assert table.row_count == 4 + 4
+    files = {path.name for path in (tmp_path / "sweep").iterdir()}
+    assert files == {"sweep.csv", "sweep.md", "sweep.json", "sweep.png", "sweep_curves.png"}
+
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["inversion.step"], row["decode.eta"], row["kid"]) for row in rows[:4]] == [
+        ("1000", "0", "0.001"),
+        ("1000", "0.1", "0.002"),
+        ("400", "0", "0.003"),
+        ("400", "0.1", "0.004"),
+    ]
+    # References and controls are the same in all runs and stand there once.
+    assert [row["role"] for row in rows] == ["strategy"] * 4 + ["reference"] * 2 + ["control"] * 2
+
+    text = (tmp_path / "sweep" / "sweep.md").read_text()
+    assert "Sweep over inversion.step and decode.eta" in text
+    assert "| step=400, eta=0.1 | 400 | 12.3 | 4.00 ± 0.20 |" in text
+    stored = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
+    assert stored[3]["overrides"]["inversion.step"] == "400"
+    assert stored[3]["rows"][0]["kid"] == 0.004
+
+    with Image.open(tmp_path / "sweep" / "sweep.png") as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    # Steps increase downwards though given the other way round, eta to the right.
+    place = {}
+    for k in range(4):
+        found = (pixels == 50 + 10 * k).all(dim=-1)
+        assert int(found.sum()) >= 4 * 96**2
+        y, x = torch.nonzero(found).double().median(dim=0).values.tolist()
+        place[k] = (y, x)
+    assert place[2][0] == pytest.approx(place[3][0], abs=2)
+    assert place[2][0] < place[0][0] - 150
+    assert place[2][1] < place[3][1] - 150
+
+
+def test_one_key_without_numbers(tmp_path: Path, results: dict[str, Any]) -> None:
+    runs = sweep(results, ["sampler=cog", "sampler=slerp", "sampler=gaussian"])
+    runs[1][1]["rows"][4]["kid"] = 0.5
+    table = write_sweep(tmp_path, runs)
+    assert not (tmp_path / "sweep_curves.png").exists()
+    # A control that is another one in each run is named by its run.
+    assert table.row_count == 3 + 5
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| cog (2) in pixels (sampler=cog) |" in text
+    assert "| cog (2) in pixels (sampler=slerp) | 400 | 12.3 | 500.00 ± 0.30 |" in text
+    with Image.open(tmp_path / "sweep.png") as picture:
+        width, height = picture.size
+    assert width > 12 * 98
+    assert height == 2 * 16 + 3 * 100 + 2 * 10
+
+
+def test_three_keys_stand_below_each_other(tmp_path: Path, results: dict[str, Any]) -> None:
+    labels = ["a.x=1,b.x=1,c=1", "a.x=2,b.x=1,c=2", "a.x=1,b.x=2,c=3"]
+    for _, found, _ in (runs := sweep(results, labels)):
+        found["rows"][0] |= {"precision": None, "kid_standard_error": None}
+        del found["rows"][1:]
+    write_sweep(tmp_path, runs)
+    assert (tmp_path / "sweep_curves.png").exists()
+    # Last parts that do not tell the keys apart are not used alone.
+    assert "| a.x=2, b.x=1, c=2 |" in (tmp_path / "sweep.md").read_text()
+
+
+def test_single_run(tmp_path: Path, results: dict[str, Any]) -> None:
+    table = write_sweep(tmp_path, sweep(results, ["seed=1"]))
+    assert table.title == "Sweep of one run"
+    assert "| cog (2) | 400 |" in (tmp_path / "sweep.md").read_text()
+    with pytest.raises(ValueError, match="runs must not be empty"):
+        write_sweep(tmp_path, [])

@@ -1,0 +1,124 @@
+import csv
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ood_sampler.report.tables import (
+    COLUMNS,
+    csv_table,
+    figure,
+    markdown_table,
+    number,
+    rich_table,
+    strategy,
+    sweep_table,
+)
+
+
+def printed(table: object, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kid", "error", "text"),
+    [
+        (0.00094, 0.00021, "0.94 ± 0.21"),
+        (0.312, 0.0091, "312.0 ± 9.1"),
+        (-0.00001, 0.00012, "-0.01 ± 0.12"),
+        (0.5, 0.025, "500 ± 25"),
+        (0.001, None, "1.00"),
+        (None, 0.1, "–"),
+        (float("nan"), 0.1, "–"),
+    ],
+)
+def test_kid_has_as_many_digits_as_its_error(
+    kid: float | None, error: float | None, text: str
+) -> None:
+    assert figure("kid", {"kid": kid, "kid_standard_error": error}) == text
+
+
+@pytest.mark.parametrize(
+    ("fid", "text"),
+    [(0.41, "0.410"), (1.234, "1.23"), (81.26, "81.3"), (1234.4, "1234"), (0, "0.00"), (None, "–")],
+)
+def test_fid_has_three_digits(fid: float | None, text: str) -> None:
+    assert figure("fid", {"fid": fid}) == text
+
+
+def test_shares_and_counts() -> None:
+    assert figure("precision", {"precision": 0.70449}) == "0.704"
+    assert figure("captured", {"captured": -1e-9}) == "0.000"
+    assert figure("samples", {"samples": 500}) == "500"
+    assert figure("samples", {}) == "–"
+
+
+def test_number() -> None:
+    assert number(3) == 3.0
+    for missing in (None, float("nan"), float("inf"), "3", True):
+        assert number(missing) is None
+
+
+def test_strategy(results: dict[str, Any]) -> None:
+    assert strategy(results)["name"] == "cog (2)"
+    results["rows"] = results["rows"][1:]
+    with pytest.raises(ValueError, match="rows must hold one of role strategy"):
+        strategy(results)
+
+
+def test_directions() -> None:
+    better = {column.key: column.better for column in COLUMNS}
+    lower = {"fid", "kid", "captured", "blend_pair", "blend_five"}
+    assert {key for key, direction in better.items() if direction == "lower"} == lower
+    assert better["samples"] is None
+    titles = {column.key: column.title for column in COLUMNS}
+    assert titles["recall"].endswith("↑")
+    assert titles["kid"].endswith("↓")
+    assert titles["samples"] == "images"
+
+
+def test_rich_table_fits_a_terminal(results: dict[str, Any]) -> None:
+    results["rows"][2]["blend_pair"] = None
+    text = printed(rich_table(results), 80)
+    assert "…" not in text
+    lines = text.splitlines()
+    assert "galaxy32 from dog32: cog, step 500" in lines[0]
+    kid = next(line for line in lines if "KID" in line)
+    assert "1.00 ± 0.20" in kid
+    assert "300 ± 10" in kid
+    assert kid.index("1.00") < kid.index("300 ± 10")
+    assert next(line for line in lines if "blend of 2" in line).count("–") == 1
+    for name in ("cog (2)", "in-domain", "lerp (2) in"):
+        assert name in text
+
+
+def test_sweep_table_fits_a_terminal(results: dict[str, Any]) -> None:
+    text = printed(sweep_table("Sweep [of] two", results["rows"]), 80)
+    assert "…" not in text
+    assert "Sweep [of] two" in text
+    line = next(line for line in text.splitlines() if "cog (2) in pixels" in line)
+    assert "5.00 ± 0.30" in line
+    assert line.split()[-3:] == ["0.500", "0.010", "0.600"]
+
+
+def test_markdown(results: dict[str, Any]) -> None:
+    results["rows"][0]["name"] = "a|b\nc"
+    lines = markdown_table(results["rows"]).splitlines()
+    assert len(lines) == 2 + 5
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(COLUMNS) + 2}
+    assert lines[2].startswith(r"| a\|b c | 400 | 12.3 | 1.00 ± 0.20 | 0.700 | 0.800 |")
+
+
+def test_csv_keeps_all_digits(results: dict[str, Any]) -> None:
+    results["rows"][0] |= {"kid": 0.0012345678901, "fid": None, "recall": float("nan"), "step": "5"}
+    rows = list(csv.DictReader(io.StringIO(csv_table(results["rows"], first=["step"]))))
+    assert list(rows[0])[:4] == ["step", "name", "role", "samples"]
+    assert rows[0]["step"] == "5"
+    assert float(rows[0]["kid"]) == 0.0012345678901
+    assert rows[0]["kid_standard_error"] == "0.0002"
+    assert rows[0]["fid"] == rows[0]["recall"] == rows[1]["step"] == ""
+    assert [row["role"] for row in rows].count("control") == 2
