@@ -67,7 +67,7 @@ class Settings:
 
     step: int
     steps: int
-    power: float
+    power: int
     eta: float
     clip_x_0: bool
     num_samples: int

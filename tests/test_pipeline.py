@@ -25,7 +25,7 @@ from tests.conftest import RESOLUTION, smooth_images
 SETTINGS: dict[str, Any] = {
     "step": 400,
     "steps": 5,
-    "power": 1.0,
+    "power": 1,
     "eta": 0.3,
     "clip_x_0": False,
     "num_samples": 70,

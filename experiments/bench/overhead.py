@@ -28,7 +28,7 @@ from ood_sampler.modules.prediction import compute
 from ood_sampler.modules.synthesis import Synthesis
 
 GOAL = 1.10
-STEP, STEPS, POWER = 500, 50, 2.0
+STEP, STEPS, POWER = 500, 50, 2
 
 
 class Stored(Dataset[Tensor]):

@@ -111,7 +111,7 @@ def check_step(step: int, T: int) -> int:
     return step
 
 
-def trunk(T: int, steps: int, *, power: float = 1.0) -> Tensor:
+def trunk(T: int, steps: int, *, power: int = 1) -> Tensor:
     r"""Grid over the whole chain: $t_i = T (i / n)^p - 1$, rounded, $i = 0, \dots, n$.
 
     Where rounding makes neighbours equal, near clean data, they are one point.
@@ -119,22 +119,23 @@ def trunk(T: int, steps: int, *, power: float = 1.0) -> Tensor:
     Args:
         T: number of noise levels of the model.
         steps: $n$, intervals over the whole chain, in $1, \dots, T$.
-        power: $p \ge 1$; 1 spaces the points evenly, 2 as the quadratic grid of Song et al., 2021,
-            with most points near clean data, where inversion makes its error.
+        power: $p$, 1 to 4; 1 spaces the points evenly, 2 as the quadratic grid of Song et al.,
+            2021, with most points near clean data, where inversion makes its error.
 
     Raises:
         ValueError: `steps` or `power` is out of range.
     """
     if not 1 <= steps <= T:
         raise ValueError(f"steps must be in 1..{T}, got {steps}")
-    if not power >= 1:
-        raise ValueError(f"power must be >= 1, got {power}")
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    points: Tensor = (T * u**power + CLEAN).round().long().unique()
+    if power not in (1, 2, 3, 4):
+        raise ValueError(f"power must be 1, 2, 3 or 4, got {power}")
+    # in integers: halves, which go up, would round differently on other processors
+    i, whole = torch.arange(steps + 1), 2 * steps**power
+    points: Tensor = (CLEAN + (2 * T * i**power + steps**power) // whole).unique()
     return points
 
 
-def grid(step: int, *, T: int, steps: int, power: float = 1.0) -> Tensor:
+def grid(step: int, *, T: int, steps: int, power: int = 1) -> Tensor:
     r"""Increasing timesteps from clean data to exactly `step`.
 
     The grid follows the trunk of the whole chain and leaves it for `step` at the last point before

@@ -84,7 +84,7 @@ def estimate_eps(denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def invert(
-    denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int, power: float = 1.0
+    denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int, power: int = 1
 ) -> dict[int, Tensor]:
     r"""Carry images to the latents of one or several steps in one pass down the chain.
 
@@ -127,7 +127,7 @@ def decode(
     *,
     step: int,
     steps: int,
-    power: float = 1.0,
+    power: int = 1,
     eta: float = 0.0,
     noise: Noise | None = None,
     clip_x_0: bool = False,
@@ -155,7 +155,7 @@ def decode(
     return x_t
 
 
-def evaluations(step: int, *, T: int, steps: int, power: float = 1.0) -> int:
+def evaluations(step: int, *, T: int, steps: int, power: int = 1) -> int:
     """Network evaluations an image (NFE) of one `invert` or `decode`."""
     return len(grid(step, T=T, steps=steps, power=power)) - 1
 

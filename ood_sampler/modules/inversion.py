@@ -26,7 +26,7 @@ class Inversion(Stage):
         *,
         at: Sequence[int],
         steps: int,
-        power: float,
+        power: int,
         names: Sequence[str],
     ) -> None:
         super().__init__()

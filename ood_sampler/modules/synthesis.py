@@ -27,7 +27,7 @@ class Synthesis(Stage):
         *,
         step: int,
         steps: int,
-        power: float,
+        power: int,
         eta: float,
         clip_x_0: bool,
         seed: int,

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -32,7 +34,7 @@ def test_table_equals_diffusers(name: str) -> None:
     alpha, sigma = ours(torch.arange(1000))
     expected = theirs.alphas_cumprod.double()
     # diffusers multiplies a thousand factors in float32
-    torch.testing.assert_close(alpha.square(), expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(alpha.square(), expected, rtol=1e-4, atol=0)
     torch.testing.assert_close(sigma.square(), 1 - expected, rtol=1e-4, atol=1e-7)
 
 
@@ -106,7 +108,7 @@ def test_grid_runs_from_clean_data_to_the_step(chain: tuple[int, int, int]) -> N
     # the last interval is a half to three halves, but for rounding by half a step at each end
     last = step - int(points[-2])
     assert last <= 1.5 * interval + 1
-    assert len(points) == 2 or last >= interval / 2
+    assert len(points) == 2 or last >= (interval - 1) / 2
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
@@ -141,6 +143,26 @@ def test_grid_of_four_intervals(step: int, expected: list[int]) -> None:
 def test_halves_round_up() -> None:
     assert trunk(5, 2).tolist() == [-1, 2, 4]
     assert trunk(3, 2).tolist() == [-1, 1, 2]
+
+
+@pytest.mark.parametrize("power", [2, 3, 4])
+def test_a_power_gathers_the_points_near_clean_data(power: int) -> None:
+    points = trunk(1000, 50, power=power)
+    exact = [1000 * (k / 50) ** power - 1 for k in range(51)]
+    assert points.tolist() == sorted({math.floor(e + 0.5) for e in exact})
+    gaps = points.diff()
+    assert int(gaps[0]) <= 2
+    assert (gaps.diff() >= -1).all()  # they grow, but for rounding
+    assert torch.equal(grid(999, T=1000, steps=50, power=power), points)
+    shorter = grid(500, T=1000, steps=50, power=power)
+    assert int(shorter[-1]) == 500
+    assert torch.equal(shorter[:-1], points[: len(shorter) - 1])
+
+
+@pytest.mark.parametrize("power", [0, 1.5, 5])
+def test_bad_power(power: int) -> None:
+    with pytest.raises(ValueError, match=rf"power must be 1, 2, 3 or 4, got {power}"):
+        trunk(10, 5, power=power)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 11])
