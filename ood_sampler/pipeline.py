@@ -29,7 +29,7 @@ from ood_sampler.data.artifact import (
 from ood_sampler.data.domain import ImageSet, TargetDomain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import check_step, trunk
-from ood_sampler.diffusion.solvers import evaluations
+from ood_sampler.diffusion.solvers import check_iterations, evaluations
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
@@ -39,6 +39,7 @@ from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import Stage, TrainerFactory, compute
 from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
@@ -47,7 +48,6 @@ from ood_sampler.samplers.standard import StandardSampler
 log = logging.getLogger(__name__)
 
 REAL = "real pictures"
-IN_DOMAIN = "in-domain samples"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Settings:
         step: the inversion step $t$ of the latents.
         steps: intervals of the solver over the whole chain.
         power: spacing of its grid.
+        iterations: fixed-point iterations of each move of the inversion.
         eta: of the decoding.
         clip_x_0: clip denoised images while decoding.
         num_samples: images to make.
@@ -68,6 +69,7 @@ class Settings:
     step: int
     steps: int
     power: int
+    iterations: int
     eta: float
     clip_x_0: bool
     num_samples: int
@@ -169,6 +171,7 @@ class Pipeline:
                 raise ValueError(f"inversion.{error}") from error
         try:
             trunk(T, settings.steps, power=settings.power)
+            check_iterations(settings.iterations)
         except ValueError as error:
             raise ValueError(f"solver.{error}") from error
         self.sampler.check(self._few_shot(self._images(self.domain.few_shot)))
@@ -244,6 +247,7 @@ class Pipeline:
                     **self._solver_key(),
                     "images": few_shot.digest,
                     "step": step,
+                    "iterations": self.settings.iterations,
                 },
                 len(few_shot),
             )
@@ -258,11 +262,14 @@ class Pipeline:
                 at=unfinished,
                 steps=self.settings.steps,
                 power=self.settings.power,
+                iterations=self.settings.iterations,
                 names=few_shot.names,
             ),
             few_shot,
             {str(step): artifacts[str(step)] for step in unfinished or [self.settings.step]},
-            evaluations_each=self._evaluations(max(unfinished, default=self.settings.step)),
+            evaluations_each=self._evaluations(
+                max(unfinished, default=self.settings.step), self.settings.iterations
+            ),
         )
         return wanted
 
@@ -496,19 +503,19 @@ class Pipeline:
         file = self.model.in_domain_file(self.evaluation.extractor.name)
         return samples if file is None else load_file(file)["features"].float()
 
-    def _evaluations(self, step: int) -> int:
+    def _evaluations(self, step: int, iterations: int = 0) -> int:
         return evaluations(
             step,
             T=self.model.schedule.T,
             steps=self.settings.steps,
             power=self.settings.power,
+            iterations=iterations,
         )
 
     def _solver_key(self) -> dict[str, Any]:
         keywords: Mapping[str, Any] = getattr(self.trainer, "keywords", {})
         return {
             "model": self.model.digest,
-            "solver": "ddim",
             "steps": self.settings.steps,
             "power": self.settings.power,
             "precision": keywords.get("precision", "32-true"),

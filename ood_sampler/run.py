@@ -166,6 +166,7 @@ def execute(cfg: DictConfig) -> None:
             step=cfg.inversion.step,
             steps=cfg.solver.steps,
             power=cfg.solver.power,
+            iterations=cfg.solver.iterations,
             eta=cfg.decode.eta,
             clip_x_0=cfg.decode.clip_x_0,
             num_samples=cfg.num_samples,
@@ -241,6 +242,7 @@ def _results(
             "step": cfg.inversion.step,
             "steps": cfg.solver.steps,
             "power": cfg.solver.power,
+            "iterations": cfg.solver.iterations,
             "eta": cfg.decode.eta,
             "seed": cfg.seed,
             "num_samples": cfg.num_samples,
@@ -281,10 +283,11 @@ def _write(
     import torch
     from rich.console import Console
 
+    from ood_sampler.data.artifact import write_atomically
     from ood_sampler.report.grid import overview, save_png
     from ood_sampler.report.page import write_page
-    from ood_sampler.report.results import write_json, write_rows, write_samples
-    from ood_sampler.report.tables import rich_table
+    from ood_sampler.report.results import write_json, write_samples
+    from ood_sampler.report.tables import csv_table, rich_table
 
     few_shot, held_out = pipeline.domain.few_shot, pipeline.domain.held_out
     shown = range(min(64, len(outcome.images)))
@@ -301,7 +304,7 @@ def _write(
     }
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_json(folder / "metrics.json", results)
-    write_rows(folder / "metrics.csv", results["rows"])
+    write_atomically(folder / "metrics.csv", csv_table(results["rows"]).encode())
     write_samples(folder / "samples", outcome.images, seed=cfg.seed)
     save_png(
         overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),

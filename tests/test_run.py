@@ -31,6 +31,7 @@ SMALL = [
     "data.few_shot=24",
     "data.held_out=24",
     "num_samples=12",
+    "solver=ddim",
     "solver.steps=4",
     "inversion.step=400",
 ]

@@ -31,8 +31,10 @@ from ood_sampler.report.grid import save_grid
 
 STEPS = 50
 REMARK = (
-    "The first 80,000 images were trained with the plain min-SNR loss, those to 160,000 without "
-    "its scales: losses of the parts cannot be compared, noise MSEs can."
+    "The loss was changed on the way: images to 80,000 saw the plain min-SNR loss, those to "
+    "160,000 the weight min(1/alpha, 10) in addition, those to 208,000 scales weighted by 2^k "
+    "instead of 2^(k/2), the rest the loss of the code. Losses of the parts cannot be compared, "
+    "noise MSEs can."
 )
 
 

@@ -61,7 +61,7 @@ def stages(denoiser: Denoiser, few_shot: Dataset[Tensor], count: int, batch_size
         names = [str(i) for i in range(count)]
         start = time.perf_counter()
         compute(
-            Inversion(denoiser, at=[STEP], steps=STEPS, power=POWER, names=names),
+            Inversion(denoiser, at=[STEP], steps=STEPS, power=POWER, iterations=0, names=names),
             few_shot,
             {str(STEP): latents},
             trainer=trainer,

@@ -84,13 +84,24 @@ def estimate_eps(denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def invert(
-    denoiser: Denoiser, x_0: Tensor, at: Iterable[int], *, steps: int, power: int = 1
+    denoiser: Denoiser,
+    x_0: Tensor,
+    at: Iterable[int],
+    *,
+    steps: int,
+    power: int = 1,
+    iterations: int = 0,
 ) -> dict[int, Tensor]:
     r"""Carry images to the latents of one or several steps in one pass down the chain.
 
     The deterministic trajectory of Song et al., 2021, sec. 4.3, with $\epsilon_\theta$ taken at the
-    source of each move. Every step asked for leaves the common trunk with the noise estimate that
-    the trunk needs anyway, so that all of them cost as much as the largest, and each is bit for
+    source of each move. Decoding takes it at the other end, which is what keeps a round trip from
+    being exact; each iteration takes it at the latent found so far,
+    $x_s \leftarrow \mathrm{move}(x_t; \epsilon_\theta(x_s, s))$. Its fixed point decodes back
+    exactly.
+
+    Every step asked for leaves the common trunk with the noise estimate that the trunk needs
+    anyway, so that without iterations all of them cost as much as the largest, and each is bit for
     bit what it would be alone.
 
     Args:
@@ -99,11 +110,23 @@ def invert(
         at: steps whose latents are wanted, each in $0, \dots, T-1$.
         steps: intervals over the whole chain (`grid`).
         power: spacing of the grid (`trunk`).
+        iterations: fixed-point iterations of each move, >= 0; each costs one evaluation.
 
     Returns:
         step -> latents $x_t$, shape $(B, C, H, W)$.
+
+    Raises:
+        ValueError: `iterations` is negative, or a step or the grid is out of range.
     """
+    check_iterations(iterations)
     schedule = denoiser.schedule
+
+    def move(x_t: Tensor, eps: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        x_s = ddim_move(schedule, x_t, eps, t, s)
+        for _ in range(iterations):
+            x_s = ddim_move(schedule, x_t, estimate_eps(denoiser, x_s, s), t, s)
+        return x_s
+
     leaves: dict[int, list[int]] = {}
     for step in sorted(set(at)):
         source = int(grid(step, T=schedule.T, steps=steps, power=power)[-2])
@@ -113,11 +136,22 @@ def invert(
     for t, s in pairwise(trunk(schedule.T, steps, power=power)):
         eps = estimate_eps(denoiser, x_t, t)
         for step in leaves.pop(int(t), []):
-            latents[step] = ddim_move(schedule, x_t, eps, t, torch.tensor(step))
+            latents[step] = move(x_t, eps, t, torch.tensor(step))
         if not leaves:
             break
-        x_t = ddim_move(schedule, x_t, eps, t, s)
+        x_t = move(x_t, eps, t, s)
     return latents
+
+
+def check_iterations(iterations: int) -> int:
+    """Return `iterations` if an inversion can make that many.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if iterations < 0:
+        raise ValueError(f"iterations must be >= 0, got {iterations}")
+    return iterations
 
 
 @torch.inference_mode()
@@ -155,13 +189,14 @@ def decode(
     return x_t
 
 
-def evaluations(step: int, *, T: int, steps: int, power: int = 1) -> int:
-    """Network evaluations an image (NFE) of one `invert` or `decode`."""
-    return len(grid(step, T=T, steps=steps, power=power)) - 1
+def evaluations(step: int, *, T: int, steps: int, power: int = 1, iterations: int = 0) -> int:
+    """Network evaluations an image (NFE) of `invert` to one step, or of `decode` from it."""
+    return (len(grid(step, T=T, steps=steps, power=power)) - 1) * (1 + iterations)
 
 
 __all__ = [
     "CLEAN",
+    "check_iterations",
     "ddim_move",
     "decode",
     "estimate_eps",

@@ -17,6 +17,7 @@ class Inversion(Stage):
         at: the steps; the result of step `t` is named `str(t)`.
         steps: intervals over the whole chain.
         power: spacing of the grid.
+        iterations: fixed-point iterations of each move.
         names: of the pictures, for errors.
     """
 
@@ -27,6 +28,7 @@ class Inversion(Stage):
         at: Sequence[int],
         steps: int,
         power: int,
+        iterations: int,
         names: Sequence[str],
     ) -> None:
         super().__init__()
@@ -34,11 +36,19 @@ class Inversion(Stage):
         self.at = at
         self.steps = steps
         self.power = power
+        self.iterations = iterations
         self.names = names
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, x_0 = batch
-        latents = invert(self.denoiser, x_0, self.at, steps=self.steps, power=self.power)
+        latents = invert(
+            self.denoiser,
+            x_0,
+            self.at,
+            steps=self.steps,
+            power=self.power,
+            iterations=self.iterations,
+        )
         names = [self.names[index] for index in indices]
         return {
             str(step): self.check_finite(x_t, names, f"the latent at step {step} of picture")

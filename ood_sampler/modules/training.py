@@ -20,12 +20,12 @@ class DenoiserTraining(lightning.LightningModule):
     w_t = \frac{\min(\mathrm{SNR}_t, \gamma)}{\mathrm{SNR}_t} \min(1 / \alpha_t, g), \qquad
     \mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$$
 
-    $D_k$ averages over squares of $2^k$ pixels and multiplies by $2^k$, so that white noise counts
-    the same at every scale (after the multiscale loss of Hoogeboom et al., 2023). The first factor
-    of $w_t$ is that of Hang et al., 2023; the second weighs high noise up, where an error of
+    $D_k$ averages over squares of $2^k$ pixels and multiplies by $2^{k/2}$, so that white noise
+    counts half as much from scale to scale, and the mean of a picture, one of its many
+    coefficients, is not drowned (after the multiscale loss of Hoogeboom et al., 2023). The first
+    factor of $w_t$ is that of Hang et al., 2023; the second weighs high noise up, where an error of
     $\epsilon_\theta$ is $\sigma_t / \alpha_t$ times as large in $\hat x_0$. The minimum is that of
-    the plain loss; without these weights, samples of a short training have arbitrary colours, since
-    the mean of a picture is one of its many coefficients and drowned in noise at most steps.
+    the plain loss; without these weights, samples of a short training have arbitrary colours.
 
     Pictures stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
     goes on as if it had not stopped. The steps of one batch are stratified over the chain.
@@ -129,16 +129,16 @@ class DenoiserTraining(lightning.LightningModule):
 
 
 def multiscale(difference: Tensor) -> Tensor:
-    r"""Mean over scales $k$ of the mean square of $D_k$ applied to a noise error.
+    r"""Sum over scales $k$ of the mean square of $D_k$ applied to a noise error.
 
     Args:
         difference: shape $(B, C, H, W)$; scales are halved while both sides are even.
 
     Returns:
-        One value an image, shape $(B,)$; 1 in expectation for white noise.
+        One value an image, shape $(B,)$; $\sum_k 2^{-k}$ in expectation for white noise.
     """
     scales = [difference.square().mean((1, 2, 3))]
     while difference.shape[-1] % 2 == 0 and difference.shape[-2] % 2 == 0:
-        difference = 2 * avg_pool2d(difference, 2)
+        difference = 2**0.5 * avg_pool2d(difference, 2)
         scales.append(difference.square().mean((1, 2, 3)))
-    return torch.stack(scales).mean(0)
+    return torch.stack(scales).sum(0)

@@ -14,7 +14,7 @@ from ood_sampler.report.plots import run_figures, svg
 from ood_sampler.report.tables import COLUMNS, MISSING, Results, number, strategy
 from ood_sampler.report.verdicts import verdicts
 
-_SAMPLES, _PAIRS, _HELD_OUT, _RECONSTRUCTIONS = 50, 25, 30, 15
+_SAMPLES, _PAIRS, _HELD_OUT, _IN_DOMAIN, _RECONSTRUCTIONS = 50, 25, 30, 10, 15
 """Pictures shown of each kind, at most."""
 
 _CITATIONS = (
@@ -108,8 +108,8 @@ def write_page(path: Path, results: Results, pictures: Mapping[str, Tensor]) -> 
         path: Where to, `report.html`; written atomically.
         results: See `ood_sampler.report.tables`.
         pictures: In [-1, 1], shape $(N, 3, R, R)$, under `samples`, `nearest` (the nearest few-shot
-            picture of each sample), `held_out`, `originals` and `reconstructions` (of equal
-            length). Any may be missing.
+            picture of each sample), `held_out`, `in_domain` (samples from pure noise), `originals`
+            and `reconstructions` (of equal length). Any may be missing.
     """
     write_atomically(path, page(results, pictures).encode())
 
@@ -211,6 +211,9 @@ def _pictures(pictures: Mapping[str, Tensor]) -> str:
             _PAIRS,
         ),
         _singles("Held-out pictures", "held-out picture", pictures.get("held_out"), _HELD_OUT),
+        _singles(
+            "The model's own samples", "in-domain sample", pictures.get("in_domain"), _IN_DOMAIN
+        ),
         _pairs(
             "Reconstructions",
             "On the left a few-shot picture, on the right the same inverted and decoded.",

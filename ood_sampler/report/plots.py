@@ -4,7 +4,7 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from ood_sampler.report.tables import COLUMNS, Results, Row, number
 
@@ -97,20 +97,21 @@ def kid_figure(rows: Sequence[Row]) -> "Figure | None":
             capsize=4,
             linewidth=2,
         )
-    _scale_kid(axes.xaxis, shown)
+    _scale_kid(axes, "x", shown)
     axes.set_title("KID × 10³, ± 2 standard errors (lower is better)")
     _name_rows(axes, shown)
     axes.grid(axis="x")
     return figure
 
 
-def _scale_kid(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 (matplotlib is untyped)
+def _scale_kid(axes: "Axes", direction: Literal["x", "y"], rows: Sequence[Row]) -> None:
     """Use a logarithmic axis, linear around 0, where the largest would dwarf the others."""
     values = sorted(1e3 * abs(float(row["kid"])) for row in rows)
     errors = [1e3 * (number(row.get("kid_standard_error")) or 0) for row in rows]
     linear = max(2 * min(errors), values[-1] / 1e3)
     if values[-1] > 20 * max(values[0], linear) and linear > 0:
-        axis.axes.set(**{f"{axis.axis_name}scale": "symlog"})
+        axes.set(**{f"{direction}scale": "symlog"})
+        axis: Any = getattr(axes, f"{direction}axis")
         axis.set_major_formatter("{x:g}")
 
 
@@ -239,7 +240,7 @@ def curves(
             )
         if column.key == "kid":
             if drawn:
-                _scale_kid(axes.yaxis, drawn)
+                _scale_kid(axes, "y", drawn)
         else:
             axes.set_ylim(-0.03, 1.03)
         axes.set_title(column.title)

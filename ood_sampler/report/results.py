@@ -1,7 +1,5 @@
 """What a run leaves in its folder."""
 
-import csv
-import io
 import json
 import math
 import platform
@@ -50,15 +48,6 @@ def environment() -> dict[str, str]:
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
     """Write JSON that any reader accepts: what is not finite becomes null."""
     write_atomically(path, json.dumps(_finite(results), indent=1).encode())
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the table of a run as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
 
 
 def write_samples(folder: Path, images: TensorSet, *, seed: int) -> None:

@@ -1,4 +1,5 @@
-import math
+from fractions import Fraction
+from math import floor
 
 import pytest
 import torch
@@ -89,40 +90,44 @@ def test_unknown_name() -> None:
 
 
 chains = st.integers(1, 1200).flatmap(
-    lambda T: st.tuples(st.just(T), st.integers(1, T), st.integers(0, T - 1))
+    lambda T: st.tuples(st.just(T), st.integers(1, T), st.integers(0, T - 1), st.integers(1, 4))
 )
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(chain=chains)
-def test_grid_runs_from_clean_data_to_the_step(chain: tuple[int, int, int]) -> None:
-    T, steps, step = chain
-    points = grid(step, T=T, steps=steps)
-    whole = trunk(T, steps)
+def test_grid_runs_from_clean_data_to_the_step(chain: tuple[int, int, int, int]) -> None:
+    T, steps, step, power = chain
+    points = grid(step, T=T, steps=steps, power=power)
     assert points.dtype == torch.long
-    assert int(points[0]) == CLEAN
-    assert int(points[-1]) == step
+    *shared, last = points.tolist()
+    assert shared[0] == CLEAN
+    assert last == step
     assert (points.diff() > 0).all()
-    assert points[:-1].tolist() == whole[: len(points) - 1].tolist()
-    interval = T / steps
-    # the last interval is a half to three halves, but for rounding by half a step at each end
-    last = step - int(points[-2])
-    assert last <= 1.5 * interval + 1
-    assert len(points) == 2 or last >= (interval - 1) / 2
+    whole = trunk(T, steps, power=power).tolist()
+    assert shared == whole[: len(shared)]
+    # it leaves the trunk at the last point from which no last interval is below half of another
+    assert len(shared) == 1 or 2 * (step - shared[-1]) >= shared[-1] - shared[-2]
+    following = whole[len(shared)]
+    assert following >= step or 2 * (step - following) < following - shared[-1]
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(chain=chains)
-def test_trunk_is_even_and_its_own_grid(chain: tuple[int, int, int]) -> None:
-    T, steps, _ = chain
-    points = trunk(T, steps)
-    assert len(points) == steps + 1
-    exact = [CLEAN + k * T / steps for k in range(steps + 1)]
-    assert all(abs(p - e) <= 0.5 + 1e-9 for p, e in zip(points.tolist(), exact, strict=True))
-    assert torch.equal(grid(T - 1, T=T, steps=steps), points)
-    for k in (1, steps // 2, steps):
-        if k:
-            assert torch.equal(grid(int(points[k]), T=T, steps=steps), points[: k + 1])
+def test_trunk_is_a_power_law_and_its_own_grid(chain: tuple[int, int, int, int]) -> None:
+    T, steps, _, power = chain
+    points = trunk(T, steps, power=power)
+    exact = [T * Fraction(i, steps) ** power + CLEAN for i in range(steps + 1)]
+    assert points.tolist() == sorted({floor(point + Fraction(1, 2)) for point in exact})
+    assert power > 1 or len(points) == steps + 1
+    for k in {1, len(points) // 2, len(points) - 1} - {0}:
+        prefix = grid(int(points[k]), T=T, steps=steps, power=power)
+        assert torch.equal(prefix, points[: k + 1])
+
+
+def test_even_spacing_is_the_default() -> None:
+    assert torch.equal(trunk(1000, 50), trunk(1000, 50, power=1))
+    assert torch.equal(grid(700, T=1000, steps=50), grid(700, T=1000, steps=50, power=1))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +137,7 @@ def test_trunk_is_even_and_its_own_grid(chain: tuple[int, int, int]) -> None:
         (500, [-1, 249, 500]),
         (623, [-1, 249, 623]),  # 124 after a point of the trunk: too near
         (624, [-1, 249, 499, 624]),  # 125: half an interval
+        (250, [-1, 250]),
         (100, [-1, 100]),
         (0, [-1, 0]),
     ],
@@ -140,35 +146,30 @@ def test_grid_of_four_intervals(step: int, expected: list[int]) -> None:
     assert grid(step, T=1000, steps=4).tolist() == expected
 
 
-def test_halves_round_up() -> None:
+def test_trunks_by_hand() -> None:
+    # halves go up
     assert trunk(5, 2).tolist() == [-1, 2, 4]
     assert trunk(3, 2).tolist() == [-1, 1, 2]
-
-
-@pytest.mark.parametrize("power", [2, 3, 4])
-def test_a_power_gathers_the_points_near_clean_data(power: int) -> None:
-    points = trunk(1000, 50, power=power)
-    exact = [1000 * (k / 50) ** power - 1 for k in range(51)]
-    assert points.tolist() == sorted({math.floor(e + 0.5) for e in exact})
-    gaps = points.diff()
-    assert int(gaps[0]) <= 2
-    assert (gaps.diff() >= -1).all()  # they grow, but for rounding
-    assert torch.equal(grid(999, T=1000, steps=50, power=power), points)
-    shorter = grid(500, T=1000, steps=50, power=power)
-    assert int(shorter[-1]) == 500
-    assert torch.equal(shorter[:-1], points[: len(shorter) - 1])
-
-
-@pytest.mark.parametrize("power", [0, 1.5, 5])
-def test_bad_power(power: int) -> None:
-    with pytest.raises(ValueError, match=rf"power must be 1, 2, 3 or 4, got {power}"):
-        trunk(10, 5, power=power)
+    assert trunk(1000, 4, power=2).tolist() == [-1, 62, 249, 562, 999]
+    assert trunk(1000, 5, power=3).tolist() == [-1, 7, 63, 215, 511, 999]
+    # points that rounding makes equal are one
+    assert trunk(4, 4, power=2).tolist() == [-1, 0, 1, 3]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 11])
 def test_bad_steps(steps: int) -> None:
     for call in (lambda: trunk(10, steps), lambda: grid(5, T=10, steps=steps)):
         with pytest.raises(ValueError, match=rf"steps must be in 1\.\.10, got {steps}"):
+            call()
+
+
+@pytest.mark.parametrize("power", [0, -1, 5, 1.5])
+def test_bad_power(power: int) -> None:
+    for call in (
+        lambda: trunk(10, 5, power=power),
+        lambda: grid(5, T=10, steps=5, power=power),
+    ):
+        with pytest.raises(ValueError, match=f"power must be 1, 2, 3 or 4, got {power}"):
             call()
 
 

@@ -55,13 +55,14 @@ def on_trajectory(x_0: Tensor, variance: float, step: int) -> Tensor:
     return alpha * MEAN + (x_0 - MEAN) * math.sqrt((alpha**2 * variance + sigma**2) / variance)
 
 
+@pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("step", [300, 555, 999])
 @pytest.mark.parametrize("variance", [0.25, 1.0, 4.0])
-def test_inversion_error_halves_when_steps_double(variance: float, step: int) -> None:
+def test_inversion_error_halves_when_steps_double(variance: float, step: int, power: int) -> None:
     x_0 = normal(2, 3, 2, 2)
 
     def error(steps: int) -> float:
-        latents = invert(gaussian(variance), x_0, [step], steps=steps)[step]
+        latents = invert(gaussian(variance), x_0, [step], steps=steps, power=power)[step]
         return float((latents - on_trajectory(x_0, variance, step)).abs().max())
 
     assert error(100) / error(200) == pytest.approx(2, rel=0.1)
@@ -207,27 +208,30 @@ def test_clipping_bounds_the_denoised_image() -> None:
         assert float(images.abs().max()) == 1
 
 
-def test_several_steps_in_one_pass_are_what_they_are_alone() -> None:
+@pytest.mark.parametrize("power", [1, 2])
+def test_several_steps_in_one_pass_are_what_they_are_alone(power: int) -> None:
     denoiser, x_0 = EpsilonDenoiser(bend, SCHEDULE), normal(2, 3, 2, 2).float()
     wanted = [999, 0, 5, 400, 409, 410, 411, 419, 420, 439, 400]
-    together = invert(denoiser, x_0, wanted, steps=50)
+    together = invert(denoiser, x_0, wanted, steps=50, power=power)
     assert sorted(together) == sorted(set(wanted))
     for step in wanted:
-        assert torch.equal(together[step], invert(denoiser, x_0, [step], steps=50)[step])
+        alone = invert(denoiser, x_0, [step], steps=50, power=power)
+        assert torch.equal(together[step], alone[step])
 
 
+@pytest.mark.parametrize("power", [1, 3])
 @pytest.mark.parametrize("step", [0, 5, 19, 29, 400, 998, 999])
-def test_cost(step: int) -> None:
-    visited = grid(step, T=1000, steps=50).tolist()
-    assert evaluations(step, T=1000, steps=50) == len(visited) - 1
+def test_cost(step: int, power: int) -> None:
+    visited = grid(step, T=1000, steps=50, power=power).tolist()
+    assert evaluations(step, T=1000, steps=50, power=power) == len(visited) - 1
     x = normal(1, 3, 2, 2)
     for others in ([], list(range(step))):
         inverting = Counting()
-        invert(inverting, x, [step, *others], steps=50)
+        invert(inverting, x, [step, *others], steps=50, power=power)
         # the noise of each move is that of its source, clean data being asked about at step 0
         assert inverting.asked == [max(t, 0) for t, _ in pairwise(visited)]
     decoding = Counting()
-    decode(decoding, x, step=step, steps=50)
+    decode(decoding, x, step=step, steps=50, power=power)
     assert decoding.asked == visited[:0:-1]
 
 
@@ -235,6 +239,7 @@ def test_cost_in_figures() -> None:
     assert evaluations(999, T=1000, steps=50) == 50
     assert evaluations(499, T=1000, steps=50) == 25
     assert evaluations(0, T=1000, steps=50) == 1
+    assert evaluations(562, T=1000, steps=4, power=2) == 3
 
 
 def test_results_ignore_batch_splits() -> None:
@@ -277,3 +282,41 @@ def test_step_out_of_range(step: int) -> None:
         invert(gaussian(1.0), x, [5, step], steps=20)
     with pytest.raises(ValueError, match=f"step must be in 0..999 .*got {step}"):
         decode(gaussian(1.0), x, step=step, steps=20)
+
+
+def test_iterations_make_the_round_trip_of_a_gaussian_exact() -> None:
+    denoiser = GaussianDenoiser(torch.tensor(0.3, dtype=torch.float64), 0.5, Schedule.linear())
+    x_0 = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(1, 3, 2, 2)
+
+    def error(iterations: int) -> float:
+        x_t = invert(denoiser, x_0, [600], steps=20, iterations=iterations)[600]
+        return float((decode(denoiser, x_t, step=600, steps=20) - x_0).abs().max())
+
+    errors = [error(iterations) for iterations in (0, 1, 2, 3)]
+    # the iteration contracts: each one leaves less than half of the error
+    assert all(later < earlier / 2 for earlier, later in pairwise(errors))
+    assert error(60) < 1e-12
+
+
+def test_one_iteration_from_the_latent_itself_takes_the_noise_at_the_target() -> None:
+    denoiser = GaussianDenoiser(torch.tensor(0.0, dtype=torch.float64), 0.5, Schedule.linear())
+    x_0 = torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64)
+    T = denoiser.schedule.T
+    predicted = invert(denoiser, x_0, [T - 1], steps=1)[T - 1]
+    alpha_s, sigma_s = denoiser.schedule(torch.tensor(T - 1))
+    # from clean data the move is alpha_s x_0 + sigma_s eps
+    expected = alpha_s * x_0 + sigma_s * denoiser.eps(predicted, torch.tensor(T - 1))
+    found = invert(denoiser, x_0, [T - 1], steps=1, iterations=1)[T - 1]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_negative_iterations_are_refused() -> None:
+    denoiser = GaussianDenoiser(torch.tensor(0.0), 0.5, Schedule.linear())
+    with pytest.raises(ValueError, match="iterations must be >= 0, got -1"):
+        invert(denoiser, torch.zeros(1, 1, 1, 1), [5], steps=5, iterations=-1)
+
+
+def test_iterations_count_as_evaluations() -> None:
+    assert evaluations(500, T=1000, steps=50, iterations=2) == 3 * evaluations(
+        500, T=1000, steps=50
+    )

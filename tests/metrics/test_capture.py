@@ -103,6 +103,13 @@ def test_subsample_draws_distinct_rows_by_seed() -> None:
     )
 
 
+def test_metric_draws_by_its_seed() -> None:
+    samples, many, few = normal(500), normal(300, seed=1), normal(20, seed=2)
+    for sets in ((many, few), (few, many)):
+        assert measure(samples, *sets, seed=0) == measure(samples, *sets, seed=0)
+        assert measure(samples, *sets, seed=0) != measure(samples, *sets, seed=1)
+
+
 def test_bad_input() -> None:
     for nearest_k in (0, 2, -1):
         with pytest.raises(ValueError, match=f"nearest_k must be odd and >= 1.*got {nearest_k}"):

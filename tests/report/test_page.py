@@ -47,6 +47,7 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
             "samples": pictures(60),
             "nearest": pictures(60),
             "held_out": pictures(8),
+            "in_domain": pictures(4),
             "originals": pictures(3),
             "reconstructions": pictures(3),
         },
@@ -64,8 +65,8 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
     assert "stored before" in shown
     assert "60.1" in reader.texts
     images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    # 50 samples, 25 pairs, 8 held-out pictures, 3 pairs, 6 plots.
-    assert len(images) == 50 + 2 * 25 + 8 + 2 * 3 + 6
+    # 50 samples, 25 pairs, 8 held-out pictures, 4 in-domain samples, 3 pairs, 6 plots.
+    assert len(images) == 50 + 2 * 25 + 8 + 4 + 2 * 3 + 6
     assert all(image["alt"] for image in images)
     anchors = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
     links = {str(attributes["href"]) for tag, attributes in reader.tags if tag == "a"}
