@@ -37,7 +37,7 @@ from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion
-from ood_sampler.modules.prediction import Stage, TrainerFactory, compute
+from ood_sampler.modules.prediction import Stage, TrainerFactory, compute, make_trainer
 from ood_sampler.modules.synthesis import Synthesis
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
@@ -186,6 +186,7 @@ class Pipeline:
         few_shot, samples = len(self.domain.few_shot), settings.num_samples
         sets = few_shot * (2 + len(self.also)) + samples * (3 + len(self.controls()))
         check_disk(self.root, sets * pixels)
+        make_trainer(self.trainer, [])
         _ = self.model.digest
 
     def run(self) -> Outcome:

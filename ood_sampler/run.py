@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,7 +44,7 @@ def main() -> None:
         sys.stdout.write(help_text())
         return
     try:
-        check_command([a for a in arguments if not a.startswith("-")])
+        check_command(get_args_parser().parse_args(arguments).overrides)
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
@@ -69,11 +70,10 @@ def check_command(overrides: Sequence[str]) -> None:
     ]
     chosen = [alternatives[0] for alternatives in values]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = [text for text in chosen if (CONF / text.split("=")[0]).is_dir()]
+        for text in chain.from_iterable(values):
+            _check_option(text)
         try:
-            known = compose("run", groups)
-        except MissingConfigException as error:
-            raise CommandError(_unknown_option(groups)) from error
+            known = compose("run", [text for text in chosen if _is_group(text)])
         except HydraException as error:
             raise CommandError(str(error).splitlines()[0]) from error
         keys = {key for key, _ in _leaves(known)}
@@ -86,22 +86,36 @@ def check_command(overrides: Sequence[str]) -> None:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise CommandError(f"{missing[0]} must be set, for example {missing[0]}=/my/pictures")
+    _check_output(Path(composed.output))
 
 
-def _unknown_option(groups: Sequence[str]) -> str:
-    for text in groups:
-        group, option = text.split("=", 1)
-        options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-        if option not in options:
-            return f"{group}={option} is not known{_nearest(option, options)}; there are: " + (
-                ", ".join(options)
-            )
-    return "the configuration does not compose"
+def _is_group(text: str) -> bool:
+    return (CONF / text.partition("=")[0]).is_dir()
+
+
+def _check_option(text: str) -> None:
+    group, _, option = text.partition("=")
+    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if _is_group(text) and option not in (*options, "null"):
+        raise CommandError(
+            f"{group}={option} is not known{_nearest(option, options)}; there are: "
+            + ", ".join(options)
+        )
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse an output folder that cannot be made, which Hydra would answer with a traceback."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise CommandError(
+            f"output={folder} cannot be written, {there} is no folder or not yours: set output to "
+            "a folder that can"
+        )
 
 
 def _check_key(text: str, known: DictConfig, keys: set[str]) -> None:
     key, _, value = text.partition("=")
-    if key.startswith(("+", "~", "hydra")) or (CONF / key).is_dir():
+    if key.startswith(("+", "~", "hydra")) or _is_group(text):
         return
     if key not in keys:
         groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
@@ -140,7 +154,7 @@ def run(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         log.error("interrupted: finished shards are kept, the same command continues")
         sys.exit(130)
-    except (ValueError, OSError, InstantiationException) as error:
+    except (ValueError, OSError, MemoryError, InstantiationException) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
         log.error("error: %s", _innermost(error))

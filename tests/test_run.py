@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -50,6 +51,8 @@ SMALL = [
         (["data=folder"], "data.root must be set, for example data.root=/my/pictures"),
         (["nonsense"], "write KEY=VALUE"),
         (["sampler.rank=3"], "sampler.rank is not known"),
+        (["output=/dev/null/x"], "output=/dev/null/x cannot be written"),
+        (["sampler=cog,slrp"], "sampler=slrp is not known; did you mean slerp?"),
         (["inversion.step=400,x"], "inversion.step must be a whole number, got x"),
     ],
 )
@@ -186,7 +189,11 @@ def test_a_sweep_inverts_once_and_ends_with_one_table_and_one_picture(tmp_path: 
         (["model.path=nowhere"], "the weights of model dog32 are missing"),
         (["sampler=lowrank", "sampler.rank=0"], "rank must be >= 1, got 0"),
         (["metrics=inception", "metrics.weights=nowhere"], "inception-2015-12-05.pt"),
-        (["output=/dev/null/x", "hydra.run.dir=y"], "cannot be written"),
+        pytest.param(
+            ["trainer=gpu"],
+            "trainer does not fit this machine",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_a_mistake_ends_the_run_with_one_sentence_and_no_traceback(

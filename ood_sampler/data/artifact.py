@@ -25,7 +25,11 @@ def digest(key: Mapping[str, Any]) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash."""
+    """Write a file so that it is there whole or not at all, also after a crash.
+
+    Raises:
+        OSError: it cannot be written; names the file and the remedy.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -34,6 +38,14 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"could not be written ({error.strerror}): make space or set output to another folder; "
+            "finished shards are kept and the same command continues",
+            str(path),
+        ) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

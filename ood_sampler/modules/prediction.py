@@ -5,8 +5,10 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.data.artifact import SHARD, Artifact
@@ -111,23 +113,50 @@ def compute(
         trainer: makes the Lightning trainer from its keyword arguments.
         batch_size: items a call of the network.
         callbacks: further callbacks of the trainer.
+
+    Raises:
+        MemoryError: a batch does not fit.
+        NonFiniteError: the network returned NaN or infinity.
     """
     count = next(iter(artifacts.values())).count
     shards = sorted({shard for artifact in artifacts.values() for shard in artifact.missing()})
     if not shards:
         return
-    trainer(
-        callbacks=[ShardWriter(artifacts), *callbacks],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    ).predict(
-        stage,
-        ShardLoader(items, count, shards, batch_size=batch_size),
-        return_predictions=False,
-    )
+    try:
+        make_trainer(trainer, [ShardWriter(artifacts), *callbacks]).predict(
+            stage,
+            ShardLoader(items, count, shards, batch_size=batch_size),
+            return_predictions=False,
+        )
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"batch_size={batch_size} does not fit into the device's memory: lower batch_size; "
+            "results do not depend on it"
+        ) from error
+    except ProcessRaisedException as error:
+        # the text is the traceback of the process; its last line is the error
+        raise ValueError(f"a process failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> lightning.Trainer:
+    """Make a trainer that does nothing but drive a stage.
+
+    Raises:
+        ValueError: the trainer's settings do not fit this machine.
+    """
+    try:
+        return factory(
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(
+            f"trainer does not fit this machine: {error}; choose trainer=auto or trainer=cpu"
+        ) from error
 
 
 class _Batches(Dataset[Batch]):

@@ -1,5 +1,6 @@
 """Show how far a stage is: images a second and time left."""
 
+import logging
 from typing import Any
 
 import lightning
@@ -15,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+log = logging.getLogger(__name__)
 
 
 class StageProgress(Callback):
@@ -72,6 +75,9 @@ class StageProgress(Callback):
     ) -> None:
         if hasattr(self, "progress"):
             self.progress.stop()
+        if isinstance(exception, KeyboardInterrupt):
+            # Lightning ends the process without raising it again
+            log.error("interrupted: finished shards are kept, the same command continues")
 
 
 class _Rate(ProgressColumn):
