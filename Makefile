@@ -42,7 +42,7 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python experiments/assets/galaxy32.py
 	$(BIN)/python experiments/assets/radiation32.py
 	$(BIN)/python experiments/assets/features32.py --data $(DATA)
-	$(BIN)/python -m ood_sampler.train data.root=$(DATA)/train/dog.zip
+	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip
 	$(BIN)/python experiments/assets/dog32.py
 
 clean: ## remove the environment and caches; outputs stay

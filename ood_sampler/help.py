@@ -10,7 +10,7 @@ ood_sampler: new images of a domain that a frozen diffusion model has never seen
 
 usage: python -m ood_sampler.run [KEY=VALUE ...]
        python -m ood_sampler.run -m KEY=VALUE,VALUE ...   a sweep over all combinations
-       python -m ood_sampler.train data.root=PICTURES     train a small model of one domain
+       python -m ood_sampler.train name=MINE data.root=PICTURES
 
 examples:
   python -m ood_sampler.run

@@ -4,16 +4,18 @@ import ast
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -48,6 +50,10 @@ from ood_sampler.samplers.standard import StandardSampler
 log = logging.getLogger(__name__)
 
 REAL = "real pictures"
+SMALLEST = 11
+"""Pixels a side that SSIM needs."""
+_IMAGES = ("data/images.py", "data/domain.py", "data/radiation.py")
+"""What turns stored pictures into numbers."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,8 @@ class Settings:
     batch_size: int
 
     def __post_init__(self) -> None:
-        if self.eta < 0:
-            raise ValueError(f"decode.eta must be >= 0, got {self.eta}")
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(f"decode.eta must be >= 0 and finite, got {self.eta}")
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
         if self.batch_size < 1:
@@ -158,36 +164,55 @@ class Pipeline:
         """Find every mistake that can be found before work starts.
 
         Raises:
-            ValueError: a step, count or strategy does not fit the model or the domain.
+            ValueError: a step, count, size or strategy does not fit the model or the domain.
             OSError: the disk is too small or not writable.
             FileNotFoundError: weights are missing.
         """
-        T = self.model.schedule.T
-        settings = self.settings
-        for step in (settings.step, *self.also):
-            try:
-                check_step(step, T)
-            except ValueError as error:
-                raise ValueError(f"inversion.{error}") from error
-        try:
-            trunk(T, settings.steps, power=settings.power)
-            check_iterations(settings.iterations)
-        except ValueError as error:
-            raise ValueError(f"solver.{error}") from error
-        self.sampler.check(self._few_shot(self._images(self.domain.few_shot)))
+        check_model(self.model, self.settings, self.also)
+        few_shot, held_out = self.domain.few_shot, self.domain.held_out
+        self.sampler.check(self._few_shot(self._images(few_shot)))
         self.evaluation.check(
             {
-                "num_samples": settings.num_samples,
-                "data.few_shot": len(self.domain.few_shot),
-                "data.held_out": len(self.domain.held_out),
+                "num_samples": self.settings.num_samples,
+                "data.few_shot": len(few_shot),
+                "data.held_out": len(held_out),
             }
         )
-        pixels = self.model.channels * self.model.resolution**2 * 4
-        few_shot, samples = len(self.domain.few_shot), settings.num_samples
-        sets = few_shot * (2 + len(self.also)) + samples * (3 + len(self.controls()))
-        check_disk(self.root, sets * pixels)
-        make_trainer(self.trainer, [])
-        _ = self.model.digest
+        if tuple(few_shot[0].shape) != self._shape:
+            raise ValueError(
+                f"model.channels and model.resolution are {self._shape}, pictures are "
+                f"{tuple(few_shot[0].shape)}: this model cannot take them"
+            )
+        self._in_domain_reference(torch.empty(0))
+        _ = self._machine
+        check_disk(self.root, self._disk())
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (self.model.channels, self.model.resolution, self.model.resolution)
+
+    def _disk(self) -> int:
+        """Bytes that the run may write: pictures and latents as float32, features, PNG files."""
+        steps = len({self.settings.step, *self.also})
+        few_shot, samples = len(self.domain.few_shot), self.settings.num_samples
+        images = few_shot * (1 + steps) + samples * (4 + len(self.controls()))
+        all_images = images + len(self.domain.held_out)
+        pixels = math.prod(self._shape)
+        return (
+            images * pixels * 4
+            + all_images * self.evaluation.extractor.width * 4
+            + (samples * pixels)
+        )
+
+    @cached_property
+    def _machine(self) -> str:
+        """Kind of device and precision: results of different ones differ in the last digits.
+
+        Raises:
+            ValueError: the trainer's settings do not fit this machine.
+        """
+        made = make_trainer(self.trainer, [])
+        return f"{made.strategy.root_device.type} {made.precision}"
 
     def run(self) -> Outcome:
         """Do what is not done yet, and measure."""
@@ -247,6 +272,7 @@ class Pipeline:
                 {
                     **self._solver_key(),
                     "images": few_shot.digest,
+                    "reader": code_version(*_IMAGES),
                     "step": step,
                     "iterations": self.settings.iterations,
                 },
@@ -270,7 +296,8 @@ class Pipeline:
             {str(step): artifacts[str(step)] for step in unfinished or [self.settings.step]},
             evaluations_each=self._evaluations(
                 max(unfinished, default=self.settings.step), self.settings.iterations
-            ),
+            )
+            + self.settings.iterations * max(0, len(unfinished) - 1),
         )
         return wanted
 
@@ -333,7 +360,7 @@ class Pipeline:
 
     def in_domain(self) -> Artifact:
         """Samples of the model's own domain, from pure noise."""
-        shape = (self.model.channels, self.model.resolution, self.model.resolution)
+        shape = self._shape
         last = self.model.schedule.T - 1
         noise = InvertedSet(
             images=_NoImages(shape),
@@ -346,7 +373,7 @@ class Pipeline:
             {
                 "sampler": _config(StandardSampler()),
                 "shape": list(shape),
-                "code": code_version("latents", "samplers"),
+                "code": code_version("latents", "samplers", "diffusion/noise.py"),
                 "seed": self.settings.seed,
             },
             StandardSampler(),
@@ -370,7 +397,7 @@ class Pipeline:
             "images": self.domain.few_shot.digest,
             "sampler": _config(sampler),
             "seed": self.settings.seed,
-            "code": code_version("latents", "samplers"),
+            "code": code_version("latents", "samplers", "diffusion/noise.py", *_IMAGES),
         }
         artifact = self._draw(
             "control", key, sampler, sampler.fit(inverted), inverted, limits=(-1.0, 1.0)
@@ -405,7 +432,7 @@ class Pipeline:
                 "extractor": extractor.digest,
                 "protocol": extractor.protocol,
                 "images": images_digest,
-                "code": code_version("metrics/features.py"),
+                "code": code_version("metrics/features.py", *_IMAGES),
             },
             count,
         )
@@ -502,7 +529,13 @@ class Pipeline:
 
     def _in_domain_reference(self, samples: Tensor) -> Tensor:
         file = self.model.in_domain_file(self.evaluation.extractor.name)
-        return samples if file is None else load_file(file)["features"].float()
+        if file is None:
+            return samples
+        try:
+            features: Tensor = load_file(file)["features"].float()
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{file} is damaged ({error}): install the package again") from error
+        return features
 
     def _evaluations(self, step: int, iterations: int = 0) -> int:
         return evaluations(
@@ -514,14 +547,38 @@ class Pipeline:
         )
 
     def _solver_key(self) -> dict[str, Any]:
-        keywords: Mapping[str, Any] = getattr(self.trainer, "keywords", {})
         return {
             "model": self.model.digest,
             "steps": self.settings.steps,
             "power": self.settings.power,
-            "precision": keywords.get("precision", "32-true"),
-            "code": code_version("diffusion", "models"),
+            "machine": self._machine,
+            "code": code_version(
+                "diffusion", "models", "modules/inversion.py", "modules/synthesis.py"
+            ),
         }
+
+
+def check_model(model: FrozenModel, settings: Settings, also: Sequence[int]) -> None:
+    """Find mistakes that need no data to be seen.
+
+    Raises:
+        ValueError: a step or the grid does not fit the model's chain, or pictures are too small.
+        FileNotFoundError: weights are missing.
+    """
+    _ = model.digest
+    T = model.schedule.T
+    for step in (settings.step, *also):
+        try:
+            check_step(step, T)
+        except ValueError as error:
+            raise ValueError(f"inversion.{error}") from error
+    try:
+        trunk(T, settings.steps, power=settings.power)
+        check_iterations(settings.iterations)
+    except ValueError as error:
+        raise ValueError(f"solver.{error}") from error
+    if model.resolution < SMALLEST:
+        raise ValueError(f"model.resolution must be >= {SMALLEST}, got {model.resolution}")
 
 
 @dataclass(frozen=True)
@@ -561,9 +618,8 @@ class _Measure:
             "in_domain": hashlib.sha256(self.in_domain.numpy().tobytes()).hexdigest(),
         }
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
-        if path.exists():
-            stored = json.loads(path.read_text())
-        else:
+        stored = _load_json(path)
+        if stored is None:
             authenticity, blend = self.evaluation.against_few_shot(judged, self.few_shot)
             stored = {
                 "figures": {
@@ -577,6 +633,14 @@ class _Measure:
             }
             write_atomically(path, json.dumps(stored).encode())
         return Row(name, role, len(samples), stored["figures"], stored["blend_pair"])
+
+
+def _load_json(path: Path) -> Any:  # noqa: ANN401 any JSON value
+    """Read a stored JSON file; None if it is not there or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 class _Items(Dataset[Tensor]):

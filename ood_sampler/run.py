@@ -22,6 +22,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 
 from ood_sampler.help import CONF, help_text
 
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEP_KEY = "inversion.step"
+
+FAILED = "failed.txt"
+"""In the folder of a run of a sweep: why it failed."""
+
+FAULTS = (
+    ValueError,
+    OSError,
+    MemoryError,
+    InstantiationException,
+    OmegaConfBaseException,
+    SafetensorError,
+)
+"""What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""
 
 
 class CommandError(ValueError):
@@ -60,22 +74,22 @@ def check_command(overrides: Sequence[str]) -> None:
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
+        values = [
+            [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
+            if o.is_sweep_override()
+            else [text]
+            for o, text in zip(parsed, overrides, strict=True)
+        ]
     except HydraException as error:
         raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
-    values = [
-        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [text]
-        for o, text in zip(parsed, overrides, strict=True)
-    ]
     chosen = [alternatives[0] for alternatives in values]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for text in chain.from_iterable(values):
             _check_option(text)
         try:
             known = compose("run", [text for text in chosen if _is_group(text)])
-        except HydraException as error:
-            raise CommandError(str(error).splitlines()[0]) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise CommandError(" ".join(str(error).split())) from error
         keys = {key for key, _ in _leaves(known)}
         for text in chain.from_iterable(values):
             _check_key(text, known, keys)
@@ -86,7 +100,9 @@ def check_command(overrides: Sequence[str]) -> None:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise CommandError(f"{missing[0]} must be set, for example {missing[0]}=/my/pictures")
-    _check_output(Path(composed.output))
+    if composed.output is None:
+        raise CommandError("output must be set, for example output=outputs")
+    _check_output(Path(str(composed.output)))
 
 
 def _is_group(text: str) -> bool:
@@ -96,7 +112,7 @@ def _is_group(text: str) -> bool:
 def _check_option(text: str) -> None:
     group, _, option = text.partition("=")
     options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-    if _is_group(text) and option not in (*options, "null"):
+    if _is_group(text) and option not in options and text != "experiment=null":
         raise CommandError(
             f"{group}={option} is not known{_nearest(option, options)}; there are: "
             + ", ".join(options)
@@ -105,8 +121,10 @@ def _check_option(text: str) -> None:
 
 def _check_output(folder: Path) -> None:
     """Refuse an output folder that cannot be made, which Hydra would answer with a traceback."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    places = (folder.absolute(), *folder.absolute().parents)
+    # os.path.exists: that of pathlib raises where a parent may not be read
+    there = next(path for path in places if os.path.exists(path))
+    if not (os.path.isdir(there) and os.access(there, os.W_OK)):
         raise CommandError(
             f"output={folder} cannot be written, {there} is no folder or not yours: set output to "
             "a folder that can"
@@ -124,6 +142,8 @@ def _check_key(text: str, known: DictConfig, keys: set[str]) -> None:
         )
     default = OmegaConf.select(known, key, throw_on_missing=False)
     given = OmegaConf.create({"value": OverridesParser.create().parse_override(text).value()})
+    if isinstance(default, DictConfig) and len(default):
+        raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))!s} for example")
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(default) in kinds and type(given.value) not in allowed:
@@ -154,11 +174,15 @@ def run(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         log.error("interrupted: finished shards are kept, the same command continues")
         sys.exit(130)
-    except (ValueError, OSError, MemoryError, InstantiationException) as error:
+    except FAULTS as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
-        log.error("error: %s", _innermost(error))
-        sys.exit(1)
+        sentence = " ".join(str(_innermost(error)).split())
+        log.error("error: %s", sentence)
+        if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
+            sys.exit(1)
+        # the other runs of the sweep go on; its end tells of this one and exits with 1
+        (Path(HydraConfig.get().runtime.output_dir) / FAILED).write_text(sentence + "\n")
 
 
 def execute(cfg: DictConfig) -> None:
@@ -167,7 +191,7 @@ def execute(cfg: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from ood_sampler.pipeline import Pipeline, Settings
+    from ood_sampler.pipeline import Pipeline, Settings, check_model
     from ood_sampler.report.progress import StageProgress
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -181,26 +205,32 @@ def execute(cfg: DictConfig) -> None:
             steps=cfg.solver.steps,
             power=cfg.solver.power,
             iterations=cfg.solver.iterations,
-            eta=cfg.decode.eta,
+            eta=float(cfg.decode.eta),
             clip_x_0=cfg.decode.clip_x_0,
             num_samples=cfg.num_samples,
             seed=cfg.seed,
             batch_size=cfg.batch_size,
         )
+        also = swept_steps()
         tracker = instantiate(cfg.logger)
+        sampler = instantiate(cfg.sampler)
+        model = instantiate(cfg.model, _convert_="all")
+        check_model(model, settings, also)
+        evaluation = instantiate(cfg.metrics)
+        # last, as it reads every picture
         domain = instantiate(cfg.data)
     notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     for note in notes:
         log.warning("warning: %s", note)
     pipeline = Pipeline(
-        model=instantiate(cfg.model, _convert_="all"),
+        model=model,
         domain=domain,
-        sampler=instantiate(cfg.sampler),
-        evaluation=instantiate(cfg.metrics),
+        sampler=sampler,
+        evaluation=evaluation,
         trainer=instantiate(cfg.trainer),
         settings=settings,
         root=Path(cfg.output) / "artifacts",
-        also=swept_steps(),
+        also=also,
         progress=lambda name, images: [StageProgress(name, images)],
     )
     outcome = pipeline.run()
@@ -346,11 +376,14 @@ class SweepReport(Callback):
             overrides = OmegaConf.load(file.parent / ".hydra" / "overrides.yaml")
             samples = read_samples(file.parent / "samples", 12)
             runs.append((",".join(map(str, overrides)), json.loads(file.read_text()), samples))
-        if not runs:
-            log.error("error: no run of the sweep finished")
-            return
-        Console(stderr=True).print(write_sweep(folder, runs))
-        log.info("sweep: %s", folder / "sweep.png")
+        if runs:
+            Console(stderr=True).print(write_sweep(folder, runs))
+            log.info("sweep: %s", folder / "sweep.png")
+        failed = sorted(folder.glob(f"*/{FAILED}"))
+        for file in failed:
+            log.error("error: run %s failed: %s", file.parent.name, file.read_text().strip())
+        if failed:
+            sys.exit(1)
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -1,16 +1,92 @@
 """`python -m ood_sampler.train`: train a denoiser on pictures of one domain."""
 
+import hashlib
+import json
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ood_sampler.help import CONF
+from ood_sampler.run import FAULTS, CommandError
 
 log = logging.getLogger(__name__)
 
 
+def main() -> None:
+    """Refuse a mistaken command, else hand over to Hydra."""
+    try:
+        check_keys(get_args_parser().parse_args(sys.argv[1:]).overrides)
+    except CommandError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    run()
+
+
+def check_keys(overrides: Sequence[str]) -> None:
+    """Say in one sentence what is wrong with a command.
+
+    Raises:
+        CommandError: it does not compose, or a key that must be set is not.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CommandError(" ".join(str(error).split())) from error
+    missing = ["name"] * OmegaConf.is_missing(cfg, "name")
+    missing += ["data.root"] * OmegaConf.is_missing(cfg.data, "root")
+    if missing:
+        raise CommandError(
+            f"{' and '.join(missing)} must be set: "
+            "python -m ood_sampler.train name=mine data.root=/my/pictures"
+        )
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
+    """One training; a mistake or a fault ends it with one sentence and exit code 1."""
+    try:
+        train(cfg)
+    except FAULTS as error:
+        log.error("error: %s", error)
+        sys.exit(1)
+
+
+def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
+    """Make sure that a training goes on with the pictures and the network it began with.
+
+    Raises:
+        ValueError: they differ.
+    """
+    from ood_sampler.data.artifact import write_atomically
+
+    identity = output / "identity.json"
+    found = {
+        "pictures": pictures,
+        "network": OmegaConf.to_container(cfg.network, resolve=True),
+        "schedule": OmegaConf.to_container(cfg.schedule, resolve=True),
+    }
+    if not identity.exists():
+        write_atomically(identity, json.dumps(found).encode())
+        return
+    begun = json.loads(identity.read_text())
+    other = [key for key in found if begun[key] != found[key]]
+    if other:
+        raise ValueError(
+            f"{output} holds a training with another {' and '.join(other)}: "
+            "choose another name, or remove the folder to start again"
+        )
+
+
+def train(cfg: DictConfig) -> None:
     """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline."""
     import lightning
     import torch
@@ -27,6 +103,7 @@ def main(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     images = load_training_images(cfg.data.root, cfg.data.resolution)
     log.info("%d pictures of %s", len(images), cfg.data.root)
+    check_resumed(output, cfg, hashlib.sha256(images.numpy().tobytes()).hexdigest())
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     lightning.seed_everything(cfg.seed, verbose=False)
     unet = hydra.utils.instantiate(cfg.network, _convert_="all")
@@ -54,6 +131,7 @@ def main(cfg: DictConfig) -> None:
     )
     resume = output / "last.ckpt"
     # the loader only counts: the module draws its batches, so that a resumed run draws the same
+    # (Lightning, which cannot know, warns of a loader that does not resume)
     trainer.fit(
         module,
         DataLoader(range(steps), batch_size=None),  # type: ignore[arg-type]

@@ -222,11 +222,12 @@ def test_two_processes_give_the_samples_of_one(
         precision="32-true",
     )
     expected = all_images(pipeline(model_folder, reference, trainer))
-    run = pipeline(model_folder, tmp_path, two)
+    # two shards to invert, one for each; one shard to decode, none for the second process
+    run = pipeline(model_folder, tmp_path, two, num_samples=40)
     inversion = run.invert()
     inverted = run._few_shot(inversion.open())
     samples = run.draw_and_decode(inversion, inverted).open()
-    torch.testing.assert_close(samples.take(range(70)), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(samples.take(range(40)), expected[:40], rtol=0, atol=1e-5)
 
 
 KILLED = """
@@ -339,6 +340,7 @@ def test_mistakes_are_found_before_the_network_is_loaded(
     ("changes", "message"),
     [
         ({"eta": -0.1}, "eta must be >= 0"),
+        ({"eta": float("nan")}, "eta must be >= 0"),
         ({"num_samples": 0}, "num_samples must be >= 1"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"seed": -1}, "seed must be in"),

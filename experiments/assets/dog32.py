@@ -1,6 +1,6 @@
 """Ship the averaged weights of a training as a frozen model, with a card of what they can do.
 
-    python -m ood_sampler.train data.root=cifar10/train/dog.zip
+    python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip
     python experiments/assets/dog32.py
 
 reads the last checkpoint of the training and writes the diffusers pipeline (weights in half
@@ -96,7 +96,7 @@ of the default run. Diffusers pipeline layout, weights in float16, computed in f
 - **Data**: the 5,000 training pictures of the class dog of CIFAR-10 (Krizhevsky, 2009; 32x32 JPEG
   re-encodings), mirrored at random. No picture is shipped.
 - **Network**: diffusers `UNet2DModel`, {parameters / 1e6:.2f} M parameters, `unet/config.json`.
-- **Training**: `python -m ood_sampler.train data.root=cifar10/train/dog.zip`, seed
+- **Training**: `python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip`, seed
   {config["seed"]}, {images:,} images seen ({steps:,} steps of {batch_size}), AdamW at {rate} with
   linear decay over the last {module["decay_share"]:.0%}, min-SNR weighting (gamma
   {module["snr_clip"]}) times min(1/alpha, {module["noise_gain"]}), EMA {module["ema_decay"]},

@@ -200,7 +200,7 @@ def folder_domain(
     _checked_resolution(resolution)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    scans = [_Scan(open_source(root), seed=seed)]
+    scans = [_Scan(open_source(str(root)), seed=seed)]
     if held_out_root is not None:
         source = open_source(held_out_root, key="data.held_out_root")
         scans.append(_Scan(source, seed=seed))
@@ -331,6 +331,9 @@ def _embedded_images(name: str) -> Tensor:
 
 
 def _check_counts(*, few_shot: int | None, held_out: int | None) -> None:
+    for key, count in (("few_shot", few_shot), ("held_out", held_out)):
+        if count is not None and not isinstance(count, int):
+            raise ValueError(f"data.{key} must be a whole number or null, got {count}")
     if few_shot is not None and few_shot < _MIN_IMAGES:
         raise ValueError(f"few_shot must be >= {_MIN_IMAGES}, got {few_shot}; raise data.few_shot")
     if held_out is not None and held_out < _MIN_IMAGES:

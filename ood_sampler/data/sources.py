@@ -1,5 +1,6 @@
 """Where encoded pictures come from: a folder or a zip archive, in an order that never varies."""
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -98,6 +99,7 @@ class ZipSource(ImageSource):
             OSError,
             EOFError,
             zlib.error,
+            lzma.LZMAError,
             # NotImplementedError and an encrypted member's error derive from it.
             RuntimeError,
         ) as error:

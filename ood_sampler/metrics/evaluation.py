@@ -64,10 +64,10 @@ class Evaluation:
             ValueError: a set has no more than `nearest_k` images.
         """
         for name, count in counts.items():
-            if count <= self.nearest_k:
+            if count <= max(self.nearest_k, 2):
                 raise ValueError(
-                    f"{name} must be more than metrics.nearest_k={self.nearest_k} images, got "
-                    f"{count}: add images or lower metrics.nearest_k"
+                    f"{name} must be more than metrics.nearest_k={self.nearest_k} images and more "
+                    f"than 2, got {count}: add images or lower metrics.nearest_k"
                 )
 
     def against_held_out(self, samples: Described, held_out: Described) -> dict[str, float]:

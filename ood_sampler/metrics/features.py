@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -121,7 +122,11 @@ class EmbeddedFeatures(FeatureExtractor):
         super().__init__()
         # Twice as fast on a CPU as the default layout.
         self.network = FeatureNetwork().to(memory_format=torch.channels_last)
-        self.network.load_state_dict(load_file(EMBEDDED / "features32.safetensors"))
+        path = EMBEDDED / "features32.safetensors"
+        try:
+            self.network.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): install the package again") from error
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class FrozenModel:
         Raises:
             FileNotFoundError: there is none.
         """
-        places = [ASSETS / self.path, Path(self.path)]
+        places = [ASSETS / str(self.path), Path(str(self.path))]
         for place in places:
             if place.is_dir():
                 return place
@@ -85,14 +85,14 @@ class FrozenModel:
         """
         denoiser = load_pipeline(self.folder)
         config = json.loads((self.folder / "unet" / "config.json").read_text())
-        if config["sample_size"] != self.resolution:
+        if config.get("sample_size") != self.resolution:
             raise ValueError(
-                f"model.resolution must be {config['sample_size']}, as {self.folder} says, got "
+                f"model.resolution must be {config.get('sample_size')}, as {self.folder} says, got "
                 f"{self.resolution}"
             )
-        if config["in_channels"] != self.channels:
+        if config.get("in_channels") != self.channels:
             raise ValueError(
-                f"model.channels must be {config['in_channels']}, as {self.folder} says, got "
+                f"model.channels must be {config.get('in_channels')}, as {self.folder} says, got "
                 f"{self.channels}"
             )
         return denoiser

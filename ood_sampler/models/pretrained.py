@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -73,7 +74,17 @@ def load_schedule(path: Path) -> Schedule:
         ValueError: the model does not predict noise, or its schedule has no known name.
     """
     file = path / "scheduler" / "scheduler_config.json"
-    config = json.loads(file.read_text())
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing: model.path must name a whole diffusers pipeline folder"
+        )
+    try:
+        return _schedule(json.loads(file.read_text()), file)
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} must be a diffusers scheduler config, got: {error}") from error
+
+
+def _schedule(config: dict[str, Any], file: Path) -> Schedule:
     prediction = config.get("prediction_type", "epsilon")
     if prediction != "epsilon":
         raise ValueError(f"prediction_type must be epsilon, got {prediction!r} in {file}")

@@ -7,8 +7,9 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.data.artifact import SHARD, Artifact
@@ -17,6 +18,9 @@ Batch = tuple[list[int], Tensor]
 """Numbers of the items, and the items."""
 
 TrainerFactory = Callable[..., lightning.Trainer]
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""What a stage may compute in; the others would cast the feature network too."""
 
 
 class NonFiniteError(ValueError):
@@ -53,6 +57,8 @@ class ShardLoader(lightning.LightningDataModule):
         self, items: Dataset[Tensor], count: int, shards: Sequence[int], *, batch_size: int
     ) -> None:
         super().__init__()
+        # a process may find no shard left for it
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.items = items
         self.count = count
         self.shards = shards
@@ -93,6 +99,9 @@ class ShardWriter(Callback):
             self.pending.setdefault(name, []).append(outputs[name].cpu())
             if (last + 1) % SHARD == 0 or last + 1 == artifact.count:
                 artifact.write(last // SHARD, torch.cat(self.pending.pop(name)))
+        if trainer.received_sigterm:
+            # Lightning only notes the signal, and its prediction loop does not look
+            raise KeyboardInterrupt
 
 
 def compute(
@@ -133,8 +142,8 @@ def compute(
             f"batch_size={batch_size} does not fit into the device's memory: lower batch_size; "
             "results do not depend on it"
         ) from error
-    except ProcessRaisedException as error:
-        # the text is the traceback of the process; its last line is the error
+    except ProcessException as error:
+        # the text may be the traceback of the process; its last line is the error
         raise ValueError(f"a process failed: {str(error).strip().splitlines()[-1]}") from error
 
 
@@ -145,7 +154,7 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
         ValueError: the trainer's settings do not fit this machine.
     """
     try:
-        return factory(
+        made = factory(
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
@@ -153,10 +162,20 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, TypeError) as error:
         raise ValueError(
             f"trainer does not fit this machine: {error}; choose trainer=auto or trainer=cpu"
         ) from error
+    if made.precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {made.precision}"
+        )
+    if isinstance(made.strategy.launcher, _SubprocessScriptLauncher):
+        raise ValueError(
+            f"trainer.devices={made.num_devices} would start the whole run that often: use "
+            "trainer=ddp, which starts processes for a stage"
+        )
+    return made
 
 
 class _Batches(Dataset[Batch]):

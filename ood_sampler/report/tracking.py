@@ -61,7 +61,7 @@ class WandbTracker(Tracker):
             )
             run.log({**figures, "grid": wandb.Image(str(picture))})
             run.finish()
-        except (wandb.Error, OSError) as error:
+        except (wandb.Error, OSError, ValueError, RuntimeError) as error:
             log.warning(
                 "wandb failed (%s): figures and picture of this run were not logged there; they "
                 "are in %s",

@@ -117,6 +117,14 @@ def test_near_parallel_vectors(exponent: float, scale: float, seed: int) -> None
     assert (pair.r_squared < both + 1e-5).all()
 
 
+def test_parallel_vectors_make_a_pair_of_two() -> None:
+    x, samples = normal(1), normal(5, seed=1)
+    pair = best_pair(samples, torch.cat([x, 2 * x + 1]))
+    assert pair.indices.sort().values.tolist() == [[0, 1]] * 5
+    expected = [r_squared(sample, x) for sample in samples]
+    assert pair.r_squared.tolist() == pytest.approx(expected, rel=1e-9)
+
+
 def test_constant_vectors() -> None:
     x = normal(2)
     constant = torch.full((1, 30), 0.1, dtype=torch.float64)
