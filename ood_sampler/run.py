@@ -22,8 +22,8 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
 
+from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF, help_text
 
 if TYPE_CHECKING:
@@ -35,20 +35,6 @@ STEP_KEY = "inversion.step"
 
 FAILED = "failed.txt"
 """In the folder of a run of a sweep: why it failed."""
-
-FAULTS = (
-    ValueError,
-    OSError,
-    MemoryError,
-    InstantiationException,
-    OmegaConfBaseException,
-    SafetensorError,
-)
-"""What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""
-
-
-class CommandError(ValueError):
-    """A mistake in the command, said in one sentence."""
 
 
 def main() -> None:
@@ -174,7 +160,7 @@ def run(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         log.error("interrupted: finished shards are kept, the same command continues")
         sys.exit(130)
-    except FAULTS as error:
+    except (InstantiationException, *FAULTS) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
         sentence = " ".join(str(_innermost(error)).split())

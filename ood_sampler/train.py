@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF
-from ood_sampler.run import FAULTS, CommandError
 
 log = logging.getLogger(__name__)
 

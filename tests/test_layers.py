@@ -16,6 +16,7 @@ LAYERS = [
     "modules",
     "report",
     "pipeline",
+    "faults",
     "help",
     "run",
     "train",

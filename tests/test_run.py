@@ -11,8 +11,9 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text
-from ood_sampler.run import CommandError, check_command
+from ood_sampler.run import check_command
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]

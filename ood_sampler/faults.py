@@ -1,0 +1,12 @@
+"""What ends a program with one sentence instead of a traceback."""
+
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+
+
+class CommandError(ValueError):
+    """A mistake in the command, said in one sentence."""
+
+
+FAULTS = (ValueError, OSError, MemoryError, OmegaConfBaseException, SafetensorError)
+"""What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""
