@@ -126,6 +126,11 @@ def test_parallel_vectors_make_a_pair_of_two() -> None:
 
 
 def test_constant_vectors() -> None:
+    # Their means are rounded, so that some are not quite constant about them.
+    greys = torch.linspace(-1, 1, 41, dtype=torch.float64)[:, None].expand(-1, 30)
+    assert ((greys - greys.mean(1, keepdim=True)) != 0).any()
+    assert (correlation(greys, normal(2)) == 0).all()
+    assert (correlation(normal(2), greys) == 0).all()
     x = normal(2)
     constant = torch.full((1, 30), 0.1, dtype=torch.float64)
     samples = torch.cat([x[:1], constant, torch.zeros(1, 30)])
