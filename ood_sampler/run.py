@@ -341,7 +341,9 @@ def _write(
         folder / "grid.png",
     )
     write_page(folder / "report.html", results, pictures)
-    Console(stderr=True).print(rich_table(results))
+    console = Console(stderr=True)
+    # six sets of figures do not fit into the 80 columns of a pipe
+    console.print(rich_table(results), width=max(console.width, 100))
 
 
 class SweepReport(Callback):
