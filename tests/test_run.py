@@ -135,7 +135,11 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     results = json.loads((folder / "metrics.json").read_text())
     assert results["run"]["step"] == 400
-    assert [row["role"] for row in results["rows"]].count("control") == 2
+    assert [row["name"] for row in results["rows"] if row["role"] == "control"] == [
+        "lerp in pixels",
+        "cog (2) in pixels",
+        "cog (3) in pixels",
+    ]
     assert OmegaConf.load(folder / "config.yaml").data.resolution == 32
     samples = sorted(folder.glob("samples/*.png"))
     assert len(samples) == 12

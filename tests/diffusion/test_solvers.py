@@ -208,6 +208,16 @@ def test_clipping_bounds_the_denoised_image() -> None:
         assert float(images.abs().max()) == 1
 
 
+@pytest.mark.parametrize("t", [0, 300])
+def test_clipping_takes_the_noise_that_agrees(t: int) -> None:
+    x_t, eps = 5 * normal(2, 2, 3, 4, 4)
+    clean, s = ddim_move(SCHEDULE, x_t, eps, at(t), at(CLEAN), clip_x_0=True), t + 50
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = scales(t), scales(s)
+    expected = alpha_s * clean + sigma_s * (x_t - alpha_t * clean) / sigma_t
+    moved = ddim_move(SCHEDULE, x_t, eps, at(t), at(s), clip_x_0=True)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("power", [1, 2])
 def test_several_steps_in_one_pass_are_what_they_are_alone(power: int) -> None:
     denoiser, x_0 = EpsilonDenoiser(bend, SCHEDULE), normal(2, 3, 2, 2).float()

@@ -61,6 +61,12 @@ def test_full_rank_is_the_sample_covariance(n: int, expected: int, make_set: Mak
     torch.testing.assert_close(modelled(fitted), covariance, rtol=0, atol=1e-5)
 
 
+def test_rounding_leaves_no_negative_variance(make_set: MakeSet) -> None:
+    for seed in range(30):
+        fitted = LowRankSampler(1000).fit(make_set(4, 3, 2, 2, seed=seed))
+        assert all(tensor.isfinite().all() for tensor in fitted.values())
+
+
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_draws_have_the_fitted_moments(
     rank: int,
