@@ -1,6 +1,7 @@
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ def test_a_draw_depends_on_seed_and_index_alone() -> None:
     alone = [all_draws(noise(5, [index])) for index in indices]
     for k, batch in enumerate(together):
         assert torch.equal(batch, torch.cat([draws[k] for draws in alone]))
+
+
+def test_key_and_counter_are_those_of_stored_results() -> None:
+    philox = np.random.Philox(key=np.array([5, 7], dtype=np.uint64), counter=[0, 0, 0, 1])
+    expected = np.random.Generator(philox).standard_normal((2, 3), dtype=np.float32)
+    draw = noise(5, [7], Stream.DECODE).normal(2, 3)
+    assert torch.equal(draw[0], torch.from_numpy(expected))
 
 
 def test_shapes_and_types() -> None:

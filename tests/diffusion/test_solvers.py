@@ -218,14 +218,14 @@ def test_clipping_takes_the_noise_that_agrees(t: int) -> None:
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("power", [1, 2])
-def test_several_steps_in_one_pass_are_what_they_are_alone(power: int) -> None:
+@pytest.mark.parametrize(("power", "iterations"), [(1, 0), (2, 0), (1, 2)])
+def test_several_steps_in_one_pass_are_what_they_are_alone(power: int, iterations: int) -> None:
     denoiser, x_0 = EpsilonDenoiser(bend, SCHEDULE), normal(2, 3, 2, 2).float()
     wanted = [999, 0, 5, 400, 409, 410, 411, 419, 420, 439, 400]
-    together = invert(denoiser, x_0, wanted, steps=50, power=power)
+    together = invert(denoiser, x_0, wanted, steps=50, power=power, iterations=iterations)
     assert sorted(together) == sorted(set(wanted))
     for step in wanted:
-        alone = invert(denoiser, x_0, [step], steps=50, power=power)
+        alone = invert(denoiser, x_0, [step], steps=50, power=power, iterations=iterations)
         assert torch.equal(together[step], alone[step])
 
 
@@ -326,7 +326,14 @@ def test_negative_iterations_are_refused() -> None:
         invert(denoiser, torch.zeros(1, 1, 1, 1), [5], steps=5, iterations=-1)
 
 
-def test_iterations_count_as_evaluations() -> None:
-    assert evaluations(500, T=1000, steps=50, iterations=2) == 3 * evaluations(
-        500, T=1000, steps=50
-    )
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_iterations_count_as_evaluations(iterations: int) -> None:
+    cost = evaluations(640, T=1000, steps=4, iterations=iterations)
+    assert cost == 3 * (1 + iterations)
+    alone, together = Counting(), Counting()
+    invert(alone, normal(1, 3, 2, 2), [640], steps=4, iterations=iterations)
+    # each move asks at its source, then at its target
+    moves = ((0, 249), (249, 499), (499, 640))
+    assert alone.asked == [t for source, s in moves for t in (source, *[s] * iterations)]
+    invert(together, normal(1, 3, 2, 2), [640, 100, 600], steps=4, iterations=iterations)
+    assert len(together.asked) == cost + 2 * iterations
