@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import subprocess
@@ -183,8 +184,8 @@ def test_a_sweep_inverts_once_and_ends_with_one_table_and_one_picture(tmp_path: 
         (600, 0),
         (600, 0.5),
     ]
-    roles = [line.split(",")[3] for line in (folder / "sweep.csv").read_text().splitlines()]
-    assert roles.count("strategy") == 4
+    with (folder / "sweep.csv").open() as file:
+        assert [row["role"] for row in csv.DictReader(file)].count("strategy") == 4
     assert (folder / "sweep.png").stat().st_size > 100
 
 
