@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from ood_sampler.data.artifact import (
     SHARD,
     Artifact,
+    Items,
     check_disk,
     digest,
     load_state,
@@ -352,7 +353,7 @@ class Pipeline:
                 clip_x_0=clip_x_0,
                 seed=self.settings.seed,
             ),
-            _Items(latents.open()),
+            Items(latents.open()),
             {"images": artifact},
             evaluations_each=self._evaluations(step),
         )
@@ -406,7 +407,7 @@ class Pipeline:
 
     def describe(self, name: str, images: Artifact) -> Described:
         """Features and thumbnails of stored images."""
-        return self._describe(name, _Items(images.open()), images.digest, images.count)
+        return self._describe(name, Items(images.open()), images.digest, images.count)
 
     def describe_images(self, name: str, images: ImageSet) -> Described:
         """Features and thumbnails of real pictures."""
@@ -641,16 +642,6 @@ def _load_json(path: Path) -> Any:  # noqa: ANN401 any JSON value
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-class _Items(Dataset[Tensor]):
-    """A tensor set as a data set of single items."""
-
-    def __init__(self, items: TensorSet) -> None:
-        self.items = items
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.items.take([index])[0]
 
 
 class _Taken(TensorSet):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ood_sampler.data.artifact import Artifact
+from ood_sampler.data.artifact import Artifact, Items
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.solvers import evaluations
@@ -29,16 +29,6 @@ from ood_sampler.modules.synthesis import Synthesis
 
 GOAL = 1.10
 STEP, STEPS, POWER = 500, 50, 2
-
-
-class Stored(Dataset[Tensor]):
-    """Latents of an artifact, one by one."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        self.items = artifact.open()
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.items.take([index])[0]
 
 
 @torch.inference_mode()
@@ -71,7 +61,7 @@ def stages(denoiser: Denoiser, few_shot: Dataset[Tensor], count: int, batch_size
             Synthesis(
                 denoiser, step=STEP, steps=STEPS, power=POWER, eta=0.0, clip_x_0=False, seed=0
             ),
-            Stored(latents),
+            Items(latents.open()),
             {"images": images},
             trainer=trainer,
             batch_size=batch_size,

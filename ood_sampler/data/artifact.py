@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ood_sampler.latents.store import TensorSet
 
@@ -135,6 +136,16 @@ class StoredSet(TensorSet):
                     row = indices[position] % SHARD
                     taken[position] = items[row : row + 1][0]
         return torch.stack(taken)
+
+
+class Items(Dataset[Tensor]):
+    """A tensor set as a data set of single items."""
+
+    def __init__(self, items: TensorSet) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.items.take([index])[0]
 
 
 def check_disk(root: Path, needed: int) -> None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.metrics.features import quantise
 
 EDGE = 96
 """Small pictures are shown at about this size, in pixels."""
@@ -32,7 +33,7 @@ _FAINT = (96, 104, 116)
 
 def to_uint8(images: Tensor) -> Tensor:
     """Round images in $[-1, 1]$ to 0..255; what lies outside is clipped."""
-    return ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return quantise(images.detach().cpu())
 
 
 def tile(images: Tensor, *, columns: int, gap: int = 2) -> Tensor:
