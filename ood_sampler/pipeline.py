@@ -1,15 +1,12 @@
 """The stages of a run: invert, fit, draw, decode, measure. Each leaves an artifact behind."""
 
-import ast
 import hashlib
 import json
-import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ood_sampler.data.artifact import (
-    SHARD,
     Artifact,
     Items,
     check_disk,
@@ -32,7 +28,7 @@ from ood_sampler.data.artifact import (
 from ood_sampler.data.domain import ImageSet, TargetDomain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import check_step, trunk
-from ood_sampler.diffusion.solvers import check_iterations, evaluations
+from ood_sampler.diffusion.solvers import check_iterations
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
@@ -40,58 +36,18 @@ from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion
-from ood_sampler.modules.prediction import Stage, TrainerFactory, compute, make_trainer
+from ood_sampler.modules.prediction import Stage, TrainerFactory, compute, machine, make_trainer
 from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.modules.timing import seconds_an_evaluation
+from ood_sampler.plan import Plan, Settings, code_version
+from ood_sampler.report.estimate import Estimate
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
-from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
-
-log = logging.getLogger(__name__)
 
 REAL = "real pictures"
 SMALLEST = 11
 """Pixels a side that SSIM needs."""
-_IMAGES = ("data/images.py", "data/domain.py", "data/radiation.py")
-"""What turns stored pictures into numbers."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers of a run.
-
-    Attributes:
-        step: the inversion step $t$ of the latents.
-        steps: intervals of the solver over the whole chain.
-        power: spacing of its grid.
-        iterations: fixed-point iterations of each move of the inversion.
-        eta: of the decoding.
-        clip_x_0: clip denoised images while decoding.
-        num_samples: images to make.
-        seed: of all draws.
-        batch_size: images a call of the network; no result depends on it.
-    """
-
-    step: int
-    steps: int
-    power: int
-    iterations: int
-    eta: float
-    clip_x_0: bool
-    num_samples: int
-    seed: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta < math.inf:
-            raise ValueError(f"decode.eta must be >= 0 and finite, got {self.eta}")
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
 
 
 @dataclass
@@ -161,6 +117,25 @@ class Pipeline:
     progress: Callable[[str, int], Sequence[Callback]] = lambda name, images: ()
     stages: list[StageRecord] = field(default_factory=list)
 
+    @cached_property
+    def plan(self) -> Plan:
+        """The artifacts of the run.
+
+        Raises:
+            ValueError: the trainer's settings do not fit this machine.
+        """
+        made = make_trainer(self.trainer, [])
+        return Plan(
+            model=self.model,
+            domain=self.domain,
+            sampler=self.sampler,
+            extractor=self.evaluation.extractor,
+            settings=self.settings,
+            machine=machine(made),
+            root=self.root,
+            also=self.also,
+        )
+
     def check(self) -> None:
         """Find every mistake that can be found before work starts.
 
@@ -171,7 +146,7 @@ class Pipeline:
         """
         check_model(self.model, self.settings, self.also)
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
-        self.sampler.check(self._few_shot(self._images(few_shot)))
+        self.sampler.check(self._few_shot(_images(few_shot)))
         self.evaluation.check(
             {
                 "num_samples": self.settings.num_samples,
@@ -179,49 +154,38 @@ class Pipeline:
                 "data.held_out": len(held_out),
             }
         )
-        if tuple(few_shot[0].shape) != self._shape:
+        if tuple(few_shot[0].shape) != self.plan.shape:
             raise ValueError(
-                f"model.channels and model.resolution are {self._shape}, pictures are "
+                f"model.channels and model.resolution are {self.plan.shape}, pictures are "
                 f"{tuple(few_shot[0].shape)}: this model cannot take them"
             )
         self._in_domain_reference(torch.empty(0))
-        _ = self._machine
-        check_disk(self.root, self._disk())
+        check_disk(self.root, self.plan.disk())
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        return (self.model.channels, self.model.resolution, self.model.resolution)
-
-    def _disk(self) -> int:
-        """Bytes that the run may write: pictures and latents as float32, features, PNG files."""
-        steps = len({self.settings.step, *self.also})
-        few_shot, samples = len(self.domain.few_shot), self.settings.num_samples
-        images = few_shot * (1 + steps) + samples * (4 + len(self.controls()))
-        all_images = images + len(self.domain.held_out)
-        pixels = math.prod(self._shape)
-        return (
-            images * pixels * 4
-            + all_images * self.evaluation.extractor.width * 4
-            + (samples * pixels)
-        )
-
-    @cached_property
-    def _machine(self) -> str:
-        """Kind of device and precision: results of different ones differ in the last digits.
+    def estimate(self) -> Estimate:
+        """What the run will cost, from two timed calls of the network.
 
         Raises:
-            ValueError: the trainer's settings do not fit this machine.
+            ValueError: as `check`, and if the weights do not load.
         """
-        made = make_trainer(self.trainer, [])
-        return f"{made.strategy.root_device.type} {made.precision}"
+        self.check()
+        work = self.plan.work()
+        images = max(stage.images for stage in work)
+        batch_size = min(self.plan.batch_size, max(images, 1))
+        seconds = 0.0
+        if images:
+            seconds = seconds_an_evaluation(
+                self.model.denoiser, self.plan.shape, batch_size, trainer=self.trainer
+            )
+        return Estimate(work, batch_size, seconds, self.plan.disk())
 
     def run(self) -> Outcome:
         """Do what is not done yet, and measure."""
         self.check()
-        inversion = self.invert()
-        inverted = self._few_shot(inversion.open())
-        reconstructions = self.decode("reconstruct", inversion, eta=0.0, clip_x_0=False)
-        samples = self.draw_and_decode(inversion, inverted)
+        self.invert()
+        inverted = self._few_shot(self.plan.inversion().open())
+        reconstructions = self.reconstruct()
+        samples = self.draw_and_decode(inverted)
         in_domain = self.in_domain()
         few_shot_features = self.describe_images("few-shot", self.domain.few_shot)
         held_out_features = self.describe_images("held-out", self.domain.held_out)
@@ -243,7 +207,7 @@ class Pipeline:
             ]
             rows += [
                 measure.row(f"{_label(sampler)} in pixels", "control", self.control(sampler))
-                for sampler in self.controls()
+                for sampler in self.plan.controls()
             ]
             to_few_shot = nearest(sample_features.features, few_shot_features.features)
             held_out_to_few_shot = nearest(held_out_features.features, few_shot_features.features)
@@ -264,27 +228,12 @@ class Pipeline:
 
     def invert(self) -> Artifact:
         """Invert the few-shot pictures to every step asked for, in one pass."""
-        few_shot = self.domain.few_shot
-        steps = sorted({self.settings.step, *self.also})
-        artifacts = {
-            str(step): Artifact(
-                self.root,
-                "inversion",
-                {
-                    **self._solver_key(),
-                    "images": few_shot.digest,
-                    "reader": code_version(*_IMAGES),
-                    "step": step,
-                    "iterations": self.settings.iterations,
-                },
-                len(few_shot),
-            )
-            for step in steps
-        }
-        unfinished = [int(step) for step, artifact in artifacts.items() if artifact.missing()]
-        wanted = artifacts[str(self.settings.step)]
+        few_shot, step = self.domain.few_shot, self.settings.step
+        artifacts = self.plan.inversions()
+        work = self.plan.inversion_work()
+        unfinished = [s for s, artifact in artifacts.items() if artifact.missing()]
         self._compute(
-            "invert",
+            work.name,
             lambda: Inversion(
                 self.model.denoiser,
                 at=unfinished,
@@ -294,115 +243,47 @@ class Pipeline:
                 names=few_shot.names,
             ),
             few_shot,
-            {str(step): artifacts[str(step)] for step in unfinished or [self.settings.step]},
-            evaluations_each=self._evaluations(
-                max(unfinished, default=self.settings.step), self.settings.iterations
-            )
-            + self.settings.iterations * max(0, len(unfinished) - 1),
+            {str(s): artifacts[s] for s in unfinished or [step]},
+            evaluations_each=work.evaluations_each,
         )
-        return wanted
+        return artifacts[step]
 
-    def draw_and_decode(self, inversion: Artifact, inverted: InvertedSet) -> Artifact:
+    def reconstruct(self) -> Artifact:
+        """Decode the inverted pictures back."""
+        artifact = self.plan.reconstructions()
+        return self._decode("reconstruct", self.plan.inversion(), artifact, eta=0.0, clip_x_0=False)
+
+    def draw_and_decode(self, inverted: InvertedSet) -> Artifact:
         """Fit the strategy, draw its latents and decode them."""
-        key = {"inversion": inversion.digest, "sampler": _config(self.sampler)}
-        fit_key = {**key, "code": code_version("latents", "samplers")}
-        fitted = self._fit(fit_key, inverted)
-        latents = self._draw(
-            "latents", {**fit_key, "seed": self.settings.seed}, self.sampler, fitted, inverted
-        )
-        return self.decode(
+        latents = self.plan.latents()
+        if latents.missing():
+            self._draw("draw", latents, self.sampler, self._fit(inverted), inverted)
+        return self._decode(
             "decode",
             latents,
+            self.plan.samples(),
             eta=self.settings.eta,
             clip_x_0=self.settings.clip_x_0,
-            step=self.settings.step,
         )
-
-    def decode(
-        self,
-        stage: str,
-        latents: Artifact,
-        *,
-        eta: float,
-        clip_x_0: bool,
-        step: int | None = None,
-    ) -> Artifact:
-        """Decode stored latents of a step (the run's, if none is given)."""
-        step = self.settings.step if step is None else step
-        artifact = Artifact(
-            self.root,
-            "images",
-            {
-                **self._solver_key(),
-                "latents": latents.digest,
-                "step": step,
-                "eta": eta,
-                "clip_x_0": clip_x_0,
-                "seed": self.settings.seed if eta else None,
-            },
-            latents.count,
-        )
-        self._compute(
-            stage,
-            lambda: Synthesis(
-                self.model.denoiser,
-                step=step,
-                steps=self.settings.steps,
-                power=self.settings.power,
-                eta=eta,
-                clip_x_0=clip_x_0,
-                seed=self.settings.seed,
-            ),
-            Items(latents.open()),
-            {"images": artifact},
-            evaluations_each=self._evaluations(step),
-        )
-        return artifact
 
     def in_domain(self) -> Artifact:
         """Samples of the model's own domain, from pure noise."""
-        shape = self._shape
-        last = self.model.schedule.T - 1
+        latents, last = self.plan.pure_noise(), self.plan.last_step
+        nothing = _NoImages(self.plan.shape)
         noise = InvertedSet(
-            images=_NoImages(shape),
-            latents=_NoImages(shape),
-            schedule=self.model.schedule,
-            step=last,
+            images=nothing, latents=nothing, schedule=self.model.schedule, step=last
         )
-        latents = self._draw(
-            "latents",
-            {
-                "sampler": _config(StandardSampler()),
-                "shape": list(shape),
-                "code": code_version("latents", "samplers", "diffusion/noise.py"),
-                "seed": self.settings.seed,
-            },
-            StandardSampler(),
-            {},
-            noise,
-        )
-        return self.decode("in-domain", latents, eta=0.0, clip_x_0=True, step=last)
-
-    def controls(self) -> list[Sampler]:
-        """The same linear combinations on pictures: what needs no model at all."""
-        controls: list[Sampler] = [LerpSampler(), CogSampler(references=2)]
-        if self.sampler.mixes and _config(self.sampler) not in map(_config, controls):
-            controls.append(self.sampler)
-        return [c for c in controls if len(self.domain.few_shot) >= c.minimum_images]
+        self._draw("draw", latents, StandardSampler(), {}, noise)
+        artifact = self.plan.in_domain()
+        return self._decode("in-domain", latents, artifact, eta=0.0, clip_x_0=True, step=last)
 
     def control(self, sampler: Sampler) -> Described:
         """Pictures mixed in pixel space by `sampler`, clipped."""
-        pictures = self._images(self.domain.few_shot)
-        inverted = self._few_shot(pictures)
-        key = {
-            "images": self.domain.few_shot.digest,
-            "sampler": _config(sampler),
-            "seed": self.settings.seed,
-            "code": code_version("latents", "samplers", "diffusion/noise.py", *_IMAGES),
-        }
-        artifact = self._draw(
-            "control", key, sampler, sampler.fit(inverted), inverted, limits=(-1.0, 1.0)
-        )
+        artifact = self.plan.mixed(sampler)
+        if artifact.missing():
+            inverted = self._few_shot(_images(self.domain.few_shot))
+            fitted = sampler.fit(inverted)
+            self._draw("control", artifact, sampler, fitted, inverted, limits=(-1.0, 1.0))
         return self.describe(_label(sampler), artifact)
 
     def describe(self, name: str, images: Artifact) -> Described:
@@ -416,30 +297,48 @@ class Pipeline:
     def compare(self, reconstructions: TensorSet) -> dict[str, list[float]]:
         """MSE, PSNR and SSIM of the reconstructed few-shot pictures, one value a picture."""
         metric = Reconstruction()
-        originals = self._images(self.domain.few_shot)
+        originals = _images(self.domain.few_shot)
         for x, x_0 in zip(reconstructions.blocks(), originals.blocks(), strict=True):
             metric.update(x, x_0)
         scores = metric.compute()
         return {name: value.reshape(-1).tolist() for name, value in scores._asdict().items()}
 
+    def _decode(
+        self,
+        stage: str,
+        latents: Artifact,
+        artifact: Artifact,
+        *,
+        eta: float,
+        clip_x_0: bool,
+        step: int | None = None,
+    ) -> Artifact:
+        """Decode stored latents of a step (the run's, if none is given)."""
+        step = self.settings.step if step is None else step
+        self._compute(
+            stage,
+            lambda: Synthesis(
+                self.model.denoiser,
+                step=step,
+                steps=self.settings.steps,
+                power=self.settings.power,
+                eta=eta,
+                clip_x_0=clip_x_0,
+                seed=self.settings.seed,
+            ),
+            Items(latents.open()),
+            {"images": artifact},
+            evaluations_each=self.plan.evaluations(step),
+        )
+        return artifact
+
     def _describe(
         self, name: str, images: Dataset[Tensor], images_digest: str, count: int
     ) -> Described:
-        extractor = self.evaluation.extractor
-        artifact = Artifact(
-            self.root,
-            "features",
-            {
-                "extractor": extractor.digest,
-                "protocol": extractor.protocol,
-                "images": images_digest,
-                "code": code_version("metrics/features.py", *_IMAGES),
-            },
-            count,
-        )
+        artifact = self.plan.features(images_digest, count)
         self._compute(
             f"features of {name}",
-            lambda: FeatureExtraction(extractor),
+            lambda: FeatureExtraction(self.evaluation.extractor),
             images,
             {"features": artifact},
             evaluations_each=0,
@@ -450,8 +349,8 @@ class Pipeline:
             torch.cat([thumbnails(block) for block in pictures.blocks()]),
         )
 
-    def _fit(self, key: Mapping[str, Any], inverted: InvertedSet) -> Fitted:
-        path = self.root / f"fit-{digest(key)[:16]}" / "state.safetensors"
+    def _fit(self, inverted: InvertedSet) -> Fitted:
+        path = self.plan.fit_path()
         with self._record("fit", len(inverted.latents), 0) as record:
             fitted = load_state(path)
             record.cached = fitted is not None
@@ -464,25 +363,23 @@ class Pipeline:
     def _draw(
         self,
         stage: str,
-        key: Mapping[str, Any],
+        artifact: Artifact,
         sampler: Sampler,
         fitted: Fitted,
         inverted: InvertedSet,
         *,
         limits: tuple[float, float] | None = None,
-    ) -> Artifact:
-        artifact = Artifact(self.root, stage, key, self.settings.num_samples)
+    ) -> None:
         missing = artifact.missing()
         if not missing:
-            return artifact
-        with self._record("draw" if stage == "latents" else stage, artifact.count, 0):
+            return
+        with self._record(stage, artifact.count, 0):
             for shard in missing:
-                first = shard * SHARD
+                first = shard * artifact.shard
                 indices = range(first, first + artifact.expected(shard))
                 noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
                 drawn = sampler.draw(fitted, inverted, noise)
                 artifact.write(shard, drawn if limits is None else drawn.clamp(*limits))
-        return artifact
 
     def _compute(
         self,
@@ -493,18 +390,17 @@ class Pipeline:
         *,
         evaluations_each: int,
     ) -> None:
-        missing = {shard for artifact in artifacts.values() for shard in artifact.missing()}
         any_artifact = next(iter(artifacts.values()))
-        images = sum(any_artifact.expected(shard) for shard in missing)
+        images = max(artifact.missing_items() for artifact in artifacts.values())
         with self._record(name, any_artifact.count, evaluations_each) as record:
-            record.cached = not missing
-            if missing:
+            record.cached = not images
+            if images:
                 compute(
                     stage(),
                     items,
                     artifacts,
                     trainer=self.trainer,
-                    batch_size=self.settings.batch_size,
+                    batch_size=self.plan.batch_size,
                     callbacks=self.progress(name, images),
                 )
 
@@ -518,15 +414,11 @@ class Pipeline:
 
     def _few_shot(self, latents: TensorSet) -> InvertedSet:
         return InvertedSet(
-            images=self._images(self.domain.few_shot),
+            images=_images(self.domain.few_shot),
             latents=latents,
             schedule=self.model.schedule,
             step=self.settings.step,
         )
-
-    @staticmethod
-    def _images(images: ImageSet) -> "_Taken":
-        return _Taken(images, len(images))
 
     def _in_domain_reference(self, samples: Tensor) -> Tensor:
         file = self.model.in_domain_file(self.evaluation.extractor.name)
@@ -537,26 +429,6 @@ class Pipeline:
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{file} is damaged ({error}): install the package again") from error
         return features
-
-    def _evaluations(self, step: int, iterations: int = 0) -> int:
-        return evaluations(
-            step,
-            T=self.model.schedule.T,
-            steps=self.settings.steps,
-            power=self.settings.power,
-            iterations=iterations,
-        )
-
-    def _solver_key(self) -> dict[str, Any]:
-        return {
-            "model": self.model.digest,
-            "steps": self.settings.steps,
-            "power": self.settings.power,
-            "machine": self._machine,
-            "code": code_version(
-                "diffusion", "models", "modules/inversion.py", "modules/synthesis.py"
-            ),
-        }
 
 
 def check_model(model: FrozenModel, settings: Settings, also: Sequence[int]) -> None:
@@ -679,29 +551,8 @@ class _NoImages(TensorSet):
         raise IndexError("the set is empty")
 
 
-@cache
-def code_version(*parts: str) -> str:
-    """Hash of what the source of some folders or files of the package does.
-
-    Comments and layout do not count; so a stored result is used as long as the code that made it
-    stands.
-    """
-    package = Path(__file__).parent
-    sha256 = hashlib.sha256()
-    for file in sorted(_sources(package, parts)):
-        tree = ast.dump(ast.parse(file.read_text()))
-        sha256.update(f"{file.relative_to(package)} {tree}".encode())
-    return sha256.hexdigest()[:16]
-
-
-def _sources(package: Path, parts: Iterable[str]) -> Iterator[Path]:
-    for part in parts:
-        path = package / part
-        yield from path.glob("*.py") if path.is_dir() else [path]
-
-
-def _config(sampler: Sampler) -> dict[str, Any]:
-    return {"type": type(sampler).__name__, **vars(sampler)}
+def _images(images: ImageSet) -> _Taken:
+    return _Taken(images, len(images))
 
 
 def _label(sampler: Sampler) -> str:

@@ -27,11 +27,15 @@ from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF, help_text
 
 if TYPE_CHECKING:
+    from ood_sampler.data.domain import TargetDomain
     from ood_sampler.pipeline import Outcome, Pipeline
 
 log = logging.getLogger(__name__)
 
 STEP_KEY = "inversion.step"
+
+_EXAMPLES = {"name": "mine", "id": "OWNER/NAME", "path": "/my/model"}
+"""Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
 FAILED = "failed.txt"
 """In the folder of a run of a sweep: why it failed."""
@@ -85,7 +89,8 @@ def check_command(overrides: Sequence[str]) -> None:
             raise CommandError(" ".join(str(error).split())) from error
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise CommandError(f"{missing[0]} must be set, for example {missing[0]}=/my/pictures")
+        example = _EXAMPLES.get(missing[0].rpartition(".")[2], "/my/pictures")
+        raise CommandError(f"{missing[0]} must be set, for example {missing[0]}={example}")
     if composed.output is None:
         raise CommandError("output must be set, for example output=outputs")
     _check_output(Path(str(composed.output)))
@@ -177,7 +182,8 @@ def execute(cfg: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from ood_sampler.pipeline import Pipeline, Settings, check_model
+    from ood_sampler.pipeline import Pipeline, check_model
+    from ood_sampler.plan import Settings
     from ood_sampler.report.progress import StageProgress
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -219,6 +225,9 @@ def execute(cfg: DictConfig) -> None:
         also=also,
         progress=lambda name, images: [StageProgress(name, images)],
     )
+    log.info(pipeline.estimate().text())
+    if cfg.dry_run:
+        return
     outcome = pipeline.run()
     results = _results(cfg, pipeline, outcome, notes)
     _write(folder, cfg, pipeline, outcome, results)
@@ -285,6 +294,7 @@ def _results(
             "few-shot sha256": pipeline.domain.few_shot.digest,
             "held-out pictures": len(pipeline.domain.held_out),
             "held-out sha256": pipeline.domain.held_out.digest,
+            **_scale(pipeline.domain),
             "nearest k": pipeline.evaluation.nearest_k,
             **environment(),
         },
@@ -307,6 +317,19 @@ def _results(
     }
 
 
+def _scale(domain: "TargetDomain") -> dict[str, Any]:
+    """How physical values became colours, where the pictures were such."""
+    import json
+
+    scale: dict[str, Any] = {}
+    if domain.scale is not None:
+        scale["scale"] = json.dumps(domain.scale.as_dict())
+    if domain.clipped is not None:
+        shares = (f"{100 * share:.3g}%" for share in domain.clipped)
+        scale["values clipped (few-shot, held-out)"] = ", ".join(shares)
+    return scale
+
+
 def _write(
     folder: Path, cfg: DictConfig, pipeline: "Pipeline", outcome: "Outcome", results: dict[str, Any]
 ) -> None:
@@ -314,28 +337,35 @@ def _write(
     from rich.console import Console
 
     from ood_sampler.data.artifact import write_atomically
-    from ood_sampler.report.grid import overview, save_png
+    from ood_sampler.data.fields import write_physical
+    from ood_sampler.report.grid import gather, overview, save_png
     from ood_sampler.report.page import write_page
     from ood_sampler.report.results import write_json, write_samples
     from ood_sampler.report.tables import csv_table, rich_table
 
-    few_shot, held_out = pipeline.domain.few_shot, pipeline.domain.held_out
+    few_shot, held_out, scale = (
+        pipeline.domain.few_shot,
+        pipeline.domain.held_out,
+        pipeline.domain.scale,
+    )
     shown = range(min(64, len(outcome.images)))
     generator = torch.Generator().manual_seed(cfg.seed)
     some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
     originals = range(min(16, len(few_shot)))
     pictures = {
-        "samples": outcome.images.take(shown),
-        "nearest": torch.stack([few_shot[outcome.nearest_index[i]] for i in shown]),
-        "held_out": torch.stack([held_out[i] for i in some]),
-        "originals": torch.stack([few_shot[i] for i in originals]),
-        "reconstructions": outcome.reconstructions.take(originals),
-        "in_domain": outcome.in_domain.take(shown),
+        "samples": gather(outcome.images, shown),
+        "nearest": gather(few_shot, [outcome.nearest_index[i] for i in shown]),
+        "held_out": gather(held_out, some),
+        "originals": gather(few_shot, originals),
+        "reconstructions": gather(outcome.reconstructions, originals),
+        "in_domain": gather(outcome.in_domain, shown),
     }
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_json(folder / "metrics.json", results)
     write_atomically(folder / "metrics.csv", csv_table(results["rows"]).encode())
     write_samples(folder / "samples", outcome.images, seed=cfg.seed)
+    if scale is not None:
+        write_physical(folder / "samples.npy", outcome.images.blocks(), len(outcome.images), scale)
     save_png(
         overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),
         folder / "grid.png",

@@ -7,6 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ood_sampler"
 LAYERS = [
+    "faults",
+    "help",
     "diffusion",
     "latents",
     "samplers",
@@ -15,9 +17,8 @@ LAYERS = [
     "data",
     "modules",
     "report",
+    "plan",
     "pipeline",
-    "faults",
-    "help",
     "run",
     "train",
 ]

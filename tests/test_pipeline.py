@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline, Settings, code_version
+from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline
+from ood_sampler.plan import Settings, code_version
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
@@ -125,8 +127,10 @@ def test_evaluations_are_those_of_the_grid_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = pipeline(model_folder, tmp_path, trainer)
+    expected = [stage.evaluations for stage in run.plan.work()]
     calls = count_evaluations(run, monkeypatch)
     run.run()
+    assert expected == [66 * 2, 66 * 2, 70 * 2, 70 * 5]
     # T=1000 in 5 intervals: step 400 is two away from clean data, step 999 five
     assert sum(calls) == 66 * 2 + 66 * 2 + 70 * 2 + 70 * 5
 
@@ -143,6 +147,53 @@ def test_a_repeated_run_computes_nothing_and_finds_the_same(
     outcome = run.run()
     assert all(stage.cached for stage in outcome.stages if stage.name != "measure")
     assert artifact_bytes(reference) == before
+
+
+def test_the_estimate_is_of_what_is_left_to_do(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
+) -> None:
+    fresh = pipeline(model_folder, tmp_path, trainer).estimate()
+    assert [stage.name for stage in fresh.work] == ["invert", "reconstruct", "decode", "in-domain"]
+    assert fresh.batch_size == 16
+    assert fresh.seconds_an_evaluation > 0
+    # all files of a run but the PNGs, which hold a byte a value, and headers and keys
+    stored = sum(len(data) for data in artifact_bytes(reference).values())
+    pngs = 70 * 3 * RESOLUTION**2
+    assert fresh.disk - pngs == pytest.approx(stored, rel=0.1)
+
+    # of 140 samples there are 70 in one whole shard and one that is too short
+    more = pipeline(model_folder, reference, trainer, num_samples=140).estimate()
+    assert [stage.images for stage in more.work] == [0, 0, 76, 76]
+    done = pipeline(model_folder, reference, trainer).estimate()
+    assert sum(stage.evaluations for stage in done.work) == 0
+    assert done.seconds_an_evaluation == 0
+    assert done.disk == pngs
+
+
+@pytest.mark.parametrize(
+    ("resolution", "machine", "expected"),
+    [
+        (32, "cpu 32-true", 64),
+        (32, "cuda 32-true", 64),
+        (64, "cpu 32-true", 16),
+        (256, "cpu bf16-mixed", 1),
+        (256, "cuda bf16-mixed", 16),
+        (512, "cpu 32-true", 1),
+    ],
+)
+def test_the_batch_size_suits_resolution_and_device(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    resolution: int,
+    machine: str,
+    expected: int,
+) -> None:
+    plan = pipeline(model_folder, tmp_path, trainer, batch_size=None).plan
+    model = replace(plan.model, resolution=resolution)
+    assert replace(plan, model=model, machine=machine).batch_size == expected
+    given = replace(plan.settings, batch_size=7)
+    assert replace(plan, model=model, machine=machine, settings=given).batch_size == 7
 
 
 def test_a_sweep_over_steps_inverts_once(
@@ -176,7 +227,7 @@ def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -
         root=root,
     )
     inversion = run.invert()
-    samples = run.draw_and_decode(inversion, run._few_shot(inversion.open()))
+    samples = run.draw_and_decode(run._few_shot(inversion.open()))
     return torch.cat(list(samples.open().blocks()))
 
 
@@ -226,7 +277,7 @@ def test_two_processes_give_the_samples_of_one(
     run = pipeline(model_folder, tmp_path, two, num_samples=40)
     inversion = run.invert()
     inverted = run._few_shot(inversion.open())
-    samples = run.draw_and_decode(inversion, inverted).open()
+    samples = run.draw_and_decode(inverted).open()
     torch.testing.assert_close(samples.take(range(40)), expected[:40], rtol=0, atol=1e-5)
 
 
@@ -303,12 +354,12 @@ def test_the_control_mixes_the_same_pictures_as_the_strategy(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = pipeline(model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="pair", points=20))
-    names = [type(sampler).__name__ for sampler in run.controls()]
+    names = [type(sampler).__name__ for sampler in run.plan.controls()]
     assert names == ["LerpSampler", "CogSampler", "SlerpSampler"]
     run = pipeline(
         model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="gaussian", points=20)
     )
-    assert len(run.controls()) == 2
+    assert len(run.plan.controls()) == 2
 
 
 @pytest.mark.parametrize(
@@ -331,7 +382,7 @@ def test_mistakes_are_found_before_the_network_is_loaded(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ood_sampler.models.frozen.load_pipeline", None)
+    monkeypatch.setattr("ood_sampler.models.frozen.load_checkpoint", None)
     with pytest.raises(ValueError, match=message):
         pipeline(model_folder, tmp_path, trainer, **changes).run()
 
@@ -361,7 +412,7 @@ def test_more_samples_than_the_disk_holds_are_refused(
 def test_code_version_follows_the_code_and_not_its_comments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ood_sampler.pipeline.__file__", str(tmp_path / "pipeline.py"))
+    monkeypatch.setattr("ood_sampler.plan.__file__", str(tmp_path / "plan.py"))
     source = tmp_path / "part.py"
     versions = []
     for text in ("x = 1\n", "x  =  1  # one\n", "x = 2\n"):

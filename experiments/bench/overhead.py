@@ -46,8 +46,8 @@ def stages(denoiser: Denoiser, few_shot: Dataset[Tensor], count: int, batch_size
     """Seconds of inverting and decoding `count` images as a run does."""
     trainer = functools.partial(lightning.Trainer, accelerator="cpu", devices=1)
     with tempfile.TemporaryDirectory() as folder:
-        latents = Artifact(Path(folder), "inversion", {}, count)
-        images = Artifact(Path(folder), "images", {}, count)
+        latents = Artifact(Path(folder), "inversion", {}, count, tuple(few_shot[0].shape))
+        images = Artifact(Path(folder), "images", {}, count, latents.shape)
         names = [str(i) for i in range(count)]
         start = time.perf_counter()
         compute(

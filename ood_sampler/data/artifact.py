@@ -1,24 +1,39 @@
 """Stored results of a stage: shards of tensors in a folder named by all that determines them."""
 
+import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ood_sampler.latents.store import TensorSet
 
 SHARD = 64
-"""Items a shard; fixed, so that the bytes on disk do not depend on batches or processes."""
+"""Items a shard, at most."""
+
+_SHARD_BYTES = 2**25
+"""Larger items are fewer a shard, as each process gathers one in memory."""
+
+
+def shard_size(shape: Sequence[int]) -> int:
+    """Items a shard of float32 items of a shape: a power of two, 64 at 32x32 and 32 at 256x256.
+
+    The shape alone fixes it, so that the bytes on disk do not depend on batches or processes.
+    """
+    fitting = max(1, _SHARD_BYTES // (4 * math.prod(shape)))
+    return int(min(SHARD, 2 ** (fitting.bit_length() - 1)))
 
 
 def digest(key: Mapping[str, Any]) -> str:
@@ -32,19 +47,31 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; names the file and the remedy.
     """
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write beside `path`, which becomes `path` at the end.
+
+    Raises:
+        OSError: it cannot be written; names the file and the remedy.
+    """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
+        # safetensors has no error numbers, and says in its text what the system said
+        reason, number = getattr(error, "strerror", str(error)), getattr(error, "errno", errno.EIO)
         raise OSError(
-            error.errno,
-            f"could not be written ({error.strerror}): make space or set output to another folder; "
+            number,
+            f"could not be written ({reason}): make space or set output to another folder; "
             "finished shards are kept and the same command continues",
             str(path),
         ) from error
@@ -54,7 +81,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class Artifact:
-    """The items 0, ..., `count` - 1 that one stage makes, in shards of `SHARD` items.
+    """The items 0, ..., `count` - 1 that one stage makes, in shards of `shard_size` items.
 
     The folder is named by a hash of `key`; whether all is there is told by the shards themselves,
     each written atomically with a checksum. More items than before continue the same folder.
@@ -64,13 +91,19 @@ class Artifact:
         stage: name of the stage.
         key: all that determines item `i`, as JSON.
         count: number of items.
+        shape: of an item.
     """
 
-    def __init__(self, root: Path, stage: str, key: Mapping[str, Any], count: int) -> None:
+    def __init__(
+        self, root: Path, stage: str, key: Mapping[str, Any], count: int, shape: Sequence[int]
+    ) -> None:
         self.key = {"stage": stage, **key}
         self.digest = digest(self.key)
         self.folder = root / f"{stage}-{self.digest[:16]}"
         self.count = count
+        self.shape = tuple(shape)
+        self.shard = shard_size(shape)
+        self._good: set[int] = set()
 
     def shard_path(self, shard: int) -> Path:
         """File of a shard."""
@@ -78,11 +111,20 @@ class Artifact:
 
     def expected(self, shard: int) -> int:
         """Number of items that the shard must hold."""
-        return min(SHARD, self.count - shard * SHARD)
+        return min(self.shard, self.count - shard * self.shard)
 
     def missing(self) -> list[int]:
-        """Shards that are not there, too short, or damaged (their checksum differs)."""
-        return [s for s in range(-(-self.count // SHARD)) if not self._is_good(s)]
+        """Shards that are not there, too short, or damaged (their checksum differs).
+
+        A shard found good is not read again by this object.
+        """
+        shards = range(-(-self.count // self.shard))
+        self._good |= {s for s in shards if s not in self._good and self._is_good(s)}
+        return [s for s in shards if s not in self._good]
+
+    def missing_items(self) -> int:
+        """Number of items in the missing shards."""
+        return sum(self.expected(shard) for shard in self.missing())
 
     def write(self, shard: int, items: Tensor) -> None:
         """Store a shard, and on first use the key that names the folder."""
@@ -90,8 +132,9 @@ class Artifact:
         if not key_file.exists():
             write_atomically(key_file, json.dumps(self.key, indent=1, sort_keys=True).encode())
         items = items.contiguous()
-        data = save({"items": items}, metadata={"sha256": _checksum(items)})
-        write_atomically(self.shard_path(shard), data)
+        with atomic(self.shard_path(shard)) as partial:
+            save_file({"items": items}, partial, metadata={"sha256": _checksum(items)})
+        self._good.discard(shard)
 
     def open(self) -> "StoredSet":
         """Read access to the items, once all are there."""
@@ -114,26 +157,25 @@ class StoredSet(TensorSet):
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self.count = artifact.count
-        with safe_open(artifact.shard_path(0), framework="pt") as file:
-            self._shape = tuple(file.get_slice("items").get_shape()[1:])
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._shape
+        return self.artifact.shape
 
     def __len__(self) -> int:
         return self.count
 
     def take(self, indices: Sequence[int]) -> Tensor:
+        size = self.artifact.shard
         by_shard: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
-            by_shard.setdefault(index // SHARD, []).append(position)
+            by_shard.setdefault(index // size, []).append(position)
         taken: list[Tensor] = [torch.empty(0)] * len(indices)
         for shard, positions in by_shard.items():
             with safe_open(self.artifact.shard_path(shard), framework="pt") as file:
                 items = file.get_slice("items")
                 for position in positions:
-                    row = indices[position] % SHARD
+                    row = indices[position] % size
                     taken[position] = items[row : row + 1][0]
         return torch.stack(taken)
 
@@ -185,4 +227,5 @@ def load_state(path: Path) -> dict[str, Tensor] | None:
 
 
 def _checksum(items: Tensor) -> str:
-    return hashlib.sha256(items.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    # a view of the bytes, not a copy
+    return hashlib.sha256(items.contiguous().view(torch.uint8).numpy().data).hexdigest()

@@ -3,10 +3,11 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +16,10 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from ood_sampler.data.images import READER_VERSION, ImageError, fit_square, read_rgb
-from ood_sampler.data.radiation import FluxScale
-from ood_sampler.data.sources import ImageSource, open_source
+from ood_sampler.data.radiation import FieldScale, FluxScale
+from ood_sampler.data.sources import ImageSource, Source, open_source
+
+S = TypeVar("S", bound=Source)
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -82,15 +85,15 @@ def inspect(source: ImageSource, index: int) -> Picture:
 
 
 class SourceImages(ImageSet):
-    """Inspected pictures of a folder or zip, decoded again at each access."""
+    """Inspected pictures of a source, decoded again at each access."""
 
     def __init__(
         self, source: ImageSource, pictures: Sequence[Picture], *, resolution: int
     ) -> None:
         self.names = [picture.name for picture in pictures]
-        self.resolution = _checked_resolution(resolution)
+        self.resolution = checked_resolution(resolution)
         self.upsampled = [picture.name for picture in pictures if picture.shorter_side < resolution]
-        self.digest = _digest(
+        self.digest = digest_of(
             self.names, (picture.sha256 for picture in pictures), resolution=resolution
         )
         self._source = source
@@ -131,9 +134,9 @@ class TensorImages(ImageSet):
         if len(names) != len(images):
             raise ValueError(f"names must be {len(images)}, one per image, got {len(names)}")
         self.names = list(names)
-        self.resolution = _checked_resolution(resolution)
+        self.resolution = checked_resolution(resolution)
         self.upsampled = self.names if images.shape[-1] < resolution else []
-        self.digest = _digest(
+        self.digest = digest_of(
             self.names,
             (hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images),
             resolution=resolution,
@@ -160,6 +163,12 @@ class TargetDomain:
     held_out: ImageSet
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Pictures that were left out, each with the reason."""
+
+    scale: FieldScale | None = None
+    """Of physical fields: what made colours of them and makes fields of images again."""
+
+    clipped: tuple[float, float] | None = None
+    """Of physical fields: the shares of few-shot and held-out values outside of `scale`."""
 
 
 def folder_domain(
@@ -196,17 +205,99 @@ def folder_domain(
         ImageError: `on_error` is `raise` and a picture is unreadable.
         ValueError: There are too few pictures, or an argument is out of range.
     """
+    few_shot_source = open_source(str(root))
+    held_out_source = None
+    if held_out_root is not None:
+        held_out_source = open_source(held_out_root, key="data.held_out_root")
+    return picture_domain(
+        name=name,
+        few_shot_source=few_shot_source,
+        held_out_source=held_out_source,
+        resolution=resolution,
+        few_shot=few_shot,
+        held_out=held_out,
+        seed=seed,
+        on_error=on_error,
+    )
+
+
+def picture_domain(
+    *,
+    name: str,
+    few_shot_source: ImageSource,
+    held_out_source: ImageSource | None,
+    resolution: int,
+    few_shot: int | None,
+    held_out: int | None,
+    seed: int,
+    on_error: Literal["raise", "skip"],
+) -> TargetDomain:
+    """Make a domain of one or two sources of pictures, split as `split_sources` says."""
+    checked_resolution(resolution)
+    split = split_sources(
+        few_shot_source,
+        held_out_source,
+        inspect,
+        few_shot=few_shot,
+        held_out=held_out,
+        seed=seed,
+        on_error=on_error,
+    )
+    domain = TargetDomain(
+        name=name,
+        few_shot=SourceImages(few_shot_source, split.few_shot, resolution=resolution),
+        held_out=SourceImages(
+            held_out_source or few_shot_source, split.held_out, resolution=resolution
+        ),
+        skipped=split.skipped,
+    )
+    warn_of_upsampling(domain)
+    return domain
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures of two sets without a copy of one in the other, and what was left out."""
+
+    few_shot: list[Picture]
+    held_out: list[Picture]
+    skipped: list[tuple[str, str]]
+
+
+def split_sources(
+    few_shot_source: S,
+    held_out_source: S | None,
+    inspect: Callable[[S, int], Picture],
+    *,
+    few_shot: int | None,
+    held_out: int | None,
+    seed: int,
+    on_error: Literal["raise", "skip"],
+) -> Split:
+    """Choose the pictures of both sets; only those that are chosen or left out are inspected.
+
+    Args:
+        few_shot_source: Where the few-shot set comes from.
+        held_out_source: Where the held-out set comes from; None takes the rest of the first.
+        inspect: Reads one item; the hash that it gives tells copies.
+        few_shot: As in `folder_domain`, like the rest.
+        held_out: Likewise.
+        seed: Likewise.
+        on_error: Likewise.
+
+    Raises:
+        ImageError: `on_error` is `raise` and a picture is unreadable.
+        ValueError: There are too few pictures, or an argument is out of range.
+    """
     _check_counts(few_shot=few_shot, held_out=held_out)
-    _checked_resolution(resolution)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    scans = [_Scan(open_source(str(root)), seed=seed)]
-    if held_out_root is not None:
-        source = open_source(held_out_root, key="data.held_out_root")
-        scans.append(_Scan(source, seed=seed))
+    sources = [few_shot_source] if held_out_source is None else [few_shot_source, held_out_source]
+    scans = [_Scan(source, partial(inspect, source), seed=seed) for source in sources]
     limit = few_shot
     if limit is None:
-        share = len(scans[0].source) if held_out_root is not None else len(scans[0].source) // 2
+        count = len(few_shot_source)
+        share = count // 2 if held_out_source is None else count
         limit = min(max(share, _MIN_IMAGES), _FEW_SHOT)
     few_shot_pictures = scans[0].take(limit, unlike=())
     held_out_pictures = scans[-1].take(held_out, unlike=few_shot_pictures)
@@ -221,14 +312,7 @@ def folder_domain(
     skipped = unreadable + [entry for scan in scans for entry in scan.duplicates]
     _check_enough("few_shot", few_shot, scans[0].source, few_shot_pictures, skipped)
     _check_enough("held_out", held_out, scans[-1].source, held_out_pictures, skipped)
-    domain = TargetDomain(
-        name=name,
-        few_shot=SourceImages(scans[0].source, few_shot_pictures, resolution=resolution),
-        held_out=SourceImages(scans[-1].source, held_out_pictures, resolution=resolution),
-        skipped=skipped,
-    )
-    _warn_of_upsampling(domain)
-    return domain
+    return Split(few_shot_pictures, held_out_pictures, skipped)
 
 
 def embedded_domain(
@@ -250,7 +334,7 @@ def embedded_domain(
         ValueError: A set asks for more images than there are, or the file is damaged.
     """
     _check_counts(few_shot=few_shot, held_out=held_out)
-    images = _embedded_images(name)
+    images, scale = _embedded_images(name)
     available = len(images) - _FEW_SHOT
     if held_out is None:
         held_out = available
@@ -274,22 +358,25 @@ def embedded_domain(
         name=name,
         few_shot=images_from(0, few_shot),
         held_out=images_from(_FEW_SHOT, held_out),
+        scale=scale,
     )
-    _warn_of_upsampling(domain)
+    warn_of_upsampling(domain)
     return domain
 
 
 class _Scan:
     """The pictures of one source in the order of its split, each inspected at most once."""
 
-    def __init__(self, source: ImageSource, *, seed: int) -> None:
+    def __init__(self, source: Source, inspect: Callable[[int], Picture], *, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        order: list[int] = torch.randperm(len(source), generator=generator).tolist()
+        order = torch.randperm(len(source), generator=generator)
         self.source = source
         self.inspected = 0
         self.unreadable: list[tuple[str, str]] = []
         self.duplicates: list[tuple[str, str]] = []
-        self._rest = iter(order)
+        self._inspect = inspect
+        # One number after the other: a list of millions would take more than their names.
+        self._rest: Iterator[int] = (int(index) for index in order.numpy())
 
     def take(self, count: int | None, *, unlike: Sequence[Picture]) -> list[Picture]:
         """Return the next `count` readable pictures, fewer at the end, none a copy of `unlike`."""
@@ -299,7 +386,7 @@ class _Scan:
             name = self.source.names[index]
             self.inspected += 1
             try:
-                picture = inspect(self.source, index)
+                picture = self._inspect(index)
             except ImageError as error:
                 self.unreadable.append((name, str(error)))
                 continue
@@ -313,7 +400,7 @@ class _Scan:
         return taken
 
 
-def _embedded_images(name: str) -> Tensor:
+def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None]:
     path = _ASSETS / name / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
@@ -324,8 +411,9 @@ def _embedded_images(name: str) -> Tensor:
         with safe_open(path, framework="pt") as file:
             if "images" in file.keys():  # noqa: SIM118  the file is no mapping
                 images: Tensor = file.get_tensor("images")
-                return images
-            return FluxScale.from_metadata(file.metadata()).to_rgb(file.get_tensor("fields"))
+                return images, None
+            scale = FluxScale.from_metadata(file.metadata())
+            return scale.to_rgb(file.get_tensor("fields")), scale
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); install the package again") from error
 
@@ -346,7 +434,7 @@ def _check_counts(*, few_shot: int | None, held_out: int | None) -> None:
 def _check_enough(
     key: str,
     asked: int | None,
-    source: ImageSource,
+    source: Source,
     pictures: Sequence[Picture],
     skipped: Sequence[tuple[str, str]],
 ) -> None:
@@ -359,24 +447,31 @@ def _check_enough(
         )
 
 
-def _checked_resolution(resolution: int) -> int:
+def checked_resolution(resolution: int) -> int:
+    """Return a resolution that is possible.
+
+    Raises:
+        ValueError: It is below 1.
+    """
     if resolution < 1:
         raise ValueError(f"resolution must be >= 1, got {resolution}")
     return resolution
 
 
-def _warn_of_upsampling(domain: TargetDomain) -> None:
+def warn_of_upsampling(domain: TargetDomain) -> None:
+    """Warn once if pictures of a domain are smaller than its resolution."""
     upsampled = [*domain.few_shot.upsampled, *domain.held_out.upsampled]
     if upsampled:
         warnings.warn(
             f"{len(upsampled)} pictures of {domain.name} are smaller than the model's "
             f"{domain.few_shot.resolution} pixels and are upsampled, {upsampled[0]} for example; "
             "results show the blur of that",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def _digest(names: Sequence[str], hashes: Iterable[str], *, resolution: int) -> str:
+def digest_of(names: Sequence[str], hashes: Iterable[str], *, resolution: int) -> str:
+    """Hash what decides the items of a set: names, contents, resolution, `READER_VERSION`."""
     digest = hashlib.sha256(f"{READER_VERSION} {resolution}".encode())
     for name, content in zip(names, hashes, strict=True):
         # A file name need not be valid UTF-8. A NUL cannot be part of one: the joint is unique.

@@ -1,26 +1,32 @@
-"""From physical fluxes to colours in [-1, 1], and back."""
+"""From physical fields to colours in [-1, 1], and back."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 _ROUNDING = 1e-6  # of float32, in units of the colour
 
+_FLOAT32 = (1e-30, 1e30)  # magnitudes that float32 holds to its full precision
 
-class FluxScale:
-    r"""Logarithmic map of positive fluxes $F$ to colours, for each band of its own.
 
-    $$x = 2 \frac{\log (F / F_{\text{low}})}{\log (F_{\text{high}} / F_{\text{low}})} - 1$$
+class FieldScale(ABC):
+    r"""Increasing map of physical values $F$ to colours, for each band of its own.
 
-    is -1 at `low` and 1 at `high`. Bands are the third axis from the end: $(\dots, C, H, W)$.
-    Both directions compute in float64 and return float32.
+    $$x = 2 \frac{b(F) - b(F_{\text{low}})}{b(F_{\text{high}}) - b(F_{\text{low}})} - 1$$
+
+    is -1 at `low` and 1 at `high`; subclasses say what $b$ is. Bands are the third axis from the
+    end: $(\dots, C, H, W)$. All computations are in float64.
 
     Raises:
-        ValueError: unless both have the same number of bands (at least one) and
-            0 < low < high < infinity in each.
+        ValueError: unless both have the same number of bands (at least one) and each low is below
+            its high.
     """
+
+    scaling: ClassVar[str]
+    """Name of $b$."""
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
         if not low or len(low) != len(high):
@@ -28,28 +34,28 @@ class FluxScale:
                 f"low and high must have one value for each band, got {len(low)} and {len(high)}"
             )
         for lowest, highest in zip(low, high, strict=True):
-            if not 0 < lowest < highest < float("inf"):
-                raise ValueError(f"low must be > 0 and < high, got low={lowest}, high={highest}")
-        self.low = tuple(low)
-        self.high = tuple(high)
+            self._check(lowest, highest)
+        self.low = tuple(float(value) for value in low)
+        self.high = tuple(float(value) for value in high)
 
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
-        """Read the scale stored beside a set of fluxes: `flux_low`, `flux_high`, one per band."""
-        low, high = (
-            [float(value) for value in metadata[key].split()] for key in ("flux_low", "flux_high")
-        )
-        return cls(low, high)
+    @abstractmethod
+    def bend(self, flux: Tensor) -> Tensor:
+        r"""Apply $b$ to float64 values, shape $(\dots, C, H, W)$."""
+
+    @abstractmethod
+    def unbend(self, bent: Tensor) -> Tensor:
+        """Apply the inverse of $b$."""
 
     def to_rgb(self, flux: Tensor) -> Tensor:
-        """Map fluxes of any real type to colours in [-1, 1].
+        """Map values of any real type to colours in [-1, 1], float32.
 
         Raises:
-            ValueError: if a flux lies outside [low, high] or is not finite: nothing is clipped in
+            ValueError: if a value lies outside [low, high] or is not finite: nothing is clipped in
                 silence, `clip` does it on request.
         """
-        low, high = self._log_bounds(flux)
-        rgb = 2 * (flux.double().log() - low) / (high - low) - 1
+        self._check_bands(flux)
+        low, high = self._bent_limits(flux)
+        rgb = 2 * (self.bend(flux.double()) - low) / (high - low) - 1
         outside = int((~(rgb.abs() <= 1 + _ROUNDING)).sum())
         if outside:
             raise ValueError(
@@ -59,33 +65,208 @@ class FluxScale:
         return rgb.clamp(-1, 1).float()
 
     def to_flux(self, rgb: Tensor) -> Tensor:
-        """Map colours to fluxes, the inverse of `to_rgb`; beyond [-1, 1] the scale goes on."""
-        low, high = self._log_bounds(rgb)
-        return (low + (rgb.double() + 1) / 2 * (high - low)).exp().float()
+        """Map colours to values, the inverse of `to_rgb`; beyond [-1, 1] the scale goes on."""
+        return self._to_double(rgb).float()
 
     def clip(self, flux: Tensor) -> tuple[Tensor, float]:
-        """Limit fluxes to [low, high], as float32; return them and the fraction that was outside.
+        """Limit values to [low, high], as float32; return them and the fraction that was outside.
 
         Raises:
-            ValueError: if a flux is NaN.
+            ValueError: if a value is NaN.
         """
+        clipped, fraction = self._limit(flux)
+        return clipped.float(), fraction
+
+    def to_pictures(self, fields: Tensor) -> tuple[Tensor, float]:
+        r"""Make colour pictures of fields of one or three bands.
+
+        Args:
+            fields: Finite values, shape $(\dots, C, H, W)$; those outside the limits are clipped.
+
+        Returns:
+            Pictures in [-1, 1], float32, shape $(\dots, 3, H, W)$, a single band three times,
+            and the fraction of values that was clipped.
+        """
+        if len(self.low) not in (1, 3):
+            raise ValueError(f"pictures must have 1 or 3 bands, got {len(self.low)}")
+        clipped, fraction = self._limit(fields)
+        rgb = self.to_rgb(clipped)
+        return rgb.expand(*rgb.shape[:-3], 3, *rgb.shape[-2:]).contiguous(), fraction
+
+    def from_pictures(self, pictures: Tensor) -> Tensor:
+        r"""Make physical fields of colour pictures, the inverse of `to_pictures`.
+
+        Args:
+            pictures: Shape $(\dots, 3, H, W)$. For a single band the mean of the three colours is
+                taken, as a model does not keep them equal.
+
+        Returns:
+            Fields of $C$ bands, shape $(\dots, C, H, W)$: float32, or float64 where the limits are
+            too small or too large for it.
+        """
+        if pictures.ndim < 3 or pictures.shape[-3] != 3:
+            raise ValueError(
+                f"pictures must have shape (..., 3, H, W), got {tuple(pictures.shape)}"
+            )
+        if len(self.low) == 1:
+            pictures = pictures.double().mean(dim=-3, keepdim=True)
+        return self._to_double(pictures).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest type that holds values between the limits."""
+        smallest, largest = _FLOAT32
+        sizes = [abs(value) for value in (*self.low, *self.high) if value]
+        fits = all(smallest <= size <= largest for size in sizes)
+        return torch.float32 if fits else torch.float64
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all that `read_scale` needs, as plain values."""
+        return {"scaling": self.scaling, "low": list(self.low), "high": list(self.high)}
+
+    def _check(self, lowest: float, highest: float) -> None:
+        if not -float("inf") < lowest < highest < float("inf"):
+            raise ValueError(f"low must be finite and < high, got low={lowest}, high={highest}")
+
+    def _to_double(self, rgb: Tensor) -> Tensor:
+        self._check_bands(rgb)
+        low, high = self._bent_limits(rgb)
+        return self.unbend(low + (rgb.double() + 1) / 2 * (high - low))
+
+    def _limit(self, flux: Tensor) -> tuple[Tensor, float]:
+        self._check_bands(flux)
         if bool(flux.isnan().any()):
             raise ValueError(f"flux must be a number, got {int(flux.isnan().sum())} NaN values")
-        low, high = (bound.exp() for bound in self._log_bounds(flux))
+        low, high = (_column(bound, flux) for bound in (self.low, self.high))
         clipped = flux.double().clamp(low, high)
         # The bounds are not exact in float32, so that a flux at one of them may seem outside.
-        changed = (clipped - flux.double()).abs() > _ROUNDING * clipped
-        return clipped.float(), float(changed.double().mean())
+        changed = (clipped - flux.double()).abs() > _ROUNDING * clipped.abs()
+        return clipped, float(changed.double().mean())
 
-    def _log_bounds(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _bent_limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (self.bend(_column(bound, like)) for bound in (self.low, self.high))
+        return low, high
+
+    def _check_bands(self, values: Tensor) -> None:
         bands = len(self.low)
         if values.ndim < 3 or values.shape[-3] != bands:
             raise ValueError(
                 f"the shape must be (..., {bands}, H, W) for {bands} bands, "
                 f"got {tuple(values.shape)}"
             )
+
+
+class FluxScale(FieldScale):
+    """Logarithmic scale of positive fluxes: a factor is the same step everywhere.
+
+    Raises:
+        ValueError: unless 0 < low < high < infinity in each band.
+    """
+
+    scaling = "log"
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        """Read the scale stored beside a set of fluxes: `flux_low`, `flux_high`, one per band."""
         low, high = (
-            torch.tensor(bound, dtype=torch.float64, device=values.device).log().view(-1, 1, 1)
-            for bound in (self.low, self.high)
+            [float(value) for value in metadata[key].split()] for key in ("flux_low", "flux_high")
         )
-        return low, high
+        return cls(low, high)
+
+    def bend(self, flux: Tensor) -> Tensor:
+        return flux.log()
+
+    def unbend(self, bent: Tensor) -> Tensor:
+        return bent.exp()
+
+    def _check(self, lowest: float, highest: float) -> None:
+        if not 0 < lowest < highest < float("inf"):
+            raise ValueError(f"low must be > 0 and < high, got low={lowest}, high={highest}")
+
+
+class LinearScale(FieldScale):
+    """Linear scale."""
+
+    scaling = "linear"
+
+    def bend(self, flux: Tensor) -> Tensor:
+        return flux
+
+    def unbend(self, bent: Tensor) -> Tensor:
+        return bent
+
+
+class AsinhScale(FieldScale):
+    r"""Linear near zero and logarithmic far from it, for values of both signs.
+
+    $b(F) = \operatorname{arsinh}(F / s)$ (Lupton, Gunn and Szalay, 1999).
+
+    Args:
+        low: As in `FieldScale`, like `high`.
+        high: Likewise.
+        softening: $s > 0$ of each band, in units of the field.
+    """
+
+    scaling = "asinh"
+
+    def __init__(
+        self, low: Sequence[float], high: Sequence[float], softening: Sequence[float]
+    ) -> None:
+        super().__init__(low, high)
+        if len(softening) != len(self.low) or not all(0 < s < float("inf") for s in softening):
+            raise ValueError(
+                f"softening must be > 0, one value for each of {len(self.low)} bands, "
+                f"got {list(softening)}"
+            )
+        self.softening = tuple(float(value) for value in softening)
+
+    def bend(self, flux: Tensor) -> Tensor:
+        return (flux / _column(self.softening, flux)).asinh()
+
+    def unbend(self, bent: Tensor) -> Tensor:
+        return bent.sinh() * _column(self.softening, bent)
+
+    def as_dict(self) -> dict[str, Any]:
+        return super().as_dict() | {"softening": list(self.softening)}
+
+
+SCALINGS = ("log", "linear", "asinh")
+
+
+def make_scale(
+    scaling: str, low: Sequence[float], high: Sequence[float], *, softening: float
+) -> FieldScale:
+    """Make the scale of a name.
+
+    Args:
+        scaling: `log`, `linear` or `asinh`.
+        low: Limits of each band.
+        high: Likewise.
+        softening: Of `asinh` alone, as a part of the larger of the limits' sizes.
+
+    Raises:
+        ValueError: The name is unknown, or the limits do not fit it.
+    """
+    if scaling == "asinh":
+        largest = [max(abs(a), abs(b)) for a, b in zip(low, high, strict=True)]
+        return AsinhScale(low, high, [softening * size for size in largest])
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+    return FluxScale(low, high) if scaling == "log" else LinearScale(low, high)
+
+
+def read_scale(record: Mapping[str, Any]) -> FieldScale:
+    """Make the scale that `as_dict` has described.
+
+    Raises:
+        ValueError: The name is unknown, or the limits do not fit it.
+        KeyError: An entry is missing.
+    """
+    if record["scaling"] == "asinh":
+        return AsinhScale(record["low"], record["high"], record["softening"])
+    return make_scale(record["scaling"], record["low"], record["high"], softening=1)
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return one float64 value for each band, to be broadcast over rows and columns."""
+    return torch.tensor(values, dtype=torch.float64, device=like.device).view(-1, 1, 1)

@@ -1,13 +1,20 @@
-"""Where encoded pictures come from: a folder or a zip archive, in an order that never varies."""
+"""Where encoded pictures come from: folders, zip archives, LMDB databases; always in one order."""
 
 import lzma
 import os
+import posixpath
+import stat
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,21 +22,51 @@ from ood_sampler.data.images import ImageError, fit_square, read_rgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+"""Suffixes of files that may hold pictures but have to be unpacked first."""
+
 MAX_BYTES = 2**30
 """No picture within the pixel limit needs more; a larger zip member is taken for a bomb."""
 
+LMDB_FILE = "data.mdb"
+"""The file that makes a folder an LMDB database."""
 
-class ImageSource(ABC):
-    """Encoded pictures by index, sorted by name; safe to hand to worker processes."""
+_LONGEST_PATH = 4096
 
-    location: Path
-    """The folder or archive."""
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    # NotImplementedError and an encrypted member's error derive from it.
+    RuntimeError,
+)
 
-    names: list[str]
-    """Paths relative to `location` with forward slashes, sorted by code point."""
+
+class MissingPackageError(ValueError):
+    """A package of an optional extra is not installed; the message says how to install it."""
+
+
+class Source(ABC):
+    """Things to read by index, in an order that never varies; safe to hand to worker processes."""
+
+    location: Path | str
+    """The folder, archive, database or data set."""
+
+    names: Sequence[str]
+    """One name for each, unique within the source."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def path(self, index: int) -> str:
+        """Say where item `index` lies, for messages."""
+        return f"{self.location}/{self.names[index]}"
+
+
+class ImageSource(Source):
+    """Encoded pictures by index."""
 
     @abstractmethod
     def read(self, index: int) -> bytes:
@@ -39,74 +76,73 @@ class ImageSource(ABC):
             ImageError: The file cannot be read.
         """
 
-    def path(self, index: int) -> str:
-        """Say where picture `index` lies, for messages."""
-        return f"{self.location}/{self.names[index]}"
-
 
 class FolderSource(ImageSource):
-    """Pictures below a folder; hidden files, hidden folders and linked folders are left out."""
+    """Pictures below a folder; hidden files, hidden folders and linked folders are left out.
+
+    Names are paths relative to the folder with forward slashes, sorted by code point.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.location = Path(root)
-        self.names = sorted(
-            name
-            for folder, _, files in os.walk(self.location, onerror=_raise)
-            for file in files
-            if _is_picture(name := Path(folder, file).relative_to(self.location).as_posix())
-        )
+        self.names = sorted(name for name in files_below(self.location) if _is_picture(name))
 
     def read(self, index: int) -> bytes:
-        path = self.location / self.names[index]
-        try:
-            # Reading a named pipe would wait for ever.
-            if not path.is_file():
-                raise ImageError(f"{path} is not a readable file; remove it")
-            if (size := path.stat().st_size) > MAX_BYTES:
-                raise ImageError(f"{path} must be at most {MAX_BYTES} bytes, got {size}; remove it")
-            return path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"{path} cannot be read ({error}); check its permissions") from error
+        return read_file(Path(self.location, self.names[index]))
 
 
 class ZipSource(ImageSource):
-    """Pictures in a zip archive, read in place; nothing is ever extracted.
+    """Pictures in a zip archive, or in one folder of it; read in place, nothing is ever extracted.
+
+    Names are relative to `folder`, so that they are those of the unpacked folder.
 
     Raises:
-        ImageError: The file is not a zip archive, or a member has an absolute path or `..` in it.
+        ImageError: The file is not a zip archive, or a member has an absolute path or `..` in it,
+            or is a link that leads out of the archive.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    location: Path
+
+    def __init__(self, path: str | Path, folder: str = "") -> None:
         self.location = Path(path)
+        self._prefix = f"{folder}/" if folder else ""
         self._archive: zipfile.ZipFile | None = None
         self._process = -1
-        members = self._open().namelist()
-        for member in members:
-            _check_member(member, self.location)
-        self.names = sorted({member for member in members if _is_picture(member)})
+        archive = self._open()
+        members = {member.filename: member for member in archive.infolist()}
+        for member in members.values():
+            _check_member(member.filename, self.location)
+            if _is_link(member):
+                _check_link(archive, member, self.location)
+        self.names = sorted(
+            name.removeprefix(self._prefix)
+            for name, member in members.items()
+            if name.startswith(self._prefix)
+            and _is_picture(name.removeprefix(self._prefix))
+            and not _is_link(member)
+        )
 
     def read(self, index: int) -> bytes:
         try:
-            member = self._open().getinfo(self.names[index])
+            member = self._open().getinfo(self._prefix + self.names[index])
             if member.file_size > MAX_BYTES:
                 raise ImageError(
                     f"{self.path(index)} must be at most {MAX_BYTES} bytes, "
                     f"got {member.file_size}; remove it"
                 )
             return self._open().read(member)
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            zlib.error,
-            lzma.LZMAError,
-            # NotImplementedError and an encrypted member's error derive from it.
-            RuntimeError,
-        ) as error:
+        except _ZIP_ERRORS as error:
             raise ImageError(
                 f"{self.path(index)} cannot be read ({error}); "
                 "pack the archive again, without a password"
             ) from error
+
+    def path(self, index: int) -> str:
+        return f"{self.location}/{self._prefix}{self.names[index]}"
+
+    def entries(self) -> list[str]:
+        """Return the names of all members, pictures or not."""
+        return self._open().namelist()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None}
@@ -125,22 +161,125 @@ class ZipSource(ImageSource):
         return self._archive
 
 
+class LmdbSource(ImageSource):
+    """Pictures that are the values of an LMDB database, as LSUN publishes them.
+
+    Names are the keys, in the order of the database. Values are read one at a time and no lock is
+    taken, so that a database on a read-only disk works.
+
+    Args:
+        folder: The folder that holds `data.mdb`.
+
+    Raises:
+        ImageError: The database is truncated or damaged.
+        MissingPackageError: The package lmdb is not installed.
+    """
+
+    location: Path
+
+    def __init__(self, folder: str | Path) -> None:
+        self.location = Path(folder)
+        names = _Keys()
+        with self._transaction() as transaction:
+            for key in transaction.cursor().iternext(keys=True, values=False):
+                names.append(bytes(key))
+        self.names = names
+
+    def read(self, index: int) -> bytes:
+        key = self.names[index].encode("utf-8", "surrogateescape")
+        with self._transaction() as transaction:
+            value = transaction.get(key)
+            if value is None:
+                raise ImageError(f"{self.path(index)} has been removed; start the run again")
+            if len(value) > MAX_BYTES:
+                raise ImageError(
+                    f"{self.path(index)} must be at most {MAX_BYTES} bytes, got {len(value)}; "
+                    "remove it"
+                )
+            return bytes(value)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        # A process, forked from another or not, may have a database open only once. Opening maps
+        # the file and reads two pages: it is done for each picture.
+        lmdb = load_extra("lmdb", use=f"{self.location}, an LMDB database,")
+        try:
+            with lmdb.open(
+                str(self.location), readonly=True, lock=False, readahead=False, create=False
+            ) as environment:
+                self._check_size(environment)
+                with environment.begin(buffers=True) as transaction:
+                    yield transaction
+        except (lmdb.Error, OSError) as error:
+            raise ImageError(
+                f"{self.location} is no readable LMDB database ({error}); fetch and unpack it again"
+            ) from error
+
+    def _check_size(self, environment: Any) -> None:  # noqa: ANN401 lmdb has no types
+        # Reading a page behind the end of the file would kill the process (SIGBUS).
+        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        size = (self.location / LMDB_FILE).stat().st_size
+        if size < expected:
+            raise ImageError(
+                f"{self.location / LMDB_FILE} is truncated, it must have {expected} bytes and has "
+                f"{size}; fetch and unpack it again"
+            )
+
+
+class _Keys(Sequence[str]):
+    """Millions of short strings in one buffer, a third of what a list of them takes."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._ends = np.zeros(1024, dtype=np.int64)
+        self._count = 0
+
+    def append(self, key: bytes) -> None:
+        if self._count == len(self._ends):
+            self._ends = np.concatenate((self._ends, np.zeros_like(self._ends)))
+        self._text += key
+        self._ends[self._count] = len(self._text)
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(f"index must be below {self._count}, got {index}")
+        index %= self._count
+        start = int(self._ends[index - 1]) if index else 0
+        return self._text[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
+
+
 def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
-    """Open a folder or a zip archive of pictures; `key` names the setting in errors.
+    """Open a folder or a zip archive of pictures, or an LMDB database; `key` is named in errors.
+
+    An LMDB database is a folder with `data.mdb`; a folder that holds no picture and one database
+    is taken for it.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ImageError: A file that is not a usable zip archive.
+        ImageError: A file that is not a usable zip archive, or a damaged database.
         ValueError: It holds no picture.
     """
     path = Path(root).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; set {key} to a folder or zip of pictures")
-    source: ImageSource = FolderSource(path) if path.is_dir() else ZipSource(path)
+    source = _open_folder(path, key) if path.is_dir() else ZipSource(path)
     if not len(source):
         raise ValueError(
             f"{path} must hold at least one picture, got none; "
-            f"{key} accepts a folder or zip with files ending in {', '.join(SUFFIXES)}"
+            f"{key} accepts a folder or zip with files ending in {', '.join(SUFFIXES)}, or an LMDB "
+            f"database{_found_instead(path, source)}"
         )
     return source
 
@@ -159,10 +298,92 @@ def load_training_images(root: str | Path, resolution: int) -> Tensor:
     return images
 
 
+def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
+    """Import a package of the optional extra `data`; `use` begins the sentence of the error.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingPackageError(
+            f"{use} needs the package {package}: pip install 'ood-sampler[data]'"
+        ) from error
+
+
+def files_below(root: Path) -> Iterator[str]:
+    """Yield the relative paths of all files below a folder, with forward slashes, in no order."""
+    for folder, _, files in os.walk(root, onerror=_raise):
+        for file in files:
+            yield Path(folder, file).relative_to(root).as_posix()
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a part of a relative path is hidden or a Mac's shadow of a file."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file that is a picture.
+
+    Raises:
+        ImageError: It is no regular file, too large, or cannot be read.
+    """
+    try:
+        # Reading a named pipe would wait for ever.
+        if not path.is_file():
+            raise ImageError(f"{path} is not a readable file; remove it")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ImageError(f"{path} must be at most {MAX_BYTES} bytes, got {size}; remove it")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error}); check its permissions") from error
+
+
+def _open_folder(path: Path, key: str) -> ImageSource:
+    if (path / LMDB_FILE).is_file():
+        return LmdbSource(path)
+    source = FolderSource(path)
+    databases = sorted(file.parent for file in path.glob(f"*/{LMDB_FILE}"))
+    if len(source) or not databases:
+        return source
+    if len(databases) > 1:
+        names = ", ".join(database.name for database in databases)
+        raise ValueError(f"{path} must hold one LMDB database, got {names}; set {key} to one")
+    return LmdbSource(databases[0])
+
+
+def _found_instead(path: Path, source: ImageSource) -> str:
+    entries = source.entries() if isinstance(source, ZipSource) else files_below(path)
+    for name in islice(entries, 10_000):
+        if not is_hidden(name) and name.endswith(PACKED):
+            return f"; unpack {name} that is in it"
+        if PurePosixPath(name).name == LMDB_FILE:
+            return "; this zip holds an LMDB database: unpack it first"
+    return ""
+
+
 def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and not name.endswith("/") and path.suffix.lower() in SUFFIXES
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix in SUFFIXES and not name.endswith("/") and not is_hidden(name)
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+def _check_link(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    try:
+        target = archive.read(member).decode() if member.file_size <= _LONGEST_PATH else ""
+    except (*_ZIP_ERRORS, UnicodeDecodeError):
+        target = ""
+    place = posixpath.normpath(posixpath.join(posixpath.dirname(member.filename), target))
+    if not target or place.startswith("/") or place.split("/")[0] == "..":
+        raise ImageError(
+            f"{path} must hold no links that lead out of it, got {member.filename!r}; pack it again"
+        )
 
 
 def _check_member(member: str, archive: Path) -> None:

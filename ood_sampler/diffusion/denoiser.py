@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from ood_sampler.diffusion.schedule import Schedule
@@ -29,20 +30,27 @@ class Denoiser(nn.Module, ABC):
         return (x_t - sigma_t * self.eps(x_t, t)) / alpha_t
 
 
-class EpsilonDenoiser(Denoiser):
-    r"""A frozen network that predicts $\epsilon$; further channels (learned variance) are dropped.
+class NetworkDenoiser(Denoiser):
+    r"""A frozen network; channels beyond those of the image (learned variance) are dropped.
 
     Args:
-        network: maps $(x_t, t)$ to $(B, C', H, W)$ with $C' \ge C$; `t` has shape $(B,)$.
+        network: maps $(x_t, t)$ to $(B, C', H, W)$ with $C' \ge C$; `t` has shape $(B,)$. With a
+            label it maps $(x_t, t, y)$, where `y` has shape $(B,)$.
         schedule: the schedule that the network was trained with.
+        label: the one class that a class-conditional network is asked about, >= 0.
     """
 
     def __init__(
-        self, network: nn.Module | Callable[[Tensor, Tensor], Tensor], schedule: Schedule
+        self,
+        network: nn.Module | Callable[..., Tensor],
+        schedule: Schedule,
+        *,
+        label: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
+        self.label = label
         self.requires_grad_(False)
         self.eval()
 
@@ -50,9 +58,41 @@ class EpsilonDenoiser(Denoiser):
         """Stay in evaluation mode: the model is frozen."""
         return super().train(False)
 
+    def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Ask the network, whatever it predicts; shape and precision of `x_t`."""
+        t = t.to(x_t.device).expand(len(x_t))
+        labels = () if self.label is None else (torch.full_like(t, self.label),)
+        prediction: Tensor = self.network(x_t, t, *labels)
+        return prediction[:, : x_t.shape[1]].to(x_t.dtype)
+
+
+class EpsilonDenoiser(NetworkDenoiser):
+    r"""A frozen network that predicts $\epsilon$ (Ho et al., 2020, sec. 3.2)."""
+
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        eps: Tensor = self.network(x_t, t.to(x_t.device).expand(len(x_t)))
-        return eps[:, : x_t.shape[1]].to(x_t.dtype)
+        return self.predict(x_t, t)
+
+
+class VelocityDenoiser(NetworkDenoiser):
+    r"""A frozen network that predicts $v = \alpha_t \epsilon - \sigma_t x_0$.
+
+    $\hat\epsilon = \alpha_t \hat v + \sigma_t x_t$ (Salimans & Ho, 2022, sec. 4 and app. D).
+    """
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha_t, sigma_t = (_per_image(scale, x_t) for scale in self.schedule(t))
+        return alpha_t * self.predict(x_t, t) + sigma_t * x_t
+
+
+class SampleDenoiser(NetworkDenoiser):
+    r"""A frozen network that predicts $x_0$.
+
+    $\hat\epsilon = (x_t - \alpha_t \hat x_0) / \sigma_t$ (Song et al., 2021, eq. 9).
+    """
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha_t, sigma_t = (_per_image(scale, x_t) for scale in self.schedule(t))
+        return (x_t - alpha_t * self.predict(x_t, t)) / sigma_t
 
 
 class GaussianDenoiser(Denoiser):

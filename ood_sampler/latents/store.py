@@ -1,10 +1,14 @@
 """Sets of equally shaped tensors that need not fit into memory."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+_BLOCK_BYTES = 2**24
+"""Of a block of float32 items: what is made of it in float64 stays below 0.2 GB."""
 
 
 class TensorSet(ABC):
@@ -23,7 +27,8 @@ class TensorSet(ABC):
         """Read some items, in the order asked for, shape (len(indices), *shape)."""
 
     def blocks(self, size: int = 128) -> Iterator[Tensor]:
-        """Read all items in order, at most `size` at a time."""
+        """Read all items in order, at most `size` at a time and fewer of large ones."""
+        size = min(size, max(1, _BLOCK_BYTES // (4 * math.prod(self.shape))))
         for start in range(0, len(self), size):
             yield self.take(range(start, min(start + size, len(self))))
 

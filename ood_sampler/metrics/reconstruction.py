@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -10,6 +11,8 @@ from ood_sampler.metrics.feature_sets import stack
 
 _DATA_RANGE = 2.0
 _WINDOW = 11
+# SSIM needs several kilobytes a pixel for its windows.
+_PIXELS = 2**16
 
 
 class ReconstructionScores(NamedTuple):
@@ -41,10 +44,18 @@ def reconstruction(x: Tensor, x_0: Tensor) -> ReconstructionScores:
             f"x must be at least {_WINDOW} pixels high and wide (the SSIM window), "
             f"got {tuple(x.shape[2:])}"
         )
-    x, x_0 = x.double(), x_0.double()
+    size = max(1, _PIXELS // (x.shape[2] * x.shape[3]))
+    blocks = zip(x.split(size), x_0.split(size), strict=True)
+    scores = [_scores(block.double(), originals.double()) for block, originals in blocks]
+    return ReconstructionScores(*(torch.cat(values) for values in zip(*scores, strict=True)))
+
+
+def _scores(x: Tensor, x_0: Tensor) -> ReconstructionScores:
     mse = (x - x_0).square().mean(dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(x, x_0, data_range=_DATA_RANGE, reduction="none")
-    return ReconstructionScores(mse, 10 * (_DATA_RANGE**2 / mse).log10(), cast(Tensor, ssim))
+    return ReconstructionScores(
+        mse, 10 * (_DATA_RANGE**2 / mse).log10(), cast(Tensor, ssim).reshape(-1)
+    )
 
 
 class Reconstruction(Metric):

@@ -2,102 +2,125 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.pretrained import ASSETS, load_pipeline, load_schedule, weights_file
+from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
+from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A diffusers pipeline folder and what is known about it.
+    """Weights, wherever they are, and what is known about them.
 
     Attributes:
-        name: of the model in tables.
-        path: the pipeline folder; a relative one is looked for in the package's assets, then below
-            the working directory.
+        name: of the model in tables, and of its folder in the cache.
         resolution: pixels a side of its images.
+        path: a diffusers pipeline folder, a checkpoint file, or the hub id of a pipeline; None
+            looks in the cache and then fetches from `sources` (`WeightFiles`).
         channels: of its images.
+        architecture: of a checkpoint file, in the form that `load_checkpoint` takes; fields that
+            are None are inferred from the file. A pipeline folder brings its own.
+        label: the class, if the model is class-conditional.
+        sources: known places of the weights (`parse_source`).
         in_domain_features: extractor name -> file of features of real pictures of the model's own
             domain (relative to the package's assets). Where there is none, samples of the model
             stand for its domain.
+
+    Raises:
+        ValueError: an entry of `sources` is malformed.
     """
 
     name: str
-    path: str
     resolution: int
+    path: str | None = None
     channels: int = 3
+    architecture: Mapping[str, Any] | None = None
+    label: int | None = None
+    sources: Sequence[Mapping[str, Any]] = ()
     in_domain_features: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        """The pipeline folder.
+    def __post_init__(self) -> None:
+        _ = self.weight_files
+
+    @cached_property
+    def weight_files(self) -> WeightFiles:
+        """Where the weights are looked for."""
+        path = None if self.path is None else str(self.path)
+        return WeightFiles(name=self.name, path=path, sources=self.sources)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights, fetched if need be.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: they are nowhere to be had.
         """
-        places = [ASSETS / str(self.path), Path(str(self.path))]
-        for place in places:
-            if place.is_dir():
-                return place
-        raise FileNotFoundError(
-            f"the weights of model {self.name} are missing: looked for a pipeline folder at "
-            + " and ".join(str(place) for place in places)
-            + "; set model.path to one, or install the package again"
-        )
+        return self.weight_files.obtain()
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The noise schedule, read without loading the network."""
-        return load_schedule(self.folder)
+        """The noise schedule, read without building the network."""
+        return read_schedule(self.weights.path, self._architecture)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over weights and configuration: the identity of the frozen model.
+        """SHA-256 over weights, configuration, architecture and label: the model's identity.
 
         Raises:
             FileNotFoundError: a file is missing.
+            ValueError: a file is not what it was at first use.
         """
-        sha256 = hashlib.sha256()
-        folder = self.folder
-        for file in (
-            weights_file(folder),
-            folder / "unet" / "config.json",
-            folder / "scheduler" / "scheduler_config.json",
-        ):
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"{file} is missing: model.path must name a whole diffusers pipeline folder"
-                )
-            sha256.update(file.read_bytes())
-        return sha256.hexdigest()
+        identity = [list(self.weights.checksums.values()), self._architecture, self.label]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The network, loaded at first use.
+        """The network, loaded at first use from weights that were checked.
 
         Raises:
-            ValueError: it makes images of another resolution or number of channels.
+            FileNotFoundError: a file is missing.
+            ValueError: a file is not what it was at first use or does not load, or the network
+                makes images of another resolution or number of channels.
         """
-        denoiser = load_pipeline(self.folder)
-        config = json.loads((self.folder / "unet" / "config.json").read_text())
-        if config.get("sample_size") != self.resolution:
+        _ = self.weights.checksums
+        denoiser = load_checkpoint(self.weights.path, self._architecture, label=self.label)
+        network: Any = denoiser.network
+        # a checkpoint file does not always tell the resolution
+        if network.resolution not in (None, self.resolution):
             raise ValueError(
-                f"model.resolution must be {config.get('sample_size')}, as {self.folder} says, got "
+                f"model.resolution must be {network.resolution}, as {self.weights.path} says, got "
                 f"{self.resolution}"
             )
-        if config.get("in_channels") != self.channels:
+        if network.channels != self.channels:
             raise ValueError(
-                f"model.channels must be {config.get('in_channels')}, as {self.folder} says, got "
+                f"model.channels must be {network.channels}, as {self.weights.path} says, got "
                 f"{self.channels}"
             )
+        self.weights.remember()
         return denoiser
+
+    @property
+    def _architecture(self) -> dict[str, Any] | None:
+        """What is given of the architecture of a checkpoint file."""
+        if self.architecture is None or self.weights.path.is_dir():
+            return None
+        return _given(self.architecture) or None
 
     def in_domain_file(self, extractor: str) -> Path | None:
         """Features of real in-domain pictures under `extractor`, if they are known."""
         file = self.in_domain_features.get(extractor)
         return None if file is None else ASSETS / file
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None, and sections in which all is."""
+    nested = {
+        key: _given(value) if isinstance(value, Mapping) else value for key, value in fields.items()
+    }
+    return {key: value for key, value in nested.items() if value is not None and value != {}}

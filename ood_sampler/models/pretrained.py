@@ -1,69 +1,170 @@
 """Diffusers pipelines as denoisers."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ood_sampler.diffusion.denoiser import EpsilonDenoiser
+from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.models.process import Process, from_scheduler
+from ood_sampler.models.state import State, load_strictly, read_file, read_json
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names of attention weights before diffusers 0.15, as the first published models have them."""
+
 
 class UNet(nn.Module):
-    r"""Give a diffusers `UNet2DModel` the plain call $(x_t, t) \mapsto$ prediction."""
+    r"""Give a diffusers `UNet2DModel` the plain call $(x_t, t) \mapsto$ prediction.
+
+    A class-conditional one also takes labels, shape $(B,)$.
+    """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        prediction: Tensor = self.unet(x_t, t, return_dict=False)[0]
+    @property
+    def resolution(self) -> int | None:
+        """Pixels a side of its images, if its config says so."""
+        size: int | list[int] | None = self.unet.config.sample_size  # type: ignore[union-attr, assignment]
+        return size[0] if isinstance(size, list | tuple) else size
+
+    @property
+    def channels(self) -> int:
+        """Channels of its images."""
+        channels: int = self.unet.config.in_channels  # type: ignore[union-attr, assignment]
+        return channels
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        prediction: Tensor = self.unet(x_t, t, labels, return_dict=False)[0]
         return prediction
 
 
-def load_pipeline(path: str | Path) -> EpsilonDenoiser:
-    """Load a folder in the layout of a diffusers `DDPMPipeline`, in float32.
+def make_network(
+    config: Mapping[str, Any],
+    state: State,
+    *,
+    time_proj: nn.Module | None = None,
+    source: object,
+) -> UNet:
+    """Build a `UNet2DModel` around weights, in float32.
 
     Args:
-        path: folder with `unet/` (config and safetensors weights) and `scheduler/`.
+        config: its keyword arguments.
+        state: all of its weights.
+        time_proj: takes the place of its sinusoid.
+        source: where both come from, for messages.
 
     Raises:
-        FileNotFoundError: a part of the pipeline is missing.
-        ValueError: the weights do not open, are not finite, or the scheduler asks for what is not
-            implemented.
+        ValueError: the config makes no network for images, or the weights are not its own.
     """
     from diffusers import UNet2DModel
 
-    path = Path(path)
-    weights = weights_file(path)
-    for part in (weights, path / "unet" / "config.json"):
-        if not part.is_file():
-            raise FileNotFoundError(
-                f"{part} is missing: model.path must name a diffusers pipeline folder holding "
-                "unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/"
-            )
+    # no memory and no random numbers for weights that are replaced anyway
     try:
-        unet = UNet2DModel.from_pretrained(
-            path / "unet",
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-        )
-    except (SafetensorError, OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        with torch.device("meta"):
+            unet = UNet2DModel.from_config(dict(config))
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise ValueError(f"{source} must describe a UNet2DModel, got: {error}") from error
+    channels = unet.config.in_channels
+    if unet.config.out_channels not in (channels, 2 * channels):
         raise ValueError(
-            f"{weights} must hold the weights of {path / 'unet' / 'config.json'} as safetensors, "
-            f"got: {error}; fetch the file again"
-        ) from error
-    for name, parameter in unet.named_parameters():
-        if not parameter.isfinite().all():
-            raise ValueError(f"{weights} must hold finite weights, got NaN or inf in {name}")
-    return EpsilonDenoiser(UNet(unet), load_schedule(path))
+            f"{source} must predict {channels} channels, or {2 * channels} with a learned "
+            f"variance, got {unet.config.out_channels}"
+        )
+    if time_proj is not None:
+        unet.time_proj = time_proj
+    load_strictly(unet, state, source=source)
+    return UNet(unet)
+
+
+def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
+    """Load a diffusers pipeline of a `UNet2DModel` in float32.
+
+    Args:
+        path: folder with `unet/` and `scheduler/`, or with their files themselves, as the first
+            published models. Weights are safetensors, else `.bin`, of which tensors alone are read.
+        label: the class of a class-conditional model.
+
+    Raises:
+        FileNotFoundError: a part of the pipeline is missing.
+        ValueError: the weights do not open, are not those of the config or not finite; the
+            pipeline has other parts or a network or scheduler that is not implemented; or `label`
+            is not a class.
+    """
+    path = Path(path)
+    weights, config_file, _ = pipeline_files(path)
+    _check_index(path)
+    config = read_json(config_file)
+    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise ValueError(
+            f"the network must be a UNet2DModel, got {config['_class_name']} in {config_file}"
+        )
+    if config.get("class_embed_type") is not None:
+        raise ValueError(
+            f"class_embed_type must be null, got {config['class_embed_type']!r} in {config_file}"
+        )
+    process = _process(path)
+    check_label(label, config.get("num_class_embeds"), path, required=True)
+    content = read_file(weights)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{weights} must hold a state dict, got {type(content).__name__}")
+    state = {_new_name(str(name)): weight for name, weight in content.items()}
+    return process.denoiser(make_network(config, state, source=weights), label=label)
+
+
+def _check_index(path: Path) -> None:
+    """See that the pipeline has no other networks, such as the decoder of latent diffusion."""
+    if not (path / "model_index.json").is_file():
+        return
+    index = read_json(path / "model_index.json")
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and part[-1:]}
+    others = [
+        name for name, part in parts.items() if name not in ("unet", "scheduler") and part[-1]
+    ]
+    if others:
+        raise ValueError(
+            f"{path} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
+            "models of latents or of text are not implemented"
+        )
+    if "unet" in parts and parts["unet"][-1] != "UNet2DModel":
+        raise ValueError(f"the network must be a UNet2DModel, got {parts['unet'][-1]} in {path}")
+
+
+def check_label(label: int | None, classes: int | None, path: Path, *, required: bool) -> None:
+    """See that a label names one of the model's classes.
+
+    Args:
+        label: the class, or None.
+        classes: how many the model at `path` knows; None if it is unconditional.
+        path: of the model, for messages.
+        required: whether a class-conditional model needs one.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if classes is None:
+        if label is not None:
+            raise ValueError(f"model.label must be null: {path} knows no classes, got {label}")
+    elif label is None:
+        if required:
+            raise ValueError(
+                f"model.label must be in 0..{classes - 1}: {path} is class-conditional, got null"
+            )
+    elif not 0 <= label < classes:
+        raise ValueError(f"model.label must be in 0..{classes - 1}, as {path} says, got {label}")
+
+
+def _new_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    parent, _, layer = module.rpartition(".")
+    return f"{parent}.{_OLD_NAMES[layer]}.{kind}" if layer in _OLD_NAMES else name
 
 
 def load_schedule(path: Path) -> Schedule:
@@ -71,33 +172,54 @@ def load_schedule(path: Path) -> Schedule:
 
     Raises:
         FileNotFoundError: there is no scheduler config.
-        ValueError: the model does not predict noise, or its schedule has no known name.
+        ValueError: the scheduler asks for what is not implemented.
     """
-    file = path / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing: model.path must name a whole diffusers pipeline folder"
-        )
+    return _process(path).schedule
+
+
+def _process(path: Path) -> Process:
+    file = _existing(_scheduler_file(path))
     try:
-        return _schedule(json.loads(file.read_text()), file)
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} must be a diffusers scheduler config, got: {error}") from error
+        return from_scheduler(read_json(file))
+    except KeyError as error:
+        raise ValueError(
+            f"{file} must be a diffusers scheduler config, but lacks {error}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error} (in {file})") from error
 
 
-def _schedule(config: dict[str, Any], file: Path) -> Schedule:
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction != "epsilon":
-        raise ValueError(f"prediction_type must be epsilon, got {prediction!r} in {file}")
-    if config.get("trained_betas") is not None:
-        return Schedule(torch.tensor(config["trained_betas"], dtype=torch.float64))
-    return Schedule.from_name(
-        config["beta_schedule"],
-        config["num_train_timesteps"],
-        beta_start=config["beta_start"],
-        beta_end=config["beta_end"],
-    )
+def pipeline_files(path: Path) -> list[Path]:
+    """The files that make a diffusers pipeline: weights, network config, scheduler config.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    return [
+        _existing(file)
+        for file in (weights_file(path), _unet_folder(path) / "config.json", _scheduler_file(path))
+    ]
 
 
 def weights_file(path: Path) -> Path:
     """Where a diffusers pipeline folder keeps its network's weights."""
-    return path / "unet" / "diffusion_pytorch_model.safetensors"
+    safetensors, pickled = (_unet_folder(path) / name for name in _WEIGHTS)
+    return pickled if pickled.is_file() and not safetensors.is_file() else safetensors
+
+
+def _unet_folder(path: Path) -> Path:
+    return path / "unet" if (path / "unet").is_dir() else path
+
+
+def _scheduler_file(path: Path) -> Path:
+    folder = path / "scheduler"
+    return (folder if folder.is_dir() else path) / "scheduler_config.json"
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing: model.path must name a whole diffusers pipeline folder, with "
+            f"config.json, {_WEIGHTS[0]} (or .bin) and scheduler_config.json"
+        )
+    return file

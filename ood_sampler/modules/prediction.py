@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader, Dataset
 
-from ood_sampler.data.artifact import SHARD, Artifact
+from ood_sampler.data.artifact import Artifact
 
 Batch = tuple[list[int], Tensor]
 """Numbers of the items, and the items."""
@@ -54,21 +54,22 @@ class ShardLoader(lightning.LightningDataModule):
     """Batches of the shards still missing; no batch crosses a shard, no shard two processes."""
 
     def __init__(
-        self, items: Dataset[Tensor], count: int, shards: Sequence[int], *, batch_size: int
+        self, items: Dataset[Tensor], artifact: Artifact, shards: Sequence[int], *, batch_size: int
     ) -> None:
         super().__init__()
         # a process may find no shard left for it
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.items = items
-        self.count = count
+        self.artifact = artifact
         self.shards = shards
         self.batch_size = batch_size
 
     def batches(self, rank: int, world_size: int) -> Iterator[list[int]]:
         """Item numbers of each batch of one process."""
         for shard in self.shards[rank::world_size]:
-            end = min((shard + 1) * SHARD, self.count)
-            for start in range(shard * SHARD, end, self.batch_size):
+            first = shard * self.artifact.shard
+            end = first + self.artifact.expected(shard)
+            for start in range(first, end, self.batch_size):
                 yield list(range(start, min(start + self.batch_size, end)))
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -97,8 +98,8 @@ class ShardWriter(Callback):
         last = batch[0][-1]
         for name, artifact in self.artifacts.items():
             self.pending.setdefault(name, []).append(outputs[name].cpu())
-            if (last + 1) % SHARD == 0 or last + 1 == artifact.count:
-                artifact.write(last // SHARD, torch.cat(self.pending.pop(name)))
+            if (last + 1) % artifact.shard == 0 or last + 1 == artifact.count:
+                artifact.write(last // artifact.shard, torch.cat(self.pending.pop(name)))
         if trainer.received_sigterm:
             # Lightning only notes the signal, and its prediction loop does not look
             raise KeyboardInterrupt
@@ -118,7 +119,7 @@ def compute(
     Args:
         stage: the work; its `predict_step` returns one tensor an artifact.
         items: item `i` leads to result `i` of every artifact.
-        artifacts: by name, all with the same number of items.
+        artifacts: by name, all with the same number of items a shard.
         trainer: makes the Lightning trainer from its keyword arguments.
         batch_size: items a call of the network.
         callbacks: further callbacks of the trainer.
@@ -127,14 +128,14 @@ def compute(
         MemoryError: a batch does not fit.
         NonFiniteError: the network returned NaN or infinity.
     """
-    count = next(iter(artifacts.values())).count
+    artifact = next(iter(artifacts.values()))
     shards = sorted({shard for artifact in artifacts.values() for shard in artifact.missing()})
     if not shards:
         return
     try:
         make_trainer(trainer, [ShardWriter(artifacts), *callbacks]).predict(
             stage,
-            ShardLoader(items, count, shards, batch_size=batch_size),
+            ShardLoader(items, artifact, shards, batch_size=batch_size),
             return_predictions=False,
         )
     except torch.OutOfMemoryError as error:
@@ -176,6 +177,47 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
             "trainer=ddp, which starts processes for a stage"
         )
     return made
+
+
+def machine(trainer: lightning.Trainer) -> str:
+    """Kind of device and precision: results of different ones differ in the last digits."""
+    device = trainer.strategy.root_device.type
+    tf32 = any(isinstance(callback, TF32) and callback.allowed for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return f"{device} {trainer.precision}" + " tf32" * (tf32 and device == "cuda")
+
+
+class TF32(Callback):
+    """Let a GPU round the factors of float32 products to 10 bits, or not.
+
+    Args:
+        allowed: whether it may; PyTorch's own default allows it for convolutions alone.
+    """
+
+    def __init__(self, *, allowed: bool) -> None:
+        self.allowed = allowed
+
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        precision = "tf32" if self.allowed else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+def lightning_trainer(
+    *,
+    tf32: bool,
+    callbacks: Sequence[Callback],
+    **settings: Any,  # noqa: ANN401
+) -> lightning.Trainer:
+    """Make a Lightning trainer that computes float32 as told.
+
+    Args:
+        tf32: see `TF32`.
+        callbacks: of the trainer.
+        settings: other arguments of `lightning.Trainer`.
+    """
+    return lightning.Trainer(callbacks=[*callbacks, TF32(allowed=tf32)], **settings)
 
 
 class _Batches(Dataset[Batch]):

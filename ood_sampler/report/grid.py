@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.features import quantise
 
 EDGE = 96
@@ -70,6 +72,20 @@ def viewable(images: Tensor) -> Tensor:
         return torch.stack([_picture(image) for image in reduced])
     factor = max(1, round(EDGE / edge))
     return pictures.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+
+
+def gather(images: TensorSet | Dataset[Tensor], indices: Sequence[int]) -> Tensor:
+    """Take some images to be shown, in [-1, 1]; large ones are reduced as they are read.
+
+    Args:
+        images: of shape $(3, R, R)$ each.
+        indices: which of them.
+    """
+    taken = []
+    for index in indices:
+        one = images.take([index]) if isinstance(images, TensorSet) else images[index][None]
+        taken.append(viewable(one) / 127.5 - 1 if one.shape[-1] > LARGEST_EDGE else one)
+    return torch.cat(taken)
 
 
 def overview(samples: Tensor, nearest: Tensor, held_out: Tensor, *, pairs: int = 32) -> Tensor:

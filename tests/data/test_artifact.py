@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ood_sampler.data.artifact import (
     check_disk,
     digest,
     load_state,
+    shard_size,
     write_atomically,
 )
 
@@ -29,7 +31,7 @@ def items(n: int, *shape: int, seed: int = 0) -> Tensor:
 
 
 def filled(root: Path, everything: Tensor) -> Artifact:
-    artifact = Artifact(root, "inversion", KEY, len(everything))
+    artifact = Artifact(root, "inversion", KEY, len(everything), everything.shape[1:])
     for shard in artifact.missing():
         artifact.write(shard, everything[shard * SHARD : (shard + 1) * SHARD])
     return artifact
@@ -37,6 +39,34 @@ def filled(root: Path, everything: Tensor) -> Artifact:
 
 def files(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((), 64), ((2048,), 64), ((3, 32, 32), 64), ((3, 256, 256), 32), ((3, 512, 512), 8)],
+)
+def test_shards_of_large_items_are_smaller(shape: tuple[int, ...], expected: int) -> None:
+    assert shard_size(shape) == expected
+
+
+def test_an_item_larger_than_a_shard_has_its_own() -> None:
+    assert shard_size((3, 4096, 4096)) == 1
+
+
+def test_a_full_disk_is_named_and_earlier_shards_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = filled(tmp_path, items(SHARD + 3))
+    before = files(tmp_path)
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("ood_sampler.data.artifact.save_file", full)
+    with pytest.raises(OSError, match=r"No space left on device.*: make space"):
+        artifact.write(1, items(3, seed=1))
+    assert files(tmp_path) == before
 
 
 def test_digest_tells_keys_apart_but_not_their_order() -> None:
@@ -49,12 +79,12 @@ def test_digest_tells_keys_apart_but_not_their_order() -> None:
 
 
 def test_folder_is_named_by_stage_and_key(tmp_path: Path) -> None:
-    artifact = Artifact(tmp_path, "inversion", KEY, 3)
+    artifact = Artifact(tmp_path, "inversion", KEY, 3, (2, 3))
     assert artifact.folder.parent == tmp_path
     assert artifact.folder.name == f"inversion-{digest({'stage': 'inversion', **KEY})[:16]}"
-    assert artifact.folder == Artifact(tmp_path, "inversion", KEY, 500).folder
-    assert artifact.digest != Artifact(tmp_path, "decode", KEY, 3).digest
-    assert artifact.folder != Artifact(tmp_path, "inversion", {**KEY, "step": 1}, 3).folder
+    assert artifact.folder == Artifact(tmp_path, "inversion", KEY, 500, (2, 3)).folder
+    assert artifact.digest != Artifact(tmp_path, "decode", KEY, 3, (2, 3)).digest
+    assert artifact.folder != Artifact(tmp_path, "inversion", {**KEY, "step": 1}, 3, (2, 3)).folder
     artifact.write(0, items(3))
     recorded = json.loads((artifact.folder / "key.json").read_text())
     assert recorded == {"stage": "inversion", **KEY}
@@ -63,7 +93,7 @@ def test_folder_is_named_by_stage_and_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n", [1, SHARD - 1, SHARD, SHARD + 1, 2 * SHARD + 5])
 def test_items_come_back(n: int, tmp_path: Path) -> None:
     everything = items(n)
-    artifact = Artifact(tmp_path, "inversion", KEY, n)
+    artifact = Artifact(tmp_path, "inversion", KEY, n, (2, 3))
     shards = -(-n // SHARD)
     assert artifact.missing() == list(range(shards))
     assert sum(artifact.expected(shard) for shard in range(shards)) == n
@@ -102,13 +132,13 @@ def test_same_items_give_same_bytes(tmp_path: Path) -> None:
 def test_more_items_continue_the_folder(tmp_path: Path) -> None:
     everything = items(2 * SHARD + 5)
     filled(tmp_path / "grown", everything[: SHARD + 2])
-    grown = Artifact(tmp_path / "grown", "inversion", KEY, len(everything))
+    grown = Artifact(tmp_path / "grown", "inversion", KEY, len(everything), (2, 3))
     # the second shard is there, but too short
     assert grown.missing() == [1, 2]
     filled(tmp_path / "grown", everything)
     filled(tmp_path / "at once", everything)
     assert files(tmp_path / "grown") == files(tmp_path / "at once")
-    fewer = Artifact(tmp_path / "grown", "inversion", KEY, SHARD + 2)
+    fewer = Artifact(tmp_path / "grown", "inversion", KEY, SHARD + 2, (2, 3))
     assert fewer.missing() == []
     assert torch.equal(torch.cat(list(fewer.open().blocks())), everything[: SHARD + 2])
 
@@ -181,7 +211,7 @@ def test_an_interrupted_write_leaves_no_partial_file(
 
 
 def test_what_a_killed_process_left_is_no_shard(tmp_path: Path) -> None:
-    artifact = Artifact(tmp_path, "inversion", KEY, 3)
+    artifact = Artifact(tmp_path, "inversion", KEY, 3, (2, 3))
     artifact.folder.mkdir(parents=True)
     (artifact.folder / ".000000.safetensors.123").write_bytes(b"half")
     assert artifact.missing() == [0]

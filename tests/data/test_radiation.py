@@ -1,11 +1,19 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ood_sampler.data.radiation import FluxScale
+from ood_sampler.data.radiation import (
+    AsinhScale,
+    FieldScale,
+    FluxScale,
+    LinearScale,
+    make_scale,
+    read_scale,
+)
 
 LOW, HIGH = (0.1, 0.01, 0.001), (1e3, 1e4, 1e5)
 
@@ -127,3 +135,92 @@ def test_bad_shapes(shape: tuple[int, ...]) -> None:
     for method in (scale.to_rgb, scale.to_flux, scale.clip):
         with pytest.raises(ValueError, match=r"\(\.\.\., 3, H, W\) for 3 bands, got"):
             method(torch.ones(shape))
+
+
+def scales() -> list[FieldScale]:
+    return [
+        FluxScale(LOW, HIGH),
+        LinearScale([-3, 0, 2], [5, 1, 1e6]),
+        AsinhScale([-3, 0, 2], [5, 1, 1e6], [0.1, 0.5, 20]),
+        FluxScale([1e-17], [1e-12]),
+        FluxScale([1e35], [1e45]),
+    ]
+
+
+@pytest.mark.parametrize("scale", scales(), ids=lambda scale: scale.scaling)
+def test_physical_values_and_pictures_lead_to_each_other(scale: FieldScale) -> None:
+    low, high = (
+        torch.tensor(b, dtype=torch.float64).view(-1, 1, 1) for b in (scale.low, scale.high)
+    )
+    rgb = torch.linspace(-1, 1, 64, dtype=torch.float64).expand(len(scale.low), 1, 64)
+    bent = (scale.bend(low), scale.bend(high))
+    values = scale.unbend(bent[0] + (rgb + 1) / 2 * (bent[1] - bent[0]))
+    pictures, clipped = scale.to_pictures(values)
+    assert pictures.shape == (3, 1, 64)
+    assert pictures.dtype == torch.float32
+    assert clipped == 0
+    torch.testing.assert_close(pictures.double(), rgb.expand(3, 1, 64), rtol=0, atol=1e-6)
+    back = scale.from_pictures(pictures)
+    assert back.shape == values.shape
+    assert back.dtype == (torch.float64 if high.max() > 1e38 else torch.float32)
+    again, _ = scale.to_pictures(back)
+    torch.testing.assert_close(again, pictures, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        back.double(),
+        values,
+        rtol=2e-6,
+        atol=2e-6 * float((high - low).max()) if low.min() < 0 else 0,
+    )
+    assert torch.equal(read_scale(scale.as_dict()).to_pictures(values)[0], pictures)
+
+
+def test_bends_are_their_functions() -> None:
+    values = torch.tensor([[[-2.0, 0.5, 4.0]]], dtype=torch.float64)
+    assert torch.equal(LinearScale([-3], [5]).bend(values), values)
+    torch.testing.assert_close(AsinhScale([-3], [5], [0.5]).bend(values), (2 * values).asinh())
+    middle = AsinhScale([-8], [8], [2]).to_rgb(torch.tensor([[[0.0, 2.0, 8.0]]]))
+    expected = torch.tensor([0.0, math.asinh(1) / math.asinh(4), 1.0]).view(1, 1, 3)
+    torch.testing.assert_close(middle, expected)
+    ends = LinearScale([-3], [5]).to_rgb(torch.tensor([[[-3.0, -1.0, 5.0]]]))
+    torch.testing.assert_close(ends, torch.tensor([[[-1.0, -0.5, 1.0]]]))
+
+
+def test_values_outside_are_clipped_and_counted() -> None:
+    pictures, clipped = LinearScale([-1], [1]).to_pictures(torch.tensor([[[-5.0, 0.0, 0.5, 9.0]]]))
+    assert clipped == 0.5
+    assert torch.equal(pictures, torch.tensor([-1.0, 0.0, 0.5, 1.0]).expand(3, 1, 4))
+
+
+def test_a_single_band_is_grey_and_comes_back_as_the_mean_colour() -> None:
+    scale = LinearScale([0], [10])
+    pictures = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1).expand(4, 3, 2, 2)
+    assert torch.equal(scale.from_pictures(pictures), torch.full((4, 1, 2, 2), 5.0))
+    with pytest.raises(ValueError, match=r"pictures must have shape \(\.\.\., 3, H, W\), got"):
+        scale.from_pictures(torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="pictures must have 1 or 3 bands, got 2"):
+        LinearScale([0, 0], [1, 1]).to_pictures(torch.zeros(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearScale([1.0], [1.0]), "low must be finite and < high, got low=1.0, high=1.0"),
+        (lambda: LinearScale([-math.inf], [1.0]), "low must be finite and < high"),
+        (lambda: AsinhScale([0.0], [1.0], [0.0]), "softening must be > 0, one value for each of 1"),
+        (lambda: AsinhScale([0.0], [1.0], [1.0, 1.0]), "softening must be > 0, one value for each"),
+        (
+            lambda: make_scale("sqrt", [0], [1], softening=1),
+            "scaling must be one of log, linear",
+        ),
+        (lambda: make_scale("log", [0], [1], softening=1), "low must be > 0"),
+    ],
+)
+def test_bad_field_scales(make: Callable[[], FieldScale], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_softening_is_a_part_of_the_larger_limit() -> None:
+    scale = make_scale("asinh", [-20.0, 1.0], [5.0, 100.0], softening=0.1)
+    assert isinstance(scale, AsinhScale)
+    assert scale.softening == (2.0, 10.0)

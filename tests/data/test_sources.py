@@ -1,5 +1,7 @@
 import os
 import pickle
+import stat
+import sys
 import zipfile
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stand_ins import key, picture, write_lmdb
 from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.data import sources
@@ -15,6 +18,8 @@ from ood_sampler.data.sources import (
     SUFFIXES,
     FolderSource,
     ImageSource,
+    LmdbSource,
+    MissingPackageError,
     ZipSource,
     load_training_images,
     open_source,
@@ -232,3 +237,119 @@ def test_training_images_name_the_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"text")
     with pytest.raises(ImageError, match=r"bad\.png is not a picture"):
         load_training_images(tmp_path, 8)
+
+
+def test_zip_links_are_refused_if_they_lead_out_and_else_left_out(tmp_path: Path) -> None:
+    def write(target: str) -> Path:
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/fine.png", "fine")
+            link = zipfile.ZipInfo("a/link.png")
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(link, target)
+        return path
+
+    for target in ("../../etc/passwd", "/etc/passwd", "../..", "x" * 5000, ""):
+        with pytest.raises(ImageError, match=r"must hold no links that lead out of it, got 'a/lin"):
+            ZipSource(write(target))
+    for target in ("fine.png", "../a/fine.png", "..fine/../fine.png"):
+        assert ZipSource(write(target)).names == ["a/fine.png"]
+
+
+def test_zip_folder_has_the_names_of_the_unpacked_folder(tmp_path: Path) -> None:
+    source = ZipSource(
+        write_zip(tmp_path / "a.zip", ["x/y/b.png", "x/y/z/a.png", "x/c.png"]), "x/y"
+    )
+    assert source.names == ["b.png", "z/a.png"]
+    assert contents(source) == ["x/y/b.png", "x/y/z/a.png"]
+    assert source.path(1) == f"{tmp_path}/a.zip/x/y/z/a.png"
+
+
+def test_lmdb_holds_its_values_under_their_keys(tmp_path: Path) -> None:
+    source = LmdbSource(write_lmdb(tmp_path / "church_lmdb", range(2000), side=2))
+    assert list(source.names) == sorted(key(seed) for seed in range(2000))
+    assert source.names[-1] == source.names[1999]
+    assert source.names[3:5] == [source.names[3], source.names[4]]
+    with pytest.raises(IndexError, match="must be below 2000, got 2000"):
+        source.names[2000]
+    by_key = {key(seed): picture(seed, 2, "WEBP") for seed in range(2000)}
+    for index in (0, 1, 1023, 1024, 1999):
+        assert source.read(index) == by_key[source.names[index]]
+        assert source.path(index) == f"{tmp_path}/church_lmdb/{source.names[index]}"
+
+
+def test_lmdb_needs_no_lock_and_changes_nothing(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "church_lmdb", range(3))
+    (folder / "lock.mdb").unlink()
+    before = (folder / "data.mdb").read_bytes()
+    folder.chmod(0o500)
+    (folder / "data.mdb").chmod(0o400)
+    source = open_source(folder)
+    assert source.read(0)[:4] == b"RIFF"
+    assert [file.name for file in folder.iterdir()] == ["data.mdb"]
+    assert (folder / "data.mdb").read_bytes() == before
+    folder.chmod(0o700)
+
+
+def test_lmdb_is_open_several_times_at_once(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "church_lmdb", range(3))
+    sources = [LmdbSource(folder), open_source(tmp_path)]
+    sources.append(pickle.loads(pickle.dumps(sources[0])))  # noqa: S301
+    bodies = {tuple(source.read(index) for index in range(3)) for source in sources}
+    assert len(bodies) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_lmdb_is_read_from_forked_processes(tmp_path: Path) -> None:
+    source = LmdbSource(write_lmdb(tmp_path / "church_lmdb", range(12)))
+    expected = [source.read(index) for index in range(12)]
+    loader = DataLoader(
+        Bodies(source), batch_size=None, num_workers=2, multiprocessing_context="fork"
+    )
+    assert list(loader) == expected
+
+
+@pytest.mark.parametrize("kept", [0, 100, 8192, 0.5, -4096])
+def test_truncated_lmdb_is_an_error_and_no_crash(tmp_path: Path, kept: float) -> None:
+    folder = write_lmdb(tmp_path / "church_lmdb", range(20))
+    data = (folder / "data.mdb").read_bytes()
+    end = int(len(data) * kept) if isinstance(kept, float) else kept
+    (folder / "data.mdb").write_bytes(data[:end])
+    with pytest.raises(ImageError, match=r"church_lmdb.*fetch and unpack it again"):
+        LmdbSource(folder)
+
+
+def test_lmdb_that_is_truncated_later_is_an_error(tmp_path: Path) -> None:
+    source = LmdbSource(write_lmdb(tmp_path / "church_lmdb", range(20)))
+    size = (tmp_path / "church_lmdb" / "data.mdb").stat().st_size
+    os.truncate(tmp_path / "church_lmdb" / "data.mdb", size - 4096)
+    with pytest.raises(ImageError, match=rf"truncated, it must have {size} bytes and has"):
+        source.read(0)
+
+
+def test_folder_of_one_database_is_taken_for_it_and_of_two_is_not(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "a_lmdb", range(3))
+    assert open_source(tmp_path).location == tmp_path / "a_lmdb"
+    write_lmdb(tmp_path / "b_lmdb", range(3))
+    with pytest.raises(ValueError, match=r"must hold one LMDB database, got a_lmdb, b_lmdb; set"):
+        open_source(tmp_path)
+
+
+def test_zipped_lmdb_and_packed_pictures_are_to_be_unpacked(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a_lmdb", range(3))
+    with zipfile.ZipFile(tmp_path / "a_lmdb.zip", "w") as archive:
+        archive.write(folder / "data.mdb", "a_lmdb/data.mdb")
+    with pytest.raises(ValueError, match=r"this zip holds an LMDB database: unpack it first"):
+        open_source(tmp_path / "a_lmdb.zip")
+    packed = write_folder(tmp_path / "packed", ["images.zip"])
+    with pytest.raises(ValueError, match=r"unpack images\.zip that is in it"):
+        open_source(packed)
+
+
+def test_missing_package_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_lmdb(tmp_path / "a_lmdb", range(3))
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(MissingPackageError, match=r"lmdb: pip install 'ood-sampler\[data\]'$"):
+        LmdbSource(folder)

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.diffusion.denoiser import Denoiser, EpsilonDenoiser, GaussianDenoiser
+from ood_sampler.diffusion.denoiser import (
+    Denoiser,
+    EpsilonDenoiser,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    SampleDenoiser,
+    VelocityDenoiser,
+)
 from ood_sampler.diffusion.schedule import Schedule
 
 SCHEDULE = Schedule.linear()
@@ -66,6 +73,58 @@ def test_a_function_serves_as_network() -> None:
 def test_noise_estimate_has_the_precision_of_the_images() -> None:
     denoiser = EpsilonDenoiser(lambda x, t: x.bfloat16(), SCHEDULE)
     assert denoiser.eps(normal(2, 3, 4, 4).float(), torch.tensor(0)).dtype == torch.float32
+
+
+def parametrisations(exact: Denoiser) -> dict[type[NetworkDenoiser], NetworkDenoiser]:
+    """The same denoiser behind networks that predict eps, v and x_0."""
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (scale.reshape(-1, 1, 1, 1) for scale in SCHEDULE(t))
+        return alpha * exact.eps(x_t, t) - sigma * exact(x_t, t)
+
+    networks = {EpsilonDenoiser: exact.eps, VelocityDenoiser: velocity, SampleDenoiser: exact}
+    return {kind: kind(network, SCHEDULE) for kind, network in networks.items()}
+
+
+def test_all_parametrisations_give_the_same_noise() -> None:
+    exact = GaussianDenoiser(normal(3, 2, 2), 0.5, SCHEDULE)
+    x_t = normal(4, 3, 2, 2, seed=1)
+    for t in (torch.tensor([0, 30, 500, 999]), torch.tensor(250)):
+        for denoiser in parametrisations(exact).values():
+            for found, expected in (
+                (denoiser.eps(x_t, t), exact.eps(x_t, t)),
+                (denoiser(x_t, t), exact(x_t, t)),
+            ):
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [EpsilonDenoiser, VelocityDenoiser, SampleDenoiser])
+def test_every_parametrisation_drops_the_variance_and_keeps_precision(
+    kind: type[NetworkDenoiser],
+) -> None:
+    x_t, t = normal(2, 3, 4, 4).float(), torch.tensor([5, 400])
+    plain = kind(lambda x, t: 2 * x, SCHEDULE).eps(x_t, t)
+    more = kind(lambda x, t: torch.cat([2 * x, 7 * x], 1).double(), SCHEDULE).eps(x_t, t)
+    assert plain.dtype == more.dtype == torch.float32
+    assert torch.equal(plain, more)
+
+
+@pytest.mark.parametrize("kind", [EpsilonDenoiser, VelocityDenoiser, SampleDenoiser])
+def test_a_conditional_network_is_asked_about_one_class(kind: type[NetworkDenoiser]) -> None:
+    seen = []
+
+    def network(x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        seen.append(labels)
+        return x_t * labels.reshape(-1, 1, 1, 1)
+
+    x_t = normal(3, 1, 2, 2)
+    for label in (0, 2):
+        unconditional = kind(lambda x, t, factor=label: factor * x, SCHEDULE)
+        for t in (torch.tensor(7), torch.tensor([1, 2, 3])):
+            eps = kind(network, SCHEDULE, label=label).eps(x_t, t)
+            assert torch.equal(eps, unconditional.eps(x_t, t))
+    assert [labels.tolist() for labels in seen] == [[0] * 3, [0] * 3, [2] * 3, [2] * 3]
+    assert {labels.dtype for labels in seen} == {torch.int64}
 
 
 def test_denoising_removes_the_noise() -> None:

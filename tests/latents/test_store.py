@@ -50,3 +50,10 @@ def test_moments_are_those_of_the_whole(n: int) -> None:
 def test_a_variance_needs_two_items(n: int) -> None:
     with pytest.raises(ValueError, match=f"at least 2 inverted images, got {n}"):
         mean_and_variance(InMemory(torch.zeros(n, 3)))
+
+
+def test_blocks_of_large_items_are_smaller() -> None:
+    items = torch.arange(40.0).reshape(40, 1, 1, 1).expand(40, 3, 256, 256)
+    blocks = list(InMemory(items).blocks())
+    assert [len(block) for block in blocks] == [21, 19]
+    assert torch.equal(torch.cat(blocks)[:, 0, 0, 0], torch.arange(40.0))

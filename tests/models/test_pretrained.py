@@ -1,15 +1,27 @@
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from ood_sampler.diffusion.denoiser import (
+    Denoiser,
+    EpsilonDenoiser,
+    SampleDenoiser,
+    VelocityDenoiser,
+)
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.models.pretrained import load_pipeline, load_schedule, weights_file
+from ood_sampler.models.pretrained import (
+    load_pipeline,
+    load_schedule,
+    pipeline_files,
+    weights_file,
+)
 
 
 @pytest.fixture
@@ -18,9 +30,17 @@ def copy(model_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def change_scheduler(folder: Path, **changes: object) -> None:
-    file = folder / "scheduler" / "scheduler_config.json"
+def change(file: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def change_scheduler(folder: Path, **changes: object) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", **changes)
+
+
+def output(denoiser: Denoiser) -> Tensor:
+    x_t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return denoiser.eps(x_t, torch.tensor([0, 700]))
 
 
 def test_the_loaded_network_is_the_saved_one(model_folder: Path) -> None:
@@ -34,6 +54,8 @@ def test_the_loaded_network_is_the_saved_one(model_folder: Path) -> None:
         expected = unet(x_t, t).sample
     torch.testing.assert_close(denoiser.eps(x_t, t), expected, rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+    assert denoiser.network.resolution == 16  # type: ignore[union-attr]
+    assert denoiser.network.channels == 3  # type: ignore[union-attr]
 
 
 def test_half_precision_weights_are_computed_in_float32(copy: Path) -> None:
@@ -41,6 +63,60 @@ def test_half_precision_weights_are_computed_in_float32(copy: Path) -> None:
     save_file(state, weights_file(copy), metadata={"format": "pt"})
     denoiser = load_pipeline(copy)
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
+
+
+def flatten(folder: Path) -> None:
+    """Bring a pipeline into the layout of the first published models: all files at the root."""
+    for part in ("unet", "scheduler"):
+        for file in (folder / part).iterdir():
+            file.rename(folder / file.name)
+        (folder / part).rmdir()
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def to_pickle(folder: Path) -> None:
+    """Bring the weights into the format of the first published models, with their names."""
+    file = weights_file(folder)
+    state = load_file(file)
+    for new, old in OLD_NAMES.items():
+        state = {name.replace(new, old): weight for name, weight in state.items()}
+    assert any(".proj_attn." in name for name in state)
+    torch.save(state, file.with_suffix(".bin"))
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    "changes", [[flatten], [to_pickle], [to_pickle, flatten]], ids=["root", "bin", "both"]
+)
+def test_the_first_published_layout_loads(
+    changes: list[Callable[[Path], None]], copy: Path
+) -> None:
+    expected = output(load_pipeline(copy))
+    for apply in changes:
+        apply(copy)
+    assert torch.equal(output(load_pipeline(copy)), expected)
+    weights, config, scheduler = pipeline_files(copy)
+    assert weights == weights_file(copy)
+    assert weights.suffix == (".bin" if to_pickle in changes else ".safetensors")
+    assert config.parent == weights.parent == (copy if flatten in changes else copy / "unet")
+    assert scheduler.name == "scheduler_config.json"
+
+
+def test_safetensors_come_before_pickles(copy: Path) -> None:
+    (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"not opened")
+    assert weights_file(copy).suffix == ".safetensors"
+    load_pipeline(copy)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_missing_part_says_which(part: int, copy: Path) -> None:
+    file = pipeline_files(copy)[part]
+    file.unlink()
+    for read in (pipeline_files, load_pipeline):
+        with pytest.raises(FileNotFoundError, match=rf"{file.name} is missing"):
+            read(copy)
 
 
 def test_the_schedule_is_that_of_the_scheduler(copy: Path) -> None:
@@ -53,15 +129,58 @@ def test_the_schedule_is_that_of_the_scheduler(copy: Path) -> None:
             load_schedule(copy).alpha_bars[1:], expected, rtol=1e-5, atol=1e-7
         )
     betas = [0.1, 0.2, 0.3]
-    change_scheduler(copy, trained_betas=betas)
+    change_scheduler(copy, trained_betas=betas, snr_shift_scale=1.0)
     expected = Schedule(torch.tensor(betas, dtype=torch.float64)).alpha_bars
     assert torch.equal(load_schedule(copy).alpha_bars, expected)
 
 
-def test_a_model_that_does_not_predict_noise_is_refused(copy: Path) -> None:
-    change_scheduler(copy, prediction_type="v_prediction")
-    with pytest.raises(ValueError, match="prediction_type must be epsilon, got 'v_prediction'"):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("epsilon", EpsilonDenoiser), ("v_prediction", VelocityDenoiser), ("sample", SampleDenoiser)],
+)
+def test_the_prediction_type_agrees_with_diffusers(name: str, kind: type, copy: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    change_scheduler(copy, prediction_type=name, clip_sample=False, _class_name="DDIMScheduler")
+    denoiser = load_pipeline(copy)
+    assert type(denoiser) is kind
+    scheduler = DDIMScheduler.from_pretrained(copy / "scheduler")
+    scheduler.set_timesteps(1000)
+    x_t = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    prediction = denoiser.double().network(x_t, torch.tensor([700]))  # type: ignore[operator]
+    scheduler.alphas_cumprod = denoiser.schedule.alpha_bars[1:]
+    expected = scheduler.step(prediction, 700, x_t).pred_original_sample
+    x_0_hat = denoiser(x_t, torch.tensor(700))
+    torch.testing.assert_close(x_0_hat, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prediction_type": "flow"}, "prediction_type must be epsilon, .* got 'flow'"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule must be linear, .* got 'sigmoid'"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr must be false"),
+        ({"snr_shift_scale": 3.0}, "snr_shift_scale must be 1, got 3.0"),
+        ({"beta_start": None}, r"\(in .*scheduler_config\.json\)"),
+    ],
+)
+def test_a_scheduler_that_is_not_implemented_is_refused(
+    changes: dict[str, object], message: str, copy: Path
+) -> None:
+    change_scheduler(copy, **changes)
+    with pytest.raises(ValueError, match=message):
         load_pipeline(copy)
+
+
+def test_a_scheduler_of_another_kind_is_refused(copy: Path) -> None:
+    file = pipeline_files(copy)[2]
+    file.write_text('{"_class_name": "EDMEulerScheduler", "sigma_min": 0.002}')
+    with pytest.raises(ValueError, match="diffusers scheduler config, but lacks 'beta_schedule'"):
+        load_schedule(copy)
+    for broken in ("{", "[]"):
+        file.write_text(broken)
+        with pytest.raises(ValueError, match=r"scheduler_config\.json must"):
+            load_schedule(copy)
 
 
 class Malicious:
@@ -79,12 +198,16 @@ def test_a_pickle_with_code_is_refused_and_runs_nothing(copy: Path, tmp_path: Pa
     assert flag.exists()
     flag.unlink()
 
-    weights_file(copy).write_bytes(bomb)
-    with pytest.raises(ValueError, match=r"must hold the weights .* as safetensors"):
+    weights = weights_file(copy)
+    weights.write_bytes(bomb)
+    with pytest.raises(ValueError, match="nothing in it was executed"):
         load_pipeline(copy)
-    weights_file(copy).unlink()
-    (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(bomb)
-    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors"):
+    weights.unlink()
+    weights.with_suffix(".bin").write_bytes(bomb)
+    with pytest.raises(ValueError, match="nothing in it was executed"):
+        load_pipeline(copy)
+    torch.save({"conv_in.bias": Malicious(flag)}, weights.with_suffix(".bin"))
+    with pytest.raises(ValueError, match="nothing of it was executed"):
         load_pipeline(copy)
     assert not flag.exists()
 
@@ -104,67 +227,67 @@ def test_weights_that_are_not_finite_are_refused(copy: Path) -> None:
         load_pipeline(copy)
 
 
-def test_weights_of_another_network_are_refused(copy: Path) -> None:
-    file = copy / "unet" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "block_out_channels": [8, 32]}))
-    with pytest.raises(ValueError, match="must hold the weights of"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_out_channels": [8, 32]}, "in the shape .* of its architecture, got"),
+        ({"layers_per_block": 2}, "must hold the weights of its architecture, but it lacks"),
+        ({"add_attention": False}, r"has unexpected mid_block\.attentions"),
+        ({"down_block_types": ["NoBlock2D"] * 2}, "must describe a UNet2DModel, got"),
+        ({"block_out_channels": [8]}, "must describe a UNet2DModel, got"),
+        ({"out_channels": 5}, "must predict 3 channels, or 6 with a learned variance, got 5"),
+        (
+            {"_class_name": "UNet2DConditionModel"},
+            "must be a UNet2DModel, got UNet2DConditionModel",
+        ),
+        ({"class_embed_type": "timestep"}, "class_embed_type must be null, got 'timestep'"),
+    ],
+)
+def test_another_network_is_refused(changes: dict[str, object], message: str, copy: Path) -> None:
+    change(copy / "unet" / "config.json", **changes)
+    with pytest.raises(ValueError, match=message):
         load_pipeline(copy)
-
-
-def test_a_missing_model_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    model = FrozenModel(name="cats", path=str(tmp_path / "nowhere"), resolution=16)
-    with pytest.raises(FileNotFoundError, match=r"weights of model cats are missing.*model\.path"):
-        _ = model.digest
-
-
-def test_a_pipeline_folder_without_weights_says_which_file(copy: Path) -> None:
-    weights_file(copy).unlink()
-    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors is missing"):
-        _ = FrozenModel(name="tiny", path=str(copy), resolution=16).digest
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 32}, r"model\.resolution must be 16"),
-        ({"channels": 1}, r"model\.channels must be 3"),
+        ({"unet": ["diffusers", "NCSNpp"]}, "must be a UNet2DModel, got NCSNpp"),
+        ({"vqvae": ["diffusers", "VQModel"]}, "unet and scheduler alone, got vqvae"),
     ],
 )
-def test_a_model_of_another_shape_is_refused(
-    model_folder: Path, changes: dict[str, int], message: str
+def test_a_pipeline_of_other_parts_is_refused(
+    changes: dict[str, object], message: str, copy: Path
 ) -> None:
-    model = FrozenModel(
-        **{"name": "tiny", "path": str(model_folder), "resolution": 16, **changes}  # type: ignore[arg-type]
-    )
+    change(copy / "model_index.json", **changes)
     with pytest.raises(ValueError, match=message):
-        _ = model.denoiser
+        load_pipeline(copy)
 
 
-def test_the_digest_is_of_weights_and_configuration(copy: Path) -> None:
-    def digest() -> str:
-        return FrozenModel(name="tiny", path=str(copy), resolution=16).digest
-
-    before = digest()
-    change_scheduler(copy, beta_end=0.03)
-    changed = digest()
-    data = bytearray(weights_file(copy).read_bytes())
-    data[-1] ^= 1
-    weights_file(copy).write_bytes(data)
-    assert len({before, changed, digest()}) == 3
+def test_a_pipeline_without_index_loads(copy: Path) -> None:
+    change(copy / "model_index.json", feature_extractor=[None, None])
+    load_pipeline(copy)
+    (copy / "model_index.json").unlink()
+    load_pipeline(copy)
 
 
-def test_the_shipped_model_ships_whole() -> None:
-    model = FrozenModel(
-        name="dog32",
-        path="dog32",
-        resolution=32,
-        in_domain_features={"features32": "features32/dog_test_features.safetensors"},
-    )
-    assert model.schedule.T == 1000
-    file = model.in_domain_file("features32")
-    assert file is not None
-    assert load_file(file)["features"].shape[0] == 1000
-    assert model.in_domain_file("inception") is None
-    x_t = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    # at the last step an image is noise to 4 digits: the estimate must be nearly that
-    torch.testing.assert_close(model.denoiser.eps(x_t, torch.tensor(999)), x_t, rtol=0, atol=0.25)
+def test_a_class_conditional_model_needs_a_class(copy: Path) -> None:
+    from diffusers import UNet2DModel
+
+    change(copy / "unet" / "config.json", num_class_embeds=4)
+    torch.manual_seed(0)
+    unet = UNet2DModel.from_config(json.loads((copy / "unet" / "config.json").read_text()))
+    unet.save_pretrained(copy / "unet")
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    for label in (0, 3):
+        with torch.no_grad():
+            expected = unet(x_t, t, torch.full((2,), label)).sample
+        assert torch.equal(load_pipeline(copy, label=label).eps(x_t, t), expected)
+    for label in (None, 4, -1):
+        with pytest.raises(ValueError, match=r"model\.label must be in 0\.\.3"):
+            load_pipeline(copy, label=label)
+
+
+def test_a_model_without_classes_takes_no_label(model_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.label must be null: .* got 1"):
+        load_pipeline(model_folder, label=1)

@@ -1,0 +1,210 @@
+"""`python -m ood_sampler.models`: which models there are, where their weights are, and a check."""
+
+import difflib
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.help import CONF
+from ood_sampler.models.sources import parts_of
+from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
+
+if TYPE_CHECKING:
+    from ood_sampler.models.frozen import FrozenModel
+    from ood_sampler.models.verification import Verification
+
+HELP = """\
+The frozen models of conf/model and their weights.
+
+usage: python -m ood_sampler.models                               list them
+       python -m ood_sampler.models verify NAME [KEY=VALUE ...]   load one and check it
+
+KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it.
+
+examples:
+  python -m ood_sampler.models verify ddpm_cifar10
+  python -m ood_sampler.models verify iddpm_afhqdog path=/my/afhqdog_p2.pt
+
+Weights are looked for at path, else in the cache folder and, for hub models, in the Hugging Face
+cache; what is nowhere is fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1
+forbids the network. The SHA-256 of a file is recorded beside it at first use, and compared after.
+"""
+
+_PICTURES = 2
+_STEPS = 24
+_POWER = 2
+"""The grid of the default solver; without its iterations, as a large network is slow on a CPU."""
+
+_MEANING = """\
+The noise estimate tells trained weights that fit the architecture and the schedule (well below 1)
+from others (1 and more). The round trip tells that inversion and decoding undo each other on this
+grid, without the fixed-point iterations of the default solver; weights that estimate no noise at
+all would do as well. Neither tells how good the model's samples are.
+"""
+
+
+def main() -> None:
+    """Answer a command; a mistake in it ends with exit code 2, a fault with 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ood_sampler").setLevel(logging.INFO)
+    try:
+        answer(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what was fetched is kept, the same command continues\n")
+        sys.exit(130)
+    except CommandError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except FAULTS as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+
+
+def answer(arguments: Sequence[str]) -> None:
+    """Write what a command asks for.
+
+    Raises:
+        CommandError: there is no such command, model or key.
+    """
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(HELP)
+    elif not arguments:
+        for name in _names():
+            sys.stdout.write(entry(name))
+        sys.stdout.write(f"cache folder: {cache_folder()}\n")
+    elif arguments[0] != "verify":
+        nearest = _nearest(arguments[0], ["verify"])
+        raise CommandError(f"{arguments[0]} is not known{nearest}; --help tells more")
+    elif len(arguments) == 1:
+        raise CommandError(f"verify needs the name of a model: {', '.join(_names())}")
+    else:
+        _verify(model_fields(arguments[1], arguments[2:]))
+
+
+def entry(name: str) -> str:
+    """Describe a model: size of its images and its weights, whether these are there, sources."""
+    config = _config(name)
+    if OmegaConf.is_missing(config.model, "path"):
+        return f"{name:<15} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
+    fields = _fields(config)
+    files = WeightFiles(name=fields["name"], path=fields["path"], sources=fields.get("sources", []))
+    found = files.find()
+    size = f"{fields['resolution']}x{fields['resolution']}"
+    where = f"missing  {files.folder}" if found is None else f"present  {found.path}"
+    sources = [source.address for source in files.sources] or ["shipped with the package"]
+    first = f"{name:<15} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
+    return "\n".join([first, *(f"{'':<36}{source}" for source in sources)]) + "\n"
+
+
+def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Read the constructor's arguments of a model from its configuration and `KEY=VALUE`s.
+
+    Raises:
+        CommandError: the model or a key is not known, or a key that must be set is not.
+    """
+    if name not in _names():
+        raise CommandError(
+            f"{name} is not known{_nearest(name, _names())}; there are: {', '.join(_names())}"
+        )
+    config = _config(name)
+    known = sorted(_keys(config.model))
+    for override in overrides:
+        key, equals, _ = override.removeprefix("model.").partition("=")
+        if not equals:
+            raise CommandError(f"{override} must be of the form KEY=VALUE")
+        if key not in known:
+            raise CommandError(f"{key} is not known{_nearest(key, known)}")
+        config.merge_with_dotlist([f"model.{override.removeprefix('model.')}"])
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        key = missing[0].removeprefix("model.")
+        raise CommandError(f"{key} must be set: verify {name} {key}=…")
+    return _fields(config)
+
+
+def _verify(fields: Mapping[str, Any]) -> None:
+    from ood_sampler.models.frozen import FrozenModel
+    from ood_sampler.models.verification import smooth_pictures, verify
+
+    model = FrozenModel(**fields)
+    denoiser = model.denoiser
+    sys.stdout.write(_identity(model))
+    sys.stdout.flush()
+    pictures = smooth_pictures(_PICTURES, channels=model.channels, resolution=model.resolution)
+    found = verify(denoiser, pictures, steps=_STEPS, power=_POWER)
+    sys.stdout.write(_figures(found))
+
+
+def _identity(model: "FrozenModel") -> str:
+    weights = model.weights
+    parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
+    schedule = model.schedule
+    checksums = [f"{sha256}  {part}".rstrip() for part, sha256 in weights.checksums.items()]
+    kept = "" if weights.record is None else f"recorded in {weights.record}"
+    lines = {
+        "model": model.name,
+        "weights": str(weights.path),
+        "SHA-256": f"\n{'':<12}".join([*checksums, *([kept] if kept else [])]),
+        "images": f"{model.channels}x{model.resolution}x{model.resolution}",
+        "parameters": f"{parameters / 1e6:.2f} M",
+        "schedule": f"{schedule.T} steps, the last leaves "
+        f"{float(schedule.alpha_bars[-1].sqrt()):.2g} of the picture",
+    }
+    return "".join(f"{key:<12}{value}\n" for key, value in lines.items())
+
+
+def _figures(found: "Verification") -> str:
+    return (
+        f"{'noise':<12}estimated with a relative error of {found.noise_error:.3f} at step "
+        f"{found.step}\n"
+        f"{'round trip':<12}RMSE {found.rmse:.4f}, PSNR {found.psnr:.1f} dB: {found.pictures} "
+        f"smooth synthetic pictures to step {found.step} and back, {found.evaluations} evaluations "
+        f"each, {found.seconds:.1f} s\n\n{_MEANING}"
+    )
+
+
+def _megabytes(files: WeightFiles, found: Weights | None) -> float:
+    """Of the weights that are there, else of those that would be fetched; NaN where not known."""
+    if found is not None:
+        file = found.path / (parts_of(found.path) or [""])[-1]
+        return file.stat().st_size / 1e6 if file.is_file() else math.nan
+    known = (source.megabytes for source in files.sources if source.megabytes is not None)
+    return next(known, math.nan)
+
+
+def _names() -> list[str]:
+    return sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+
+
+def _config(name: str) -> DictConfig:
+    """The configuration below the key `model`, so that interpolations mean what they do in runs."""
+    return OmegaConf.create({"model": OmegaConf.load(CONF / "model" / f"{name}.yaml")})
+
+
+def _fields(config: DictConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = OmegaConf.to_container(config.model, resolve=True)  # type: ignore[assignment]
+    del fields["_target_"]
+    return fields
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        path = f"{prefix}{key!s}"
+        yield path
+        value = config._get_node(key)
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{path}.")
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Published checkpoints as denoisers: state dicts of research code, and diffusers folders."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.models.guided_diffusion import GuidedDiffusion
+from ood_sampler.models.pesser import PesserDDPM
+from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
+from ood_sampler.models.process import from_section, has_schedule
+from ood_sampler.models.state import State, read_file
+
+_FORMATS = (GuidedDiffusion, PesserDDPM)
+_SECTIONS = ("format", "data", "model", "diffusion")
+_DEEPEST = 4
+"""Containers in containers: as deep as published files go; a pickle could have no end."""
+
+
+def load_checkpoint(
+    path: str | Path, architecture: Mapping[str, Any] | None = None, *, label: int | None = None
+) -> Denoiser:
+    """Load a frozen model in float32.
+
+    A state dict may be wrapped (`{'state_dict': ...}`, `{'ema': ...}`, the list that DDIM's code
+    saves), prefixed (`module.`, `model.`, ...) and in any floating precision. Where averaged
+    weights (EMA) stand beside raw ones, the averaged ones are taken.
+
+    Args:
+        path: a file of `torch.save` or safetensors holding a guided-diffusion or pesser network,
+            or a folder with a diffusers pipeline.
+        architecture: the fields that the weights do not show, in sections: `format`
+            (guided-diffusion or pesser-ddpm), `model` (and `data` for pesser-ddpm) with the
+            original names, `diffusion` with schedule and prediction type. Anything else given is
+            checked against the weights. None for a folder.
+        label: the class of a class-conditional model.
+
+    Raises:
+        FileNotFoundError: there is no such file, or a part of the folder is missing.
+        ValueError: the file does not hold such a network, or whole; a field is missing,
+            contradicts the weights or cannot be expressed; or `label` is not a class.
+    """
+    path = Path(path)
+    if path.is_dir():
+        _check_folder(path, architecture)
+        return load_pipeline(path, label=label)
+    sections = _sections(architecture)
+    content = read_file(path)
+    found = _find_network(content, path)
+    if sections.get("format") not in (None, found.format.name):
+        raise ValueError(
+            f"format must be {found.format.name}, as {path} says, got {sections['format']}"
+        )
+    try:
+        network = found.format.from_state(found.state, sections, source=path)
+    except KeyError as error:
+        raise ValueError(
+            f"{path} must hold a whole network, but it lacks {error}; fetch the file again"
+        ) from error
+    process = from_section(sections.get("diffusion"), betas=found.betas)
+    check_label(label, network.num_classes, path, required=False)
+    if label is None and isinstance(network, GuidedDiffusion):
+        network = replace(network, num_classes=None)
+    unet = make_network(
+        network.unet_config(),
+        network.convert(found.state, source=path),
+        time_proj=network.time_proj(),
+        source=path,
+    )
+    return process.denoiser(unet, label=label)
+
+
+def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = None) -> Schedule:
+    r"""Read the noise schedule of a model without building its network.
+
+    Args:
+        path: see `load_checkpoint`.
+        architecture: its section `diffusion` comes first; then a table `betas` in the file; else
+            the schedule is linear from $10^{-4}$ to $0.02$ over 1000 steps.
+
+    Raises:
+        FileNotFoundError: there is no such file, or a folder without a scheduler.
+        ValueError: the schedule is not one that is implemented, or the file does not open.
+    """
+    path = Path(path)
+    if path.is_dir():
+        _check_folder(path, architecture)
+        return load_schedule(path)
+    section = _sections(architecture).get("diffusion")
+    if has_schedule(section):
+        return from_section(section).schedule
+    return from_section(section, betas=_find_network(read_file(path), path).betas).schedule
+
+
+def _check_folder(path: Path, architecture: Mapping[str, Any] | None) -> None:
+    if architecture:
+        raise ValueError(
+            f"architecture must be left out for {path}: a diffusers folder holds its own; got "
+            f"{', '.join(map(str, architecture))}"
+        )
+
+
+def _sections(architecture: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Check the names of sections; others than ours (training, notes) do not matter."""
+    architecture = {} if architecture is None else architecture
+    if not isinstance(architecture, Mapping):
+        raise ValueError(f"architecture must be a mapping of sections, got {architecture!r}")
+    for name in architecture:
+        near = get_close_matches(str(name), _SECTIONS, 1, 0.8)
+        if near and name not in _SECTIONS:
+            raise ValueError(f"architecture must have a section {near[0]}, got {name!r}")
+    return architecture
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network in a file.
+
+    Attributes:
+        place: where it was found: the keys to its container, and the prefix of its names.
+        format: the class of its architecture.
+        state: its state dict, without the prefix.
+        betas: the table beside it, or None.
+    """
+
+    place: str
+    format: type[GuidedDiffusion | PesserDDPM]
+    state: State
+    betas: object
+
+    @property
+    def is_average(self) -> bool:
+        """Whether the place says so (`ema`; `shadow`, as many helpers call it)."""
+        return not {"ema", "shadow"}.isdisjoint(re.split(r"[^a-z]", self.place.lower()))
+
+
+def _find_network(content: object, path: Path) -> _Found:
+    networks = list(_networks(content))
+    if not networks:
+        names = list(content)[:3] if isinstance(content, Mapping) else [type(content).__name__]
+        raise ValueError(
+            f"{path} must hold a state dict of guided-diffusion or pesser-ddpm, got "
+            f"{', '.join(map(str, names)) or 'nothing'}; a diffusers network is loaded by its "
+            "folder, which has its config.json"
+        )
+    best = [network for network in networks if network.is_average] or networks
+    if len(best) > 1:
+        raise ValueError(
+            f"{path} must hold one network, got several, at "
+            f"{', '.join(repr(network.place) for network in best)}; save the one you mean alone"
+        )
+    return best[0]
+
+
+def _networks(
+    content: object, place: str = "", betas: object = None, depth: int = 0
+) -> Iterator[_Found]:
+    """Find the networks in nested containers, with the nearest table of betas around them."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(content, list | tuple):
+        # DDIM's code saves [model, optimizer, epoch, step] and, if it has one, the average
+        names = ["ema" if i else "model" for i in range(len(content))]
+        for name, item in zip(names, content, strict=True):
+            yield from _networks(item, f"{place}{name}.", betas, depth + 1)
+    if not isinstance(content, Mapping):
+        return
+    betas = content.get("betas", betas)
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    for architecture in _FORMATS:
+        for name in [key for key in tensors if str(key).endswith(architecture.anchor)]:
+            prefix = name.removesuffix(architecture.anchor)
+            state = {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if str(key).startswith(prefix) and key != "betas"
+            }
+            yield _Found(f"{place}{prefix}", architecture, state, betas)
+    for key, value in content.items():
+        yield from _networks(value, f"{place}{key}.", betas, depth + 1)

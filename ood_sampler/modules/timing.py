@@ -1,0 +1,77 @@
+"""How long the network takes on this machine."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.modules.prediction import Batch, Stage, TrainerFactory, make_trainer
+
+_WARM_UP, _TIMED = 1, 2
+"""Calls; the first one of a process also chooses kernels and allocates."""
+
+
+class Timing(Stage):
+    """Time single evaluations of a batch.
+
+    Args:
+        denoiser: the frozen model.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.seconds: list[float] = []
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        _, x_t = batch
+        t = torch.tensor(self.denoiser.schedule.T // 2)
+        start = time.perf_counter()
+        self.denoiser.eps(x_t, t).sum().item()  # waits for the device
+        self.seconds.append(time.perf_counter() - start)
+        return {}
+
+
+class _Noise(Dataset[Batch]):
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return _WARM_UP + _TIMED
+
+    def __getitem__(self, index: int) -> tuple[list[int], Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        return [], torch.randn(*self.shape, generator=generator)
+
+
+def seconds_an_evaluation(
+    denoiser: Denoiser, shape: Sequence[int], batch_size: int, *, trainer: TrainerFactory
+) -> float:
+    """Seconds of the network for one image and one evaluation, from two timed batches.
+
+    They run in the trainer's precision, on its devices: several GPUs share the work, several
+    processes on one CPU share its cores.
+
+    Args:
+        denoiser: the frozen model.
+        shape: of an image.
+        batch_size: images a call.
+        trainer: makes the Lightning trainer from its keyword arguments.
+    """
+    made = make_trainer(trainer, [])
+    devices = made.world_size if made.strategy.root_device.type == "cuda" else 1
+
+    def one_device(**settings: object) -> object:
+        return trainer(**settings, devices=1, strategy="auto")
+
+    stage = Timing(denoiser)
+    make_trainer(one_device, []).predict(  # type: ignore[arg-type]
+        stage,
+        DataLoader(_Noise((batch_size, *shape)), batch_size=None),
+        return_predictions=False,
+    )
+    return statistics.mean(stage.seconds[_WARM_UP:]) / batch_size / devices

@@ -1,0 +1,302 @@
+"""What a run makes: each artifact by all that determines it, and how much of it is still to do."""
+
+import ast
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ood_sampler.data.artifact import Artifact, digest
+from ood_sampler.data.domain import TargetDomain
+from ood_sampler.diffusion.solvers import evaluations
+from ood_sampler.metrics.features import FeatureExtractor
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.report.estimate import Work
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.lerp import LerpSampler
+from ood_sampler.samplers.standard import StandardSampler
+
+_IMAGES = tuple(f"data/{name}.py" for name in ("images", "domain", "radiation", "fields", "arrays"))
+"""What turns stored pictures into numbers."""
+
+_PIXELS = {"cpu": 2**16, "cuda": 2**20}
+"""Pixels a call of the network if nothing is said: caches are small, and a GPU wants company."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a run.
+
+    Attributes:
+        step: the inversion step $t$ of the latents.
+        steps: intervals of the solver over the whole chain.
+        power: spacing of its grid.
+        iterations: fixed-point iterations of each move of the inversion.
+        eta: of the decoding.
+        clip_x_0: clip denoised images while decoding.
+        num_samples: images to make.
+        seed: of all draws.
+        batch_size: images a call of the network; no result depends on it. None takes what suits
+            resolution and device: 64 at 32x32, one on the CPU and 16 on a GPU at 256x256.
+    """
+
+    step: int
+    steps: int
+    power: int
+    iterations: int
+    eta: float
+    clip_x_0: bool
+    num_samples: int
+    seed: int
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(f"decode.eta must be >= 0 and finite, got {self.eta}")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1 or null, got {self.batch_size}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The artifacts of a run, known before any is made.
+
+    Attributes:
+        model: the frozen model.
+        domain: few-shot and held-out pictures.
+        sampler: the strategy.
+        extractor: the feature space.
+        settings: the numbers.
+        machine: kind of device and precision, which the last digits depend on.
+        root: folder of the artifacts.
+        also: further steps whose latents the same inversion should leave, for a sweep.
+    """
+
+    model: FrozenModel
+    domain: TargetDomain
+    sampler: Sampler
+    extractor: FeatureExtractor
+    settings: Settings
+    machine: str
+    root: Path
+    also: Sequence[int] = ()
+    _artifacts: dict[tuple[str, int], Artifact] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image and of a latent."""
+        return (self.model.channels, self.model.resolution, self.model.resolution)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a call of the network."""
+        if self.settings.batch_size is not None:
+            return self.settings.batch_size
+        pixels = _PIXELS["cpu" if self.machine.startswith("cpu") else "cuda"]
+        return max(1, min(64, pixels // self.model.resolution**2))
+
+    def inversions(self) -> dict[int, Artifact]:
+        """Latents of the few-shot pictures at every step asked for."""
+        few_shot = self.domain.few_shot
+        return {
+            step: self._artifact(
+                "inversion",
+                {
+                    **self._solver_key(),
+                    "images": few_shot.digest,
+                    "reader": code_version(*_IMAGES),
+                    "step": step,
+                    "iterations": self.settings.iterations,
+                },
+                len(few_shot),
+                self.shape,
+            )
+            for step in sorted({self.settings.step, *self.also})
+        }
+
+    def inversion(self) -> Artifact:
+        """Latents of the few-shot pictures at the run's step."""
+        return self.inversions()[self.settings.step]
+
+    def inversion_work(self) -> Work:
+        """One pass to every step that is not there yet."""
+        unfinished = {s: a for s, a in self.inversions().items() if a.missing()}
+        last = max(unfinished, default=self.settings.step)
+        iterations = self.settings.iterations
+        return Work(
+            "invert",
+            max((artifact.missing_items() for artifact in unfinished.values()), default=0),
+            # each further step leaves the trunk by one move
+            self.evaluations(last, iterations) + iterations * max(0, len(unfinished) - 1),
+        )
+
+    def fit_key(self) -> dict[str, Any]:
+        """What determines the fitted strategy."""
+        return {
+            "inversion": self.inversion().digest,
+            "sampler": configuration(self.sampler),
+            "code": code_version("latents", "samplers"),
+        }
+
+    def fit_path(self) -> Path:
+        """File of the fitted strategy."""
+        return self.root / f"fit-{digest(self.fit_key())[:16]}" / "state.safetensors"
+
+    def latents(self) -> Artifact:
+        """Latents that the strategy draws."""
+        key = {**self.fit_key(), "seed": self.settings.seed}
+        return self._artifact("latents", key, self.settings.num_samples, self.shape)
+
+    def pure_noise(self) -> Artifact:
+        """Latents of the model's own domain."""
+        key = {
+            "sampler": configuration(StandardSampler()),
+            "shape": list(self.shape),
+            "code": code_version("latents", "samplers", "diffusion/noise.py"),
+            "seed": self.settings.seed,
+        }
+        return self._artifact("latents", key, self.settings.num_samples, self.shape)
+
+    def reconstructions(self) -> Artifact:
+        """The few-shot pictures, inverted and decoded."""
+        return self._images(self.inversion(), self.settings.step, eta=0.0, clip_x_0=False)
+
+    def samples(self) -> Artifact:
+        """The new images."""
+        settings = self.settings
+        return self._images(
+            self.latents(), settings.step, eta=settings.eta, clip_x_0=settings.clip_x_0
+        )
+
+    def in_domain(self) -> Artifact:
+        """What the model makes from pure noise."""
+        return self._images(self.pure_noise(), self.last_step, eta=0.0, clip_x_0=True)
+
+    def mixed(self, sampler: Sampler) -> Artifact:
+        """Few-shot pictures mixed in pixel space by `sampler`."""
+        key = {
+            "images": self.domain.few_shot.digest,
+            "sampler": configuration(sampler),
+            "seed": self.settings.seed,
+            "code": code_version("latents", "samplers", "diffusion/noise.py", *_IMAGES),
+        }
+        return self._artifact("control", key, self.settings.num_samples, self.shape)
+
+    def features(self, images_digest: str, count: int) -> Artifact:
+        """Features of a set of images."""
+        key = {
+            "extractor": self.extractor.digest,
+            "protocol": self.extractor.protocol,
+            "images": images_digest,
+            "code": code_version("metrics/features.py", *_IMAGES),
+        }
+        return self._artifact("features", key, count, (self.extractor.width,))
+
+    def controls(self) -> list[Sampler]:
+        """The same linear combinations on pictures: what needs no model at all."""
+        controls: list[Sampler] = [LerpSampler(), CogSampler(references=2)]
+        known = [configuration(control) for control in controls]
+        if self.sampler.mixes and configuration(self.sampler) not in known:
+            controls.append(self.sampler)
+        return [c for c in controls if len(self.domain.few_shot) >= c.minimum_images]
+
+    def work(self) -> list[Work]:
+        """What the network has still to do."""
+        step = self.settings.step
+        return [
+            self.inversion_work(),
+            Work("reconstruct", self.reconstructions().missing_items(), self.evaluations(step)),
+            Work("decode", self.samples().missing_items(), self.evaluations(step)),
+            Work("in-domain", self.in_domain().missing_items(), self.evaluations(self.last_step)),
+        ]
+
+    def disk(self) -> int:
+        """Bytes still to write: pictures and latents as float32, features, PNG files."""
+        made = [self.samples(), self.in_domain(), *(self.mixed(c) for c in self.controls())]
+        others = [self.reconstructions(), self.latents(), self.pure_noise()]
+        described = [(images.digest, images.count) for images in made]
+        described += [(d.digest, len(d)) for d in (self.domain.few_shot, self.domain.held_out)]
+        features = [self.features(digest, count) for digest, count in described]
+        pngs = self.settings.num_samples * math.prod(self.shape)
+        return pngs + sum(
+            4 * math.prod(artifact.shape) * artifact.missing_items()
+            for artifact in (*self.inversions().values(), *made, *others, *features)
+        )
+
+    @property
+    def last_step(self) -> int:
+        """The noisiest step of the model."""
+        return self.model.schedule.T - 1
+
+    def evaluations(self, step: int, iterations: int = 0) -> int:
+        """Network evaluations an image, to or from a step."""
+        return evaluations(
+            step,
+            T=self.model.schedule.T,
+            steps=self.settings.steps,
+            power=self.settings.power,
+            iterations=iterations,
+        )
+
+    def _images(self, latents: Artifact, step: int, *, eta: float, clip_x_0: bool) -> Artifact:
+        key = {
+            **self._solver_key(),
+            "latents": latents.digest,
+            "step": step,
+            "eta": eta,
+            "clip_x_0": clip_x_0,
+            "seed": self.settings.seed if eta else None,
+        }
+        return self._artifact("images", key, latents.count, self.shape)
+
+    def _artifact(
+        self, stage: str, key: Mapping[str, Any], count: int, shape: Sequence[int]
+    ) -> Artifact:
+        """One object an artifact, so that its shards are read and verified once a run."""
+        artifact = Artifact(self.root, stage, key, count, shape)
+        return self._artifacts.setdefault((artifact.digest, count), artifact)
+
+    def _solver_key(self) -> dict[str, Any]:
+        return {
+            "model": self.model.digest,
+            "steps": self.settings.steps,
+            "power": self.settings.power,
+            "machine": self.machine,
+            "code": code_version(
+                "diffusion", "models", "modules/inversion.py", "modules/synthesis.py"
+            ),
+        }
+
+
+@cache
+def code_version(*parts: str) -> str:
+    """Hash of what the source of some folders or files of the package does.
+
+    Comments and layout do not count; so a stored result is used as long as the code that made it
+    stands.
+    """
+    package = Path(__file__).parent
+    sha256 = hashlib.sha256()
+    for file in sorted(_sources(package, parts)):
+        tree = ast.dump(ast.parse(file.read_text()))
+        sha256.update(f"{file.relative_to(package)} {tree}".encode())
+    return sha256.hexdigest()[:16]
+
+
+def configuration(sampler: Sampler) -> dict[str, Any]:
+    """Name and arguments of a strategy."""
+    return {"type": type(sampler).__name__, **vars(sampler)}
+
+
+def _sources(package: Path, parts: Iterable[str]) -> Iterator[Path]:
+    for part in parts:
+        path = package / part
+        yield from path.glob("*.py") if path.is_dir() else [path]

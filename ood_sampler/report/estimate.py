@@ -1,0 +1,76 @@
+"""What a run will cost, said before it starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage of the network has still to do: images, and evaluations for each."""
+
+    name: str
+    images: int
+    evaluations_each: int
+
+    @property
+    def evaluations(self) -> int:
+        """In all."""
+        return self.images * self.evaluations_each
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run.
+
+    Attributes:
+        work: of each stage of the network.
+        batch_size: images a call of the network.
+        seconds_an_evaluation: of one image, as timed on this machine.
+        disk: bytes still to write.
+    """
+
+    work: Sequence[Work]
+    batch_size: int
+    seconds_an_evaluation: float
+    disk: int
+
+    def text(self) -> str:
+        """A line for each stage, and their sum."""
+        evaluations = sum(stage.evaluations for stage in self.work)
+        if not evaluations:
+            return f"estimate: the network has nothing left to do; {_disk(self.disk)} to write"
+        lines = [f"estimate, from two timed calls of {_count(self.batch_size, 'image')}:"]
+        for stage in self.work:
+            lines.append(
+                f"  {stage.name:<12}{stage.images:>9,} images x {stage.evaluations_each:>4,} "
+                f"evaluations  {self._time(stage.evaluations):>12}"
+            )
+        lines.append(
+            f"  in all {evaluations:,} evaluations, about {self._time(evaluations)}, features and "
+            f"measures apart; {_disk(self.disk)} to write"
+        )
+        return "\n".join(lines)
+
+    def _time(self, evaluations: int) -> str:
+        return duration(evaluations * self.seconds_an_evaluation)
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: 43 s, 2 min 05 s, 3 h 20 min, 12 d 4 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def _disk(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

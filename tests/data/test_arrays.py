@@ -1,0 +1,340 @@
+import io
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+from stand_ins import fields
+
+from ood_sampler.data import arrays
+from ood_sampler.data.arrays import ArraySource
+from ood_sampler.data.images import ImageError
+from ood_sampler.data.sources import MissingPackageError
+
+
+def open_arrays(root: Path, **changes: Any) -> ArraySource:  # noqa: ANN401
+    return ArraySource(root, **({"array": None, "band_axis": None, "bands": None} | changes))
+
+
+def write_fits(path: Path, values: np.ndarray) -> None:
+    fits.PrimaryHDU(values).writeto(path)
+
+
+def write_extension(path: Path, values: np.ndarray) -> None:
+    table = fits.BinTableHDU.from_columns([fits.Column("z", "D", array=np.zeros(3))])
+    fits.HDUList([fits.PrimaryHDU(), table, fits.ImageHDU(values, name="FLUX")]).writeto(path)
+
+
+def write_tiles(path: Path, values: np.ndarray) -> None:
+    # Without quantisation of floats the compression loses nothing.
+    image = fits.CompImageHDU(values, compression_type="GZIP_1", quantize_level=0)
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+
+
+def write_hdf5(path: Path, values: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["labels"] = np.arange(3)
+        file.create_dataset("maps/flux", data=values, chunks=True, compression="gzip")
+
+
+def write_npz(path: Path, values: np.ndarray) -> None:
+    np.savez(path, labels=np.arange(3), flux=values)
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray], Any]] = {
+    "a.npy": np.save,
+    "b.npy": lambda path, values: np.save(path, np.asfortranarray(values)),
+    "c.npy": lambda path, values: np.save(path, values.astype(">f8")),
+    "d.npz": write_npz,
+    "e.npz": lambda path, values: np.savez_compressed(path, flux=values),
+    "f.npz": lambda path, values: np.savez_compressed(path, flux=np.asfortranarray(values)),
+    "g.FITS": write_fits,
+    "h.fits": write_extension,
+    "i.fits.fz": write_tiles,
+    "j.h5": write_hdf5,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("axes", ["nhw", "nchw", "nhwc"])
+def test_every_format_gives_the_same_fields(tmp_path: Path, name: str, axes: str) -> None:
+    shapes = {"nhw": (9, 11), "nchw": (3, 9, 11), "nhwc": (9, 11, 3)}
+    stored = fields(5, *shapes[axes])
+    WRITERS[name](tmp_path / name, stored)
+    bands_first = {"nhw": stored[:, None], "nhwc": np.moveaxis(stored, -1, 1)}.get(axes, stored)
+    for root in (tmp_path / name, tmp_path):
+        source = open_arrays(root)
+        assert list(source.names) == [f"[{index}]" for index in range(5)]
+        source = pickle.loads(pickle.dumps(source))  # noqa: S301
+        for index in (4, 0, 2):
+            field = source.read(index)
+            assert field.dtype == np.dtype("=f8")
+            assert field.flags.c_contiguous
+            np.testing.assert_array_equal(field, bands_first[index])
+    assert source.path(4) == f"{tmp_path / name}[4]"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("shape", [(9, 11), (3, 9, 11), (9, 11, 3)])
+def test_every_format_may_hold_one_field_a_file(
+    tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    stored = fields(3, *shape)
+    for index in range(3):
+        (tmp_path / f"{2 - index}").mkdir()
+        WRITERS[name](tmp_path / f"{2 - index}" / name, stored[index])
+    (tmp_path / ".hidden.npy").write_bytes(b"")
+    source = open_arrays(tmp_path)
+    assert source.names == [f"0/{name}", f"1/{name}", f"2/{name}"]
+    expected = stored[0] if shape[0] == 3 else np.moveaxis(stored[0].reshape(9, 11, -1), 2, 0)
+    np.testing.assert_array_equal(source.read(2), expected)
+    assert source.path(2) == f"{tmp_path}/2/{name}"
+
+
+@pytest.mark.parametrize("kind", ["i2", ">u4", "f2", ">f4", "?", "i8"])
+def test_numbers_of_every_type_become_native_doubles(tmp_path: Path, kind: str) -> None:
+    stored = (fields(2, 4, 5) % 2).astype(kind)
+    np.save(tmp_path / "a.npy", stored)
+    field = open_arrays(tmp_path).read(1)
+    assert field.dtype == np.dtype("=f8")
+    np.testing.assert_array_equal(field[0], stored[1].astype(float))
+
+
+def test_scaled_integers_of_fits_are_physical_values(tmp_path: Path) -> None:
+    unit = fits.PrimaryHDU(np.arange(60, dtype="f8").reshape(3, 4, 5) / 2 + 7)
+    unit.scale("int16", bscale=0.5, bzero=7)
+    unit.writeto(tmp_path / "a.fits")
+    np.testing.assert_allclose(open_arrays(tmp_path).read(2)[0, 3, 4], 59 / 2 + 7)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.fits"])
+def test_one_field_of_a_file_larger_than_memory_is_read(tmp_path: Path, name: str) -> None:
+    shape = (200_000, 512, 512)  # 210 GB, on a disk that keeps no empty blocks
+    path = tmp_path / name
+    if name == "a.npy":
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        with path.open("wb") as stream:
+            np.lib.format.write_array_header_2_0(stream, header)
+            start = stream.tell()
+        os.truncate(path, start + 4 * 512 * 512 * shape[0])
+    elif name == "a.h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("flux", shape, "f4")
+    else:
+        header = fits.Header([("SIMPLE", True), ("BITPIX", -32), ("NAXIS", 3)])
+        header.extend([("NAXIS1", 512), ("NAXIS2", 512), ("NAXIS3", shape[0])])
+        path.write_bytes(header.tostring().encode())
+        os.truncate(path, 2880 + 4 * 512 * 512 * shape[0])
+    source = open_arrays(path)
+    assert len(source) == shape[0]
+    assert source.names[-1] == "[199999]"
+    assert not source.read(199_999).any()
+
+
+def test_bands_are_chosen_in_order(tmp_path: Path) -> None:
+    stored = fields(3, 5, 9, 11)
+    np.save(tmp_path / "a.npy", stored)
+    np.testing.assert_array_equal(
+        open_arrays(tmp_path, bands=[4, 0, 2]).read(1), stored[1][[4, 0, 2]]
+    )
+    np.testing.assert_array_equal(open_arrays(tmp_path, bands=[3]).read(1), stored[1][[3]])
+    with pytest.raises(ImageError, match=r"a\.npy\[0\] must have 1 or 3 bands, got 5; choose 1 or"):
+        open_arrays(tmp_path).read(0)
+    with pytest.raises(ImageError, match=r"must have the bands \[5\], got 5 bands"):
+        open_arrays(tmp_path, bands=[5]).read(0)
+    for bands in ([0, 1], [], [-1]):
+        with pytest.raises(ValueError, match=r"data\.bands must be 1 or 3 indices from 0"):
+            open_arrays(tmp_path, bands=bands)
+
+
+def test_band_axis_decides_where_the_shape_does_not(tmp_path: Path) -> None:
+    stored = fields(2, 3, 7, 3)
+    np.save(tmp_path / "a.npy", stored)
+    with pytest.raises(ImageError, match=r"must show where its bands are, got \(3, 7, 3\); set"):
+        open_arrays(tmp_path).read(0)
+    np.testing.assert_array_equal(open_arrays(tmp_path, band_axis="first").read(1), stored[1])
+    last = open_arrays(tmp_path, band_axis="last").read(1)
+    np.testing.assert_array_equal(last, np.moveaxis(stored[1], 2, 0))
+    with pytest.raises(ValueError, match="band_axis must be first, last or null, got 'middle'"):
+        open_arrays(tmp_path, band_axis="middle")
+
+
+@pytest.mark.parametrize(("name", "other"), [("a.npz", "npz"), ("a.h5", "h5"), ("a.fits", "fits")])
+def test_array_of_several_is_chosen_by_name(tmp_path: Path, name: str, other: str) -> None:
+    one, two = fields(2, 4, 5), fields(2, 4, 5, seed=1)
+    path = tmp_path / name
+    if other == "npz":
+        np.savez(path, one=one, two=two)
+    elif other == "h5":
+        with h5py.File(path, "w") as file:
+            file["one"], file["two"] = one, two
+    else:
+        units = [fits.PrimaryHDU(), fits.ImageHDU(one, name="one"), fits.ImageHDU(two, name="two")]
+        fits.HDUList(units).writeto(path)
+    chosen = "TWO" if other == "fits" else "two"
+    np.testing.assert_array_equal(open_arrays(path, array=chosen).read(1)[0], two[1])
+    with pytest.raises(ImageError, match=r"must hold one array, got .*(?i:one, two); set data.arr"):
+        open_arrays(path)
+    with pytest.raises(ImageError, match=r"must hold the array three, got"):
+        open_arrays(path, array="three")
+    if other == "fits":
+        np.testing.assert_array_equal(open_arrays(path, array="1").read(0)[0], one[0])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("kept", [0, 40, 0.7, -1])
+def test_truncated_file_is_an_error_with_its_name(tmp_path: Path, name: str, kept: float) -> None:
+    WRITERS[name](tmp_path / name, fields(20, 32, 32))
+    data = (tmp_path / name).read_bytes()
+    if name.lower().endswith(("fits", "fz")) and kept == -1:
+        kept = -2881  # padding to a multiple of 2880 bytes follows the data
+    (tmp_path / name).write_bytes(data[: int(len(data) * kept) if kept == 0.7 else kept])
+    with pytest.raises(ImageError, match=rf"{name}.*fetch it again"):
+        open_arrays(tmp_path / name)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("trapped",))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_pickles_are_never_loaded(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.array([[[Trap()] * 4] * 4] * 3, dtype=object)
+    (np.save if name == "a.npy" else np.savez)(tmp_path / name, values, allow_pickle=True)
+    with pytest.raises(ImageError, match="pickled objects, which are never loaded"):
+        open_arrays(tmp_path / name)
+    pickled = tmp_path / "b.npy"
+    pickled.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ImageError, match=r"b\.npy cannot be read"):
+        open_arrays(pickled)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_hdf5_that_leads_to_other_files_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["flux"] = fields(3, 4, 5)
+    (tmp_path / "raw").write_bytes(bytes(480))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["outside"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/flux")
+        file["soft"] = h5py.SoftLink("/outside")
+        raw = [(str(tmp_path / "raw"), 0, 480)]
+        file.create_dataset("raw", (3, 4, 5), "f8", external=raw)
+        layout = h5py.VirtualLayout((3, 4, 5), "f8")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "flux", (3, 4, 5))
+        file.create_virtual_dataset("virtual", layout)
+    for array in ("outside", "soft"):
+        with pytest.raises(ImageError, match=f"must hold the array {array}, got raw, virtual"):
+            open_arrays(tmp_path / "a.h5", array=array)
+    for array in ("raw", "virtual"):
+        with pytest.raises(ImageError, match="whose data lie in other files"):
+            open_arrays(tmp_path / "a.h5", array=array)
+
+
+def test_bombs_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "MAX_BYTES", 10_000)
+    zeros = np.zeros((4, 32, 32))
+    np.savez_compressed(tmp_path / "a.npz", zeros)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("flux", data=zeros, chunks=zeros.shape, compression="gzip")
+    tiles = fits.CompImageHDU(zeros, compression_type="GZIP_1", tile_shape=zeros.shape)
+    fits.HDUList([fits.PrimaryHDU(), tiles]).writeto(tmp_path / "a.fits")
+    for name in ("a.npz", "a.h5", "a.fits"):
+        with pytest.raises(ImageError, match=rf"{name} must .* at most 10000 bytes"):
+            open_arrays(tmp_path / name)
+    monkeypatch.setattr(arrays, "MAX_PIXELS", 300)
+    np.save(tmp_path / "a.npy", zeros)
+    with pytest.raises(ImageError, match=r"must hold 1 to 900 values, got shape \(32, 32\)"):
+        open_arrays(tmp_path / "a.npy").read(0)
+
+
+def test_header_that_lies_about_a_compressed_array_is_an_error(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    lie = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 32, 32)}
+    np.lib.format.write_array_header_2_0(header, lie)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("flux.npy", header.getvalue() + bytes(800))
+    with pytest.raises(ImageError, match=r"truncated, it must have 8192000128 bytes and has 928"):
+        open_arrays(tmp_path / "a.npz")
+
+
+def test_packed_fits_is_to_be_unpacked(tmp_path: Path) -> None:
+    import gzip
+
+    write_fits(tmp_path / "a.fits", fields(3, 4, 5))
+    (tmp_path / "b.fits").write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))
+    with pytest.raises(ImageError, match=r"b\.fits is no FITS file or is packed; unpack it"):
+        open_arrays(tmp_path / "b.fits")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "a.fits").rename(tmp_path / "x" / "a.fits.gz")
+    with pytest.raises(ValueError, match=r"at least one array, got none;.*unpack a\.fits\.gz that"):
+        open_arrays(tmp_path / "x")
+
+
+def test_values_that_are_not_finite_are_told_by_file_and_place(tmp_path: Path) -> None:
+    stored = fields(3, 3, 4, 6)
+    stored[1, 2, 3, 5] = np.nan
+    stored[1, 2, 0, 4] = -np.inf
+    np.save(tmp_path / "a.npy", stored)
+    source = open_arrays(tmp_path)
+    source.read(0)
+    expected = r"a\.npy\[1\] must hold finite values, got 1 NaN and 1 infinite ones, the first in "
+    with pytest.raises(ImageError, match=expected + "band 2, row 0, column 4; repair or"):
+        source.read(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((3, 4, 5), complex), "must hold real numbers, got complex128"),
+        (np.zeros((3, 4, 5), "U3"), "must hold real numbers, got <U3"),
+        (np.zeros((4, 5)), r"must hold \(N, H, W\), .* got \(4, 5\); files of one field each"),
+        (np.zeros((2, 3, 3, 4, 5)), r"must hold \(N, H, W\), .* got \(2, 3, 3, 4, 5\)"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(ImageError, match=message):
+        open_arrays(tmp_path / "a.npy")
+
+
+def test_file_of_many_among_files_of_one_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", fields(2, 3, 4, 5))
+    np.save(tmp_path / "b.npy", fields(1, 4, 5)[0])
+    with pytest.raises(ImageError, match=r"a\.npy must have shape .* got \(2, 3, 4, 5\); give"):
+        open_arrays(tmp_path).read(0)
+
+
+def test_missing_and_unknown_files_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; set data\.root to a fil"):
+        open_arrays(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"set data\.held_out_root"):
+        open_arrays(tmp_path / "nowhere", key="data.held_out_root")
+    (tmp_path / "a.mat").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"a\.mat must end in \.npy, .*, got \.mat"):
+        open_arrays(tmp_path / "a.mat")
+    with pytest.raises(ValueError, match="must hold at least one array, got none"):
+        open_arrays(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "module"), [("g.FITS", "astropy.io.fits"), ("j.h5", "h5py")])
+def test_missing_package_is_named_with_its_remedy(
+    tmp_path: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS[name](tmp_path / name, fields(3, 4, 5))
+    monkeypatch.setitem(sys.modules, module, None)
+    end = module.partition(".")[0] + r": pip install 'ood-sampler\[data\]'$"
+    with pytest.raises(MissingPackageError, match=end):
+        open_arrays(tmp_path)

@@ -1,0 +1,196 @@
+import hashlib
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_ins import picture, write_files
+
+from ood_sampler.data.domain import TargetDomain
+from ood_sampler.data.hub import HubSource, hub_domain
+from ood_sampler.data.images import ImageError
+from ood_sampler.data.sources import MissingPackageError
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The package datasets, offline and with its caches in a temporary folder."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", tmp_path / "modules")
+    datasets.disable_progress_bars()
+    yield datasets
+    datasets.enable_progress_bars()
+
+
+def rows(datasets: Any, seeds: range, **columns: list[Any]) -> Any:  # noqa: ANN401
+    images = [{"bytes": picture(seed), "path": None} for seed in seeds]
+    made = datasets.Dataset.from_dict({"image": images, **columns})
+    return made.cast_column("image", datasets.Image())
+
+
+def save(datasets: Any, folder: Path, kind: str) -> Path:  # noqa: ANN401
+    """The splits train (seeds 0 to 7) and test (6 to 11, two copies of train) in one layout."""
+    splits = {"train": range(8), "test": range(6, 12)}
+    if kind == "saved":
+        made = {name: rows(datasets, seeds) for name, seeds in splits.items()}
+        datasets.DatasetDict(made).save_to_disk(folder)
+    for name, seeds in splits.items():
+        if kind == "parquet":
+            (folder / "data").mkdir(parents=True, exist_ok=True)
+            labels = [seed % 2 for seed in seeds]
+            rows(datasets, seeds, label=labels).to_parquet(
+                folder / "data" / f"{name}-00000-of-00001.parquet"
+            )
+        if kind == "pictures":
+            files = {f"{name}/{'ab'[s % 2]}/{s:02d}.png": picture(s) for s in seeds}
+            write_files(folder, files)
+    return folder
+
+
+def open_hub(id: str | Path, **changes: Any) -> HubSource:  # noqa: ANN401
+    options = {"config": None, "revision": None, "split": "train", "column": None}
+    return HubSource(str(id), **(options | changes))
+
+
+def make(id: str | Path, **changes: Any) -> TargetDomain:  # noqa: ANN401
+    options = {
+        "name": "hub",
+        "id": str(id),
+        "config": None,
+        "revision": None,
+        "split": "train",
+        "held_out_split": None,
+        "column": None,
+        "resolution": 16,
+        "few_shot": 3,
+        "held_out": None,
+        "seed": 0,
+        "on_error": "raise",
+    }
+    return hub_domain(**(options | changes))
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet", "pictures"])
+def test_stored_pictures_are_passed_on_unchanged(hub: Any, tmp_path: Path, kind: str) -> None:  # noqa: ANN401
+    source = open_hub(save(hub, tmp_path / "copy", kind))
+    assert list(source.names) == [f"train/{index:07d}" for index in range(8)]
+    bodies = [source.read(index) for index in range(8)]
+    assert sorted(bodies) == sorted(picture(seed) for seed in range(8))
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301
+    assert [again.read(index) for index in range(8)] == bodies
+    assert source.path(3) == f"{tmp_path}/copy/train/0000003"
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet", "pictures"])
+def test_copies_across_splits_are_left_out_and_listed(
+    hub: Any,  # noqa: ANN401
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    domain = make(save(hub, tmp_path / "copy", kind), few_shot=8, held_out_split="test")
+    assert len(domain.few_shot) == 8
+    assert len(domain.held_out) == 4
+    assert len(domain.skipped) == 2
+    assert all("has the same bytes as few-shot picture train/" in why for _, why in domain.skipped)
+    assert domain.held_out[0].shape == (3, 16, 16)
+
+
+def test_one_split_is_divided(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    rows(hub, range(8)).save_to_disk(tmp_path / "copy")
+    domain = make(tmp_path / "copy")
+    names = [*domain.few_shot.names, *domain.held_out.names]
+    assert sorted(names) == [f"train/{index:07d}" for index in range(8)]
+
+
+def test_a_slice_of_a_split_is_a_split(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    folder = save(hub, tmp_path / "copy", "parquet")
+    assert len(open_hub(folder, split="train[:3]")) == 3
+
+
+def test_column_is_found_or_given(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    both = rows(hub, range(3), mask=[{"bytes": picture(9), "path": None}] * 3)
+    both.cast_column("mask", hub.Image()).save_to_disk(tmp_path / "two")
+    with pytest.raises(ValueError, match=r"one column of pictures, got image, mask of the columns"):
+        open_hub(tmp_path / "two")
+    assert open_hub(tmp_path / "two", column="mask").read(0) == picture(9)
+    with pytest.raises(ValueError, match=r"must be a column of pictures \(image, mask\), got img;"):
+        open_hub(tmp_path / "two", column="img")
+    hub.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"got none of the columns text; set data\.column"):
+        open_hub(tmp_path / "none")
+
+
+def test_row_without_a_picture_is_an_error_of_that_row(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    images = [{"bytes": picture(seed), "path": None} if seed else None for seed in range(8)]
+    made = hub.Dataset.from_dict({"image": images}).cast_column("image", hub.Image())
+    made.save_to_disk(tmp_path / "copy")
+    with pytest.raises(ImageError, match=r"copy/train/0000000 has no picture"):
+        open_hub(tmp_path / "copy").read(0)
+    assert make(tmp_path / "copy", on_error="skip").skipped[0][0] == "train/0000000"
+
+
+@pytest.mark.parametrize("id", ["owner/name", "./nowhere", "~/nowhere"])
+def test_missing_data_set_is_explained_in_one_message(tmp_path: Path, id: str) -> None:
+    with pytest.raises(FileNotFoundError) as info:
+        make(id)
+    message = str(info.value)
+    assert message.startswith(f"the data set {id} is missing: it is no local folder, and it could")
+    assert "Set data.id to OWNER/NAME" in message
+    assert "save_to_disk" in message
+    assert message.endswith(f"looked for below {tmp_path}/cache")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "val"}, r"cannot be used \(.*val.*data\.split=val"),
+        ({"config": "big"}, r"cannot be used \(.*big.*data\.config=big"),
+    ],
+)
+def test_unknown_split_and_configuration_are_named(
+    hub: Any,  # noqa: ANN401
+    tmp_path: Path,
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    folder = save(hub, tmp_path / "copy", "parquet")
+    with pytest.raises(ValueError, match=message):
+        make(folder, **changes)
+
+
+def test_unknown_split_of_a_saved_set_is_named(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=r"split 'val' is not one of train, test"):
+        make(save(hub, tmp_path / "copy", "saved"), split="val")
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet"])
+def test_damaged_copy_is_an_error(hub: Any, tmp_path: Path, kind: str) -> None:  # noqa: ANN401
+    folder = save(hub, tmp_path / "copy", kind)
+    for file in folder.rglob("*0000*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises((ValueError, FileNotFoundError), match=f"the data set {folder} "):
+        make(folder)
+
+
+def test_nothing_is_decoded_to_be_read(
+    hub: Any,  # noqa: ANN401
+    tmp_path: Path,
+) -> None:
+    made = hub.Dataset.from_dict({"image": [{"bytes": b"text", "path": None}]})
+    made.cast_column("image", hub.Image()).save_to_disk(tmp_path / "copy")
+    source = open_hub(tmp_path / "copy")
+    assert hashlib.sha256(source.read(0)).digest() == hashlib.sha256(b"text").digest()
+
+
+def test_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingPackageError, match=r"datasets: pip install 'ood-sampler\[data\]'$"):
+        make("owner/name")

@@ -1,0 +1,280 @@
+"""Every model of `conf/model` on a small stand-in of what is published, and without it."""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from ood_sampler.data.domain import embedded_domain
+from ood_sampler.diffusion.solvers import decode, invert
+from ood_sampler.help import CONF
+from ood_sampler.metrics.evaluation import Evaluation
+from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.verification import smooth_pictures
+from ood_sampler.pipeline import Pipeline, Settings
+from ood_sampler.run import check_command
+from ood_sampler.samplers.cog import CogSampler
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+GENERIC = ["checkpoint", "diffusers"]
+PUBLISHED = [name for name in NAMES if name not in ("dog32", *GENERIC)]
+SIZE = 32
+
+GUIDED = {
+    "num_channels": "32",
+    "channel_mult": "[1,1,2,2]",
+    "attention_resolutions": "[8]",
+    "num_head_channels": "16",
+}
+DDPM = {"ch": "32", "ch_mult": "[1,1,2,2]", "attn_resolutions": "[8]"}
+
+
+def small(fields: dict[str, str]) -> list[str]:
+    """Overrides that make an architecture that of a fixture."""
+    return [f"model.architecture.model.{key}={value}" for key, value in fields.items()]
+
+
+@functools.cache
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("run", [f"model={name}", *overrides])
+
+
+def model(name: str, *overrides: str) -> FrozenModel:
+    made: FrozenModel = instantiate(composed(name, *overrides).model, _convert_="all")
+    return made
+
+
+def published_pipeline(folder: Path, *, suffix: str = "safetensors") -> Path:
+    """A hub repository as the first models were published: all files at the root."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        norm_eps=1e-6,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+    )
+    unet.save_pretrained(folder, safe_serialization=suffix == "safetensors")
+    DDPMScheduler(beta_schedule="linear").save_pretrained(folder)
+    index = {
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert (folder / f"diffusion_pytorch_model.{suffix}").is_file()
+    return folder
+
+
+def checkpoint(name: str, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(FIXTURES / name / "checkpoint.pt", target)
+    return target
+
+
+def hub(name: str, repository: str) -> Callable[[Path], FrozenModel]:
+    def stand_in(cache: Path) -> FrozenModel:
+        published_pipeline(cache / "models" / name / repository.replace("/", "--"))
+        return model(name, f"model.resolution={SIZE}")
+
+    return stand_in
+
+
+def file(name: str, published: str, fixture: str) -> Callable[[Path], FrozenModel]:
+    fields = {"guided_diffusion": GUIDED, "pesser": DDPM}[fixture]
+
+    def stand_in(cache: Path) -> FrozenModel:
+        checkpoint(fixture, cache / "models" / name / published)
+        return model(name, f"model.resolution={SIZE}", *small(fields))
+
+    return stand_in
+
+
+def any_pipeline(cache: Path) -> FrozenModel:
+    folder = published_pipeline(cache / "mine", suffix="bin")
+    return model("diffusers", "model.name=mine", f"model.path={folder}")
+
+
+def any_hub_model(cache: Path) -> FrozenModel:
+    published_pipeline(cache / "models" / "mine" / "owner--dogs")
+    return model("diffusers", "model.name=mine", "model.path=owner/dogs")
+
+
+def any_checkpoint(fixture: str, *overrides: str) -> Callable[[Path], FrozenModel]:
+    def stand_in(cache: Path) -> FrozenModel:
+        path = checkpoint(fixture, cache / "mine.pt")
+        own = ["model.name=mine", f"model.path={path}", f"model.resolution={SIZE}"]
+        return model("checkpoint", *own, *overrides)
+
+    return stand_in
+
+
+STAND_INS: dict[str, Callable[[Path], FrozenModel]] = {
+    "dog32": lambda cache: model("dog32"),
+    "iddpm_afhqdog": file("iddpm_afhqdog", "afhqdog_p2.pt", "guided_diffusion"),
+    "iddpm_ffhq": file("iddpm_ffhq", "ffhq_10m.pt", "guided_diffusion"),
+    "ddpm_celebahq": hub("ddpm_celebahq", "google/ddpm-celebahq-256"),
+    "ddpm_celebahq file": file("ddpm_celebahq", "celeba_hq.ckpt", "pesser"),
+    "ddpm_church": hub("ddpm_church", "google/ddpm-church-256"),
+    "ddpm_church file": file("ddpm_church", "church_outdoor.ckpt", "pesser"),
+    "ddpm_bedroom": hub("ddpm_bedroom", "google/ddpm-bedroom-256"),
+    "ddpm_bedroom file": file("ddpm_bedroom", "bedroom.ckpt", "pesser"),
+    "ddpm_cifar10": hub("ddpm_cifar10", "google/ddpm-cifar10-32"),
+    "diffusers": any_pipeline,
+    "diffusers hub": any_hub_model,
+    "checkpoint": any_checkpoint(
+        "guided_diffusion", "model.architecture.model.num_head_channels=16"
+    ),
+    "checkpoint pesser": any_checkpoint("pesser"),
+}
+
+
+def test_every_model_has_a_stand_in() -> None:
+    assert {key.split()[0] for key in STAND_INS} == set(NAMES)
+
+
+@pytest.mark.parametrize("key", STAND_INS)
+def test_a_model_inverts_and_decodes_on_a_stand_in_of_what_is_published(
+    key: str, cache: Path
+) -> None:
+    frozen = STAND_INS[key](cache)
+    pictures = smooth_pictures(2, channels=frozen.channels, resolution=frozen.resolution)
+    latents = invert(frozen.denoiser, pictures, [400], steps=3)[400]
+    images = decode(frozen.denoiser, latents, step=400, steps=3)
+    assert images.shape == pictures.shape == (2, 3, SIZE, SIZE)
+    assert images.isfinite().all()
+    assert not torch.equal(images, pictures)
+    if frozen.weights.record is not None:
+        assert frozen.weights.path.is_relative_to(cache)
+        assert frozen.weights.record.is_file()
+
+
+@pytest.mark.parametrize("key", ["iddpm_afhqdog", "ddpm_church", "ddpm_church file"])
+def test_a_whole_run_on_a_stand_in_of_what_is_published(
+    key: str, cache: Path, tmp_path: Path, trainer: Callable[..., Any]
+) -> None:
+    run = Pipeline(
+        model=STAND_INS[key](cache),
+        domain=embedded_domain(name="galaxy32", resolution=SIZE, few_shot=8, held_out=8),
+        sampler=CogSampler(references=2),
+        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        trainer=trainer,
+        settings=Settings(
+            step=400,
+            steps=3,
+            power=1,
+            iterations=0,
+            eta=0.0,
+            clip_x_0=False,
+            num_samples=6,
+            seed=0,
+            batch_size=8,
+        ),
+        root=tmp_path / "artifacts",
+    )
+    assert run.run().images.take(range(6)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["model=iddpm_afhqdog", "model.path=/x/afhqdog_p2.pt"],
+        [
+            "model=checkpoint",
+            "model.path=/x/my.pt",
+            "model.name=mine",
+            "model.resolution=256",
+            "model.architecture.model.num_head_channels=64",
+            "model.architecture.model.channel_mult=[1,2,2]",
+            "model.architecture.diffusion.noise_schedule=cosine",
+        ],
+        ["model=diffusers", "model.path=owner/dogs", "model.name=mine", "model.label=3"],
+        ["model=ddpm_church", "model.sources=[{hub: google/ddpm-ema-church-256}]"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_user_needs_no_key_that_is_not_there(command: list[str]) -> None:
+    check_command(command)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_missing_weights_are_told_with_every_source(name: str, cache: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        _ = model(name).digest
+    message = str(caught.value)
+    for source in composed(name).model.sources:
+        if "hub" in source:
+            assert f"https://huggingface.co/{source.hub}" in message
+        else:
+            assert source.file in message
+            place = f"file/d/{source.drive}/view" if "drive" in source else source.page
+            assert place in message
+    assert f"looked in {cache / 'models' / name}" in message
+    assert "set model.path" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ("dog32", "model.path=nowhere"),
+        ("iddpm_afhqdog", "model.path=nowhere/afhqdog_p2.pt"),
+        ("ddpm_church", "model.path=nowhere/church_outdoor.ckpt"),
+        ("diffusers", "model.name=mine", "model.path=/nowhere"),
+        ("diffusers", "model.name=mine", "model.path=owner/dogs"),
+        ("checkpoint", "model.name=mine", "model.path=nowhere/mine.pt"),
+    ],
+    ids=" ".join,
+)
+def test_a_path_at_which_nothing_lies_is_told(own: tuple[str, ...]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"the weights of model .* are missing") as caught:
+        _ = model(*own).digest
+    message = str(caught.value)
+    path = own[-1].removeprefix("model.path=")
+    assert path in message or path.replace("/", "--") in message
+    assert "set model.path to a diffusers pipeline folder or a checkpoint file" in message
+
+
+def test_what_is_given_of_an_architecture_is_checked(cache: Path) -> None:
+    stand_in = any_checkpoint("pesser", "model.architecture.model.ch=64")
+    with pytest.raises(ValueError, match="ch must be 32"):
+        _ = stand_in(cache).denoiser
+    stand_in = any_checkpoint("pesser", "model.architecture.format=guided-diffusion")
+    with pytest.raises(ValueError, match="format must be pesser-ddpm"):
+        _ = stand_in(cache).denoiser
+
+
+@pytest.mark.parametrize("name", ["iddpm_afhqdog", "iddpm_ffhq"])
+def test_the_configured_architecture_is_the_published_one(name: str) -> None:
+    config = composed(name).model.architecture.model
+    assert config.image_size == 256
+    assert list(config.channel_mult) == [1, 1, 2, 2, 4, 4]
+    assert (config.num_channels, config.num_res_blocks, config.num_head_channels) == (128, 1, 64)
+    assert list(config.attention_resolutions) == [16]
+    assert config.resblock_updown
+    assert config.use_scale_shift_norm
+    assert config.learn_sigma
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in GENERIC])
+def test_a_model_is_called_by_the_name_of_its_file(name: str) -> None:
+    assert composed(name).model.name == name

@@ -1,0 +1,176 @@
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ood_sampler.diffusion.denoiser import EpsilonDenoiser, GaussianDenoiser
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.faults import CommandError
+from ood_sampler.help import CONF
+from ood_sampler.models.__main__ import answer, main, model_fields
+from ood_sampler.models.verification import smooth_pictures, verify
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    answer(arguments)
+    return capsys.readouterr().out
+
+
+def test_every_model_is_listed_with_its_size_sources_and_place(
+    capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    text = said(capsys)
+    rows = {line.split()[0]: line for line in text.splitlines() if not line.startswith(" ")}
+    assert set(NAMES) <= set(rows)
+    for name in NAMES:
+        config = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+        for source in config.get("sources", []):
+            assert str(source.get("hub") or source.get("drive") or source.get("page")) in text
+    assert re.search(r"256x256 +374 MB +missing +" + str(cache), rows["iddpm_afhqdog"])
+    assert re.search(r"32x32 +9 MB +present +\S+/assets/dog32$", rows["dog32"])
+    assert "yours" in rows["checkpoint"]
+    assert str(cache) in text
+
+
+def test_weights_that_are_there_are_listed_with_their_own_size(
+    capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    file = cache / "models" / "iddpm_ffhq" / "ffhq_10m.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(3_000_000))
+    assert re.search(rf"iddpm_ffhq +256x256 +3 MB +present +{file}\n", said(capsys))
+
+
+def test_listing_and_help_need_none_of_the_heavy_libraries() -> None:
+    for arguments in ([], ["--help"], ["verify", "iddpm_afhq"]):
+        code = (
+            f"import sys; sys.argv = ['models', *{arguments!r}]\n"
+            "from ood_sampler.models.__main__ import main\n"
+            "try:\n    main()\nexcept SystemExit:\n    pass\n"
+            "heavy = {'torch', 'lightning', 'diffusers', 'hydra'} & set(sys.modules)\n"
+            "sys.exit(str(heavy) if heavy else 0)"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verfy"], "verfy is not known; did you mean verify?"),
+        (["verify"], "verify needs the name of a model: checkpoint, ddpm_bedroom"),
+        (["verify", "dog3"], "dog3 is not known; did you mean dog32?; there are: checkpoint"),
+        (["verify", "dog32", "pth=x"], "pth is not known; did you mean path?"),
+        (["verify", "dog32", "path"], "path must be of the form KEY=VALUE"),
+        (["verify", "checkpoint", "name=x"], "path must be set"),
+    ],
+)
+def test_a_mistaken_command_is_answered_in_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        answer(arguments)
+    assert message in str(caught.value)
+
+
+def test_keys_are_set_with_and_without_their_group() -> None:
+    fields = model_fields("iddpm_afhqdog", ["model.resolution=64", "path=/x"])
+    assert fields["resolution"] == 64
+    assert fields["path"] == "/x"
+    assert fields["architecture"]["model"]["image_size"] == 64
+    assert "_target_" not in fields
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing"], 2, "error: nothing is not known"),
+        (["verify", "iddpm_afhqdog"], 1, "error: the weights of model iddpm_afhqdog are missing"),
+        (["verify", "dog32", "resolution=16"], 1, "error: model.resolution must be 32"),
+        (["verify", "dog32", "sources=[{url: x}]"], 2, "error: sources is not known"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["models", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(message)
+    assert stderr.count("\n") == 1
+
+
+def test_the_shipped_model_verifies(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "verify", "dog32")
+    for part in ("assets/dog32", "3x32x32", "4.33 M", "1000 steps", "34 evaluations"):
+        assert part in text
+    found = re.search(r"relative error of ([\d.]+) .*RMSE ([\d.]+), PSNR ([\d.]+)", text, re.S)
+    assert found is not None
+    noise, rmse, psnr = map(float, found.groups())
+    # the shipped model is good; an untrained one has 1 or more in both
+    assert noise < 0.3
+    assert rmse < 0.2
+    assert psnr > 20
+    assert psnr == pytest.approx(20 * math.log10(2 / rmse), abs=0.06)
+
+
+def test_a_checkpoint_verifies_and_says_where_its_checksum_is(
+    capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    file = cache / "models" / "iddpm_afhqdog" / "afhqdog_p2.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes((FIXTURES / "guided_diffusion" / "checkpoint.pt").read_bytes())
+    small = ["num_channels=32", "channel_mult=1,1,2,2", "attention_resolutions=8"]
+    text = said(
+        capsys,
+        "verify",
+        "iddpm_afhqdog",
+        "resolution=32",
+        "architecture.model.num_head_channels=16",
+        *[f"architecture.model.{field}" for field in small],
+    )
+    assert "1.53 M" in text
+    assert f"recorded in {file.parent / 'sha256.json'}" in text
+    assert (file.parent / "sha256.json").exists()
+
+
+def test_the_figures_are_those_of_a_known_denoiser() -> None:
+    # of N(0, 1) data the estimate is sigma_t x_t
+    schedule = Schedule.linear()
+    denoiser = GaussianDenoiser(torch.zeros(()), 1.0, schedule)
+    pictures = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = verify(denoiser, pictures, steps=10, power=1)
+    # the error sigma alpha x_0 - alpha^2 eps has the variance alpha^2 (sigma^2 + alpha^2)
+    assert found.noise_error == pytest.approx(float(schedule(torch.tensor(500))[0]), rel=0.02)
+    assert found.evaluations == 10
+    assert found.step == 500
+
+
+def test_weights_that_estimate_no_noise_are_told_by_their_noise_alone() -> None:
+    denoiser = EpsilonDenoiser(lambda x_t, t: torch.zeros_like(x_t), Schedule.linear())
+    pictures = smooth_pictures(2, channels=3, resolution=16)
+    found = verify(denoiser, pictures, steps=10, power=1)
+    assert found.noise_error == 1
+    assert found.rmse < 1e-6
+    assert found.psnr > 100
+
+
+def test_the_pictures_are_smooth_in_range_and_always_the_same() -> None:
+    pictures = smooth_pictures(3, channels=1, resolution=64)
+    assert pictures.shape == (3, 1, 64, 64)
+    assert pictures.abs().max() <= 1
+    assert pictures.std() > 0.3
+    assert pictures.diff(dim=-1).abs().max() < 0.2
+    assert torch.equal(pictures, smooth_pictures(3, channels=1, resolution=64))

@@ -1,0 +1,107 @@
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ood_sampler.data.artifact import Artifact, Items
+from ood_sampler.diffusion.denoiser import GaussianDenoiser
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.latents.store import InMemory
+from ood_sampler.modules.prediction import (
+    Batch,
+    ShardLoader,
+    Stage,
+    compute,
+    lightning_trainer,
+    machine,
+    make_trainer,
+)
+from ood_sampler.modules.timing import seconds_an_evaluation
+
+
+class Doubled(Stage):
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"doubled": 2 * batch[1]}
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """Give the process its float32 back."""
+    yield
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (5, 1), (8, 2), (100, 3)])
+def test_batches_cover_the_missing_shards_and_cross_none(
+    tmp_path: Path, batch_size: int, world_size: int
+) -> None:
+    # 4 items a shard
+    artifact = Artifact(tmp_path, "stage", {}, 18, (3, 800, 800))
+    assert artifact.shard == 4
+    items: Dataset[Tensor] = Items(InMemory(torch.zeros(18, 1)))
+    loader = ShardLoader(items, artifact, [0, 2, 4], batch_size=batch_size)
+    batches = [b for rank in range(world_size) for b in loader.batches(rank, world_size)]
+    assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 8, 9, 10, 11, 16, 17]
+    assert all(len({i // 4 for i in batch}) == 1 and len(batch) <= batch_size for batch in batches)
+
+
+def test_items_of_any_size_are_stored_in_order(trainer: Callable[..., Any], tmp_path: Path) -> None:
+    everything = torch.arange(11.0).reshape(11, 1, 1, 1).expand(11, 1, 1600, 1600)
+    artifact = Artifact(tmp_path, "stage", {}, 11, everything.shape[1:])
+    assert artifact.shard == 2
+    compute(
+        Doubled(),
+        Items(InMemory(everything)),
+        {"doubled": artifact},
+        trainer=trainer,
+        batch_size=3,
+    )
+    assert artifact.missing() == []
+    assert torch.equal(artifact.open().take(range(11))[:, 0, 0, 0], 2 * torch.arange(11.0))
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize(("tf32", "expected"), [(True, "tf32"), (False, "ieee")])
+def test_tf32_is_what_the_setting_says_once_a_stage_runs(
+    trainer: Callable[..., Any], tf32: bool, expected: str
+) -> None:
+    made = make_trainer(partial(lightning_trainer, tf32=tf32, accelerator="cpu", devices=1), [])
+    one_batch = DataLoader([([0], torch.zeros(1, 1))], batch_size=None)  # type: ignore[arg-type]
+    made.predict(Doubled(), one_batch, return_predictions=False)
+    assert torch.backends.cuda.matmul.fp32_precision == expected
+    assert torch.backends.cudnn.conv.fp32_precision == expected
+
+
+def test_a_machine_is_its_device_and_precision() -> None:
+    cpu = partial(lightning_trainer, accelerator="cpu", devices=1)
+    assert machine(make_trainer(partial(cpu, tf32=False), [])) == "cpu 32-true"
+    # tf32 is the GPU's: stored results of a CPU stay what they are
+    assert machine(make_trainer(partial(cpu, tf32=True), [])) == "cpu 32-true"
+    mixed = partial(cpu, tf32=False, precision="bf16-mixed")
+    assert machine(make_trainer(mixed, [])) == "cpu bf16-mixed"
+
+
+def test_an_evaluation_is_timed_in_batches_after_a_warm_up(
+    trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    # a clock that only the network moves: 100 s at its first call, then 3 and 5 for four images
+    now = iter([0.0, 100.0, 100.0, 103.0, 103.0, 108.0])
+    monkeypatch.setattr("ood_sampler.modules.timing.time.perf_counter", lambda: next(now))
+
+    class Counted(GaussianDenoiser):
+        def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+            calls.append(len(x_t))
+            return super().eps(x_t, t)
+
+    denoiser = Counted(torch.zeros(1, 2, 2), 1.0, Schedule.linear(10))
+    timed: Callable[..., lightning.Trainer] = trainer
+    assert seconds_an_evaluation(denoiser, (1, 2, 2), 4, trainer=timed) == pytest.approx(1.0)
+    assert calls == [4, 4, 4]

@@ -1,0 +1,51 @@
+import pytest
+
+from ood_sampler.report.estimate import Estimate, Work, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (65, "1 min 05 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (47 * 3600, "47 h 00 min"),
+        (50 * 3600, "2 d 2 h"),
+    ],
+)
+def test_a_time_has_its_two_largest_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_an_estimate_sums_up_its_stages() -> None:
+    work = [Work("invert", 1000, 51), Work("decode", 5000, 17), Work("in-domain", 0, 24)]
+    text = Estimate(work, 16, 0.01, 12_345_678_901).text()
+    lines = text.splitlines()
+    assert lines[0] == "estimate, from two timed calls of 16 images:"
+    assert lines[1].split() == [
+        "invert",
+        "1,000",
+        "images",
+        "x",
+        "51",
+        "evaluations",
+        "8",
+        "min",
+        "30",
+        "s",
+    ]
+    assert lines[3].split() == ["in-domain", "0", "images", "x", "24", "evaluations", "0", "s"]
+    # 51,000 + 85,000 evaluations of 10 ms
+    assert "136,000 evaluations, about 22 min 40 s" in lines[4]
+    assert "12.3 GB to write" in lines[4]
+
+
+def test_one_image_a_call_is_no_plural() -> None:
+    assert "calls of 1 image:" in Estimate([Work("invert", 1, 1)], 1, 1.0, 0).text()
+
+
+def test_a_finished_run_has_nothing_left_to_do() -> None:
+    text = Estimate([Work("invert", 0, 51)], 1, 0.0, 2_000_000).text()
+    assert text == "estimate: the network has nothing left to do; 2 MB to write"
