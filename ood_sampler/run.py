@@ -166,7 +166,7 @@ def run(cfg: DictConfig) -> None:
         log.error("interrupted: finished shards are kept, the same command continues")
         sys.exit(130)
     except (InstantiationException, *FAULTS) as error:
-        if "HYDRA_FULL_ERROR" in os.environ:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sentence = " ".join(str(_innermost(error)).split())
         log.error("error: %s", sentence)
@@ -207,10 +207,14 @@ def execute(cfg: DictConfig) -> None:
         tracker = instantiate(cfg.logger)
         sampler = instantiate(cfg.sampler)
         model = instantiate(cfg.model, _convert_="all")
-        check_model(model, settings, also)
+        fetched = model.weight_files.find() is not None
+        if fetched:
+            check_model(model, settings, also)
         evaluation = instantiate(cfg.metrics)
-        # last, as it reads every picture
+        # late, as it reads every picture; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
+        if not fetched:
+            check_model(model, settings, also)
     notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     for note in notes:
         log.warning("warning: %s", note)

@@ -118,13 +118,12 @@ class Artifact:
 
         A shard found good is not read again by this object.
         """
-        shards = range(-(-self.count // self.shard))
-        self._good |= {s for s in shards if s not in self._good and self._is_good(s)}
-        return [s for s in shards if s not in self._good]
+        good = self._verified()
+        return [s for s in range(-(-self.count // self.shard)) if s not in good]
 
     def missing_items(self) -> int:
         """Number of items in the missing shards."""
-        return sum(self.expected(shard) for shard in self.missing())
+        return self.count - sum(self.expected(shard) for shard in self._verified())
 
     def write(self, shard: int, items: Tensor) -> None:
         """Store a shard, and on first use the key that names the folder."""
@@ -139,6 +138,15 @@ class Artifact:
     def open(self) -> "StoredSet":
         """Read access to the items, once all are there."""
         return StoredSet(self)
+
+    def _verified(self) -> set[int]:
+        """Shards that are good, of those on disk."""
+        shards = -(-self.count // self.shard)
+        # from the files, as the number of items may be anything that a user asks for
+        stored = {int(p.stem) for p in self.folder.glob("*.safetensors") if p.stem.isdecimal()}
+        new = {shard for shard in stored if shard < shards} - self._good
+        self._good |= {shard for shard in new if self._is_good(shard)}
+        return self._good
 
     def _is_good(self, shard: int) -> bool:
         path = self.shard_path(shard)

@@ -157,9 +157,19 @@ class GuidedDiffusion:
             "class_cond": found["num_classes"] is not None,
             "learn_sigma": found["out_channels"] == 2 * found["in_channels"],
         }
+        levels = [2**level for level in range(len(found["channel_mult"]))]
         if "attention_resolutions" in given:
             image_size = _image_size(given, "attention_resolutions")
-            given["attention_resolutions"] = tuple(sorted(set(given["attention_resolutions"])))
+            # the original ignores resolutions that no level has
+            given["attention_resolutions"] = tuple(
+                sorted(
+                    {
+                        resolution
+                        for resolution in given["attention_resolutions"]
+                        if resolution > 0 and image_size // resolution in levels
+                    }
+                )
+            )
             known["attention_resolutions"] = tuple(
                 sorted(image_size // factor for factor in found["attention_factors"])
             )

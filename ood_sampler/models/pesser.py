@@ -131,7 +131,9 @@ class PesserDDPM:
                 raise ValueError(
                     "image_size must be given in architecture.data with attn_resolutions"
                 )
-            given["attn_resolutions"] = tuple(sorted(set(given["attn_resolutions"])))
+            # the original ignores resolutions that no level has
+            levels = [image_size // 2**level for level in range(len(found["ch_mult"]))]
+            given["attn_resolutions"] = tuple(sorted({*given["attn_resolutions"]} & {*levels}))
             known["attn_resolutions"] = tuple(
                 sorted(image_size // factor for factor in found["attention_factors"])
             )

@@ -207,7 +207,7 @@ class TF32(Callback):
 def lightning_trainer(
     *,
     tf32: bool,
-    callbacks: Sequence[Callback],
+    callbacks: Sequence[Callback] = (),
     **settings: Any,  # noqa: ANN401
 ) -> lightning.Trainer:
     """Make a Lightning trainer that computes float32 as told.
