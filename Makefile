@@ -35,8 +35,9 @@ types: $(READY) ## mypy, strict
 check: lint types ## lint, types, tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
 
-bench: $(READY) ## time of inversion and decoding against the bare network
+bench: $(READY) ## time against the bare network; peak memory against the number of pictures
 	$(BIN)/python experiments/bench/overhead.py
+	$(BIN)/python experiments/bench/memory.py
 
 assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips
 	$(BIN)/python experiments/assets/galaxy32.py

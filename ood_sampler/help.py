@@ -19,38 +19,55 @@ examples:
   python -m ood_sampler.run --cfg job                     show the configuration and stop
 """
 
+_COLUMN = 43
+"""Where the words about a key begin."""
+
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>[^#]*)(?:#(?P<words>.*))?$")
-_HIDDEN = ("defaults", "hydra", "_target_", "_partial_", "extractor")
+_HIDDEN = (
+    "defaults",
+    "hydra",
+    "_target_",
+    "_partial_",
+    "extractor",
+    "architecture",
+    "layouts",
+    "origin",
+    "sources",
+)
 
 
 def help_text() -> str:
     """Explain every group, its options and every key."""
     lines = [INTRODUCTION, "keys:"]
-    lines += _keys(CONF / "run.yaml", prefix="")
+    lines += [_line(*key) for key in _keys(CONF / "run.yaml", prefix="")]
     for group in ("model", "data", "solver", "sampler", "metrics", "logger", "trainer"):
-        explained: set[str] = set()
+        lines += ["", f"{group}=OPTION (more about each in conf/{group}/)"]
+        explained: set[tuple[str, str]] = set()
         for option in sorted((CONF / group).glob("*.yaml")):
             lines.append(f"  {option.stem}: {_title(option)}")
-            fresh = [line for line in _keys(option, prefix=f"{group}.") if line not in explained]
-            explained.update(fresh)
-            lines += fresh
+            for key, value, words in _keys(option, prefix=f"{group}."):
+                # the same key of another option may have another default
+                if (key, words) not in explained:
+                    explained.add((key, words))
+                    lines.append(_line(key, value, words))
     lines += ["", "experiment=OPTION (an overlay over all of the above)"]
     lines += [f"  {o.stem}  {_title(o)}" for o in sorted((CONF / "experiment").glob("*.yaml"))]
     return "\n".join(lines) + "\n"
 
 
 def _title(file: Path) -> str:
-    comments = []
-    for line in file.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            comments.append(line.lstrip("# "))
-    return " ".join(comments)
+    """The first line of comment."""
+    comments = (line for line in file.read_text().splitlines() if line.startswith("#"))
+    return next(line.lstrip("# ") for line in comments if not line.startswith("# @package"))
 
 
-def _keys(file: Path, *, prefix: str) -> list[str]:
-    lines: list[str] = []
+def _line(key: str, value: str, words: str) -> str:
+    return f"{f'    {key}={value}':<{_COLUMN - 1}} {words}"
+
+
+def _keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
+    """Name, value and comment of each key with a comment."""
+    keys: list[tuple[str, str, str]] = []
     parents: list[str] = []
     hidden_at: int | None = None
     for line in file.read_text().splitlines():
@@ -66,6 +83,5 @@ def _keys(file: Path, *, prefix: str) -> list[str]:
         parents[depth:] = [match["key"]]
         words = (match["words"] or "").strip()
         if words:
-            key = prefix + ".".join(parents)
-            lines.append(f"    {key + '=' + match['value'].strip():<38} {words}")
-    return lines
+            keys.append((prefix + ".".join(parents), match["value"].strip(), words))
+    return keys
