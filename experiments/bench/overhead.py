@@ -23,6 +23,7 @@ from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.solvers import evaluations
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.modules.allocation import keep_freed_memory
 from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import compute
 from ood_sampler.modules.synthesis import Synthesis
@@ -77,6 +78,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     model = FrozenModel(name="dog32", path="dog32", resolution=32)
+    # both sides as a stage prepares its process
+    keep_freed_memory()
+    model.denoiser.to(memory_format=torch.channels_last)
     few_shot = embedded_domain(name="galaxy32", resolution=32, few_shot=128, held_out=None).few_shot
     calls = 2 * evaluations(STEP, T=model.schedule.T, steps=STEPS, power=POWER)
     print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, {calls} evaluations")
