@@ -39,13 +39,13 @@ _HIDDEN = (
 def help_text() -> str:
     """Explain every group, its options and every key."""
     lines = [INTRODUCTION, "keys:"]
-    lines += [_line(*key) for key in _keys(CONF / "run.yaml", prefix="")]
+    lines += [_line(*key) for key in keys(CONF / "run.yaml", prefix="")]
     for group in ("model", "data", "solver", "sampler", "metrics", "logger", "trainer"):
         lines += ["", f"{group}=OPTION (more about each in conf/{group}/)"]
         explained: set[tuple[str, str]] = set()
         for option in sorted((CONF / group).glob("*.yaml")):
             lines.append(f"  {option.stem}: {_title(option)}")
-            for key, value, words in _keys(option, prefix=f"{group}."):
+            for key, value, words in keys(option, prefix=f"{group}."):
                 # the same key of another option may have another default
                 if (key, words) not in explained:
                     explained.add((key, words))
@@ -65,9 +65,9 @@ def _line(key: str, value: str, words: str) -> str:
     return f"{f'    {key}={value}':<{_COLUMN - 1}} {words}"
 
 
-def _keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
+def keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
     """Name, value and comment of each key with a comment."""
-    keys: list[tuple[str, str, str]] = []
+    found: list[tuple[str, str, str]] = []
     parents: list[str] = []
     hidden_at: int | None = None
     for line in file.read_text().splitlines():
@@ -83,5 +83,5 @@ def _keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
         parents[depth:] = [match["key"]]
         words = (match["words"] or "").strip()
         if words:
-            keys.append((prefix + ".".join(parents), match["value"].strip(), words))
-    return keys
+            found.append((prefix + ".".join(parents), match["value"].strip(), words))
+    return found

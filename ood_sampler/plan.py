@@ -20,6 +20,14 @@ from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
 
+_MODELS = tuple(
+    f"models/{name}.py"
+    for name in ("checkpoint", "fields", "guided_diffusion", "pesser", "pretrained", "process")
+)
+"""What turns files of weights into networks."""
+
+_STAGES = ("modules/prediction.py", "modules/inversion.py", "modules/synthesis.py")
+
 _IMAGES = tuple(f"data/{name}.py" for name in ("images", "domain", "radiation", "fields", "arrays"))
 """What turns stored pictures into numbers."""
 
@@ -196,7 +204,7 @@ class Plan:
             "extractor": self.extractor.digest,
             "protocol": self.extractor.protocol,
             "images": images_digest,
-            "code": code_version("metrics/features.py", *_IMAGES),
+            "code": code_version("metrics/features.py", "modules/prediction.py", *_IMAGES),
         }
         return self._artifact("features", key, count, (self.extractor.width,))
 
@@ -219,14 +227,15 @@ class Plan:
         ]
 
     def disk(self) -> int:
-        """Bytes still to write: pictures and latents as float32, features, PNG files."""
+        """Bytes still to write: pictures and latents as float32, features, files of the run."""
         made = [self.samples(), self.in_domain(), *(self.mixed(c) for c in self.controls())]
         others = [self.reconstructions(), self.latents(), self.pure_noise()]
         described = [(images.digest, images.count) for images in made]
         described += [(d.digest, len(d)) for d in (self.domain.few_shot, self.domain.held_out)]
         features = [self.features(digest, count) for digest, count in described]
-        pngs = self.settings.num_samples * math.prod(self.shape)
-        return pngs + sum(
+        # a byte a value as PNG; physical units are float32
+        each = 1 if self.domain.scale is None else 5
+        return each * self.settings.num_samples * math.prod(self.shape) + sum(
             4 * math.prod(artifact.shape) * artifact.missing_items()
             for artifact in (*self.inversions().values(), *made, *others, *features)
         )
@@ -270,9 +279,7 @@ class Plan:
             "steps": self.settings.steps,
             "power": self.settings.power,
             "machine": self.machine,
-            "code": code_version(
-                "diffusion", "models", "modules/inversion.py", "modules/synthesis.py"
-            ),
+            "code": code_version("diffusion", *_MODELS, *_STAGES),
         }
 
 

@@ -7,6 +7,7 @@ imported where it is used, so that help and mistakes in the command answer at on
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import CONF, help_text
+from ood_sampler.help import CONF, help_text, keys
 
 if TYPE_CHECKING:
     from ood_sampler.data.domain import TargetDomain
@@ -47,16 +48,25 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(help_text())
         return
+    # argparse takes no overrides before and after an option
+    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     try:
-        check_command(get_args_parser().parse_args(arguments).overrides)
+        overrides = get_args_parser().parse_args(arguments).overrides
+        check_command(overrides)
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    sys.argv[1:] = [
+        sweepable(argument, overrides) if argument in overrides else argument
+        for argument in arguments
+    ]
     run()
 
 
 def check_command(overrides: Sequence[str]) -> None:
-    """Compose the configuration once, to say in one sentence what is wrong with a command.
+    """Compose the configuration, to say in one sentence what is wrong with a command.
+
+    Each option of a swept group is composed once.
 
     Raises:
         CommandError: an unknown group, option or key (the nearest one is named), a value of
@@ -72,21 +82,30 @@ def check_command(overrides: Sequence[str]) -> None:
         ]
     except HydraException as error:
         raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
-    chosen = [alternatives[0] for alternatives in values]
+    for text in chain.from_iterable(values):
+        _check_option(text)
+    groups = [alternatives for alternatives in values if _is_group(alternatives[0])]
+    others = [alternatives for alternatives in values if not _is_group(alternatives[0])]
+    first = [alternatives[0] for alternatives in groups]
+    choices = [first]
+    for position, alternatives in enumerate(groups):
+        choices += [[*first[:position], a, *first[position + 1 :]] for a in alternatives[1:]]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for text in chain.from_iterable(values):
-            _check_option(text)
-        try:
-            known = compose("run", [text for text in chosen if _is_group(text)])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise CommandError(" ".join(str(error).split())) from error
-        keys = {key for key, _ in _leaves(known)}
-        for text in chain.from_iterable(values):
-            _check_key(text, known, keys)
-        try:
-            composed = compose("run", chosen)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise CommandError(" ".join(str(error).split())) from error
+        for chosen in choices:
+            _check_choice(chosen, others)
+
+
+def _check_choice(chosen: Sequence[str], others: Sequence[Sequence[str]]) -> None:
+    """Check the keys of a command for one choice of options."""
+    try:
+        known = compose("run", list(chosen))
+        names = {key for key, _ in _leaves(known)}
+        nullable = _nullable(chosen)
+        for text in chain.from_iterable(others):
+            _check_key(text, known, names, nullable, chosen)
+        composed = compose("run", [*chosen, *(alternatives[0] for alternatives in others)])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CommandError(" ".join(str(error).split())) from error
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         example = _EXAMPLES.get(missing[0].rpartition(".")[2], "/my/pictures")
@@ -94,6 +113,18 @@ def check_command(overrides: Sequence[str]) -> None:
     if composed.output is None:
         raise CommandError("output must be set, for example output=outputs")
     _check_output(Path(str(composed.output)))
+
+
+def sweepable(override: str, overrides: Sequence[str]) -> str:
+    """Write the setting of a key so that Hydra takes it where the key's group is swept.
+
+    Hydra first composes a sweep with the default option of each group, which may not have the key.
+    """
+    swept = {text.partition("=")[0] for text in overrides if _is_group(text) and "," in text} - {
+        "experiment"
+    }
+    group, dot, _ = override.partition("=")[0].partition(".")
+    return f"++{override}" if dot and group in swept else override
 
 
 def _is_group(text: str) -> bool:
@@ -122,14 +153,32 @@ def _check_output(folder: Path) -> None:
         )
 
 
-def _check_key(text: str, known: DictConfig, keys: set[str]) -> None:
+def _nullable(chosen: Sequence[str]) -> set[str]:
+    """Keys that may be null, as their comments say."""
+    options = dict(text.split("=", 1) for text in chosen)
+    files = [(CONF / "run.yaml", "")]
+    files += [(CONF / group / f"{option}.yaml", f"{group}.") for group, option in options.items()]
+    return {
+        key
+        for file, prefix in files
+        if file.exists()
+        for key, _, words in keys(file, prefix=prefix)
+        if re.search(r"\bnull\b", words)
+    }
+
+
+def _check_key(
+    text: str, known: DictConfig, names: set[str], nullable: set[str], chosen: Sequence[str]
+) -> None:
     key, _, value = text.partition("=")
     if key.startswith(("+", "~", "hydra")) or _is_group(text):
         return
-    if key not in keys:
+    if key not in names:
         groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+        options = [text for text in chosen if text.startswith(f"{key.partition('.')[0]}=")]
         raise CommandError(
-            f"{key} is not known{_nearest(key, sorted(keys | groups))}; --help lists every key"
+            f"{key} is not known{''.join(f' with {option}' for option in options)}"
+            f"{_nearest(key, sorted(names | groups))}; --help lists the keys"
         )
     default = OmegaConf.select(known, key, throw_on_missing=False)
     given = OmegaConf.create({"value": OverridesParser.create().parse_override(text).value()})
@@ -137,6 +186,8 @@ def _check_key(text: str, known: DictConfig, keys: set[str]) -> None:
         raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))!s} for example")
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
     allowed = (int, float) if type(default) is float else (type(default),)
+    if given.value is None and key in nullable:
+        return
     if type(default) in kinds and type(given.value) not in allowed:
         raise CommandError(f"{key} must be {kinds[type(default)]}, got {value}")
 
@@ -207,6 +258,15 @@ def execute(cfg: DictConfig) -> None:
         tracker = instantiate(cfg.logger)
         sampler = instantiate(cfg.sampler)
         model = instantiate(cfg.model, _convert_="all")
+        if cfg.dry_run and model.missing_megabytes is not None:
+            log.info(
+                "estimate: the weights of %s are not here (%.0f MB to fetch), and without them "
+                "nothing more is known: python -m ood_sampler.models verify %s",
+                model.name,
+                model.missing_megabytes,
+                HydraConfig.get().runtime.choices["model"],
+            )
+            return
         fetched = model.weight_files.find() is not None
         if fetched:
             check_model(model, settings, also)

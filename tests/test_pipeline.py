@@ -17,6 +17,7 @@ from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline
 from ood_sampler.plan import Settings, code_version
 from ood_sampler.samplers.base import Sampler
@@ -240,6 +241,16 @@ def test_samples_do_not_depend_on_the_batch_size(
     )
     torch.testing.assert_close(one, all_at_once, rtol=0, atol=1e-5)
     torch.testing.assert_close(seven, all_at_once, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_gives_the_samples_of_the_cpu(trainer: Callable[..., Any], tmp_path: Path) -> None:
+    gpu = functools.partial(lightning_trainer, accelerator="gpu", devices=1, tf32=False)
+    expected = embedded_samples(tmp_path / "cpu", trainer, 64)
+    found = embedded_samples(tmp_path / "gpu", gpu, 64)
+    # float32 sums in another order, through 2 evaluations and as many back
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(

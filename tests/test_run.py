@@ -14,7 +14,7 @@ from PIL import Image
 
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text
-from ood_sampler.run import check_command
+from ood_sampler.run import check_command, sweepable
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
@@ -56,6 +56,13 @@ SMALL = [
         (["inversion=5"], "inversion has keys of its own"),
         (["output=null"], "output must be set"),
         (["sampler.rank=3"], "sampler.rank is not known"),
+        (
+            ["sampler=lowrank,slerp", "sampler.rank=3"],
+            "sampler.rank is not known with sampler=slerp",
+        ),
+        (["model=dog32,checkpoint"], "model.name must be set, for example model.name=mine"),
+        (["data=hub"], "data.id must be set, for example data.id=OWNER/NAME"),
+        (["num_samples=null"], "num_samples must be a whole number, got null"),
         (["output=/dev/null/x"], "output=/dev/null/x cannot be written"),
         (["sampler=cog,slrp"], "sampler=slrp is not known; did you mean slerp?"),
         (["inversion.step=400,x"], "inversion.step must be a whole number, got x"),
@@ -78,6 +85,9 @@ def test_a_mistaken_command_is_answered_in_one_sentence(command: list[str], mess
         ["data=folder", "data.root=/my/pictures"],
         ["experiment=step_eta"],
         ["+trainer.num_nodes=2", "hydra.run.dir=/tmp/x"],
+        ["data=celeba", "data.few_shot=null", "data.held_out=null"],
+        ["batch_size=null"],
+        ["data=afhq_cat,afhq_dog", "data.root=/my/afhq"],
     ],
 )
 def test_a_right_command_is_let_through(command: list[str]) -> None:
@@ -116,6 +126,13 @@ def test_help_explains_every_key_of_every_option() -> None:
                 assert f"{group}.{key}=" in text, key
     for key in ("seed", "num_samples", "inversion.step", "decode.eta", "output"):
         assert f"    {key}=" in text
+
+
+def test_a_key_of_a_swept_group_is_forced() -> None:
+    overrides = ["data=afhq_cat,afhq_dog", "data.root=/x", "seed=1,2", "+data.new=1"]
+    expected = ["data=afhq_cat,afhq_dog", "++data.root=/x", "seed=1,2", "+data.new=1"]
+    assert [sweepable(override, overrides) for override in overrides] == expected
+    assert sweepable("data.root=/x", ["data=celeba", "data.root=/x"]) == "data.root=/x"
 
 
 def test_help_needs_none_of_the_heavy_libraries() -> None:

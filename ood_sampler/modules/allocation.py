@@ -2,7 +2,7 @@
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt(3)
 _BYTES = 2**30
 
 
@@ -14,7 +14,9 @@ def keep_freed_memory() -> None:
     """
     try:
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_MMAP_THRESHOLD, _BYTES)
+        if not library.mallopt(_MMAP_THRESHOLD, _BYTES):
+            # older versions take no threshold that high
+            library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, _BYTES)
     except (OSError, AttributeError):
         return
