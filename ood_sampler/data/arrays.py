@@ -3,6 +3,7 @@
 import math
 import os
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -53,15 +54,16 @@ class ArraySource(Source):
     """Fields of one file that holds many, or of a folder of files that hold one each.
 
     A file holds $(N, H, W)$ or $(N, C, H, W)$ or $(N, H, W, C)$; each file of a folder the same
-    without $N$. A folder with a single file is that file. Files are opened for each reading, and
-    only the wanted field is read, except of compressed .npz files, which are read whole.
+    without $N$, further axes of length 1 before these dropped. A folder with a single file is that
+    file. Files are opened for each reading, and only the wanted field is read, except of compressed
+    .npz files, which are read whole.
 
     Args:
         root: File or folder; hidden files and folders are left out.
-        array: Name of the array in .npz and HDF5 files, name or number of the HDU in FITS files;
-            None takes the only one.
+        array: Name of the array in .npz and HDF5 files; of the HDU in FITS files its number from 0,
+            its name, or name and version (`SCI,2`). None takes the only one.
         band_axis: Whether bands are the `first` or `last` axis of a field; None takes the shorter.
-        bands: Indices of the bands to use, in this order; None takes all.
+        bands: Indices of the bands to use, in this order, or a single one; None takes all.
         key: The setting to name in errors.
 
     Raises:
@@ -78,19 +80,14 @@ class ArraySource(Source):
         *,
         array: str | None,
         band_axis: BandAxis | None,
-        bands: Sequence[int] | None,
+        bands: Sequence[int] | int | None,
         key: str = "data.root",
     ) -> None:
         if band_axis not in (None, "first", "last"):
             raise ValueError(f"band_axis must be first, last or null, got {band_axis!r}")
-        if bands is not None and (len(bands) not in (1, 3) or min(bands) < 0):
-            raise ValueError(
-                f"data.bands must be 1 or 3 indices from 0, for grey or for red, green and blue, "
-                f"got {list(bands)}"
-            )
         self._array = None if array is None else str(array)
         self._band_axis = band_axis
-        self._bands = None if bands is None else list(bands)
+        self._bands = None if bands is None else _checked_bands(bands)
         self._loaded: _Stored | None = None
         path = Path(root).expanduser()
         files = _array_files(path, key)
@@ -153,6 +150,8 @@ class ArraySource(Source):
         return shape[0]
 
     def _bands_first(self, values: npt.NDArray[Any], path: str) -> npt.NDArray[Any]:
+        while self._stack is None and values.ndim > 3 and values.shape[0] == 1:
+            values = values[0]
         if values.ndim == 2:
             return values[None]
         if values.ndim != 3:
@@ -217,6 +216,18 @@ class _Indices(Sequence[str]):
         return f"[{self._indices[index]}]"
 
 
+def _checked_bands(bands: Any) -> list[int]:  # noqa: ANN401 whatever a setting holds
+    is_list = isinstance(bands, Sequence) and not isinstance(bands, str)
+    indices = list(bands) if is_list else [bands]
+    # A bool is an int, but no index.
+    if len(indices) not in (1, 3) or not all(type(i) is int and i >= 0 for i in indices):
+        raise ValueError(
+            "data.bands must be 1 or 3 indices from 0, for grey or for red, green and blue, "
+            f"got {indices if is_list else bands!r}"
+        )
+    return indices
+
+
 def _array_files(path: Path, key: str) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(
@@ -255,6 +266,8 @@ def _opener(file: Path) -> Callable[[Path, str | None], Any]:
 def _open_npy(file: Path, array: str | None) -> Iterator[_Stored]:
     with file.open("rb") as stream:
         header = _npy_header(stream)
+        if header.dtype.hasobject:
+            raise ImageError(f"{_objects(file)}; store it again as numbers")
         needed = stream.tell() + header.size
         if (size := os.fstat(stream.fileno()).st_size) < needed:
             raise ImageError(_truncated(file, needed, size))
@@ -267,10 +280,16 @@ def _open_npz(file: Path, array: str | None) -> Iterator[_Stored]:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         names = list(members)
         if array is None:
-            names = [name for name in names if _axes(archive, members[name]) >= 2]
+            headers = {name: _member_header(archive, members[name]) for name in names}
+            arrays = [name for name in names if len(headers[name].shape) >= 2]
+            names = [name for name in arrays if not headers[name].dtype.hasobject]
+            if arrays and not names:
+                raise ImageError(f"{_objects(file)}; set data.array to an array of numbers")
         member = archive.getinfo(members[_the_only(file, names, array)])
         with archive.open(member) as stream:
             header = _npy_header(stream)
+            if header.dtype.hasobject:
+                raise ImageError(f"{_objects(file)}; set data.array to an array of numbers")
             start = stream.tell()
             if member.file_size < start + header.size:
                 raise ImageError(_truncated(file, start + header.size, member.file_size))
@@ -359,15 +378,19 @@ def _npy_header(stream: Any) -> _NpyHeader:  # noqa: ANN401 a file or a member o
         if version == (1, 0)
         else np.lib.format.read_array_header_2_0
     )
-    header = _NpyHeader(*read(stream))
-    if header.dtype.hasobject:
-        raise ValueError("it holds pickled objects, which are never loaded")
+    try:
+        header = _NpyHeader(*read(stream))
+    except (SyntaxError, tokenize.TokenError, MemoryError) as error:
+        # The parser of the header lets these escape.
+        raise ValueError("its header is damaged") from error
+    if min(header.shape, default=0) < 0:
+        raise ValueError(f"its shape is {header.shape}")
     return header
 
 
-def _axes(archive: zipfile.ZipFile, member: str) -> int:
+def _member_header(archive: zipfile.ZipFile, member: str) -> _NpyHeader:
     with archive.open(member) as stream:
-        return len(_npy_header(stream).shape)
+        return _npy_header(stream)
 
 
 def _member_start(file: Path, member: zipfile.ZipInfo) -> int:
@@ -379,14 +402,31 @@ def _member_start(file: Path, member: zipfile.ZipInfo) -> int:
 
 
 def _image_unit(file: Path, units: Any, array: str | None) -> Any:  # noqa: ANN401 FITS has no types
-    images = {
-        unit.name or str(index): unit
-        for index, unit in enumerate(units)
-        if unit.is_image and len(unit.shape) >= 2
-    }
-    if array is not None and array.isdigit() and int(array) < len(units):
-        array = units[int(array)].name or array
-    return images[_the_only(file, list(images), array)]
+    images = {i: unit for i, unit in enumerate(units) if unit.is_image and len(unit.shape) >= 2}
+    if array is None:
+        chosen = list(images)
+    elif array.isdecimal():
+        chosen = [index for index in images if index == int(array)]
+    else:
+        # Names of FITS know no case.
+        wanted = array.upper().replace(" ", "")
+        chosen = [index for index, unit in images.items() if wanted in _unit_names(unit)]
+    if len(chosen) == 1:
+        return images[chosen[0]]
+    asked = "one image" if array is None else f"one image by data.array={array}"
+    listed = ", ".join(_unit_label(i, images[i]) for i in chosen or images)
+    raise ImageError(
+        f"{file} must hold {asked}, got {listed or 'none'}; set data.array to the number of one"
+    )
+
+
+def _unit_names(unit: Any) -> set[str]:  # noqa: ANN401
+    name = unit.name.upper().replace(" ", "")
+    return {name, f"{name},{unit.ver}"} if name else set()
+
+
+def _unit_label(index: int, unit: Any) -> str:  # noqa: ANN401
+    return f"{index} ({unit.name},{unit.ver})" if unit.name else str(index)
 
 
 def _axes_of(item: Any) -> int:  # noqa: ANN401 an array or group of an HDF5 file
@@ -438,6 +478,10 @@ def _check_finite(values: npt.NDArray[Any], path: str) -> None:
             f"{path} must hold finite values, got {nan} NaN and {len(bad) - nan} infinite ones, "
             f"the first in band {band}, row {row}, column {column}; repair or remove it"
         )
+
+
+def _objects(file: Path) -> str:
+    return f"{file} must hold numbers, got pickled objects, which are never loaded"
 
 
 def _truncated(file: Path, needed: int, size: int) -> str:

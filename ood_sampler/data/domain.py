@@ -316,7 +316,7 @@ def split_sources(
 
 
 def embedded_domain(
-    *, name: str, resolution: int, few_shot: int, held_out: int | None
+    *, name: str, resolution: int, few_shot: int | None, held_out: int | None
 ) -> TargetDomain:
     """Read a simulated domain that ships with the package: pictures, or fluxes with their scale.
 
@@ -326,7 +326,7 @@ def embedded_domain(
         name: Folder and file name below `assets`.
         resolution: Side of the images in pixels; other than the stored one they are resized
             as `TensorImages` says.
-        few_shot: Number of images to invert.
+        few_shot: Number of images to invert; None takes all 500.
         held_out: Number of images to compare with; None takes all.
 
     Raises:
@@ -336,8 +336,8 @@ def embedded_domain(
     _check_counts(few_shot=few_shot, held_out=held_out)
     images, scale = _embedded_images(name)
     available = len(images) - _FEW_SHOT
-    if held_out is None:
-        held_out = available
+    few_shot = _FEW_SHOT if few_shot is None else few_shot
+    held_out = available if held_out is None else held_out
     if few_shot > _FEW_SHOT:
         raise ValueError(
             f"few_shot must be at most {_FEW_SHOT}, the few-shot images of {name}, "

@@ -106,7 +106,7 @@ def array_domain(
     held_out_root: str | None,
     array: str | None,
     band_axis: BandAxis | None,
-    bands: Sequence[int] | None,
+    bands: Sequence[int] | int | None,
     scaling: str,
     low: Limits,
     high: Limits,
@@ -149,6 +149,8 @@ def array_domain(
     """
     checked_resolution(resolution)
     _check_scaling(scaling, quantiles, softening)
+    _check_limits("low", low)
+    _check_limits("high", high)
     path = Path(str(root)).expanduser()
     if not path.exists():
         raise missing_data(name, path, origin)
@@ -366,12 +368,38 @@ def _quantile(
 def _check_scaling(scaling: str, quantiles: Sequence[float], softening: float) -> None:
     if scaling not in SCALINGS:
         raise ValueError(f"data.scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
-    if len(quantiles) != 2 or not 0 <= quantiles[0] < quantiles[1] <= 1:
+    numbers = _numbers(quantiles)
+    if numbers is None or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
         raise ValueError(
-            f"data.quantiles must be two increasing numbers in [0, 1], got {list(quantiles)}"
+            f"data.quantiles must be two increasing numbers in [0, 1], got {_shown(quantiles)}"
         )
-    if not 0 < softening < math.inf:
-        raise ValueError(f"data.softening must be > 0, got {softening}")
+    if not _is_number(softening) or not 0 < softening < math.inf:
+        raise ValueError(f"data.softening must be a number > 0, got {softening!r}")
+
+
+def _check_limits(key: str, limits: Any) -> None:  # noqa: ANN401 whatever a setting holds
+    if limits is not None and not _is_number(limits) and _numbers(limits) is None:
+        raise ValueError(
+            f"data.{key} must be null, one number, or one number for each band, "
+            f"got {_shown(limits)}"
+        )
+
+
+def _numbers(values: Any) -> list[float] | None:  # noqa: ANN401
+    """Return a list of numbers, None of anything else."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        return None
+    return list(values) if all(_is_number(value) for value in values) else None
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(values: Any) -> str:  # noqa: ANN401
+    """Represent a value; lists of a configuration would show as other types."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    return repr(list(values) if is_list else values)
 
 
 def _warn_of_clipping(domain: TargetDomain) -> None:

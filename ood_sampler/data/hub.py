@@ -22,8 +22,10 @@ class HubSource(ImageSource):
             or folders of pictures.
         config: Configuration name; None takes the only or default one.
         revision: Branch, tag or commit on the hub; None takes the newest, and is right for folders.
-        split: Name of the split, or a slice of one, such as `train[:1000]`.
+        split: Name of the split, or a slice of one, such as `train[:1000]`. A folder of
+            `save_to_disk` that holds one split without a name is taken for `train`.
         column: Name of the column with the pictures; None takes the only one.
+        key: The setting of `split`, to name in errors.
 
     Raises:
         FileNotFoundError: The data set is neither here nor can it be fetched.
@@ -39,13 +41,17 @@ class HubSource(ImageSource):
         revision: str | None,
         split: str,
         column: str | None,
+        key: str = "data.split",
     ) -> None:
+        if not isinstance(split, str) or not split:
+            raise ValueError(f"{key} must be the name of a split or a slice of one, got {split!r}")
         datasets = load_extra("datasets", use=f"data.id={id}")
-        rows = _load(datasets, id, config=config, revision=revision, split=split)
+        rows = _load(datasets, id, config=config, revision=revision, split=split, key=key)
         self._column = _picture_column(datasets, rows, column)
         self._rows = rows.select_columns([self._column]).cast_column(
             self._column, datasets.Image(decode=False)
         )
+        self._roots = _roots(datasets, id)
         self.location = id
         self.names = _Numbers(split, len(self._rows))
 
@@ -53,7 +59,7 @@ class HubSource(ImageSource):
         picture = self._rows[index][self._column] or {}
         data: bytes | None = picture.get("bytes")
         if data is None and picture.get("path"):
-            return read_file(Path(picture["path"]))
+            return read_file(self._inside(index, picture["path"]))
         if data is None:
             raise ImageError(f"{self.path(index)} has no picture; leave it out")
         if len(data) > MAX_BYTES:
@@ -61,6 +67,23 @@ class HubSource(ImageSource):
                 f"{self.path(index)} must be at most {MAX_BYTES} bytes, got {len(data)}; remove it"
             )
         return data
+
+    def _inside(self, index: int, path: str) -> Path:
+        # The rows are written by others, and their paths could name any file of this machine.
+        # Links are followed first: those of the cache stay in it.
+        try:
+            file = Path(path).resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ImageError(
+                f"{self.path(index)} cannot be read, its path is {path!r} ({error}); leave it out"
+            ) from error
+        if not any(file.is_relative_to(root) for root in self._roots):
+            raise ImageError(
+                f"{self.path(index)} must be a picture below the data set's own folder or the "
+                f"Hugging Face cache, got the path {path}; leave it out, or store the data set "
+                "again with its pictures in it"
+            )
+        return file
 
 
 def hub_domain(
@@ -100,13 +123,19 @@ def hub_domain(
         ValueError: As `HubSource`, or there are too few pictures, or an argument is out of range.
     """
 
-    def source(part: str) -> HubSource:
-        return HubSource(str(id), config=config, revision=revision, split=part, column=column)
+    def source(part: str, key: str) -> HubSource:
+        return HubSource(
+            str(id), config=config, revision=revision, split=part, column=column, key=key
+        )
 
+    few_shot_source = source(split, "data.split")
+    held_out_source = None
+    if held_out_split is not None:
+        held_out_source = source(held_out_split, "data.held_out_split")
     return picture_domain(
         name=name,
-        few_shot_source=source(split),
-        held_out_source=None if held_out_split is None else source(held_out_split),
+        few_shot_source=few_shot_source,
+        held_out_source=held_out_source,
         resolution=resolution,
         few_shot=few_shot,
         held_out=held_out,
@@ -144,11 +173,12 @@ def _load(
     config: str | None,
     revision: str | None,
     split: str,
+    key: str,
 ) -> Any:  # noqa: ANN401
     folder = Path(id).expanduser()
     try:
         if any((folder / file).is_file() for file in _SAVED):
-            return _of_split(datasets.load_from_disk(str(folder)), split)
+            return _of_split(datasets, datasets.load_from_disk(str(folder)), split)
         place = str(folder) if folder.is_dir() else id
         return datasets.load_dataset(place, name=config, revision=revision, split=split)
     except OSError as error:
@@ -163,17 +193,41 @@ def _load(
     except (ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"the data set {id} cannot be used ({_first_line(error)}); check data.config="
-            f"{_text(config)}, data.revision={_text(revision)} and data.split={split}, or fetch "
+            f"{_text(config)}, data.revision={_text(revision)} and {key}={split}, or fetch "
             "it again"
         ) from error
 
 
-def _of_split(saved: Any, split: str) -> Any:  # noqa: ANN401
-    if not hasattr(saved, "keys"):
-        return saved
-    if split not in saved:
-        raise ValueError(f"split {split!r} is not one of {', '.join(saved.keys())}")
-    return saved[split]
+def _of_split(datasets: Any, saved: Any, split: str) -> Any:  # noqa: ANN401
+    if isinstance(saved, datasets.Dataset):
+        splits = {"train" if saved.split is None else str(saved.split): saved}
+    else:
+        splits = dict(saved)
+    if split in splits:
+        return splits[split]
+    # A part that was saved, as of train[:100], goes by the name of the whole.
+    splits = {name.partition("[")[0]: rows for name, rows in splits.items()}
+    sizes = {name: len(rows) for name, rows in splits.items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    except ValueError as error:
+        raise ValueError(
+            f"split {split!r} is not one of {', '.join(splits)}, nor a slice of one: "
+            f"{_first_line(error)}"
+        ) from error
+    return datasets.concatenate_datasets(
+        [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    )
+
+
+def _roots(datasets: Any, id: str) -> tuple[Path, ...]:  # noqa: ANN401
+    """Find the folders in which pictures that are files may lie, links resolved."""
+    hub = load_extra("huggingface_hub.constants", use=f"data.id={id}")
+    config = datasets.config
+    caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, hub.HF_HUB_CACHE)
+    folder = Path(id).expanduser()
+    own = (folder,) if folder.is_dir() else ()
+    return tuple(Path(root).resolve() for root in (*own, *caches))
 
 
 def _picture_column(

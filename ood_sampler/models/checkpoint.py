@@ -1,7 +1,9 @@
 """Published checkpoints as denoisers: state dicts of research code, and diffusers folders."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,12 +17,23 @@ from ood_sampler.models.guided_diffusion import GuidedDiffusion
 from ood_sampler.models.pesser import PesserDDPM
 from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
 from ood_sampler.models.process import from_section, has_schedule
-from ood_sampler.models.state import State, read_file
+from ood_sampler.models.state import MALFORMED, BrokenFileError, State, read_file
+
+log = logging.getLogger(__name__)
 
 _FORMATS = (GuidedDiffusion, PesserDDPM)
 _SECTIONS = ("format", "data", "model", "diffusion")
 _DEEPEST = 4
 """Containers in containers: as deep as published files go; a pickle could have no end."""
+
+_FEWEST_BETAS = 10
+"""Shorter lists of that name are an optimizer's (0.9, 0.999)."""
+
+_LATENT = re.compile(r"(^|\.)(first|cond)_stage_model\.")
+"""Names of the encoders that latent diffusion has beside its network."""
+
+_LIT_EMA = "model_ema."
+"""Prefix of the averages of the module `model` in the code of latent diffusion."""
 
 
 def load_checkpoint(
@@ -39,7 +52,9 @@ def load_checkpoint(
             (guided-diffusion or pesser-ddpm), `model` (and `data` for pesser-ddpm) with the
             original names, `diffusion` with schedule and prediction type. Anything else given is
             checked against the weights. None for a folder.
-        label: the class of a class-conditional model.
+        label: the class of a class-conditional model. Without one, the network of a checkpoint
+            file runs without its embedding of classes; a warning says so, unless the
+            architecture has `class_cond: false`.
 
     Raises:
         FileNotFoundError: there is no such file, or a part of the folder is missing.
@@ -57,22 +72,20 @@ def load_checkpoint(
         raise ValueError(
             f"format must be {found.format.name}, as {path} says, got {sections['format']}"
         )
-    try:
+    with _whole(path):
         network = found.format.from_state(found.state, sections, source=path)
-    except KeyError as error:
-        raise ValueError(
-            f"{path} must hold a whole network, but it lacks {error}; fetch the file again"
-        ) from error
     process = from_section(sections.get("diffusion"), betas=found.betas)
     check_label(label, network.num_classes, path, required=False)
-    if label is None and isinstance(network, GuidedDiffusion):
+    if label is None and isinstance(network, GuidedDiffusion) and network.num_classes is not None:
+        log.warning(
+            "%s knows %d classes, which are ignored: set model.label to ask for one",
+            path,
+            network.num_classes,
+        )
         network = replace(network, num_classes=None)
-    unet = make_network(
-        network.unet_config(),
-        network.convert(found.state, source=path),
-        time_proj=network.time_proj(),
-        source=path,
-    )
+    with _whole(path):
+        config, weights = network.unet_config(), network.convert(found.state, source=path)
+    unet = make_network(config, weights, time_proj=network.time_proj(), source=path)
     return process.denoiser(unet, label=label)
 
 
@@ -96,6 +109,23 @@ def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = Non
     if has_schedule(section):
         return from_section(section).schedule
     return from_section(section, betas=_find_network(read_file(path), path).betas).schedule
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of weights that are not whole what they are, whatever stumbles over them."""
+    try:
+        yield
+    except KeyError as error:
+        raise BrokenFileError(
+            f"{path} must hold a whole network, but it lacks {error}; fetch the file again"
+        ) from error
+    except MALFORMED as error:
+        reason = str(error).partition("\n")[0]
+        raise BrokenFileError(
+            f"{path} must hold the weights of a network, got tensors whose shapes make none "
+            f"({reason}); fetch the file again"
+        ) from error
 
 
 def _check_folder(path: Path, architecture: Mapping[str, Any] | None) -> None:
@@ -127,12 +157,14 @@ class _Found:
         format: the class of its architecture.
         state: its state dict, without the prefix.
         betas: the table beside it, or None.
+        names: of all tensors in the container.
     """
 
     place: str
     format: type[GuidedDiffusion | PesserDDPM]
     state: State
     betas: object
+    names: tuple[str, ...]
 
     @property
     def is_average(self) -> bool:
@@ -149,11 +181,22 @@ def _find_network(content: object, path: Path) -> _Found:
             f"{', '.join(map(str, names)) or 'nothing'}; a diffusers network is loaded by its "
             "folder, which has its config.json"
         )
+    if any(_LATENT.search(name) for network in networks for name in network.names):
+        raise ValueError(
+            f"{path} must hold a network of images, got one beside first_stage_model or "
+            "cond_stage_model: models of latents or of text are not implemented"
+        )
     best = [network for network in networks if network.is_average] or networks
     if len(best) > 1:
         raise ValueError(
             f"{path} must hold one network, got several, at "
             f"{', '.join(repr(network.place) for network in best)}; save the one you mean alone"
+        )
+    if not best[0].is_average and any(name.startswith(_LIT_EMA) for name in best[0].names):
+        log.warning(
+            "%s has averaged weights at %s that are not understood: the raw ones are taken",
+            path,
+            _LIT_EMA,
         )
     return best[0]
 
@@ -171,16 +214,37 @@ def _networks(
             yield from _networks(item, f"{place}{name}.", betas, depth + 1)
     if not isinstance(content, Mapping):
         return
-    betas = content.get("betas", betas)
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    betas = content["betas"] if _is_table(content.get("betas")) else betas
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     for architecture in _FORMATS:
-        for name in [key for key in tensors if str(key).endswith(architecture.anchor)]:
+        for name in [key for key in tensors if key.endswith(architecture.anchor)]:
             prefix = name.removesuffix(architecture.anchor)
             state = {
                 key.removeprefix(prefix): value
                 for key, value in tensors.items()
-                if str(key).startswith(prefix) and key != "betas"
+                if key.startswith(prefix) and key != "betas"
             }
-            yield _Found(f"{place}{prefix}", architecture, state, betas)
+            yield _Found(f"{place}{prefix}", architecture, state, betas, tuple(tensors))
+            average = _lit_ema(state, prefix, tensors)
+            if average is not None:
+                yield _Found(f"{place}{_LIT_EMA}", architecture, average, betas, tuple(tensors))
     for key, value in content.items():
         yield from _networks(value, f"{place}{key}.", betas, depth + 1)
+
+
+def _is_table(betas: object) -> bool:
+    shape = betas.shape if isinstance(betas, Tensor) else None
+    if shape is not None:
+        return len(shape) == 1 and shape[0] >= _FEWEST_BETAS
+    return isinstance(betas, list | tuple) and len(betas) >= _FEWEST_BETAS
+
+
+def _lit_ema(state: State, prefix: str, tensors: State) -> State | None:
+    """Find the averages of a network, under its names without their dots; None if not of all."""
+    if not prefix.startswith("model."):
+        return None
+    inner = prefix.removeprefix("model.")
+    names = {name: _LIT_EMA + f"{inner}{name}".replace(".", "") for name in state}
+    if not all(average in tensors for average in names.values()):
+        return None
+    return {name: tensors[average] for name, average in names.items()}

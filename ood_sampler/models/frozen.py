@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
+from ood_sampler.models.state import BrokenFileError
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 
 
@@ -54,6 +56,15 @@ class FrozenModel:
         path = None if self.path is None else str(self.path)
         return WeightFiles(name=self.name, path=path, sources=self.sources)
 
+    @property
+    def missing_megabytes(self) -> float | None:
+        """Size of what `weights` would fetch now, NaN where not known; None if nothing.
+
+        Raises:
+            FileNotFoundError: the weights are missing and no source can be fetched from.
+        """
+        return self.weight_files.missing_megabytes()
+
     @cached_property
     def weights(self) -> Weights:
         """The weights, fetched if need be.
@@ -66,7 +77,8 @@ class FrozenModel:
     @cached_property
     def schedule(self) -> Schedule:
         """The noise schedule, read without building the network."""
-        return read_schedule(self.weights.path, self._architecture)
+        with self._opening():
+            return read_schedule(self.weights.path, self._architecture)
 
     @cached_property
     def digest(self) -> str:
@@ -89,13 +101,19 @@ class FrozenModel:
                 makes images of another resolution or number of channels.
         """
         _ = self.weights.checksums
-        denoiser = load_checkpoint(self.weights.path, self._architecture, label=self.label)
+        with self._opening():
+            denoiser = load_checkpoint(self.weights.path, self._architecture, label=self.label)
         network: Any = denoiser.network
         # a checkpoint file does not always tell the resolution
         if network.resolution not in (None, self.resolution):
             raise ValueError(
                 f"model.resolution must be {network.resolution}, as {self.weights.path} says, got "
                 f"{self.resolution}"
+            )
+        if self.resolution % 2**network.halvings:
+            raise ValueError(
+                f"model.resolution must be divisible by {2**network.halvings}, as the network in "
+                f"{self.weights.path} halves it {network.halvings} times, got {self.resolution}"
             )
         if network.channels != self.channels:
             raise ValueError(
@@ -104,6 +122,18 @@ class FrozenModel:
             )
         self.weights.remember()
         return denoiser
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Say of a broken file in the cache how to be rid of it."""
+        try:
+            yield
+        except BrokenFileError as error:
+            if self.weights.record is None:
+                raise
+            raise BrokenFileError(
+                f"{error}; remove {self.weights.path} to have it fetched again"
+            ) from error
 
     @property
     def _architecture(self) -> dict[str, Any] | None:

@@ -140,7 +140,8 @@ class GuidedDiffusion:
             state: the original state dict.
             architecture: its section `model` has keyword arguments of the original `create_model`.
                 Only the attention heads (`num_head_channels` or `num_heads`) and
-                `use_new_attention_order` (default false) do not show in the weights.
+                `use_new_attention_order` (default false) do not show in the weights. Where
+                `class_cond` is false, an embedding of classes is left out.
             source: the file, for messages.
 
         Raises:
@@ -173,6 +174,9 @@ class GuidedDiffusion:
             known["attention_resolutions"] = tuple(
                 sorted(image_size // factor for factor in found["attention_factors"])
             )
+        if given.get("class_cond") is False:
+            # research forks keep an embedding of classes that their network ignores
+            found["num_classes"], known["class_cond"] = None, False
         check_agreement(given, known, source=source)
         return cls(**found, **{key: given[key] for key in _FREE if key in given})
 
@@ -255,10 +259,15 @@ class GuidedDiffusion:
     def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Split rows into those of queries, keys and values; weights become matrices."""
         qkv = qkv.flatten(1) if qkv.ndim > 1 else qkv
+        head_channels = self.head_channels or len(qkv) // 3
+        if not head_channels or len(qkv) % (3 * head_channels):
+            raise ValueError(
+                "qkv must have three rows for each channel of its attention heads, got "
+                f"{len(qkv)} rows with heads of {head_channels}; check num_head_channels"
+            )
         if self.use_new_attention_order:
             return qkv.chunk(3)
         # rows are [head][q, k, v][channel of the head]
-        head_channels = self.head_channels or len(qkv) // 3
         return tuple(
             part.flatten(0, 1) for part in qkv.unflatten(0, (-1, 3, head_channels)).unbind(1)
         )

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.process import Process, from_scheduler
-from ood_sampler.models.state import State, load_strictly, read_file, read_json
+from ood_sampler.models.sources import refuse_other_networks
+from ood_sampler.models.state import MALFORMED, State, load_strictly, read_file, read_json
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_MOST_LAYERS = 100
+"""Published networks have up to 4; more than this would be built for hours."""
+
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention weights before diffusers 0.15, as the first published models have them."""
 
@@ -34,6 +38,11 @@ class UNet(nn.Module):
         """Pixels a side of its images, if its config says so."""
         size: int | list[int] | None = self.unet.config.sample_size  # type: ignore[union-attr, assignment]
         return size[0] if isinstance(size, list | tuple) else size
+
+    @property
+    def halvings(self) -> int:
+        """How often it halves its images, on the way to its lowest level."""
+        return len(self.unet.config.block_out_channels) - 1  # type: ignore[union-attr, arg-type]
 
     @property
     def channels(self) -> int:
@@ -70,7 +79,7 @@ def make_network(
     try:
         with torch.device("meta"):
             unet = UNet2DModel.from_config(dict(config))
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError) as error:
+    except (ValueError, *MALFORMED) as error:
         raise ValueError(f"{source} must describe a UNet2DModel, got: {error}") from error
     channels = unet.config.in_channels
     if unet.config.out_channels not in (channels, 2 * channels):
@@ -111,7 +120,21 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
             f"class_embed_type must be null, got {config['class_embed_type']!r} in {config_file}"
         )
     process = _process(path)
-    check_label(label, config.get("num_class_embeds"), path, required=True)
+    classes = config.get("num_class_embeds")
+    if classes is not None and (type(classes) is not int or classes < 1):
+        raise ValueError(
+            f"num_class_embeds must be null or an integer >= 1, got {classes!r} in {config_file}"
+        )
+    layers = config.get("layers_per_block", 1)
+    if type(layers) is not int or not 1 <= layers <= _MOST_LAYERS:
+        raise ValueError(
+            f"layers_per_block must be an integer in 1..{_MOST_LAYERS}, got {layers!r} in "
+            f"{config_file}"
+        )
+    size = config.get("sample_size")
+    if isinstance(size, list) and (len(size) != 2 or size[0] != size[1]):
+        raise ValueError(f"sample_size must be that of a square, got {size} in {config_file}")
+    check_label(label, classes, path, required=True)
     content = read_file(weights)
     if not isinstance(content, Mapping):
         raise ValueError(f"{weights} must hold a state dict, got {type(content).__name__}")
@@ -120,25 +143,13 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
 
 
 def _check_index(path: Path) -> None:
-    """See that the pipeline has no other networks, such as the decoder of latent diffusion."""
-    if not (path / "model_index.json").is_file():
-        return
-    index = read_json(path / "model_index.json")
-    parts = {name: part for name, part in index.items() if isinstance(part, list) and part[-1:]}
-    others = [
-        name for name, part in parts.items() if name not in ("unet", "scheduler") and part[-1]
-    ]
-    if others:
-        raise ValueError(
-            f"{path} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
-            "models of latents or of text are not implemented"
-        )
-    if "unet" in parts and parts["unet"][-1] != "UNet2DModel":
-        raise ValueError(f"the network must be a UNet2DModel, got {parts['unet'][-1]} in {path}")
+    file = path / "model_index.json"
+    if file.is_file():
+        refuse_other_networks(read_json(file), path)
 
 
-def check_label(label: int | None, classes: int | None, path: Path, *, required: bool) -> None:
-    """See that a label names one of the model's classes.
+def check_label(label: object, classes: int | None, path: Path, *, required: bool) -> None:
+    """See that a label is an integer and names one of the model's classes.
 
     Args:
         label: the class, or None.
@@ -149,6 +160,8 @@ def check_label(label: int | None, classes: int | None, path: Path, *, required:
     Raises:
         ValueError: it does not.
     """
+    if label is not None and (not isinstance(label, int) or isinstance(label, bool)):
+        raise ValueError(f"model.label must be an integer or null, got {label!r}")
     if classes is None:
         if label is not None:
             raise ValueError(f"model.label must be null: {path} knows no classes, got {label}")
@@ -185,7 +198,7 @@ def _process(path: Path) -> Process:
         raise ValueError(
             f"{file} must be a diffusers scheduler config, but lacks {error}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (ValueError, *MALFORMED) as error:
         raise ValueError(f"{error} (in {file})") from error
 
 

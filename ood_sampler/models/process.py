@@ -1,6 +1,6 @@
 """The process a network was trained on: its noise schedule and what the network predicts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ _BETA_SCHEDULES = {
     "quad": "scaled_linear",
     "squaredcos_cap_v2": "squaredcos_cap_v2",
 }
+_MOST_STEPS = 10**6
+"""Published chains have up to 4000; more than this would fill the memory."""
+
 _NOISE_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 
 
@@ -62,11 +65,13 @@ def read_betas(table: object) -> Tensor:
     r"""Read a table $\beta_0, \dots, \beta_{T-1}$ in float64.
 
     Raises:
-        ValueError: it is no list of numbers.
+        ValueError: it is no list of numbers, or too long.
     """
+    if isinstance(table, Sized) and len(table) > _MOST_STEPS:
+        raise ValueError(f"betas must have at most {_MOST_STEPS} values, got {len(table)}")
     try:
         return torch.tensor(numbers(table), dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"betas must be a list of numbers, got {type(table).__name__}") from error
 
 
@@ -92,7 +97,7 @@ def from_scheduler(config: Mapping[str, Any]) -> Process:
     name = _named("beta_schedule", config["beta_schedule"], _BETA_SCHEDULES)
     schedule = Schedule.from_name(
         name,  # type: ignore[arg-type]
-        config["num_train_timesteps"],
+        _steps("num_train_timesteps", config["num_train_timesteps"]),
         beta_start=config["beta_start"],
         beta_end=config["beta_end"],
     )
@@ -174,29 +179,41 @@ def _schedule(given: Mapping[str, Any], betas: object) -> Schedule:
     if "betas" in given:
         return Schedule(read_betas(given["betas"]))
     if families == [_GUIDED_DIFFUSION]:
-        T = given.get("diffusion_steps", 1000)
+        T = _steps("diffusion_steps", given.get("diffusion_steps", 1000))
         name = _named("noise_schedule", given.get("noise_schedule", "linear"), _NOISE_SCHEDULES)
-        scale = 1000 / max(T, 1)
-        return _from_name(name, T, beta_start=scale * 1e-4, beta_end=scale * 0.02)
+        return Schedule.from_name(
+            name,  # type: ignore[arg-type]
+            T,
+            beta_start=1000 / T * 1e-4,
+            beta_end=1000 / T * 0.02,
+        )
     steps = [
-        given[key] for key in ("num_diffusion_timesteps", "num_train_timesteps") if key in given
+        _steps(key, given[key])
+        for key in ("num_diffusion_timesteps", "num_train_timesteps")
+        if key in given
     ]
     if len(steps) > 1:
         raise ValueError(
             f"num_train_timesteps must not be given beside num_diffusion_timesteps, got {steps[1]}"
         )
-    return _from_name(
-        _named("beta_schedule", given.get("beta_schedule", "linear"), _BETA_SCHEDULES),
+    name = _named("beta_schedule", given.get("beta_schedule", "linear"), _BETA_SCHEDULES)
+    return Schedule.from_name(
+        name,  # type: ignore[arg-type]
         *(steps or [1000]),
         beta_start=given.get("beta_start", 1e-4),
         beta_end=given.get("beta_end", 0.02),
     )
 
 
-def _from_name(name: str, T: int, *, beta_start: float, beta_end: float) -> Schedule:
-    if T < 1:
-        raise ValueError(f"the number of diffusion steps must be >= 1, got {T}")
-    return Schedule.from_name(name, T, beta_start=beta_start, beta_end=beta_end)  # type: ignore[arg-type]
+def _steps(field: str, value: object) -> int:
+    """Read the length of a chain."""
+    try:
+        steps = integer(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{field} must be an integer, got {value!r}") from error
+    if not 1 <= steps <= _MOST_STEPS:
+        raise ValueError(f"{field} must be in 1..{_MOST_STEPS}, got {steps}")
+    return steps
 
 
 def _named(field: str, value: str, names: Mapping[str, str]) -> str:

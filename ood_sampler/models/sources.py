@@ -1,6 +1,7 @@
 """Known places of a model's weights: how to find what they gave, and how to fetch it."""
 
 import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -8,6 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_INDEX = "model_index.json"
+"""File of a pipeline that names its parts."""
 
 _TIMEOUT = 30.0
 """Seconds to wait for a server that says nothing."""
@@ -46,6 +50,29 @@ def pipeline_parts(there: Callable[[str], bool]) -> list[str] | None:
 def parts_of(folder: Path) -> list[str] | None:
     """`pipeline_parts` of a folder."""
     return pipeline_parts(lambda part: (folder / part).is_file())
+
+
+def refuse_other_networks(index: object, place: object) -> None:
+    """See that a pipeline has no other networks, such as the decoder of latent diffusion.
+
+    Args:
+        index: content of its `model_index.json`.
+        place: of the pipeline, for messages.
+
+    Raises:
+        ValueError: it has, or its network is no `UNet2DModel`.
+    """
+    if not isinstance(index, Mapping):
+        raise ValueError(f"model_index.json must hold a JSON object, got {type(index).__name__}")
+    parts = {name: part[-1] for name, part in index.items() if isinstance(part, list) and part}
+    others = [name for name in parts if name not in ("unet", "scheduler") and parts[name]]
+    if others:
+        raise ValueError(
+            f"{place} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
+            "models of latents or of text are not implemented"
+        )
+    if parts.get("unet", "UNet2DModel") != "UNet2DModel":
+        raise ValueError(f"the network must be a UNet2DModel, got {parts['unet']} in {place}")
 
 
 class FetchError(OSError):
@@ -138,7 +165,7 @@ class HubSource(Source):
             if parts is None:
                 raise FetchError(f"{self.hub} holds no diffusers pipeline of one UNet2DModel")
             # the weights last: a folder without them is not taken for a pipeline
-            for part in [*({"model_index.json"} & set(files)), *parts]:
+            for part in [*({_INDEX} & set(files)), *parts]:
                 lfs = files[part].lfs
                 self._fetch_part(
                     folder / self.entry / part,
@@ -147,6 +174,9 @@ class HubSource(Source):
                     size=files[part].size,
                     sha256=None if lfs is None else lfs.sha256,
                 )
+                if part == _INDEX:
+                    index = json.loads((folder / self.entry / part).read_text(encoding="utf-8"))
+                    refuse_other_networks(index, self.hub)
         except FetchError:
             raise
         except errors as error:

@@ -35,6 +35,39 @@ _BROKEN = (
 )
 """What torch and safetensors raise on files that are not whole."""
 
+MALFORMED = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ZeroDivisionError,
+)
+"""What code that trusts names and shapes raises on those that make no network."""
+
+_DATA = frozenset(
+    {
+        "argparse.Namespace",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "pathlib.PosixPath",
+        "pathlib.PurePosixPath",
+        "pathlib.WindowsPath",
+        "pathlib.PureWindowsPath",
+    }
+)
+"""Objects that training code leaves in checkpoints: settings, paths, measured numbers."""
+
+
+class BrokenFileError(ValueError):
+    """A file is not whole, or not what its name says."""
+
 
 def read_file(path: Path) -> object:
     """Read a file of tensors: what `torch.save` wrote, or safetensors, told apart by content.
@@ -43,7 +76,8 @@ def read_file(path: Path) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds anything else, or is not whole.
+        BrokenFileError: it is not whole.
+        ValueError: it holds anything else.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -60,9 +94,9 @@ def read_file(path: Path) -> object:
                 path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
             )
     except pickle.UnpicklingError as error:
-        raise ValueError(_unpickling_message(path, error)) from error
+        raise _unpickling_fault(path, error) from error
     except _BROKEN as error:
-        raise ValueError(
+        raise BrokenFileError(
             f"{path} must be a whole checkpoint, got a broken one ({_first_line(error)}); {_AGAIN}"
         ) from error
 
@@ -70,15 +104,15 @@ def read_file(path: Path) -> object:
 def _check_start(start: bytes, path: Path) -> None:
     text = start.lstrip().lower()
     if not start:
-        raise ValueError(f"{path} must hold weights, got an empty file; {_AGAIN}")
+        raise BrokenFileError(f"{path} must hold weights, got an empty file; {_AGAIN}")
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise ValueError(
+        raise BrokenFileError(
             f"{path} must hold weights, got a web page: the download was refused, as Google Drive "
             "does when a file was fetched too often; open the link in a browser, save the file "
             "itself, and put it here"
         )
     if text.startswith(b"version https://git-lfs"):
-        raise ValueError(
+        raise BrokenFileError(
             f"{path} must hold weights, got a Git LFS pointer; fetch the file that it stands for"
         )
 
@@ -87,24 +121,29 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except _BROKEN as error:
-        raise ValueError(
+        raise BrokenFileError(
             f"{path} must be whole safetensors, got a broken file ({_first_line(error)}); {_AGAIN}"
         ) from error
     return tensors
 
 
-def _unpickling_message(path: Path, error: pickle.UnpicklingError) -> str:
+def _unpickling_fault(path: Path, error: pickle.UnpicklingError) -> ValueError:
     objects = re.search(r"GLOBAL ([\w.]+)", str(error))
     if objects is None:
         cause = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        return (
+        return BrokenFileError(
             f"{path} must hold tensors alone, got a broken file or one with other objects "
             f"({cause}); nothing in it was executed; {_AGAIN}"
         )
-    return (
-        f"{path} must hold tensors alone, got a pickle with other objects ({objects[1]}), which "
-        "could run any code; nothing of it was executed. If you trust its source, open it where it "
-        "can do no harm and save its state dict alone, with safetensors or torch.save"
+    found = (
+        f"it holds other objects ({objects[1]}), which are not read"
+        if objects[1] in _DATA
+        else f"got a pickle with other objects ({objects[1]}): reading them could run any code, so "
+        "nothing of it was executed"
+    )
+    return ValueError(
+        f"{path} must hold tensors alone, {found}. If you trust its source, open it where it can "
+        "do no harm and save its state dict alone, with safetensors or torch.save"
     )
 
 
@@ -122,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got: {error}; {_AGAIN}") from error
+        raise BrokenFileError(f"{path} must be JSON, got: {error}; {_AGAIN}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
@@ -187,19 +226,25 @@ def load_strictly(network: nn.Module, state: State, *, source: object) -> None:
     network.load_state_dict(weights, assign=True)
 
 
-def _weight(weight: Tensor, shape: tuple[int, ...], name: str, source: object) -> Tensor:
+def _weight(weight: object, shape: tuple[int, ...], name: str, source: object) -> Tensor:
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"{source} must hold tensors, got {type(weight).__name__} in {name}")
     if tuple(weight.shape) != shape:
         raise ValueError(
             f"{source} must hold {name} in the shape {shape} of its architecture, got "
             f"{tuple(weight.shape)}; check the architecture"
         )
+    if not weight.numel():
+        raise ValueError(f"{source} must hold weights, got none in {name} of shape {shape}")
     if not is_plain(weight):
         raise ValueError(
             f"{source} must hold dense floating-point weights, got {weight.dtype} in {name}"
         )
     weight = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not weight.isfinite().all():
-        raise ValueError(f"{source} must hold finite weights, got NaN or inf in {name}; {_AGAIN}")
+        raise BrokenFileError(
+            f"{source} must hold finite weights, got NaN or inf in {name}; {_AGAIN}"
+        )
     return weight
 
 

@@ -6,6 +6,7 @@ once.
 
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -34,6 +35,11 @@ RECORD = "sha256.json"
 """File beside the weights in the cache: what they were when they were first used."""
 
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+
+_PIPELINE = (
+    "whole diffusers pipeline (config.json, scheduler_config.json and "
+    "diffusion_pytorch_model.safetensors or .bin)"
+)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -134,8 +140,9 @@ class WeightFiles:
     Args:
         name: of the model, and of its folder in the cache.
         path: a pipeline folder, a checkpoint file or a folder that holds one of the `sources`'
-            files; a relative one is looked for in the package's assets, then below the working
-            directory. Or the hub id of a pipeline. None where only `sources` are known.
+            files; a bare name at which there is none in the working directory is a pipeline that
+            ships with the package. Or the hub id of a pipeline. None where only `sources` are
+            known.
         sources: entries as `parse_source` takes them, tried in their order.
 
     Raises:
@@ -160,9 +167,9 @@ class WeightFiles:
     def find(self) -> Weights | None:
         """Look everywhere but on the network; None if there is nothing whole."""
         if self.path is not None:
-            for place in self._places():
-                if place.exists():
-                    return Weights(self._in_folder(place) or place)
+            for path in map(self._at, self._places()):
+                if path is not None:
+                    return Weights(path)
             if not self._is_hub_model:
                 return None
         for source in self.sources:
@@ -193,16 +200,39 @@ class WeightFiles:
             raise FileNotFoundError(self._missing(reasons))
         return found
 
+    def missing_megabytes(self) -> float | None:
+        """Size of what `obtain` would fetch now, NaN where not known; None if nothing.
+
+        Raises:
+            FileNotFoundError: the weights are missing and no source can be fetched from.
+        """
+        if self.find() is not None:
+            return None
+        if self.path is not None and not self._is_hub_model:
+            raise FileNotFoundError(self._missing_path())
+        fetched = [source for source in self.sources if not isinstance(source, PageSource)]
+        if not fetched:
+            raise FileNotFoundError(self._missing([]))
+        return next((s.megabytes for s in fetched if s.megabytes is not None), math.nan)
+
     @property
     def _is_hub_model(self) -> bool:
-        return any(isinstance(s, HubSource) and s.hub == self.path for s in self.sources)
+        """Whether the path is a hub id, at which nothing lies."""
+        named = any(isinstance(s, HubSource) and s.hub == self.path for s in self.sources)
+        return named and not any(place.exists() for place in self._places())
 
     def _places(self) -> list[Path]:
         given = Path(str(self.path)).expanduser()
-        return [given] if given.is_absolute() else [ASSETS / given, given]
+        is_bare = given.name == self.path and self.path not in ("", "..")
+        return [given, ASSETS / given] if is_bare else [given]
 
-    def _in_folder(self, place: Path) -> Path | None:
+    def _at(self, place: Path) -> Path | None:
+        """Whole weights at a place; of what ships with the package, pipelines alone."""
         if parts_of(place):
+            return place
+        if place.parent == ASSETS:
+            return None
+        if place.is_file():
             return place
         files = [s.find(place) for s in self.sources if isinstance(s, FileSource)]
         return next((file for file in files if file is not None), None)
@@ -245,17 +275,26 @@ class WeightFiles:
             lock.release()
 
     def _missing_path(self) -> str:
-        places = " and ".join(str(place) for place in self._places())
+        places = self._places()
+        looked = f"looked for {' and '.join(map(str, places))}"
+        remedy = "a diffusers pipeline folder or a checkpoint file"
+        if places[0].is_dir():
+            known = [source.file for source in self.sources if isinstance(source, FileSource)]
+            wanted = " nor ".join(dict.fromkeys([_PIPELINE, *known]))
+            looked = f"{places[0]} has no {wanted}"
+            files = sorted(file.name for file in places[0].iterdir() if file.suffix in _CHECKPOINTS)
+            if files:
+                looked += f", but {', '.join(files)}"
+                remedy = f"the file itself, as {places[0] / files[0]}"
         message = (
-            f"the weights of model {self.name} are missing: looked for {places}; set model.path to "
-            "a diffusers pipeline folder or a checkpoint file"
+            f"the weights of model {self.name} are missing: {looked}; set model.path to {remedy}"
         )
         if self.sources:
             return (
                 f"{message}, or to null: then {self._wanted()} is looked for in {self.folder}, and "
                 "fetched if need be"
             )
-        if len(self._places()) > 1:
+        if len(places) > 1:
             return f"{message}, or install the package again if they came with it"
         return message
 

@@ -4,6 +4,7 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,11 @@ def test_bands_are_chosen_in_order(tmp_path: Path) -> None:
         open_arrays(tmp_path).read(0)
     with pytest.raises(ImageError, match=r"must have the bands \[5\], got 5 bands"):
         open_arrays(tmp_path, bands=[5]).read(0)
-    for bands in ([0, 1], [], [-1]):
-        with pytest.raises(ValueError, match=r"data\.bands must be 1 or 3 indices from 0"):
+    np.testing.assert_array_equal(open_arrays(tmp_path, bands=3).read(1), stored[1][[3]])
+    for bands in ([0, 1], [], [-1], -1, ["a"], "a", "012", [None], [0.5], True, [True]):
+        with pytest.raises(ValueError, match=r"data\.bands must be 1 or 3 indices from 0") as info:
             open_arrays(tmp_path, bands=bands)
+        assert str(info.value).endswith(f"got {bands!r}")
 
 
 def test_band_axis_decides_where_the_shape_does_not(tmp_path: Path) -> None:
@@ -180,12 +183,49 @@ def test_array_of_several_is_chosen_by_name(tmp_path: Path, name: str, other: st
         fits.HDUList(units).writeto(path)
     chosen = "TWO" if other == "fits" else "two"
     np.testing.assert_array_equal(open_arrays(path, array=chosen).read(1)[0], two[1])
-    with pytest.raises(ImageError, match=r"must hold one array, got .*(?i:one, two); set data.arr"):
+    listed = r"1 \(ONE,1\), 2 \(TWO,1\)" if other == "fits" else "one, two"
+    with pytest.raises(ImageError, match=rf"must hold one \w+, got {listed}; set data.array"):
         open_arrays(path)
-    with pytest.raises(ImageError, match=r"must hold the array three, got"):
+    with pytest.raises(ImageError, match=rf"must hold .*three, got {listed}; set data.array"):
         open_arrays(path, array="three")
-    if other == "fits":
-        np.testing.assert_array_equal(open_arrays(path, array="1").read(0)[0], one[0])
+
+
+def test_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one, two = fields(2, 4, 5), fields(2, 4, 5, seed=1)
+    units = [
+        fits.PrimaryHDU(),
+        fits.ImageHDU(one, name="SCI", ver=1),
+        fits.BinTableHDU.from_columns([fits.Column("z", "D", array=np.zeros(3))]),
+        fits.ImageHDU(one + 1, name="ERR", ver=1),
+        fits.ImageHDU(two, name="SCI", ver=2),
+        fits.ImageHDU(two + 1),
+    ]
+    path = tmp_path / "a.fits"
+    fits.HDUList(units).writeto(path)
+    chosen = {"1": one, "SCI,1": one, "sci, 2": two, "4": two, "5": two + 1, "ERR": one + 1}
+    for array, stored in chosen.items():
+        np.testing.assert_array_equal(open_arrays(path, array=array).read(1)[0], stored[1])
+    np.testing.assert_array_equal(open_arrays(path, array=4).read(1)[0], two[1])
+    with pytest.raises(
+        ImageError, match=r"data\.array=SCI, got 1 \(SCI,1\), 4 \(SCI,2\); set data"
+    ):
+        open_arrays(path, array="SCI")
+    listed = r"got 1 \(SCI,1\), 3 \(ERR,1\), 4 \(SCI,2\), 5; set data\.array to the number of one"
+    for array in (None, "0", "2", "6", "SCI,3", "1,1"):
+        with pytest.raises(ImageError, match=listed):
+            open_arrays(path, array=array)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("shape", [(1, 1, 9, 11), (1, 3, 9, 11), (1, 1, 9, 11, 3)])
+def test_leading_axes_of_one_are_dropped(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    stored = fields(2, *shape)
+    for index in range(2):
+        (tmp_path / f"{index}").mkdir()
+        WRITERS[name](tmp_path / f"{index}" / name, stored[index])
+    expected = stored[1, 0, 0] if len(shape) == 5 else stored[1, 0]
+    expected = np.moveaxis(expected, 2, 0) if len(shape) == 5 else expected
+    np.testing.assert_array_equal(open_arrays(tmp_path).read(1), expected)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -219,6 +259,45 @@ def test_pickles_are_never_loaded(
     with pytest.raises(ImageError, match=r"b\.npy cannot be read"):
         open_arrays(pickled)
     assert not (tmp_path / "trapped").exists()
+
+
+def test_objects_beside_images_are_left_alone(tmp_path: Path) -> None:
+    stored, labels = fields(2, 4, 5), np.array([["a", None]] * 2, dtype=object)
+    np.savez(tmp_path / "a.npz", labels=labels, flux=stored)
+    np.testing.assert_array_equal(open_arrays(tmp_path / "a.npz").read(1)[0], stored[1])
+    np.savez(tmp_path / "b.npz", labels=labels, seeds=np.arange(3))
+    message = "got pickled objects, which are never loaded; set data.array to an array of numbers"
+    with pytest.raises(ImageError, match=message):
+        open_arrays(tmp_path / "b.npz")
+    with pytest.raises(ImageError, match=message):
+        open_arrays(tmp_path / "a.npz", array="labels")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "d.npz", "e.npz"])
+def test_damage_anywhere_in_a_header_is_an_error_of_that_file(tmp_path: Path, name: str) -> None:
+    stored = fields(3, 4, 5)
+    WRITERS[name](tmp_path / name, stored)
+    data = (tmp_path / name).read_bytes()
+    for place in range(min(160, len(data))):
+        for byte in b"(\x00'-9":
+            damaged = data[:place] + bytes([byte]) + data[place + 1 :]
+            (tmp_path / name).write_bytes(damaged)
+            # Any other error ends the test; some damage does not matter.
+            with suppress(ImageError):
+                source = open_arrays(tmp_path / name)
+                source.read(0)
+
+
+@pytest.mark.parametrize("shape", ["(-3, 4, 5)", "(3, 4", "(3, 4, 5", "[" * 5000, "(3, 'a', 5)"])
+def test_header_that_is_no_header_is_an_error(tmp_path: Path, shape: str) -> None:
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    header = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    (tmp_path / "a.npy").write_bytes(header + bytes(480))
+    with zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("flux.npy", header + bytes(480))
+    for name in ("a.npy", "b.npz"):
+        with pytest.raises(ImageError, match=rf"{name} cannot be read \(.+\); fetch it again"):
+            open_arrays(tmp_path / name)
 
 
 def test_hdf5_that_leads_to_other_files_is_refused(tmp_path: Path) -> None:

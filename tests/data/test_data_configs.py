@@ -202,6 +202,27 @@ def test_embedded_data_need_no_path(option: str) -> None:
     assert (domain.scale is not None) == (option == "radiation32")
 
 
+@pytest.mark.filterwarnings("ignore:.*are clipped:UserWarning")
+@pytest.mark.parametrize(
+    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_null_takes_what_the_comments_say(
+    tmp_path: Path, option: str, build: Callable[[Path], Path]
+) -> None:
+    (tmp_path / "sets").mkdir()
+    key = "id" if option == "hub" else "root"
+    where = f"data.{key}={build(tmp_path / 'sets')}"
+    domain = make(option, where, "data.few_shot=null", "data.held_out=null")
+    expected = (20, 20) if option.startswith("afhq") else (10, 10)
+    assert (len(domain.few_shot), len(domain.held_out)) == expected
+
+
+@pytest.mark.parametrize("option", EMBEDDED)
+def test_null_takes_all_that_is_shipped(option: str) -> None:
+    domain = make(option, "data.few_shot=null", "data.held_out=null")
+    assert (len(domain.few_shot), len(domain.held_out)) == (500, 1500)
+
+
 @pytest.mark.parametrize("option", sorted({option for option, _ in STAND_INS} - {"hub", "folder"}))
 def test_missing_data_set_is_explained(tmp_path: Path, option: str) -> None:
     with pytest.raises(Exception, match=f"the data set {option} is missing") as info:

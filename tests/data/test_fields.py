@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from stand_ins import fields
 
 from ood_sampler.data import fields as fields_module
@@ -99,6 +100,42 @@ def test_limits_come_from_few_shot_fields_alone(tmp_path: Path) -> None:
     assert brighter.held_out[0].max() == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantiles": 0.5}, r"data\.quantiles must be two increasing .*, got 0\.5$"),
+        ({"quantiles": [None, 1]}, r"data\.quantiles must be two increasing .*, got \[None, 1\]$"),
+        ({"quantiles": "ab"}, r"data\.quantiles must be two increasing .*, got 'ab'$"),
+        ({"low": "abc"}, r"data\.low must be null, one number, or .*, got 'abc'$"),
+        ({"low": [None, 1, 1]}, r"data\.low must be null, .*, got \[None, 1, 1\]$"),
+        ({"high": True}, r"data\.high must be null, .*, got True$"),
+        ({"high": ["a"]}, r"data\.high must be null, .*, got \['a'\]$"),
+        ({"softening": "a"}, r"data\.softening must be a number > 0, got 'a'$"),
+        ({"bands": ["a"]}, r"data\.bands must be 1 or 3 indices .*, got \['a'\]$"),
+    ],
+)
+@pytest.mark.parametrize("configured", [True, False])
+def test_settings_of_another_type_are_named(
+    tmp_path: Path, changes: dict[str, Any], message: str, configured: bool
+) -> None:
+    path = save(tmp_path / "a.npy", fields(15, 3, 8, 8))
+    if configured:
+        created = OmegaConf.create(changes)
+        changes = {key: created[key] for key in changes}
+    with pytest.raises(ValueError, match=message):
+        make(path, **changes)
+
+
+def test_damaged_header_of_one_file_is_skipped(tmp_path: Path) -> None:
+    for index, field in enumerate(fields(15, 8, 8)):
+        save(tmp_path / f"{index:02d}.npy", field)
+    data = (tmp_path / "03.npy").read_bytes()
+    (tmp_path / "03.npy").write_bytes(data[:10] + data[10:].replace(b"}", b"(", 1))
+    domain = make(tmp_path, on_error="skip", bands=0)
+    assert [name for name, _ in domain.skipped] == ["03.npy"]
+    assert f"{tmp_path}/03.npy cannot be read" in domain.skipped[0][1]
+
+
 def test_a_given_limit_is_kept_and_the_other_measured(tmp_path: Path) -> None:
     stored = fields(15, 3, 8, 8)
     domain = make(save(tmp_path / "a.npy", stored), low=[1e-4, 1e-5, 1e-6], high=None)
@@ -158,7 +195,7 @@ def test_log_limits_leave_out_what_is_not_positive(tmp_path: Path) -> None:
         (fields(15, 8, 8), {"scaling": "sqrt"}, r"data\.scaling must be one of log, linear, asinh"),
         (fields(15, 8, 8), {"quantiles": (0.9, 0.1)}, r"data\.quantiles must be two increasing"),
         (fields(15, 8, 8), {"quantiles": (0, 1.5)}, r"data\.quantiles must be two increasing"),
-        (fields(15, 8, 8), {"softening": 0}, r"data\.softening must be > 0, got 0"),
+        (fields(15, 8, 8), {"softening": 0}, r"data\.softening must be a number > 0, got 0"),
         (fields(15, 8, 8), {"few_shot": 1}, "few_shot must be >= 2, got 1"),
         (fields(15, 8, 8), {"resolution": 0}, "resolution must be >= 1, got 0"),
         (fields(3, 8, 8), {}, "few_shot must be at most 3, .*, got 6"),

@@ -54,6 +54,16 @@ def save(datasets: Any, folder: Path, kind: str) -> Path:  # noqa: ANN401
     return folder
 
 
+def write_saved(datasets: Any, made: Any, folder: Path) -> None:  # noqa: ANN401
+    """Save rows with paths; `save_to_disk` would put the pictures themselves in their place."""
+    import pyarrow
+
+    rows(datasets, range(1)).save_to_disk(folder)
+    (file,) = folder.glob("*.arrow")
+    with pyarrow.ipc.new_stream(str(file), made.data.table.schema) as stream:
+        stream.write_table(made.data.table)
+
+
 def open_hub(id: str | Path, **changes: Any) -> HubSource:  # noqa: ANN401
     options = {"config": None, "revision": None, "split": "train", "column": None}
     return HubSource(str(id), **(options | changes))
@@ -169,6 +179,110 @@ def test_unknown_split_and_configuration_are_named(
 def test_unknown_split_of_a_saved_set_is_named(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"split 'val' is not one of train, test"):
         make(save(hub, tmp_path / "copy", "saved"), split="val")
+
+
+@pytest.mark.parametrize("name", ["train", "test", None, "train[:8]"])
+def test_the_only_saved_split_is_called_by_its_name(
+    hub: Any,  # noqa: ANN401
+    tmp_path: Path,
+    name: str | None,
+) -> None:
+    made = rows(hub, range(8))
+    split = None if name is None else hub.NamedSplit(name)
+    hub.Dataset(made.data, info=made.info, split=split).save_to_disk(tmp_path / "copy")
+    known = "test" if name == "test" else "train"
+    assert len(open_hub(tmp_path / "copy", split=known)) == 8
+    if name is not None:
+        assert len(open_hub(tmp_path / "copy", split=name)) == 8
+    wrong = "val" if known == "train" else "train"
+    expected = f"split '{wrong}' is not one of {known}, nor"
+    with pytest.raises(ValueError, match=rf"{expected}.* data\.split={wrong}, or fetch"):
+        make(tmp_path / "copy", split=wrong)
+    with pytest.raises(ValueError, match=rf"{expected}.* data\.held_out_split={wrong}, or fetch"):
+        make(tmp_path / "copy", split=known, held_out_split=wrong)
+
+
+@pytest.mark.parametrize("kind", ["one", "saved", "parquet"])
+def test_slices_of_every_layout_are_alike(hub: Any, tmp_path: Path, kind: str) -> None:  # noqa: ANN401
+    folder = tmp_path / "copy"
+    if kind == "one":
+        rows(hub, range(8)).save_to_disk(folder)
+    else:
+        save(hub, folder, kind)
+    parts = {
+        "train[:3]": range(3),
+        "train[-2:]": range(6, 8),
+        "train[25%:50%]": range(2, 4),
+        "train[5:]+train[:2]": (5, 6, 7, 0, 1),
+    }
+    for split, seeds in parts.items():
+        source = open_hub(folder, split=split)
+        source = pickle.loads(pickle.dumps(source))  # noqa: S301
+        read = [source.read(index) for index in range(len(source))]
+        assert read == [picture(seed) for seed in seeds]
+    domain = make(folder, split="train[:3]", held_out_split="train[3:]")
+    assert (len(domain.few_shot), len(domain.held_out), domain.skipped) == (3, 5, [])
+    for split in ("train[", "train[:120%]", "train[a:]", "val[:3]"):
+        with pytest.raises(ValueError, match=r"the data set .* cannot be used"):
+            open_hub(folder, split=split)
+
+
+@pytest.mark.parametrize("split", [None, "", 3])
+def test_split_is_a_name(tmp_path: Path, split: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=r"data\.split must be the name of a split or a slice"):
+        open_hub(tmp_path, split=split)
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet"])
+def test_rows_cannot_name_pictures_elsewhere(hub: Any, tmp_path: Path, kind: str) -> None:  # noqa: ANN401
+    write_files(tmp_path, {f"{place}.png": picture(9) for place in ("secret", "copy/in/a")})
+    folder = tmp_path / "copy"
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "in" / "up").symlink_to(tmp_path)
+    bad = [
+        tmp_path / "secret.png",
+        folder / ".." / "secret.png",
+        folder / "link.png",
+        folder / "in" / "up" / "secret.png",
+        Path(f"{tmp_path}/copy-of/a.png"),
+        Path("a\0b"),
+    ]
+    paths = [str(path) for path in (folder / "in" / "a.png", *bad)]
+    images = {"image": [{"bytes": None, "path": path} for path in paths]}
+    made = hub.Dataset.from_dict(images).cast_column("image", hub.Image())
+    if kind == "saved":
+        write_saved(hub, made, folder)
+    else:
+        import pyarrow.parquet
+
+        (folder / "data").mkdir()
+        file = folder / "data" / "train-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(made.data.table, file)
+    source = open_hub(folder)
+    assert source.read(0) == picture(9)
+    for index in range(1, len(paths)):
+        with pytest.raises(ImageError, match=rf"copy/train/000000{index} .* path ") as info:
+            source.read(index)
+        assert repr(paths[index]).strip("'") in str(info.value)
+
+
+def test_linked_pictures_of_the_cache_are_read(
+    hub: Any,  # noqa: ANN401
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    cache = tmp_path / "hub" / "datasets--a--b"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    write_files(cache, {"blobs/0f": picture(1)})
+    link = cache / "snapshots" / "1" / "a.png"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../blobs/0f")
+    images = [{"bytes": None, "path": str(link)}]
+    made = hub.Dataset.from_dict({"image": images}).cast_column("image", hub.Image())
+    write_saved(hub, made, tmp_path / "copy")
+    assert open_hub(tmp_path / "copy").read(0) == picture(1)
 
 
 @pytest.mark.parametrize("kind", ["saved", "parquet"])

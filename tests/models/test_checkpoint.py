@@ -1,11 +1,14 @@
 import json
 import pickle
+import re
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import EpsilonDenoiser, SampleDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.models import checkpoint
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 from tests.models.originals import FIXTURES, relative_error
 
@@ -63,6 +67,14 @@ WRAPPINGS: dict[str, Callable[[State], object]] = {
     "ddim": lambda s: [prefixed(s, "module."), {"state": {}}, 1, 2],
     "ddim ema": lambda s: [prefixed(silent(s), "module."), {"state": {}}, 1, 2, s],
     "with betas": lambda s: {**s, "betas": torch.full((10,), 0.1)},
+    "LitEma": lambda s: {
+        "state_dict": {
+            **prefixed(silent(s), "model.diffusion_model."),
+            **{f"model_ema.diffusion_model{name.replace('.', '')}": s[name] for name in s},
+            "model_ema.decay": torch.tensor(0.9999),
+            "scale_factor": torch.tensor(1.0),
+        }
+    },
 }
 
 
@@ -138,6 +150,23 @@ class Malicious:
         return (Path.touch, (self.flag,))  # type: ignore[return-value]
 
 
+@pytest.mark.parametrize(
+    ("left", "name"),
+    [
+        (Namespace(lr=1), "argparse.Namespace"),
+        (np.float64(0.5), r"numpy\._?core\.multiarray\.scalar"),
+        (Path("a"), r"pathlib\.PosixPath"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_settings_beside_weights_are_not_read(
+    left: object, name: str, state: State, file: Path
+) -> None:
+    torch.save({"state_dict": state, "args": left}, file)
+    with pytest.raises(ValueError, match=rf"other objects \({name}\), which are not read\. If you"):
+        load_checkpoint(file)
+
+
 @pytest.mark.parametrize("archive", [True, False])
 def test_a_pickle_with_code_is_refused_and_runs_nothing(
     archive: bool, state: State, file: Path
@@ -149,7 +178,8 @@ def test_a_pickle_with_code_is_refused_and_runs_nothing(
     flag.unlink()
     for read in (load_checkpoint, read_schedule):
         with pytest.raises(
-            ValueError, match=r"tensors alone, got a pickle with other objects \([\w.]+\).*nothing"
+            ValueError,
+            match=r"tensors alone, got a pickle with other objects \([\w.]+\): .*nothing",
         ):
             read(file)
     file.write_bytes(pickle.dumps(Malicious(flag)))
@@ -252,6 +282,65 @@ def test_containers_without_end_are_refused(file: Path) -> None:
         load_checkpoint(file)
 
 
+@pytest.mark.parametrize("left_out", [(), ("conv_in.bias",)])
+def test_averages_that_are_not_understood_are_told(
+    left_out: tuple[str, ...], state: State, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    averages = {f"model_ema.{n.replace('.', '')}": state[n] for n in state if n not in left_out}
+    torch.save(prefixed(state, "model.") | averages, file)
+    load_checkpoint(file)
+    told = "averaged weights at model_ema. that are not understood: the raw ones are taken"
+    assert (told in caplog.text) == bool(left_out)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["first_stage_model.decoder.conv_in.bias", "cond_stage_model.x", "module.first_stage_model.x"],
+)
+def test_a_latent_diffusion_model_is_refused(name: str, state: State, file: Path) -> None:
+    content = {**prefixed(state, "model.diffusion_model."), name: torch.zeros(2)}
+    torch.save({"state_dict": content}, file)
+    with pytest.raises(ValueError, match="models of latents or of text are not implemented"):
+        load_checkpoint(file)
+
+
+STATES = {
+    "guided": torch.load(GUIDED, weights_only=True),
+    "pesser": torch.load(PESSER, weights_only=True),
+}
+ODD_SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 0), (7, 5), (0, 3, 3, 3)]
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES, ids=str)
+@pytest.mark.parametrize("key", STATES)
+def test_a_tensor_of_any_other_shape_is_refused(
+    key: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # one of each kind
+    names = {re.sub(r"\d+", "0", name): name for name in STATES[key] if "weight" in name}
+    for name in names.values():
+        content = {**STATES[key], name: torch.zeros(shape)}
+        monkeypatch.setattr(checkpoint, "read_file", lambda path, content=content: content)
+        for order in (True, False) if "qkv" in name else (False,):
+            heads = {**HEADS["model"], "use_new_attention_order": order}
+            with pytest.raises(ValueError, match=r"."):
+                load_checkpoint(GUIDED, {"model": heads} if key == "guided" else None)
+
+
+@pytest.mark.parametrize("key", STATES)
+def test_numbers_beside_names_are_refused(key: str, file: Path) -> None:
+    torch.save({**STATES[key], 3: torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match="has unexpected 3"):
+        load_checkpoint(file, HEADS if key == "guided" else None)
+
+
+def test_weights_of_no_width_are_refused(file: Path) -> None:
+    for key, state in STATES.items():
+        torch.save({name: weight[..., :0] for name, weight in state.items()}, file)
+        with pytest.raises(ValueError, match=r"model\.pt must hold"):
+            load_checkpoint(file, HEADS if key == "guided" else None)
+
+
 def test_several_networks_are_refused(state: State, file: Path) -> None:
     torch.save({"model": state, "teacher": silent(state)}, file)
     with pytest.raises(ValueError, match=r"got several, at 'model\.', 'teacher\.'"):
@@ -323,7 +412,10 @@ def test_the_schedule_is_that_of_the_architecture() -> None:
     [
         ({"noise_schedule": "sqrt"}, "noise_schedule must be linear or cosine, got 'sqrt'"),
         ({"beta_schedule": "jsd"}, "beta_schedule must be linear, .* got 'jsd'"),
-        ({"diffusion_steps": 0}, "number of diffusion steps must be >= 1, got 0"),
+        ({"diffusion_steps": 0}, r"diffusion_steps must be in 1\.\.1000000, got 0"),
+        ({"diffusion_steps": 10**9}, r"diffusion_steps must be in 1\.\.1000000, got 1000000000"),
+        ({"num_train_timesteps": 10**9}, r"num_train_timesteps must be in 1\.\.1000000, got"),
+        ({"num_diffusion_timesteps": 0}, r"num_diffusion_timesteps must be in 1\.\.1000000, got"),
         ({"diffusion_steps": "all"}, "diffusion_steps must be an integer, got 'all'"),
         ({"betas": [0.1], "beta_end": 0.1}, "betas, beta_end must not be given together"),
         (
@@ -356,24 +448,32 @@ def test_rescaling_1000_steps_changes_nothing() -> None:
 
 
 def test_a_table_in_the_checkpoint_is_the_schedule(state: State, file: Path) -> None:
-    betas = torch.tensor([0.1, 0.2, 0.4])
+    betas = torch.linspace(0.1, 0.4, 10)
     inner = {**prefixed(state, "model."), "betas": betas}
     optimizer = {"param_groups": [{"betas": (0.9, 0.999)}], "betas": [0.9, 0.999]}
     for content in (
         {**state, "betas": betas},
         {"state_dict": state, "betas": betas.tolist(), "optimizer": optimizer},
         {"optimizer": optimizer, "state_dict": inner},
-        {"betas": [0.5], "state_dict": inner},
+        {"betas": [0.5] * 12, "state_dict": inner},
+        {"betas": betas, "state_dict": {**state, "betas": torch.tensor([0.9, 0.999])}},
     ):
         torch.save(content, file)
-        expected = Schedule(torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)).alpha_bars
+        expected = Schedule(betas).alpha_bars
         for schedule in (read_schedule(file), load_checkpoint(file).schedule):
             torch.testing.assert_close(schedule.alpha_bars, expected, rtol=1e-6, atol=0)
         assert read_schedule(file, {"diffusion": {"diffusion_steps": 77}}).T == 77
-    torch.save({"state_dict": state, "optimizer": optimizer}, file)
-    assert read_schedule(file).T == 1000
-    torch.save({**state, "betas": "linear"}, file)
-    with pytest.raises(ValueError, match="betas must be a list of numbers, got str"):
+    for content in (
+        {"state_dict": state, "optimizer": optimizer},
+        {"state_dict": state, "betas": (0.9, 0.999)},
+        {**state, "betas": torch.tensor(0.9)},
+        {**state, "betas": "linear and long"},
+    ):
+        torch.save(content, file)
+        assert read_schedule(file).T == 1000
+        load_checkpoint(file)
+    torch.save({"state_dict": state, "betas": ["a"] * 10}, file)
+    with pytest.raises(ValueError, match="betas must be a list of numbers, got list"):
         read_schedule(file)
 
 

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.solvers import decode, invert
@@ -111,12 +112,14 @@ def file(name: str, published: str, fixture: str) -> Callable[[Path], FrozenMode
 
 def any_pipeline(cache: Path) -> FrozenModel:
     folder = published_pipeline(cache / "mine", suffix="bin")
-    return model("diffusers", "model.name=mine", f"model.path={folder}")
+    own = ["model.name=mine", f"model.path={folder}", f"model.resolution={SIZE}"]
+    return model("diffusers", *own)
 
 
 def any_hub_model(cache: Path) -> FrozenModel:
     published_pipeline(cache / "models" / "mine" / "owner--dogs")
-    return model("diffusers", "model.name=mine", "model.path=owner/dogs")
+    own = ["model.name=mine", "model.path=owner/dogs", f"model.resolution={SIZE}"]
+    return model("diffusers", *own)
 
 
 def any_checkpoint(fixture: str, *overrides: str) -> Callable[[Path], FrozenModel]:
@@ -207,13 +210,25 @@ def test_a_whole_run_on_a_stand_in_of_what_is_published(
             "model.architecture.model.channel_mult=[1,2,2]",
             "model.architecture.diffusion.noise_schedule=cosine",
         ],
-        ["model=diffusers", "model.path=owner/dogs", "model.name=mine", "model.label=3"],
+        [
+            "model=diffusers",
+            "model.path=owner/dogs",
+            "model.name=mine",
+            "model.resolution=64",
+            "model.label=3",
+        ],
         ["model=ddpm_church", "model.sources=[{hub: google/ddpm-ema-church-256}]"],
     ],
     ids=lambda command: command[0],
 )
 def test_a_user_needs_no_key_that_is_not_there(command: list[str]) -> None:
     check_command(command)
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_the_resolution_of_a_model_of_ones_own_must_be_said(name: str) -> None:
+    with pytest.raises(MissingMandatoryValue, match=r"model\.resolution"):
+        model(name, "model.name=mine", "model.path=/x")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -239,9 +254,9 @@ def test_missing_weights_are_told_with_every_source(name: str, cache: Path) -> N
         ("dog32", "model.path=nowhere"),
         ("iddpm_afhqdog", "model.path=nowhere/afhqdog_p2.pt"),
         ("ddpm_church", "model.path=nowhere/church_outdoor.ckpt"),
-        ("diffusers", "model.name=mine", "model.path=/nowhere"),
-        ("diffusers", "model.name=mine", "model.path=owner/dogs"),
-        ("checkpoint", "model.name=mine", "model.path=nowhere/mine.pt"),
+        ("diffusers", "model.name=mine", "model.resolution=32", "model.path=/nowhere"),
+        ("diffusers", "model.name=mine", "model.resolution=32", "model.path=owner/dogs"),
+        ("checkpoint", "model.name=mine", "model.resolution=32", "model.path=nowhere/mine.pt"),
     ],
     ids=" ".join,
 )

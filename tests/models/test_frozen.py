@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,59 @@ def test_a_checksum_is_recorded_when_the_weights_have_loaded(cache: Path) -> Non
     for use in ("digest", "denoiser"):
         with pytest.raises(ValueError, match=r"dogs\.pt must have the SHA-256 .* of its first use"):
             getattr(guided(**cached), use)
+
+
+def test_a_broken_file_in_the_cache_is_to_be_removed(cache: Path, tmp_path: Path) -> None:
+    good = (GUIDED / "checkpoint.pt").read_bytes()
+    file = in_cache(cache, good[: len(good) // 2])
+    for use in ("denoiser", "schedule"):
+        with pytest.raises(ValueError, match=f"; remove {file} to have it fetched again$"):
+            getattr(guided(path=None, sources=[DRIVE]), use)
+    own = tmp_path / "own.pt"
+    own.write_bytes(file.read_bytes())
+    in_cache(cache, good)
+    for model in (
+        guided(path=str(own)),  # the user's own
+        guided(path=None, sources=[DRIVE], label=3),  # whole
+    ):
+        with pytest.raises(ValueError, match=r"must") as caught:
+            _ = model.denoiser
+        assert "remove" not in str(caught.value)
+
+
+def test_a_resolution_that_the_network_cannot_halve_is_refused(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    heads = {"model": {"num_head_channels": 16}}
+    with pytest.raises(ValueError, match=r"model\.resolution must be divisible by 8, .* got 36"):
+        _ = guided(architecture=heads, resolution=36).denoiser
+    assert guided(architecture=heads, resolution=40).denoiser
+    copy = shutil.copytree(model_folder, tmp_path / "copy")
+    config = copy / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": None}))
+    with pytest.raises(ValueError, match=r"model\.resolution must be divisible by 2, .* got 15"):
+        _ = pipeline(copy, resolution=15).denoiser
+    assert pipeline(copy, resolution=18).denoiser
+
+
+def test_what_would_be_fetched_is_known_before(
+    cache: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    page = {"page": "https://example.org", "file": "dogs.pt", "megabytes": 3}
+    sources = [page, DRIVE, {"hub": "owner/dogs", "megabytes": 24}]
+    assert guided(path=None, sources=sources).missing_megabytes == 24
+    assert math.isnan(guided(path=None, sources=[DRIVE]).missing_megabytes or 0)
+    assert math.isnan(guided(path="owner/dogs").missing_megabytes or 0)
+    for changes in (
+        {"path": None, "sources": [page]},
+        {"path": None},
+        {"path": str(tmp_path / "x")},
+    ):
+        with pytest.raises(FileNotFoundError, match=r"weights of model dogs are missing"):
+            _ = guided(**changes).missing_megabytes
+    in_cache(cache, b"PK")
+    assert guided(path=None, sources=sources).missing_megabytes is None
+    assert pipeline(model_folder).missing_megabytes is None
 
 
 def test_the_schedule_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

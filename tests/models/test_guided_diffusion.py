@@ -132,6 +132,36 @@ def test_a_class_is_used_if_it_is_asked_for(tmp_path: Path) -> None:
             load(original, tmp_path, label=label)  # type: ignore[arg-type]
 
 
+def test_classes_that_are_ignored_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = OriginalGuidedDiffusion(classes=5)
+    load(original, tmp_path, label=2)
+    load(original, tmp_path, model={"class_cond": False})
+    load(OriginalGuidedDiffusion(), tmp_path, model={"class_cond": False})
+    assert not caplog.records
+    load(original, tmp_path)
+    load(original, tmp_path, model={"class_cond": True})
+    assert len(caplog.records) == 2
+    assert "knows 5 classes, which are ignored: set model.label to ask for one" in caplog.text
+
+
+def test_classes_that_are_ruled_out_are_dropped(tmp_path: Path) -> None:
+    original = randomized(OriginalGuidedDiffusion(classes=5))
+    check_exact(load(original, tmp_path, model={"class_cond": False}), original)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"model\.label must be null"):
+        load(original, tmp_path, model={"class_cond": False}, label=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", [True, 1.5, 1.0, "cat", "1"])
+def test_a_class_is_an_integer(label: object, tmp_path: Path) -> None:
+    original = OriginalGuidedDiffusion(classes=5)
+    with pytest.raises(
+        ValueError, match=rf"model\.label must be an integer or null, got {label!r}"
+    ):
+        load(original, tmp_path, label=label)  # type: ignore[arg-type]
+
+
 def test_a_class_needs_a_conditional_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.label must be null: .* knows no classes, got 3"):
         load(OriginalGuidedDiffusion(), tmp_path, label=3)

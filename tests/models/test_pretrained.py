@@ -161,6 +161,10 @@ def test_the_prediction_type_agrees_with_diffusers(name: str, kind: type, copy: 
         ({"beta_schedule": "sigmoid"}, "beta_schedule must be linear, .* got 'sigmoid'"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr must be false"),
         ({"snr_shift_scale": 3.0}, "snr_shift_scale must be 1, got 3.0"),
+        ({"num_train_timesteps": 10**9}, r"num_train_timesteps must be in 1\.\.1000000, got"),
+        ({"num_train_timesteps": [3]}, r"num_train_timesteps must be an integer, got \[3\]"),
+        ({"trained_betas": 3 * [[1]]}, "betas must be a list of numbers, got list"),
+        ({"beta_schedule": {}}, r"\(in .*scheduler_config\.json\)"),
         ({"beta_start": None}, r"\(in .*scheduler_config\.json\)"),
     ],
 )
@@ -219,6 +223,14 @@ def test_truncated_weights_are_refused(copy: Path) -> None:
         load_pipeline(copy)
 
 
+def test_what_is_no_tensor_is_refused(copy: Path) -> None:
+    state = load_file(weights_file(copy))
+    weights_file(copy).unlink()
+    torch.save({**state, "conv_in.bias": "a"}, weights_file(copy).with_suffix(".bin"))
+    with pytest.raises(ValueError, match=r"must hold tensors, got str in conv_in\.bias"):
+        load_pipeline(copy)
+
+
 def test_weights_that_are_not_finite_are_refused(copy: Path) -> None:
     state = load_file(weights_file(copy))
     state["conv_in.bias"][0] = torch.nan
@@ -240,6 +252,13 @@ def test_weights_that_are_not_finite_are_refused(copy: Path) -> None:
             {"_class_name": "UNet2DConditionModel"},
             "must be a UNet2DModel, got UNet2DConditionModel",
         ),
+        ({"layers_per_block": 10**9}, r"layers_per_block must be an integer in 1\.\.100, got"),
+        ({"act_fn": 5}, "must describe a UNet2DModel, got"),
+        ({"block_out_channels": {}}, "must describe a UNet2DModel, got"),
+        ({"num_class_embeds": "a"}, "num_class_embeds must be null or an integer >= 1, got 'a'"),
+        ({"num_class_embeds": True}, "num_class_embeds must be null or an integer >= 1, got True"),
+        ({"sample_size": []}, r"sample_size must be that of a square, got \[\]"),
+        ({"sample_size": [16, 32]}, r"sample_size must be that of a square, got \[16, 32\]"),
         ({"class_embed_type": "timestep"}, "class_embed_type must be null, got 'timestep'"),
     ],
 )

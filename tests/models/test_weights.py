@@ -24,7 +24,7 @@ from ood_sampler.models.sources import (
     parse_source,
     pipeline_parts,
 )
-from ood_sampler.models.weights import RECORD, WeightFiles, cache_folder
+from ood_sampler.models.weights import ASSETS, RECORD, WeightFiles, cache_folder
 
 HUB = {"hub": "owner/dogs", "megabytes": 24}
 DRIVE = {"drive": "1aB", "file": "dogs.pt"}
@@ -267,6 +267,23 @@ def test_what_the_hub_does_not_have_is_said_in_one_message(hub: Hub) -> None:
     assert "holds no diffusers pipeline" in obtain(hub.address).communicate()[1]
 
 
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"vae": ["diffusers", "AutoencoderKL"]}, "got vae: models of latents or of text are not"),
+        ({"unet": ["diffusers", "UNet2DConditionModel"]}, "must be a UNet2DModel, got UNet2DCond"),
+        ([], "model_index.json must hold a JSON object, got list"),
+    ],
+)
+def test_another_kind_of_pipeline_is_refused_before_its_weights_are_fetched(
+    hub: Hub, index: object, message: str
+) -> None:
+    hub.files["model_index.json"] = json.dumps(index).encode()
+    stderr = obtain(hub.address).communicate()[1]
+    assert message in stderr
+    assert [name for name, _ in hub.requests] == ["model_index.json"]
+
+
 def test_without_a_network_the_message_says_so(cache: Path) -> None:
     process = obtain("http://127.0.0.1:9")
     stderr = process.communicate()[1]
@@ -448,6 +465,52 @@ def test_a_hub_id_is_a_path_where_nothing_lies(cache: Path) -> None:
     assert WeightFiles(name="mine", path="weights/dogs.pt").sources == []
     with pytest.raises(FileNotFoundError, match=r"looked for .*weights/dogs\.pt; set model\.path"):
         WeightFiles(name="mine", path="weights/dogs.pt").obtain()
+
+
+def test_a_bare_name_is_a_shipped_pipeline_where_none_lies_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(path: str) -> Path | None:
+        weights = WeightFiles(name="mine", path=path).find()
+        return None if weights is None else weights.path
+
+    monkeypatch.chdir(tmp_path)
+    shipped = ASSETS / "dog32"
+    assert found("dog32") == shipped
+    (tmp_path / "dog32").mkdir()
+    (tmp_path / "dog32" / "notes.txt").touch()
+    assert found("dog32") == shipped
+    for path in (".", "..", "", "features32", "./dog32", "dog32/", "../assets/dog32", "nowhere"):
+        assert found(path) is None, path
+    make_pipeline(tmp_path / "dog32")
+    assert found("dog32") == Path("dog32")
+    make_pipeline(tmp_path)
+    assert found(".") == Path()
+
+
+@pytest.mark.parametrize("sources", [[], [DRIVE, PAGE]])
+def test_a_folder_in_place_of_a_file_says_what_is_in_it(
+    tmp_path: Path, sources: list[dict[str, Any]]
+) -> None:
+    for name in ("b.pt", "a.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        WeightFiles(name="mine", path=str(tmp_path), sources=sources).obtain()
+    message = str(caught.value)
+    assert f"{tmp_path} has no whole diffusers pipeline (config.json, sch" in message
+    assert ("nor dogs.pt, but a.safetensors, b.pt; set" in message) == bool(sources)
+    assert f"set model.path to the file itself, as {tmp_path / 'a.safetensors'}" in message
+    assert "notes.txt" not in message
+    assert "\n" not in message
+
+
+def test_a_folder_here_is_not_taken_for_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "dogs").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="owner/dogs has no whole diffusers pipeline"):
+        WeightFiles(name="mine", path="owner/dogs").obtain()
 
 
 def test_another_hub_model_under_the_same_name_is_another_folder(cache: Path) -> None:
