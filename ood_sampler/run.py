@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 STEP_KEY = "inversion.step"
 
-_EXAMPLES = {"name": "mine", "id": "OWNER/NAME", "path": "/my/model"}
+_EXAMPLES = {"name": "mine", "id": "OWNER/NAME", "path": "/my/model", "resolution": "256"}
 """Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
 FAILED = "failed.txt"
@@ -106,7 +106,8 @@ def _check_choice(chosen: Sequence[str], others: Sequence[Sequence[str]]) -> Non
         composed = compose("run", [*chosen, *(alternatives[0] for alternatives in others)])
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
-    missing = sorted(OmegaConf.missing_keys(composed))
+    # as written: other keys may refer to one that is missing
+    missing = sorted(key for key, node in _leaves(composed) if node._value() == "???")
     if missing:
         example = _EXAMPLES.get(missing[0].rpartition(".")[2], "/my/pictures")
         raise CommandError(f"{missing[0]} must be set, for example {missing[0]}={example}")

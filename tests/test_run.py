@@ -61,6 +61,10 @@ SMALL = [
             "sampler.rank is not known with sampler=slerp",
         ),
         (["model=dog32,checkpoint"], "model.name must be set, for example model.name=mine"),
+        (
+            ["model=checkpoint", "model.name=mine", "model.path=x.pt"],
+            "model.resolution must be set, for example model.resolution=256",
+        ),
         (["data=hub"], "data.id must be set, for example data.id=OWNER/NAME"),
         (["num_samples=null"], "num_samples must be a whole number, got null"),
         (["output=/dev/null/x"], "output=/dev/null/x cannot be written"),
