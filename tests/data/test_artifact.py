@@ -198,6 +198,15 @@ def test_a_failed_write_leaves_all_as_it_was(
     assert artifact.missing() == []
 
 
+def test_files_are_readable_as_the_user_has_it(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        artifact = filled(tmp_path, items(3))
+    finally:
+        os.umask(mask)
+    assert artifact.shard_path(0).stat().st_mode & 0o777 == 0o640
+
+
 def test_an_interrupted_write_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
