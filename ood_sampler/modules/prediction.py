@@ -1,5 +1,7 @@
 """Drive a stage with Lightning: items in, shards of its artifacts out."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.data.artifact import Artifact
 from ood_sampler.modules.allocation import keep_freed_memory
+
+log = logging.getLogger(__name__)
 
 Batch = tuple[list[int], Tensor]
 """Numbers of the items, and the items."""
@@ -87,10 +91,16 @@ class ShardLoader(lightning.LightningDataModule):
 
 
 class ShardWriter(Callback):
-    """Gather the results of a shard and store it as soon as it is whole."""
+    """Gather the results of a shard and store it as soon as it is whole.
 
-    def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
+    Args:
+        artifacts: by the name of the result.
+        shards: that are computed, by all processes together.
+    """
+
+    def __init__(self, artifacts: Mapping[str, Artifact], shards: Sequence[int]) -> None:
         self.artifacts = artifacts
+        self.shards = shards
         self.pending: dict[str, list[Tensor]] = {}
 
     def on_predict_batch_end(
@@ -110,6 +120,17 @@ class ShardWriter(Callback):
         if trainer.received_sigterm:
             # Lightning only notes the signal, and its prediction loop does not look
             raise KeyboardInterrupt
+
+    def on_predict_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Wait for the other processes: one that fails while it leaves would end them too.
+
+        A barrier would give up after half an hour, and a shard may take longer.
+        """
+        files = [a.shard_path(shard) for a in self.artifacts.values() for shard in self.shards]
+        while trainer.world_size > 1 and not all(file.exists() for file in files):
+            time.sleep(0.1)
 
 
 def compute(
@@ -140,7 +161,7 @@ def compute(
     if not shards:
         return
     try:
-        make_trainer(trainer, [ShardWriter(artifacts), *callbacks]).predict(
+        make_trainer(trainer, [ShardWriter(artifacts, shards), *callbacks]).predict(
             stage,
             ShardLoader(items, artifact, shards, batch_size=batch_size),
             return_predictions=False,
@@ -151,8 +172,15 @@ def compute(
             "results do not depend on it"
         ) from error
     except ProcessException as error:
-        # the text may be the traceback of the process; its last line is the error
-        raise ValueError(f"a process failed: {str(error).strip().splitlines()[-1]}") from error
+        if not any(artifact.missing() for artifact in artifacts.values()):
+            log.warning("a process failed once all was done: %s", _last_line(error))
+            return
+        raise ValueError(f"a process failed: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    """The error itself, where the text is the traceback of a process."""
+    return str(error).strip().splitlines()[-1]
 
 
 def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> lightning.Trainer:

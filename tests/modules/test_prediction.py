@@ -7,6 +7,7 @@ import lightning
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException
 from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.data.artifact import Artifact, Items
@@ -65,6 +66,31 @@ def test_items_of_any_size_are_stored_in_order(trainer: Callable[..., Any], tmp_
     )
     assert artifact.missing() == []
     assert torch.equal(artifact.open().take(range(11))[:, 0, 0, 0], 2 * torch.arange(11.0))
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_process_that_fails_as_it_leaves_matters_only_if_work_is_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, done: bool
+) -> None:
+    artifact = Artifact(tmp_path, "stage", {}, 3, (1,))
+
+    class Failing(lightning.Trainer):
+        def predict(self, *args: object, **options: object) -> None:
+            if done:
+                artifact.write(0, torch.zeros(3, 1))
+            raise ProcessExitedException("process 1 died", 1, 1, -6)
+
+    def run() -> None:
+        trainer = partial(Failing, accelerator="cpu", devices=1)
+        items: Dataset[Tensor] = Items(InMemory(torch.zeros(3, 1)))
+        compute(Doubled(), items, {"doubled": artifact}, trainer=trainer, batch_size=3)
+
+    if done:
+        run()
+        assert "a process failed once all was done: process 1 died" in caplog.text
+    else:
+        with pytest.raises(ValueError, match="a process failed: process 1 died"):
+            run()
 
 
 @pytest.mark.usefixtures("precision")
