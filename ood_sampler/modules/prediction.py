@@ -129,7 +129,11 @@ class ShardWriter(Callback):
         A barrier would give up after half an hour, and a shard may take longer.
         """
         files = [a.shard_path(shard) for a in self.artifacts.values() for shard in self.shards]
-        while trainer.world_size > 1 and not all(file.exists() for file in files):
+        while (
+            trainer.world_size > 1
+            and not trainer.received_sigterm  # one that fails has the others ended
+            and not all(file.exists() for file in files)
+        ):
             time.sleep(0.1)
 
 
