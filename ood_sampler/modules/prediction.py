@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.data.artifact import Artifact
-from ood_sampler.modules.allocation import keep_freed_memory
+from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ class Stage(lightning.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
             self.to(memory_format=torch.channels_last)
+
+    def on_predict_end(self) -> None:
+        return_freed_memory()
 
     def check_finite(self, results: Tensor, names: Sequence[object], what: str) -> Tensor:
         """Return `results` if every one is finite.
