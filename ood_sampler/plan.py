@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ class Plan:
     def features(self, images_digest: str, count: int) -> Artifact:
         """Features of a set of images."""
         key = {
-            "extractor": self.extractor.digest,
+            "extractor": self._extractor_digest,
             "protocol": self.extractor.protocol,
             "images": images_digest,
             "code": code_version("metrics/features.py", "modules/prediction.py", *_IMAGES),
@@ -254,6 +254,11 @@ class Plan:
             power=self.settings.power,
             iterations=iterations,
         )
+
+    @cached_property
+    def _extractor_digest(self) -> str:
+        """Hashed once: it is over all weights."""
+        return self.extractor.digest
 
     def _images(self, latents: Artifact, step: int, *, eta: float, clip_x_0: bool) -> Artifact:
         key = {

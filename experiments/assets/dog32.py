@@ -26,7 +26,8 @@ from ood_sampler.diffusion.solvers import decode
 from ood_sampler.metrics.features import EmbeddedFeatures, dog_test_features
 from ood_sampler.metrics.frechet import FrechetDistance
 from ood_sampler.metrics.kernel import jackknife
-from ood_sampler.models.pretrained import ASSETS, load_pipeline
+from ood_sampler.models.pretrained import load_pipeline
+from ood_sampler.models.weights import ASSETS
 from ood_sampler.report.grid import save_grid
 
 STEPS = 50

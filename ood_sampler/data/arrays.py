@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ood_sampler.data.sources import (
     MAX_BYTES,
     PACKED,
     MissingPackageError,
+    Numbered,
     Source,
     files_below,
     is_hidden,
@@ -98,7 +99,7 @@ class ArraySource(Source):
         else:
             self.location = self._stack
             with self._opened(self._stack) as stored:
-                self.names = _Indices(self._count(stored.shape))
+                self.names = Numbered("[{}]", self._count(stored.shape))
 
     def read(self, index: int) -> Field:
         """Return field `index`, native float64 of shape $(C, H, W)$ with $C$ 1 or 3, all finite.
@@ -193,27 +194,6 @@ class _Stored:
     dtype: np.dtype[Any]
     get: Callable[[Any], npt.NDArray[Any]]
     in_memory: bool = False
-
-
-class _Indices(Sequence[str]):
-    """`[0]`, `[1]`, ..., made when asked for."""
-
-    def __init__(self, count: int) -> None:
-        self._indices = range(count)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in self._indices[index]]
-        return f"[{self._indices[index]}]"
 
 
 def _checked_bands(bands: Any) -> list[int]:  # noqa: ANN401 whatever a setting holds

@@ -1,12 +1,11 @@
 """Image data sets of the Hugging Face hub, downloaded or from a local copy."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
-from ood_sampler.data.sources import MAX_BYTES, ImageSource, load_extra, read_file
+from ood_sampler.data.sources import MAX_BYTES, ImageSource, Numbered, load_extra, read_file
 
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` leaves in a folder: of several splits, of one."""
@@ -53,7 +52,8 @@ class HubSource(ImageSource):
         )
         self._roots = _roots(datasets, id)
         self.location = id
-        self.names = _Numbers(split, len(self._rows))
+        prefix = split.replace("{", "{{").replace("}", "}}")
+        self.names = Numbered(f"{prefix}/{{:07d}}", len(self._rows))
 
     def read(self, index: int) -> bytes:
         picture = self._rows[index][self._column] or {}
@@ -142,28 +142,6 @@ def hub_domain(
         seed=seed,
         on_error=on_error,
     )
-
-
-class _Numbers(Sequence[str]):
-    """`train/0000000`, `train/0000001`, ..., made when asked for."""
-
-    def __init__(self, prefix: str, count: int) -> None:
-        self._prefix = prefix
-        self._indices = range(count)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in self._indices[index]]
-        return f"{self._prefix}/{self._indices[index]:07d}"
 
 
 def _load(

@@ -260,6 +260,33 @@ class _Keys(Sequence[str]):
         return self._text[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
 
 
+class Numbered(Sequence[str]):
+    """Names that differ in a number from 0, made when asked for.
+
+    Args:
+        template: Format string with one place, for the number.
+        count: How many.
+    """
+
+    def __init__(self, template: str, count: int) -> None:
+        self._template = template
+        self._numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._template.format(number) for number in self._numbers[index]]
+        return self._template.format(self._numbers[index])
+
+
 def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
     """Open a folder or a zip archive of pictures, or an LMDB database; `key` is named in errors.
 

@@ -93,6 +93,19 @@ def read_fields(
     return given
 
 
+def check_image_size(image_size: int | None, *, halvings: int) -> None:
+    """See that a network can halve its images as often as it has levels below the first.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if image_size is not None and image_size % 2**halvings:
+        raise ValueError(
+            f"image_size must be divisible by {2**halvings}, as the network halves it "
+            f"{halvings} times, got {image_size}"
+        )
+
+
 def check_agreement(given: Mapping[str, Any], found: Mapping[str, Any], *, source: object) -> None:
     """Compare the fields that both sides know.
 

@@ -10,7 +10,15 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from ood_sampler.models.fields import check_agreement, flag, integer, integers, numbers, read_fields
+from ood_sampler.models.fields import (
+    check_agreement,
+    check_image_size,
+    flag,
+    integer,
+    integers,
+    numbers,
+    read_fields,
+)
 from ood_sampler.models.state import State, rename
 
 _RESNET = {
@@ -107,12 +115,7 @@ class GuidedDiffusion:
         for width in self.attention_widths:
             if not divisor or divisor < 1 or width % divisor:
                 raise ValueError(f"{name} must divide the attention width {width}, got {divisor}")
-        halvings = len(self.channel_mult) - 1
-        if self.image_size is not None and self.image_size % 2**halvings:
-            raise ValueError(
-                f"image_size must be divisible by {2**halvings}, as the network halves it "
-                f"{halvings} times, got {self.image_size}"
-            )
+        check_image_size(self.image_size, halvings=len(self.channel_mult) - 1)
 
     def _check_constant_heads(self) -> None:
         if self.num_heads is None:

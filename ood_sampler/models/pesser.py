@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ood_sampler.models.fields import (
     check_agreement,
+    check_image_size,
     flag,
     integer,
     integers,
@@ -95,12 +96,7 @@ class PesserDDPM:
                 f"ch_mult must begin with 1, got {self.ch_mult[0]:g}: a UNet2DModel has no first "
                 "level of another width than its first convolution"
             )
-        halvings = len(self.ch_mult) - 1
-        if self.image_size is not None and self.image_size % 2**halvings:
-            raise ValueError(
-                f"image_size must be divisible by {2**halvings}, as the network halves it "
-                f"{halvings} times, got {self.image_size}"
-            )
+        check_image_size(self.image_size, halvings=len(self.ch_mult) - 1)
 
     @classmethod
     def from_state(cls, state: State, architecture: Mapping[str, Any], *, source: object) -> Self:

@@ -13,8 +13,6 @@ from ood_sampler.models.process import Process, from_scheduler
 from ood_sampler.models.sources import refuse_other_networks
 from ood_sampler.models.state import MALFORMED, State, load_strictly, read_file, read_json
 
-ASSETS = Path(__file__).parents[1] / "assets"
-
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _MOST_LAYERS = 100
 """Published networks have up to 4; more than this would be built for hours."""
