@@ -27,8 +27,8 @@ from ood_sampler.data.artifact import (
 )
 from ood_sampler.data.domain import ImageSet, TargetDomain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.diffusion.schedule import check_step, trunk
-from ood_sampler.diffusion.solvers import check_iterations
+from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
@@ -97,6 +97,7 @@ class Pipeline:
     Attributes:
         model: the frozen model.
         domain: few-shot and held-out pictures.
+        solver: how latents are reached and left.
         sampler: the strategy.
         evaluation: feature space and neighbourhoods.
         trainer: makes Lightning trainers.
@@ -108,6 +109,7 @@ class Pipeline:
 
     model: FrozenModel
     domain: TargetDomain
+    solver: Solver
     sampler: Sampler
     evaluation: Evaluation
     trainer: TrainerFactory
@@ -128,6 +130,7 @@ class Pipeline:
         return Plan(
             model=self.model,
             domain=self.domain,
+            solver=self.solver,
             sampler=self.sampler,
             extractor=self.evaluation.extractor,
             settings=self.settings,
@@ -144,7 +147,7 @@ class Pipeline:
             OSError: the disk is too small or not writable.
             FileNotFoundError: weights are missing.
         """
-        check_model(self.model, self.settings, self.also)
+        check_model(self.model, self.solver, self.settings, self.also)
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
         self.sampler.check(self._few_shot(_images(few_shot)))
         self.evaluation.check(
@@ -237,9 +240,7 @@ class Pipeline:
             lambda: Inversion(
                 self.model.denoiser,
                 at=unfinished,
-                steps=self.settings.steps,
-                power=self.settings.power,
-                iterations=self.settings.iterations,
+                solver=self.solver,
                 names=few_shot.names,
             ),
             few_shot,
@@ -320,8 +321,7 @@ class Pipeline:
             lambda: Synthesis(
                 self.model.denoiser,
                 step=step,
-                steps=self.settings.steps,
-                power=self.settings.power,
+                solver=self.solver,
                 eta=eta,
                 clip_x_0=clip_x_0,
                 seed=self.settings.seed,
@@ -431,11 +431,14 @@ class Pipeline:
         return features
 
 
-def check_model(model: FrozenModel, settings: Settings, also: Sequence[int]) -> None:
+def check_model(
+    model: FrozenModel, solver: Solver, settings: Settings, also: Sequence[int]
+) -> None:
     """Find mistakes that need no data to be seen.
 
     Raises:
-        ValueError: a step or the grid does not fit the model's chain, or pictures are too small.
+        ValueError: a step or the grid does not fit the model's chain, the solver cannot decode with
+            this eta, or pictures are too small.
         FileNotFoundError: weights are missing.
     """
     _ = model.digest
@@ -446,10 +449,13 @@ def check_model(model: FrozenModel, settings: Settings, also: Sequence[int]) -> 
         except ValueError as error:
             raise ValueError(f"inversion.{error}") from error
     try:
-        trunk(T, settings.steps, power=settings.power)
-        check_iterations(settings.iterations)
+        solver.check(T)
     except ValueError as error:
         raise ValueError(f"solver.{error}") from error
+    try:
+        solver.check_eta(settings.eta)
+    except ValueError as error:
+        raise ValueError(f"decode.{error}") from error
     if model.resolution < SMALLEST:
         raise ValueError(f"model.resolution must be >= {SMALLEST}, got {model.resolution}")
 

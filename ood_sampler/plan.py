@@ -11,7 +11,7 @@ from typing import Any
 
 from ood_sampler.data.artifact import Artifact, digest
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.diffusion.solvers import evaluations
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.features import FeatureExtractor
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.report.estimate import Work
@@ -41,9 +41,6 @@ class Settings:
 
     Attributes:
         step: the inversion step $t$ of the latents.
-        steps: intervals of the solver over the whole chain.
-        power: spacing of its grid.
-        iterations: fixed-point iterations of each move of the inversion.
         eta: of the decoding.
         clip_x_0: clip denoised images while decoding.
         num_samples: images to make.
@@ -53,9 +50,6 @@ class Settings:
     """
 
     step: int
-    steps: int
-    power: int
-    iterations: int
     eta: float
     clip_x_0: bool
     num_samples: int
@@ -80,6 +74,7 @@ class Plan:
     Attributes:
         model: the frozen model.
         domain: few-shot and held-out pictures.
+        solver: how latents are reached and left.
         sampler: the strategy.
         extractor: the feature space.
         settings: the numbers.
@@ -90,6 +85,7 @@ class Plan:
 
     model: FrozenModel
     domain: TargetDomain
+    solver: Solver
     sampler: Sampler
     extractor: FeatureExtractor
     settings: Settings
@@ -122,7 +118,6 @@ class Plan:
                     "images": few_shot.digest,
                     "reader": code_version(*_IMAGES),
                     "step": step,
-                    "iterations": self.settings.iterations,
                 },
                 len(few_shot),
                 self.shape,
@@ -137,13 +132,12 @@ class Plan:
     def inversion_work(self) -> Work:
         """One pass to every step that is not there yet."""
         unfinished = {s: a for s, a in self.inversions().items() if a.missing()}
-        last = max(unfinished, default=self.settings.step)
-        iterations = self.settings.iterations
         return Work(
             "invert",
             max((artifact.missing_items() for artifact in unfinished.values()), default=0),
-            # each further step leaves the trunk by one move
-            self.evaluations(last, iterations) + iterations * max(0, len(unfinished) - 1),
+            self.solver.inversion_evaluations(
+                unfinished or [self.settings.step], T=self.model.schedule.T
+            ),
         )
 
     def fit_key(self) -> dict[str, Any]:
@@ -245,15 +239,9 @@ class Plan:
         """The noisiest step of the model."""
         return self.model.schedule.T - 1
 
-    def evaluations(self, step: int, iterations: int = 0) -> int:
-        """Network evaluations an image, to or from a step."""
-        return evaluations(
-            step,
-            T=self.model.schedule.T,
-            steps=self.settings.steps,
-            power=self.settings.power,
-            iterations=iterations,
-        )
+    def evaluations(self, step: int) -> int:
+        """Network evaluations an image of decoding from a step."""
+        return self.solver.decoding_evaluations(step, T=self.model.schedule.T)
 
     @cached_property
     def _extractor_digest(self) -> str:
@@ -281,8 +269,7 @@ class Plan:
     def _solver_key(self) -> dict[str, Any]:
         return {
             "model": self.model.digest,
-            "steps": self.settings.steps,
-            "power": self.settings.power,
+            "solver": configuration(self.solver),
             "machine": self.machine,
             "code": code_version("diffusion", *_MODELS, *_STAGES),
         }
@@ -303,12 +290,12 @@ def code_version(*parts: str) -> str:
     return sha256.hexdigest()[:16]
 
 
-def configuration(sampler: Sampler) -> dict[str, Any]:
-    """Name and arguments of a strategy."""
-    return {"type": type(sampler).__name__, **vars(sampler)}
+def configuration(part: Sampler | Solver) -> dict[str, Any]:
+    """Name and arguments of a strategy or a solver."""
+    return {"type": type(part).__name__, **vars(part)}
 
 
 def _sources(package: Path, parts: Iterable[str]) -> Iterator[Path]:
     for part in parts:
         path = package / part
-        yield from path.glob("*.py") if path.is_dir() else [path]
+        yield from path.rglob("*.py") if path.is_dir() else [path]

@@ -246,9 +246,6 @@ def execute(cfg: DictConfig) -> None:
         warnings.simplefilter("default")
         settings = Settings(
             step=cfg.inversion.step,
-            steps=cfg.solver.steps,
-            power=cfg.solver.power,
-            iterations=cfg.solver.iterations,
             eta=float(cfg.decode.eta),
             clip_x_0=cfg.decode.clip_x_0,
             num_samples=cfg.num_samples,
@@ -257,6 +254,7 @@ def execute(cfg: DictConfig) -> None:
         )
         also = swept_steps()
         tracker = instantiate(cfg.logger)
+        solver = instantiate(cfg.solver)
         sampler = instantiate(cfg.sampler)
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run and model.missing_megabytes is not None:
@@ -270,18 +268,19 @@ def execute(cfg: DictConfig) -> None:
             return
         fetched = model.weight_files.find() is not None
         if fetched:
-            check_model(model, settings, also)
+            check_model(model, solver, settings, also)
         evaluation = instantiate(cfg.metrics)
         # late, as it reads every picture; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
         if not fetched:
-            check_model(model, settings, also)
+            check_model(model, solver, settings, also)
     notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     for note in notes:
         log.warning("warning: %s", note)
     pipeline = Pipeline(
         model=model,
         domain=domain,
+        solver=solver,
         sampler=sampler,
         evaluation=evaluation,
         trainer=instantiate(cfg.trainer),
@@ -344,9 +343,7 @@ def _results(
             "sampler": choices["sampler"],
             "solver": choices["solver"],
             "step": cfg.inversion.step,
-            "steps": cfg.solver.steps,
-            "power": cfg.solver.power,
-            "iterations": cfg.solver.iterations,
+            **vars(pipeline.solver),
             "eta": cfg.decode.eta,
             "seed": cfg.seed,
             "num_samples": cfg.num_samples,

@@ -14,6 +14,14 @@ from torch import Tensor
 
 from ood_sampler.data.artifact import SHARD
 from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
+from ood_sampler.diffusion.solvers import (
+    BdiaSolver,
+    DdimSolver,
+    FixedPointSolver,
+    HeunSolver,
+    MultistepSolver,
+    Solver,
+)
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
@@ -27,9 +35,6 @@ from tests.conftest import RESOLUTION, smooth_images
 
 SETTINGS: dict[str, Any] = {
     "step": 400,
-    "steps": 5,
-    "power": 1,
-    "iterations": 0,
     "eta": 0.3,
     "clip_x_0": False,
     "num_samples": 70,
@@ -53,12 +58,14 @@ def pipeline(
     trainer: Callable[..., Any],
     *,
     sampler: Sampler | None = None,
+    solver: Solver | None = None,
     also: tuple[int, ...] = (),
     **changes: Any,  # noqa: ANN401
 ) -> Pipeline:
     return Pipeline(
         model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
         domain=domain(),
+        solver=solver or DdimSolver(steps=5, power=1),
         sampler=sampler or CogSampler(references=2),
         evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=5, seed=0),
         trainer=trainer,
@@ -217,10 +224,54 @@ def test_a_sweep_over_steps_inverts_once(
         assert torch.equal(stored, alone.invert().open().take(range(66)))
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        FixedPointSolver(steps=5, power=1, iterations=2),
+        MultistepSolver(steps=5, power=1),
+        BdiaSolver(steps=5, power=1),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_evaluations_of_a_sweep_are_those_of_the_solver(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    solver: Solver,
+) -> None:
+    run = pipeline(
+        model_folder, tmp_path, trainer, solver=solver, also=(300, 420, 700), eta=0.0, batch_size=64
+    )
+    expected = [stage.evaluations for stage in run.plan.work()]
+    calls = count_evaluations(run, monkeypatch)
+    run.invert()
+    assert sum(calls) == expected[0]
+    run.reconstruct()
+    assert sum(calls) == sum(expected[:2])
+
+
+def test_results_of_another_solver_are_not_taken_for_its_own(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    solvers = [
+        DdimSolver(steps=5, power=1),
+        DdimSolver(steps=5, power=2),
+        DdimSolver(steps=5, power=1, noise_at="target"),
+        HeunSolver(steps=5, power=1),
+        BdiaSolver(steps=5, power=1),
+        BdiaSolver(steps=5, power=1, gamma=0.5),
+    ]
+    plans = [pipeline(model_folder, tmp_path, trainer, solver=solver).plan for solver in solvers]
+    assert len({plan.inversion().digest for plan in plans}) == len(solvers)
+    assert len({plan.in_domain().digest for plan in plans}) == len(solvers)
+
+
 def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -> Tensor:
     run = Pipeline(
         model=FrozenModel(name="dog32", path="dog32", resolution=32),
         domain=embedded_domain(name="galaxy32", resolution=32, few_shot=66, held_out=10),
+        solver=DdimSolver(steps=5, power=1),
         sampler=CogSampler(references=2),
         evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=5, seed=0),
         trainer=trainer,
@@ -378,9 +429,11 @@ def test_the_control_mixes_the_same_pictures_as_the_strategy(
     [
         ({"step": 1000}, r"inversion\.step must be in 0\.\.999"),
         ({"step": -1}, r"inversion\.step must be in 0\.\.999"),
-        ({"steps": 0}, r"solver\.steps must be in 1\.\.1000"),
-        ({"iterations": -1}, r"solver\.iterations must be >= 0"),
-        ({"steps": 1001}, r"solver\.steps must be in 1\.\.1000"),
+        ({"solver": DdimSolver(steps=1001, power=1)}, r"solver\.steps must be in 1\.\.1000"),
+        (
+            {"solver": HeunSolver(steps=5, power=1)},
+            r"decode\.eta must be 0 for HeunSolver, got 0\.3",
+        ),
         ({"num_samples": 5}, r"num_samples must be more than metrics\.nearest_k=5"),
         ({"sampler": CogSampler(references=67)}, "needs at least 67 few-shot images, got 66"),
     ],
@@ -424,11 +477,12 @@ def test_code_version_follows_the_code_and_not_its_comments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ood_sampler.plan.__file__", str(tmp_path / "plan.py"))
-    source = tmp_path / "part.py"
+    source = tmp_path / "parts" / "inner" / "part.py"
+    source.parent.mkdir(parents=True)
     versions = []
     for text in ("x = 1\n", "x  =  1  # one\n", "x = 2\n"):
         source.write_text(text)
         code_version.cache_clear()
-        versions.append(code_version("part.py"))
+        versions.append(code_version("parts"))
     code_version.cache_clear()
     assert versions[0] == versions[1] != versions[2]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text
 from ood_sampler.run import check_command, sweepable
@@ -116,6 +117,16 @@ def test_every_option_composes_and_binds_to_its_target(group: str, option: str) 
             target = get_object(node["_target_"])
             keys = {str(key) for key in node if key not in ("_target_", "_partial_")}
             inspect.signature(target).bind(**dict.fromkeys(keys))
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "solver"])
+def test_every_solver_is_made_and_fits_the_default_model(option: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        solver = instantiate(compose("run", [f"solver={option}"]).solver)
+    assert isinstance(solver, Solver)
+    solver.check(1000)
+    # at most 35 evaluations each way at the default step
+    assert solver.decoding_evaluations(500, T=1000) <= 35
 
 
 def test_help_explains_every_key_of_every_option() -> None:

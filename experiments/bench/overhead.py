@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ood_sampler.data.artifact import Artifact, Items
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.denoiser import Denoiser
-from ood_sampler.diffusion.solvers import evaluations
+from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.allocation import keep_freed_memory
 from ood_sampler.modules.inversion import Inversion
@@ -29,7 +29,8 @@ from ood_sampler.modules.prediction import compute
 from ood_sampler.modules.synthesis import Synthesis
 
 GOAL = 1.10
-STEP, STEPS, POWER = 500, 50, 2
+STEP = 500
+SOLVER = DdimSolver(steps=50, power=2)
 
 
 @torch.inference_mode()
@@ -52,16 +53,14 @@ def stages(denoiser: Denoiser, few_shot: Dataset[Tensor], count: int, batch_size
         names = [str(i) for i in range(count)]
         start = time.perf_counter()
         compute(
-            Inversion(denoiser, at=[STEP], steps=STEPS, power=POWER, iterations=0, names=names),
+            Inversion(denoiser, at=[STEP], solver=SOLVER, names=names),
             few_shot,
             {str(STEP): latents},
             trainer=trainer,
             batch_size=batch_size,
         )
         compute(
-            Synthesis(
-                denoiser, step=STEP, steps=STEPS, power=POWER, eta=0.0, clip_x_0=False, seed=0
-            ),
+            Synthesis(denoiser, step=STEP, solver=SOLVER, eta=0.0, clip_x_0=False, seed=0),
             Items(latents.open()),
             {"images": images},
             trainer=trainer,
@@ -82,7 +81,8 @@ def main() -> None:
     keep_freed_memory()
     model.denoiser.to(memory_format=torch.channels_last)
     few_shot = embedded_domain(name="galaxy32", resolution=32, few_shot=128, held_out=None).few_shot
-    calls = 2 * evaluations(STEP, T=model.schedule.T, steps=STEPS, power=POWER)
+    T = model.schedule.T
+    calls = SOLVER.inversion_evaluations([STEP], T=T) + SOLVER.decoding_evaluations(STEP, T=T)
     print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, {calls} evaluations")
     print("batch  images  bare s  stages s  ratio min / median / max  goal")
     for batch_size, count in ((1, 4), (16, 32), (64, 64)):

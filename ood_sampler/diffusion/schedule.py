@@ -40,6 +40,7 @@ class Schedule(nn.Module):
         # float64, with the clean step in front: row t + 1 belongs to step t
         alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
+        self._alpha_bars: list[float] = alpha_bars.tolist()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to another device, but stay in float64 where a model is cast to half precision."""
@@ -92,6 +93,14 @@ class Schedule(nn.Module):
         """
         alpha_bar_t = self.alpha_bars[t + 1]
         return alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+
+    def scales(self, step: int) -> tuple[float, float]:
+        r"""Look up $(\alpha_t, \sigma_t)$ of one step, for the coefficients of a solver.
+
+        On the host, so that nothing waits for a device.
+        """
+        alpha_bar = self._alpha_bars[step + 1]
+        return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
 
     def diffuse(self, x_0: Tensor, eps: Tensor, step: int) -> Tensor:
         r"""Add noise: $x_t = \alpha_t x_0 + \sigma_t \epsilon$ (Ho et al., 2020, eq. 4)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ood_sampler.diffusion.denoiser import Denoiser
-from ood_sampler.diffusion.solvers import decode, evaluations, invert
+from ood_sampler.diffusion.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,13 @@ def smooth_pictures(count: int, *, channels: int, resolution: int, seed: int = 0
     return interpolate(coarse, size=size, mode="bicubic").clamp(-1, 1)
 
 
-def verify(denoiser: Denoiser, pictures: Tensor, *, steps: int, power: int) -> Verification:
+def verify(denoiser: Denoiser, pictures: Tensor, *, solver: Solver) -> Verification:
     """Estimate known noise, and carry pictures halfway down the chain and back.
 
     Args:
         denoiser: the frozen model.
         pictures: in [-1, 1], shape $(N, C, H, W)$.
-        steps: intervals of the solver over the whole chain.
-        power: spacing of its grid.
+        solver: of the round trip.
     """
     schedule = denoiser.schedule
     step = schedule.T // 2
@@ -62,13 +61,14 @@ def verify(denoiser: Denoiser, pictures: Tensor, *, steps: int, power: int) -> V
     with torch.inference_mode():
         estimate = denoiser.eps(schedule.diffuse(pictures, eps, step), torch.tensor(step))
     started = time.perf_counter()
-    latents = invert(denoiser, pictures, [step], steps=steps, power=power)[step]
-    decoded = decode(denoiser, latents, step=step, steps=steps, power=power)
+    latents = solver.invert(denoiser, pictures, [step])[step]
+    decoded = solver.decode(denoiser, latents, step=step)
     return Verification(
         pictures=len(pictures),
         step=step,
         noise_error=float((estimate - eps).norm() / eps.norm()),
         rmse=float((decoded - pictures).square().mean().sqrt()),
-        evaluations=2 * evaluations(step, T=schedule.T, steps=steps, power=power),
+        evaluations=solver.inversion_evaluations([step], T=schedule.T)
+        + solver.decoding_evaluations(step, T=schedule.T),
         seconds=time.perf_counter() - started,
     )

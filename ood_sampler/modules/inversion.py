@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
-from ood_sampler.diffusion.solvers import invert
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.modules.prediction import Batch, Stage
 
 
@@ -15,9 +15,7 @@ class Inversion(Stage):
     Args:
         denoiser: the frozen model.
         at: the steps; the result of step `t` is named `str(t)`.
-        steps: intervals over the whole chain.
-        power: spacing of the grid.
-        iterations: fixed-point iterations of each move.
+        solver: grid and moves.
         names: of the pictures, for errors.
     """
 
@@ -26,29 +24,18 @@ class Inversion(Stage):
         denoiser: Denoiser,
         *,
         at: Sequence[int],
-        steps: int,
-        power: int,
-        iterations: int,
+        solver: Solver,
         names: Sequence[str],
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.at = at
-        self.steps = steps
-        self.power = power
-        self.iterations = iterations
+        self.solver = solver
         self.names = names
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, x_0 = batch
-        latents = invert(
-            self.denoiser,
-            x_0,
-            self.at,
-            steps=self.steps,
-            power=self.power,
-            iterations=self.iterations,
-        )
+        latents = self.solver.invert(self.denoiser, x_0, self.at)
         names = [self.names[index] for index in indices]
         return {
             str(step): self.check_finite(x_t, names, f"the latent at step {step} of picture")

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.diffusion.solvers import decode
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.modules.prediction import Batch, Stage
 
 
@@ -14,8 +14,7 @@ class Synthesis(Stage):
     Args:
         denoiser: the frozen model.
         step: the step of the latents.
-        steps: intervals over the whole chain.
-        power: spacing of the grid.
+        solver: grid and moves.
         eta: 0 deterministic, 1 DDPM.
         clip_x_0: clip every denoised image; right from pure noise only.
         seed: of the noise that `eta` > 0 adds.
@@ -26,8 +25,7 @@ class Synthesis(Stage):
         denoiser: Denoiser,
         *,
         step: int,
-        steps: int,
-        power: int,
+        solver: Solver,
         eta: float,
         clip_x_0: bool,
         seed: int,
@@ -35,8 +33,7 @@ class Synthesis(Stage):
         super().__init__()
         self.denoiser = denoiser
         self.step = step
-        self.steps = steps
-        self.power = power
+        self.solver = solver
         self.eta = eta
         self.clip_x_0 = clip_x_0
         self.seed = seed
@@ -44,12 +41,10 @@ class Synthesis(Stage):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, x_t = batch
         noise = SampleNoise(self.seed, indices, stream=Stream.DECODE)
-        x_0 = decode(
+        x_0 = self.solver.decode(
             self.denoiser,
             x_t,
             step=self.step,
-            steps=self.steps,
-            power=self.power,
             eta=self.eta,
             noise=lambda: noise.normal(*x_t.shape[1:]),
             clip_x_0=self.clip_x_0,

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ood_sampler.diffusion.denoiser import EpsilonDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.diffusion.solvers import decode
+from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.modules.training import DenoiserTraining
 from ood_sampler.report.grid import save_grid
 
@@ -26,7 +26,7 @@ class SamplePictures(Callback):
         self.folder = folder
         self.every = every
         self.count = count
-        self.steps = steps
+        self.solver = DdimSolver(steps=steps, power=1)
 
     def on_train_batch_end(  # type: ignore[override]
         self,
@@ -43,5 +43,5 @@ class SamplePictures(Callback):
         noise = SampleNoise(0, range(self.count), stream=Stream.LATENT)
         x_T = noise.normal(*pl_module.images.shape[1:]).to(pl_module.device)
         T = pl_module.schedule.T
-        images = decode(denoiser, x_T, step=T - 1, steps=self.steps, clip_x_0=True)
+        images = self.solver.decode(denoiser, x_T, step=T - 1, clip_x_0=True)
         save_grid(images, self.folder / f"samples_{step * pl_module.batch_size:09d}.png")

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from stand_ins import fields, picture, write_files, write_lmdb
 
 from ood_sampler.data.domain import TargetDomain
+from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
@@ -282,14 +283,12 @@ def test_a_run_goes_through(
     outcome = Pipeline(
         model=FrozenModel(name="tiny", path=str(model_folder), resolution=RESOLUTION),
         domain=domain,
+        solver=DdimSolver(steps=4, power=1),
         sampler=CogSampler(references=2),
         evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
         trainer=trainer,
         settings=Settings(
             step=400,
-            steps=4,
-            power=1,
-            iterations=0,
             eta=0.0,
             clip_x_0=False,
             num_samples=8,

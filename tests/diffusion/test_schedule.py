@@ -182,3 +182,10 @@ def test_bad_step(step: int) -> None:
 
 def test_good_steps_are_returned() -> None:
     assert [check_step(step, 10) for step in (0, 9)] == [0, 9]
+
+
+@pytest.mark.parametrize("step", [CLEAN, 0, 1, 500, 999])
+def test_scales_on_the_host_are_those_of_the_table(step: int) -> None:
+    schedule = Schedule.linear()
+    alpha, sigma = schedule(torch.tensor(step))
+    assert schedule.scales(step) == pytest.approx((float(alpha), float(sigma)), rel=1e-15)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from ood_sampler.data.domain import embedded_domain
-from ood_sampler.diffusion.solvers import decode, invert
+from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
@@ -161,8 +161,9 @@ def test_a_model_inverts_and_decodes_on_a_stand_in_of_what_is_published(
 ) -> None:
     frozen = STAND_INS[key](cache)
     pictures = smooth_pictures(2, channels=frozen.channels, resolution=frozen.resolution)
-    latents = invert(frozen.denoiser, pictures, [400], steps=3)[400]
-    images = decode(frozen.denoiser, latents, step=400, steps=3)
+    solver = DdimSolver(steps=3, power=1)
+    latents = solver.invert(frozen.denoiser, pictures, [400])[400]
+    images = solver.decode(frozen.denoiser, latents, step=400)
     assert images.shape == pictures.shape == (2, 3, SIZE, SIZE)
     assert images.isfinite().all()
     assert not torch.equal(images, pictures)
@@ -178,14 +179,12 @@ def test_a_whole_run_on_a_stand_in_of_what_is_published(
     run = Pipeline(
         model=STAND_INS[key](cache),
         domain=embedded_domain(name="galaxy32", resolution=SIZE, few_shot=8, held_out=8),
+        solver=DdimSolver(steps=3, power=1),
         sampler=CogSampler(references=2),
         evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
         trainer=trainer,
         settings=Settings(
             step=400,
-            steps=3,
-            power=1,
-            iterations=0,
             eta=0.0,
             clip_x_0=False,
             num_samples=6,

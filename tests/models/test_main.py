@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from ood_sampler.diffusion.denoiser import EpsilonDenoiser, GaussianDenoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF
 from ood_sampler.models.__main__ import answer, main, model_fields
@@ -151,7 +152,7 @@ def test_the_figures_are_those_of_a_known_denoiser() -> None:
     schedule = Schedule.linear()
     denoiser = GaussianDenoiser(torch.zeros(()), 1.0, schedule)
     pictures = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = verify(denoiser, pictures, steps=10, power=1)
+    found = verify(denoiser, pictures, solver=DdimSolver(steps=10, power=1))
     # the error sigma alpha x_0 - alpha^2 eps has the variance alpha^2 (sigma^2 + alpha^2)
     assert found.noise_error == pytest.approx(float(schedule(torch.tensor(500))[0]), rel=0.02)
     assert found.evaluations == 10
@@ -161,7 +162,7 @@ def test_the_figures_are_those_of_a_known_denoiser() -> None:
 def test_weights_that_estimate_no_noise_are_told_by_their_noise_alone() -> None:
     denoiser = EpsilonDenoiser(lambda x_t, t: torch.zeros_like(x_t), Schedule.linear())
     pictures = smooth_pictures(2, channels=3, resolution=16)
-    found = verify(denoiser, pictures, steps=10, power=1)
+    found = verify(denoiser, pictures, solver=DdimSolver(steps=10, power=1))
     assert found.noise_error == 1
     assert found.rmse < 1e-6
     assert found.psnr > 100
