@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ood_sampler.data.artifact import Artifact, digest
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.features import FeatureExtractor
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.modules.prediction import OnNonFinite
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
@@ -47,6 +48,8 @@ class Settings:
         seed: of all draws.
         batch_size: images a call of the network; no result depends on it. None takes what suits
             resolution and device: 64 at 32x32, one on the CPU and 16 on a GPU at 256x256.
+        on_nonfinite: whether NaN or infinity from the network ends the run, or the image is left
+            out and named.
     """
 
     step: int
@@ -55,6 +58,7 @@ class Settings:
     num_samples: int
     seed: int
     batch_size: int | None
+    on_nonfinite: OnNonFinite = "raise"
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
@@ -65,6 +69,8 @@ class Settings:
             raise ValueError(f"batch_size must be >= 1 or null, got {self.batch_size}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
+        if self.on_nonfinite not in get_args(OnNonFinite):
+            raise ValueError(f"on_nonfinite must be raise or skip, got {self.on_nonfinite!r}")
 
 
 @dataclass(frozen=True)

@@ -278,8 +278,8 @@ def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -
         settings=Settings(**{**SETTINGS, "batch_size": batch_size}),
         root=root,
     )
-    inversion = run.invert()
-    samples = run.draw_and_decode(run._few_shot(inversion.open()))
+    run.invert()
+    samples = run.draw_and_decode(run.inverted())
     return torch.cat(list(samples.open().blocks()))
 
 
@@ -337,8 +337,8 @@ def test_two_processes_give_the_samples_of_one(
     expected = all_images(pipeline(model_folder, reference, trainer))
     # two shards to invert, one for each; one shard to decode, none for the second process
     run = pipeline(model_folder, tmp_path, two, num_samples=40)
-    inversion = run.invert()
-    inverted = run._few_shot(inversion.open())
+    run.invert()
+    inverted = run.inverted()
     samples = run.draw_and_decode(inverted).open()
     torch.testing.assert_close(samples.take(range(40)), expected[:40], rtol=0, atol=1e-5)
 

@@ -91,7 +91,8 @@ class Schedule(nn.Module):
         Args:
             t: integer timesteps in $[-1, T-1]$, any shape.
         """
-        alpha_bar_t = self.alpha_bars[t + 1]
+        # an index of shape () would be read back to the host
+        alpha_bar_t = self.alpha_bars.take(t.to(self.alpha_bars.device) + 1)
         return alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
 
     def scales(self, step: int) -> tuple[float, float]:

@@ -50,6 +50,29 @@ class InMemory(TensorSet):
         return self.items[torch.as_tensor(list(indices), dtype=torch.long)]
 
 
+class Selected(TensorSet):
+    """Some items of another set.
+
+    Args:
+        items: the other set.
+        indices: of the items, in order.
+    """
+
+    def __init__(self, items: TensorSet, indices: Sequence[int]) -> None:
+        self.items = items
+        self.indices = indices
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.items.shape
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return self.items.take([self.indices[index] for index in indices])
+
+
 def mean_and_variance(items: TensorSet) -> tuple[Tensor, Tensor]:
     r"""Per-coordinate mean and unbiased variance in float64, in two passes over the set.
 

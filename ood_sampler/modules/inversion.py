@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.modules.prediction import Batch, Stage
+from ood_sampler.modules.prediction import Batch, OnNonFinite, Stage
 
 
 class Inversion(Stage):
@@ -17,6 +17,7 @@ class Inversion(Stage):
         at: the steps; the result of step `t` is named `str(t)`.
         solver: grid and moves.
         names: of the pictures, for errors.
+        on_nonfinite: whether NaN or infinity ends the stage, or is stored.
     """
 
     def __init__(
@@ -26,18 +27,25 @@ class Inversion(Stage):
         at: Sequence[int],
         solver: Solver,
         names: Sequence[str],
+        on_nonfinite: OnNonFinite = "raise",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.at = at
         self.solver = solver
         self.names = names
+        self.on_nonfinite = on_nonfinite
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, x_0 = batch
         latents = self.solver.invert(self.denoiser, x_0, self.at)
-        names = [self.names[index] for index in indices]
-        return {
-            str(step): self.check_finite(x_t, names, f"the latent at step {step} of picture")
-            for step, x_t in latents.items()
-        }
+        if self.on_nonfinite == "raise":
+            names = [self.names[index] for index in indices]
+            for step, x_t in latents.items():
+                self.check_finite(x_t, names, latent_at(step))
+        return {str(step): x_t for step, x_t in latents.items()}
+
+
+def latent_at(step: int) -> str:
+    """What an inversion makes, for messages that go on with a picture's name."""
+    return f"the latent at step {step} of picture"

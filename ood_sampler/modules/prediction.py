@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -12,10 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ood_sampler.data.artifact import Artifact
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
+from ood_sampler.modules.compilation import Compile, Mode
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,24 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """What a stage may compute in; the others would cast the feature network too."""
 
 
+OnNonFinite = Literal["raise", "skip"]
+"""Whether NaN or infinity from the network ends a stage, or the image is left out later on."""
+
+
 class NonFiniteError(ValueError):
-    """The network returned NaN or infinity."""
+    """The network returned NaN or infinity.
+
+    Args:
+        what: kind of the results.
+        names: of those that are not finite.
+    """
+
+    def __init__(self, what: str, names: Sequence[object]) -> None:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        super().__init__(
+            f"the network returned NaN or infinity for {what} {names[0]}{others}: use "
+            "trainer.precision=32-true, check the weights, or leave it out with on_nonfinite=skip"
+        )
 
 
 class Stage(lightning.LightningModule):
@@ -54,14 +72,16 @@ class Stage(lightning.LightningModule):
         Raises:
             NonFiniteError: one is not; names it.
         """
-        finite = results.flatten(1).isfinite().all(1)
+        finite = are_finite(results)
         if not finite.all():
             bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
-            raise NonFiniteError(
-                f"the network returned NaN or infinity for {what} {bad[0]} "
-                f"({len(bad)} of this batch): use trainer.precision=32-true, and check the weights"
-            )
+            raise NonFiniteError(what, bad)
         return results
+
+
+def are_finite(items: Tensor) -> Tensor:
+    """Which items hold finite numbers alone, shape (N, ...) to (N,)."""
+    return items.flatten(1).isfinite().all(1)
 
 
 class ShardLoader(lightning.LightningDataModule):
@@ -86,15 +106,45 @@ class ShardLoader(lightning.LightningDataModule):
             for start in range(first, end, self.batch_size):
                 yield list(range(start, min(start + self.batch_size, end)))
 
-    def predict_dataloader(self) -> DataLoader[Any]:
+    def predict_dataloader(self) -> "Prefetched":
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        batches = list(self.batches(rank, world_size))
-        return DataLoader(_Batches(self.items, batches), batch_size=None)
+        return Prefetched(self.items, list(self.batches(rank, world_size)))
+
+
+class Prefetched:
+    """Batches in order, the next one read in the background while the last one is computed.
+
+    Args:
+        items: what is read.
+        batches: numbers of the items of each batch.
+    """
+
+    def __init__(self, items: Dataset[Tensor], batches: Sequence[list[int]]) -> None:
+        self.items = items
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as background:
+            following: Future[Batch] | None = None
+            for numbers in self.batches:
+                present, following = following, background.submit(self._read, numbers)
+                if present is not None:
+                    yield present.result()
+            if following is not None:
+                yield following.result()
+
+    def _read(self, numbers: list[int]) -> Batch:
+        return numbers, torch.stack([self.items[number] for number in numbers])
 
 
 class ShardWriter(Callback):
-    """Gather the results of a shard and store it as soon as it is whole.
+    """Gather the results of a shard and store it as soon as it is whole, in the background.
+
+    While a shard is written the next one is computed; no more than that waits in memory.
 
     Args:
         artifacts: by the name of the result.
@@ -105,6 +155,13 @@ class ShardWriter(Callback):
         self.artifacts = artifacts
         self.shards = shards
         self.pending: dict[str, list[Tensor]] = {}
+        self.background: ThreadPoolExecutor | None = None
+        self.writing: list[Future[None]] = []
+
+    def on_predict_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.background = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     def on_predict_batch_end(
         self,
@@ -116,10 +173,17 @@ class ShardWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         last = batch[0][-1]
-        for name, artifact in self.artifacts.items():
+        for name in self.artifacts:
             self.pending.setdefault(name, []).append(outputs[name].cpu())
-            if (last + 1) % artifact.shard == 0 or last + 1 == artifact.count:
-                artifact.write(last // artifact.shard, torch.cat(self.pending.pop(name)))
+        artifact = next(iter(self.artifacts.values()))
+        if (last + 1) % artifact.shard == 0 or last + 1 == artifact.count:
+            self.finish()
+            self.writing = [
+                self.background.submit(  # type: ignore[union-attr]
+                    artifact.write, last // artifact.shard, torch.cat(self.pending.pop(name))
+                )
+                for name, artifact in self.artifacts.items()
+            ]
         if trainer.received_sigterm:
             # Lightning only notes the signal, and its prediction loop does not look
             raise KeyboardInterrupt
@@ -131,6 +195,7 @@ class ShardWriter(Callback):
 
         A barrier would give up after half an hour, and a shard may take longer.
         """
+        self.finish()
         files = [a.shard_path(shard) for a in self.artifacts.values() for shard in self.shards]
         while (
             trainer.world_size > 1
@@ -138,6 +203,25 @@ class ShardWriter(Callback):
             and not all(file.exists() for file in files)
         ):
             time.sleep(0.1)
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Keep what was computed before the stage failed."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for the shards that are being written.
+
+        Raises:
+            OSError: one could not be written.
+        """
+        writing, self.writing = self.writing, []
+        for shard in writing:
+            shard.result()
 
 
 def compute(
@@ -222,10 +306,16 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
 
 
 def machine(trainer: lightning.Trainer) -> str:
-    """Kind of device and precision: results of different ones differ in the last digits."""
+    """Kind of device, precision, compilation: results differ with them in the last digits."""
     device = trainer.strategy.root_device.type
-    tf32 = any(isinstance(callback, TF32) and callback.allowed for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return f"{device} {trainer.precision}" + " tf32" * (tf32 and device == "cuda")
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    tf32 = any(isinstance(callback, TF32) and callback.allowed for callback in callbacks)
+    compiled = any(isinstance(callback, Compile) for callback in callbacks)
+    return (
+        f"{device} {trainer.precision}"
+        + " tf32" * (tf32 and device == "cuda")
+        + " compiled" * compiled
+    )
 
 
 class TF32(Callback):
@@ -249,27 +339,19 @@ class TF32(Callback):
 def lightning_trainer(
     *,
     tf32: bool,
+    compile: Mode | None = None,
     callbacks: Sequence[Callback] = (),
     **settings: Any,  # noqa: ANN401
 ) -> lightning.Trainer:
-    """Make a Lightning trainer that computes float32 as told.
+    """Make a Lightning trainer that computes as told.
 
     Args:
         tf32: see `TF32`.
+        compile: see `Compile`; None leaves the network as it is.
         callbacks: of the trainer.
         settings: other arguments of `lightning.Trainer`.
     """
-    return lightning.Trainer(callbacks=[*callbacks, TF32(allowed=tf32)], **settings)
-
-
-class _Batches(Dataset[Batch]):
-    def __init__(self, items: Dataset[Tensor], batches: Sequence[list[int]]) -> None:
-        self.items = items
-        self.numbers = batches
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> Batch:
-        numbers = self.numbers[index]
-        return numbers, torch.stack([self.items[number] for number in numbers])
+    own: list[Callback] = [TF32(allowed=tf32)]
+    if compile is not None:
+        own.append(Compile(compile))
+    return lightning.Trainer(callbacks=[*callbacks, *own], **settings)

@@ -5,7 +5,9 @@ from torch import Tensor
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.modules.prediction import Batch, Stage
+from ood_sampler.modules.prediction import Batch, OnNonFinite, Stage
+
+SAMPLE = "sample"
 
 
 class Synthesis(Stage):
@@ -18,6 +20,7 @@ class Synthesis(Stage):
         eta: 0 deterministic, 1 DDPM.
         clip_x_0: clip every denoised image; right from pure noise only.
         seed: of the noise that `eta` > 0 adds.
+        on_nonfinite: whether NaN or infinity ends the stage, or is stored.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class Synthesis(Stage):
         eta: float,
         clip_x_0: bool,
         seed: int,
+        on_nonfinite: OnNonFinite = "raise",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -37,6 +41,7 @@ class Synthesis(Stage):
         self.eta = eta
         self.clip_x_0 = clip_x_0
         self.seed = seed
+        self.on_nonfinite = on_nonfinite
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, x_t = batch
@@ -49,4 +54,6 @@ class Synthesis(Stage):
             noise=lambda: noise.normal(*x_t.shape[1:]),
             clip_x_0=self.clip_x_0,
         )
-        return {"images": self.check_finite(x_0, indices, "sample").clamp(-1, 1)}
+        if self.on_nonfinite == "raise":
+            self.check_finite(x_0, indices, SAMPLE)
+        return {"images": x_0.clamp(-1, 1)}

@@ -4,7 +4,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,21 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(_finite(results), indent=1).encode())
 
 
-def write_samples(folder: Path, images: TensorSet, *, seed: int) -> None:
-    """Write samples as PNG files, with a manifest of what each was drawn from."""
+def write_samples(folder: Path, images: TensorSet, numbers: Sequence[int], *, seed: int) -> None:
+    """Write samples as PNG files, with a manifest of what each was drawn from.
+
+    Args:
+        folder: of the files.
+        images: the samples.
+        numbers: of the samples within the run.
+        seed: of the run.
+    """
     lines = ["file,seed,index"]
-    start = 0
-    for block in images.blocks():
-        for offset, picture in enumerate(to_uint8(block)):
-            name = f"{start + offset:05d}.png"
-            save_png(picture, folder / name)
-            lines.append(f"{name},{seed},{start + offset}")
-        start += len(block)
+    pictures = (picture for block in images.blocks() for picture in to_uint8(block))
+    for number, picture in zip(numbers, pictures, strict=True):
+        name = f"{number:05d}.png"
+        save_png(picture, folder / name)
+        lines.append(f"{name},{seed},{number}")
     write_atomically(folder / "manifest.csv", ("\n".join(lines) + "\n").encode())
 
 

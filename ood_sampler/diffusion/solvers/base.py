@@ -36,7 +36,9 @@ class Flow:
 
     def eps(self, x_t: Tensor, step: int) -> Tensor:
         """Ask the network; clean data is asked about at step 0, its nearest noise level."""
-        eps = self.denoiser.eps(x_t, torch.tensor(max(step, 0)))
+        # filled on the device: a copy from the host would wait for all that is queued there
+        t = torch.full((), max(step, 0), dtype=torch.long, device=x_t.device)
+        eps = self.denoiser.eps(x_t, t)
         if self.clip_x_0 and step > CLEAN:
             alpha, sigma = self.schedule.scales(step)
             x_0_hat = ((x_t - sigma * eps) / alpha).clamp(-1, 1)

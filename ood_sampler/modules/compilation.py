@@ -1,0 +1,82 @@
+"""The network compiled for the device: faster, and other in the last digits."""
+
+from typing import Literal, get_args
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+Mode = Literal["default", "reduce-overhead"]
+"""Of `torch.compile`; the second one replays the kernels of a GPU as one CUDA graph."""
+
+
+class CompiledNetwork(nn.Module):
+    """Call a network through `torch.compile`; each size of a batch is compiled once.
+
+    Args:
+        network: any.
+        mode: of `torch.compile`.
+
+    Raises:
+        ValueError: at the first call, if it cannot be compiled here.
+    """
+
+    def __init__(self, network: nn.Module, mode: Mode) -> None:
+        super().__init__()
+        self.mode = mode
+        self.network = network
+        self.compiled = torch.compile(network, mode=mode, dynamic=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        # a graph writes each result to the same place, and solvers keep earlier ones
+        torch.compiler.cudagraph_mark_step_begin()
+        try:
+            prediction: Tensor = self.compiled(*inputs)
+        except RuntimeError as error:
+            # takes a second to import
+            from torch._dynamo.exc import TorchDynamoException
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"trainer.compile={self.mode} does not work on this machine ({reason}): a CPU "
+                "needs a C++ compiler (g++), a GPU triton; or set trainer.compile=null"
+            ) from error
+        return prediction.clone()
+
+
+class Compile(Callback):
+    """Compile the network of a stage that has one.
+
+    Args:
+        mode: of `torch.compile`.
+
+    Raises:
+        ValueError: `mode` is not known.
+    """
+
+    def __init__(self, mode: Mode) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(
+                f"trainer.compile must be null or one of {', '.join(get_args(Mode))}, got {mode!r}"
+            )
+        self.mode = mode
+
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        denoiser = getattr(pl_module, "denoiser", None)
+        network = getattr(denoiser, "network", None)
+        if isinstance(network, nn.Module) and not isinstance(network, CompiledNetwork):
+            denoiser.network = CompiledNetwork(network, self.mode)  # type: ignore[union-attr]
+
+    def teardown(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Leave the network as it was: another stage may go to other processes."""
+        denoiser = getattr(pl_module, "denoiser", None)
+        network = getattr(denoiser, "network", None)
+        if isinstance(network, CompiledNetwork):
+            denoiser.network = network.network  # type: ignore[union-attr]

@@ -1,0 +1,120 @@
+"""A network that returns NaN for one image at one step."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ood_sampler.modules.prediction import NonFiniteError
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.results import write_samples
+from tests.test_pipeline import pipeline
+
+
+class Faulty(nn.Module):
+    """Give NaN for the images that are `struck` at a step."""
+
+    def __init__(self, network: nn.Module, *, step: int, struck: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.step = step
+        self.struck = struck
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        prediction: Tensor = self.network(x_t, t)
+        if int(t[0]) != self.step:
+            return prediction
+        same = (x_t - self.struck).flatten(1).abs().amax(1) < 1e-6
+        return prediction.masked_fill(same[:, None, None, None], torch.nan)
+
+
+def break_at(run: Pipeline, *, step: int, struck: Tensor) -> None:
+    denoiser: Any = run.model.denoiser
+    denoiser.network = Faulty(denoiser.network, step=step, struck=struck)
+
+
+@pytest.fixture
+def broken(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> Callable[[str], Pipeline]:
+    """Make runs of one folder whose picture 5 fails at the first evaluation."""
+
+    def make(on_nonfinite: str) -> Pipeline:
+        run = pipeline(model_folder, tmp_path, trainer, on_nonfinite=on_nonfinite)
+        break_at(run, step=0, struck=run.domain.few_shot[5])
+        return run
+
+    return make
+
+
+def test_a_picture_the_network_fails_on_ends_the_run_by_name(
+    broken: Callable[[str], Pipeline],
+) -> None:
+    with pytest.raises(NonFiniteError, match=r"latent at step 400 of picture few5: .*=skip"):
+        broken("raise").run()
+
+
+def test_a_picture_the_network_fails_on_is_left_out_and_named(
+    broken: Callable[[str], Pipeline], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = broken("skip")
+    with caplog.at_level(logging.WARNING):
+        outcome = run.run()
+    named = "the network returned NaN or infinity for the latent at step 400 of picture few5"
+    assert any(named in line for line in outcome.left_out)
+    assert named in caplog.text
+    inverted = run.inverted()
+    assert len(inverted.latents) == len(inverted.images) == 65
+    assert torch.equal(inverted.images.take([5])[0], run.domain.few_shot[6])
+    assert len(outcome.reconstruction["psnr"]) == len(outcome.originals) == 65
+    assert torch.equal(outcome.originals.take([5])[0], run.domain.few_shot[6])
+    # those that remain are whole, and nothing that is measured depends on the one that is not
+    assert torch.cat(list(outcome.images.blocks())).isfinite().all()
+    assert all(value is not None for row in outcome.rows for value in row.figures.values())
+
+    # stored as it is: a later run that does not allow for it says so again
+    with pytest.raises(NonFiniteError, match="few5"):
+        broken("raise").run()
+
+
+def test_a_sample_the_network_fails_on_keeps_the_numbers_of_the_others(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    whole = pipeline(model_folder, tmp_path / "whole", trainer, eta=0.0)
+    expected = whole.run()
+    run = pipeline(model_folder, tmp_path / "broken", trainer, eta=0.0, on_nonfinite="skip")
+    latent = whole.plan.latents().open().take([7])[0]
+    break_at(run, step=400, struck=latent)
+    outcome = run.run()
+    assert outcome.numbers == [i for i in range(70) if i != 7]
+    assert outcome.rows[0].samples == 69
+    assert len(outcome.nearest_index) == 69
+    assert any("for sample 7: left out" in line for line in outcome.left_out)
+    torch.testing.assert_close(
+        outcome.images.take([6, 7, 68]), expected.images.take([6, 8, 69]), rtol=0, atol=1e-5
+    )
+    write_samples(tmp_path, outcome.images, outcome.numbers, seed=3)
+    names = [line.split(",")[0] for line in (tmp_path / "manifest.csv").read_text().split()[1:]]
+    assert names == [f"{i:05d}.png" for i in range(70) if i != 7]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == names
+
+
+def test_too_few_pictures_left_are_refused(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer, on_nonfinite="skip")
+    denoiser: Any = run.model.denoiser
+    denoiser.eps = lambda x_t, t: torch.full_like(x_t, torch.nan)
+    with pytest.raises(ValueError, match="at least 2 few-shot images, got 0"):
+        run.run()
+
+
+def test_the_setting_is_one_of_two(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="on_nonfinite must be raise or skip, got 'ignore'"):
+        pipeline(model_folder, tmp_path, trainer, on_nonfinite="ignore")
