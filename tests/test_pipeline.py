@@ -1,4 +1,5 @@
 import functools
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ood_sampler.data.artifact import SHARD
 from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
@@ -323,8 +324,24 @@ def test_more_samples_continue_the_samples_that_are_there(
     torch.testing.assert_close(grown, expected, rtol=0, atol=1e-5)
 
 
+class Noting(nn.Module):
+    """Write down the step and the image of each question, from whatever process."""
+
+    def __init__(self, network: nn.Module, file: Path) -> None:
+        super().__init__()
+        self.network = network
+        self.file = file
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        images = [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in x_t.contiguous()]
+        with self.file.open("a") as lines:
+            lines.writelines(f"{int(t[0])} {image}\n" for image in images)
+        prediction: Tensor = self.network(x_t, t)
+        return prediction
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_samples_of_one(
+def test_two_processes_give_the_samples_of_one_and_compute_nothing_twice(
     model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
 ) -> None:
     two = functools.partial(
@@ -337,9 +354,15 @@ def test_two_processes_give_the_samples_of_one(
     expected = all_images(pipeline(model_folder, reference, trainer))
     # two shards to invert, one for each; one shard to decode, none for the second process
     run = pipeline(model_folder, tmp_path, two, num_samples=40)
+    denoiser: Any = run.model.denoiser
+    denoiser.network = Noting(denoiser.network, tmp_path / "asked.txt")
     run.invert()
     inverted = run.inverted()
     samples = run.draw_and_decode(inverted).open()
+    asked = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
+    for step, images in (("0", 66), ("400", 40)):
+        of_step = [image for at, image in asked if at == step]
+        assert len(of_step) == len(set(of_step)) == images
     torch.testing.assert_close(samples.take(range(40)), expected[:40], rtol=0, atol=1e-5)
 
 

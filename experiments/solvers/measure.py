@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -69,13 +69,13 @@ def pictures(denoiser: Denoiser, count: int, device: str) -> Tensor:
 
 
 def converged(
-    denoiser: Denoiser, x_0: Tensor, at: Sequence[int], file: Path | None
+    denoiser: Denoiser, x_0: Tensor, at: Sequence[int], file: Path | None, *, moves: int = 300
 ) -> dict[int, Tensor]:
-    """Latents by 300 moves of Heun's method in float64; read from `file`, or written there."""
+    """Latents by `moves` of Heun's method in float64; read from `file`, or written there."""
     if file is not None and file.exists():
         stored: dict[int, Tensor] = torch.load(file, weights_only=True)
         return stored
-    latents = HeunSolver(steps=300, power=2).invert(denoiser.double(), x_0.double(), at)
+    latents = HeunSolver(steps=moves, power=2).invert(denoiser.double(), x_0.double(), at)
     denoiser.float()
     if file is not None:
         torch.save(latents, file)
@@ -107,6 +107,14 @@ class Trip:
     x_t: Tensor
     back: Tensor
 
+    def rmse(self) -> float:
+        """Of the round trip."""
+        return float((self.back - self.x_0).double().square().mean().sqrt())
+
+    def latent_error(self, exact: Tensor) -> float:
+        """Relative to the exact latents of the first pictures."""
+        return float((self.x_t[: len(exact)] - exact).norm() / exact.norm())
+
     def line(self, reference: Tensor) -> str:
         """The row of the table: round trip and latents of each domain."""
         cells = [
@@ -114,14 +122,13 @@ class Trip:
             f"{self.solver.steps}, {self.solver.power}",
             f"{self.cost[0]} + {self.cost[1]}",
         ]
-        halves = (x.chunk(2) for x in (self.back - self.x_0, self.x_t, reference))
-        for difference, x_t, exact in zip(*halves, strict=True):
-            rmse = float(difference.double().square().mean().sqrt())
-            error = (x_t[: len(exact)] - exact).norm() / exact.norm()
+        halves = (x.chunk(2) for x in (self.x_0, self.x_t, self.back, reference))
+        for x_0, x_t, back, exact in zip(*halves, strict=True):
+            domain = replace(self, x_0=x_0, x_t=x_t, back=back)
             cells += [
-                f"{1e3 * rmse:.3g}",
-                f"{20 * math.log10(2 / rmse):.1f}",
-                f"{100 * float(error):.2f}",
+                f"{1e3 * domain.rmse():.3g}",
+                f"{20 * math.log10(2 / domain.rmse()):.1f}",
+                f"{100 * domain.latent_error(exact):.2f}",
                 f"{float(x_t.std()):.3f}",
             ]
         return "| " + " | ".join(cells) + " |"

@@ -2,9 +2,9 @@
 
     python experiments/solvers/quality.py --folder dog=cifar10/test/dog.zip > quality.md
 
-Few-shot pictures are inverted, `cog` of three draws as many latents, the same solver decodes them. The
-draws are the same numbers for every solver, so that rows of a domain differ by the solver alone; what
-KID's standard error covers, the choice of pictures, is common to them. Rows go to the standard
+Few-shot pictures are inverted, `cog` of three draws as many latents, the same solver decodes them.
+The draws are the same for every solver, so that the rows of a domain differ by the solver alone;
+what KID's standard error covers, the choice of pictures, is common to them. Rows go to the standard
 error as they are measured, and to `--rows`, from where an interrupted measurement continues.
 """
 

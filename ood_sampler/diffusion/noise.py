@@ -1,7 +1,9 @@
 """Reproducible randomness: sample `i` draws from `(seed, i)` and from nothing else."""
 
 from collections.abc import Sequence
+from copy import copy
 from enum import IntEnum
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ class Stream(IntEnum):
 
     LATENT = 0
     DECODE = 1
+    FIT = 2
 
 
 class SampleNoise:
@@ -34,14 +37,27 @@ class SampleNoise:
     def __init__(self, seed: int, indices: Sequence[int], *, stream: Stream) -> None:
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0..2**64 - 1, got {seed}")
-        keys = np.array([(seed, index) for index in indices], dtype=np.uint64)
-        self.generators = [
-            np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
-            for key in keys
-        ]
+        self.seed = seed
+        self.indices = indices
+        self.stream = stream
+        self.generators = [_generator(seed, index, 0, stream) for index in indices]
 
     def __len__(self) -> int:
         return len(self.generators)
+
+    def attempts(self, sample: int, numbers: Sequence[int]) -> Self:
+        """Noise for some attempts at one sample of the batch.
+
+        Attempt `k` at sample `i` depends on `(seed, i, k)` alone, and on none of the draws that
+        sample `i` has already made.
+        """
+        made = copy(self)
+        index = self.indices[sample]
+        made.indices = [index] * len(numbers)
+        made.generators = [
+            _generator(self.seed, index, number + 1, self.stream) for number in numbers
+        ]
+        return made
 
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normals, float32, shape (samples, *shape)."""
@@ -57,3 +73,9 @@ class SampleNoise:
         """Draw `k` distinct integers below `population` for each sample, shape (samples, k)."""
         draws = [g.choice(population, size=k, replace=False) for g in self.generators]
         return torch.from_numpy(np.stack(draws))
+
+
+def _generator(seed: int, index: int, attempt: int, stream: Stream) -> np.random.Generator:
+    """Draws count through the lower half of the counter; its upper half tells streams apart."""
+    key = np.array((seed, index), dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, attempt, stream]))

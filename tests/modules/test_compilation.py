@@ -105,7 +105,9 @@ def test_stored_results_tell_whether_they_were_compiled() -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"trainer\.compile must be null or one of default, reduce"):
+    with pytest.raises(
+        ValueError, match=r"trainer\.compile must be null or one of default, reduce"
+    ):
         make_trainer(cpu(compile="fast"), [])
 
 

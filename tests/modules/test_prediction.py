@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.latents.store import InMemory
 from ood_sampler.modules.prediction import (
     Batch,
+    Prefetched,
     ShardLoader,
     Stage,
     compute,
@@ -66,6 +68,93 @@ def test_items_of_any_size_are_stored_in_order(trainer: Callable[..., Any], tmp_
     )
     assert artifact.missing() == []
     assert torch.equal(artifact.open().take(range(11))[:, 0, 0, 0], 2 * torch.arange(11.0))
+
+
+class Counting(Dataset[Tensor]):
+    """Zeros; tells when an item has been read."""
+
+    def __init__(self, count: int) -> None:
+        self.read = [threading.Event() for _ in range(count)]
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.read[index].set()
+        return torch.full((1,), float(index))
+
+
+def test_the_next_batch_is_read_before_this_one_is_asked_back() -> None:
+    items = Counting(6)
+    batches = iter(Prefetched(items, [[0, 1], [2, 3], [4, 5]]))
+    numbers, first = next(batches)
+    assert numbers == [0, 1]
+    assert first.tolist() == [[0.0], [1.0]]
+    assert items.read[3].wait(timeout=20)
+    # and no more than that
+    assert not items.read[4].is_set()
+    assert [numbers for numbers, _ in batches] == [[2, 3], [4, 5]]
+
+
+def test_an_item_that_cannot_be_read_ends_the_stage_at_its_batch(
+    trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    class Broken(Counting):
+        def __getitem__(self, index: int) -> Tensor:
+            if index == 5:
+                raise OSError("picture 5 is gone")
+            return super().__getitem__(index).expand(3, 1600, 1600)
+
+    artifact = Artifact(tmp_path, "stage", {}, 6, (3, 1600, 1600))
+    assert artifact.shard == 1
+    with pytest.raises(OSError, match="picture 5 is gone"):
+        compute(Doubled(), Broken(6), {"doubled": artifact}, trainer=trainer, batch_size=1)
+    assert artifact.missing() == [5]
+
+
+class Slow(Artifact):
+    """Waits with its first shard until the item after it has been read and computed."""
+
+    computed: threading.Event
+
+    def write(self, shard: int, items: Tensor) -> None:
+        assert shard or self.computed.wait(timeout=20)
+        super().write(shard, items)
+
+
+def test_a_shard_is_written_while_the_next_one_is_computed(
+    trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    artifact = Slow(tmp_path, "stage", {}, 3, (1, 4096, 4096))
+    artifact.computed = threading.Event()
+    assert artifact.shard == 1
+
+    class Telling(Doubled):
+        def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+            if batch[0] == [1]:
+                artifact.computed.set()
+            return super().predict_step(batch, batch_idx)
+
+    items: Dataset[Tensor] = Items(
+        InMemory(torch.arange(3.0)[:, None, None, None].expand(3, 1, 4096, 4096))
+    )
+    compute(Telling(), items, {"doubled": artifact}, trainer=trainer, batch_size=1)
+    assert artifact.missing() == []
+    assert [float(artifact.open().take([i])[0, 0, 0, 0]) for i in range(3)] == [0.0, 2.0, 4.0]
+
+
+def test_a_shard_that_cannot_be_written_ends_the_stage_and_the_others_stay(
+    trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    class Full(Artifact):
+        def write(self, shard: int, items: Tensor) -> None:
+            if shard == 1:
+                raise OSError("no space left")
+            super().write(shard, items)
+
+    artifact = Full(tmp_path, "stage", {}, 4, (1, 4096, 4096))
+    items: Dataset[Tensor] = Items(InMemory(torch.zeros(1, 1, 1, 1).expand(4, 1, 4096, 4096)))
+    with pytest.raises(OSError, match="no space left"):
+        compute(Doubled(), items, {"doubled": artifact}, trainer=trainer, batch_size=1)
+    assert 0 not in artifact.missing()
+    assert 1 in artifact.missing()
 
 
 @pytest.mark.parametrize("done", [True, False])

@@ -135,8 +135,8 @@ class Solver(ABC):
             raise ValueError(f"eta must be >= 0, got {eta}")
         if eta:
             raise ValueError(
-                f"eta must be 0 for {type(self).__name__}, got {eta}: only DDIM moves (ddim, "
-                "fixed_point) add noise, others follow the deterministic trajectory"
+                f"eta must be 0 for {type(self).__name__}, got {eta}: only DDIM moves add noise "
+                "(solver=fixed_point, solver=ddim), others follow the deterministic trajectory"
             )
 
     @torch.inference_mode()
