@@ -1,5 +1,6 @@
 """Reproducible randomness: sample `i` draws from `(seed, i)` and from nothing else."""
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from enum import IntEnum
@@ -61,8 +62,10 @@ class SampleNoise:
 
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normals, float32, shape (samples, *shape)."""
-        draws = [g.standard_normal(shape, dtype=np.float32) for g in self.generators]
-        return torch.from_numpy(np.stack(draws))
+        draws = np.empty((len(self), math.prod(shape)), dtype=np.float32)
+        for generator, row in zip(self.generators, draws, strict=True):
+            generator.standard_normal(dtype=np.float32, out=row)
+        return torch.from_numpy(draws.reshape(len(self), *shape))
 
     def uniform(self, *shape: int) -> Tensor:
         """Draw from $[0, 1)$, float32, shape (samples, *shape)."""

@@ -1,7 +1,114 @@
 """Angles, spheres and combinations of latents."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.latents.store import TensorSet
+
+ROUNDS = 32
+"""Draws of references that each member of a set is measured against."""
+
+
+class Criteria(NamedTuple):
+    r"""The three geometric criteria of latents (Zhu et al., 2023), each of shape $(B,)$.
+
+    Attributes:
+        distance: mean distance to the references.
+        origin_angle: mean angle at the origin with a reference, degrees.
+        pair_angle: mean angle at the latent between two references, degrees.
+    """
+
+    distance: Tensor
+    origin_angle: Tensor
+    pair_angle: Tensor
+
+
+def gram(latents: TensorSet, centre: Tensor) -> Tensor:
+    r"""Products $(z_i - c) \cdot (z_j - c)$ of a set, shape $(N, N)$, float64.
+
+    Two blocks of the set are in memory at a time.
+    """
+    rows = []
+    for left in latents.blocks():
+        a = _rows(left, centre)
+        rows.append(torch.cat([a @ _rows(b, centre).T for b in latents.blocks()], dim=1))
+    return torch.cat(rows)
+
+
+def criteria(latents: Tensor, references: Tensor) -> Criteria:
+    r"""Measure latents, each against references of its own.
+
+    Args:
+        latents: $z$, shape $(B, \dots)$.
+        references: $r_j$, shape $(B, k, \dots)$, $k \ge 2$; their float64 copy is the memory that
+            it takes.
+
+    Raises:
+        ValueError: there are fewer than two references.
+    """
+    if references.shape[1] < 2:
+        raise ValueError(f"references must be >= 2, got {references.shape[1]}")
+    z, r = latents.double().flatten(1), references.double().flatten(2)
+    return criteria_of_products(z.square().sum(1), (r @ z[:, :, None])[:, :, 0], r @ r.mT)
+
+
+def member_criteria(products: Tensor, references: int, noise: SampleNoise) -> Criteria:
+    r"""Measure each member of a set against random others, `ROUNDS` times.
+
+    Args:
+        products: $z_i \cdot z_j$ of the members, shape $(N, N)$.
+        references: others a measurement, $k \ge 2$.
+        noise: chooses the others, one stream a member.
+
+    Returns:
+        Criteria of shape $(32 N,)$.
+
+    Raises:
+        ValueError: `references` is below 2 or not below the number of members.
+    """
+    n = len(products)
+    if not 2 <= references < n:
+        raise ValueError(f"references must be in 2..{n - 1} for {n} latents, got {references}")
+    member = torch.arange(n)[:, None]
+    measured = []
+    for _ in range(ROUNDS):
+        index = noise.choice(n - 1, references)
+        index += index >= member
+        between = products[index[:, :, None], index[:, None, :]]
+        measured.append(criteria_of_products(products.diagonal(), products[member, index], between))
+    return Criteria(*(torch.cat(values) for values in zip(*measured, strict=True)))
+
+
+def criteria_of_products(squares: Tensor, products: Tensor, between: Tensor) -> Criteria:
+    r"""Measure latents of which inner products alone are known.
+
+    Two latents at one place, or one at the origin, make a right angle.
+
+    Args:
+        squares: $z \cdot z$, shape $(B,)$.
+        products: $z \cdot r_j$, shape $(B, k)$.
+        between: $r_j \cdot r_l$, shape $(B, k, k)$.
+    """
+    tiny = torch.finfo(products.dtype).tiny
+    lengths = between.diagonal(dim1=1, dim2=2)
+    cosine = products / (squares[:, None] * lengths).sqrt().clamp(min=tiny)
+    distance = (squares[:, None] - 2 * products + lengths).clamp(min=0).sqrt()
+    j, k = torch.triu_indices(products.shape[1], products.shape[1], offset=1)
+    # (r_j - z) . (r_k - z)
+    across = between[:, j, k] - products[:, j] - products[:, k] + squares[:, None]
+    pair_cosine = across / (distance[:, j] * distance[:, k]).clamp(min=tiny)
+    return Criteria(distance.mean(1), _mean_angle(cosine), _mean_angle(pair_cosine))
+
+
+def _mean_angle(cosine: Tensor) -> Tensor:
+    return cosine.clamp(-1, 1).acos().rad2deg().mean(1)
+
+
+def _rows(latents: Tensor, centre: Tensor) -> Tensor:
+    return latents.double().flatten(1) - centre.double().flatten()
 
 
 def slerp(z_1: Tensor, z_2: Tensor, u: Tensor) -> Tensor:

@@ -62,6 +62,10 @@ class Sampler(ABC):
         """Learn what the draws need; nothing by default."""
         return {}
 
+    def remarks(self, fitted: Fitted) -> list[str]:
+        """What the report should say of the fit, a sentence each; nothing by default."""
+        return []
+
     @abstractmethod
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         """Draw one latent for each stream of `noise`, shape $(B, C, H, W)$, float32."""

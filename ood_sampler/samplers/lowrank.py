@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.latents.store import TensorSet, mean_and_variance
+from ood_sampler.latents.geometry import gram
+from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 
 
@@ -37,8 +38,7 @@ class LowRankSampler(Sampler):
         n = len(latents)
         mean, variance = mean_and_variance(latents)
         d = mean.numel()
-        gram = _gram(latents, mean)
-        values, vectors = torch.linalg.eigh(gram / (n - 1))
+        values, vectors = torch.linalg.eigh(gram(latents, mean) / (n - 1))
         rank = min(self.rank, n - 1, d - 1)
         values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
         noise_variance = ((variance.sum() - values.sum()) / (d - rank)).clamp(min=0)
@@ -57,22 +57,9 @@ class LowRankSampler(Sampler):
         }
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
-        factors = fitted["factors"]
-        coordinates = noise.normal(len(factors))
+        factors = fitted["factors"].flatten(1)
+        coordinates = noise.normal(1, len(factors))
         white = noise.normal(*fitted["mean"].shape)
         # one product an item: a batched one may round differently in another batch
-        drawn = torch.stack([torch.tensordot(c, factors, dims=1) for c in coordinates])
+        drawn = torch.cat([row @ factors for row in coordinates]).reshape(white.shape)
         return fitted["mean"] + drawn + fitted["noise_std"] * white
-
-
-def _gram(latents: TensorSet, mean: Tensor) -> Tensor:
-    """Inner products of all centred latents, (N, N), two blocks in memory at a time."""
-    rows = []
-    for left in latents.blocks():
-        a = left.double().flatten(1) - mean.flatten()
-        rows.append(
-            torch.cat(
-                [a @ (b.double().flatten(1) - mean.flatten()).T for b in latents.blocks()], dim=1
-            )
-        )
-    return torch.cat(rows)

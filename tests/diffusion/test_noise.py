@@ -71,7 +71,35 @@ def test_seeds_indices_streams_and_draws_are_independent() -> None:
 
 def test_streams_have_their_own_numbers() -> None:
     # they are part of every result: a new purpose takes a new number
-    assert (Stream.LATENT, Stream.DECODE) == (0, 1)
+    assert (Stream.LATENT, Stream.DECODE, Stream.FIT) == (0, 1, 2)
+
+
+def test_an_attempt_depends_on_seed_index_and_number_alone() -> None:
+    source = noise(5, [7, 3])
+    attempts = all_draws(source.attempts(1, range(2, 5)))
+    # whatever was drawn before, by whatever batch, in whatever blocks
+    other = noise(5, [3])
+    other.normal(11)
+    parts = [all_draws(other.attempts(0, [number])) for number in (2, 3, 4)]
+    for k, batch in enumerate(attempts):
+        assert torch.equal(batch, torch.cat([part[k] for part in parts]))
+    again = noise(5, [3])
+    other = noise(5, [3])
+    other.attempts(0, range(4)).normal(5)
+    assert torch.equal(other.normal(5), again.normal(5))
+
+
+def test_attempts_are_independent() -> None:
+    n = 40_000
+    draws = [
+        noise(0, [1]).normal(n),
+        *noise(0, [1]).attempts(0, [0, 1, 2, 10_000]).normal(n).split(1),
+        noise(0, [2]).attempts(0, [0]).normal(n),
+        noise(1, [1]).attempts(0, [0]).normal(n),
+        noise(0, [1], Stream.DECODE).attempts(0, [0]).normal(n),
+    ]
+    for a, b in combinations(draws, 2):
+        assert abs(float((a.double() * b.double()).mean())) < 5 / math.sqrt(n)
 
 
 def test_normal_has_the_moments() -> None:

@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ood_sampler.latents.geometry import combine, slerp
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.latents.geometry import (
+    ROUNDS,
+    combine,
+    criteria,
+    criteria_of_products,
+    gram,
+    member_criteria,
+    slerp,
+)
+from ood_sampler.latents.store import InMemory
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -132,3 +142,120 @@ def test_combinations_of_gaussian_latents_are_gaussian() -> None:
     variances = covariance.diag()
     spread = ((covariance.square() + torch.outer(variances, variances)) / n).sqrt()
     assert ((centred.T @ centred / n - covariance).abs() < 5 * spread).all()
+
+
+def test_criteria_by_hand() -> None:
+    z = torch.tensor([[1.0, 0.0]])
+    references = torch.tensor([[[1.0, 1.0], [3.0, 0.0]]])
+    measured = criteria(z, references)
+    # distances 1 and 2; angles at the origin 45 and 0; at z from straight up to straight right
+    assert [value.tolist() for value in measured] == [
+        pytest.approx([1.5]),
+        pytest.approx([22.5]),
+        pytest.approx([90.0]),
+    ]
+
+
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_criteria_of_a_simplex(k: int) -> None:
+    corners = 2 * torch.eye(k + 1)
+    measured = criteria(corners[:1], corners[None, 1:])
+    expected = (2 * math.sqrt(2), 90.0, 60.0)
+    assert [float(value) for value in measured] == [pytest.approx(v) for v in expected]
+
+
+def test_criteria_are_those_of_each_latent_alone_and_of_its_references_in_any_order() -> None:
+    z, references = 3 + normal(5, 2, 3), 3 + normal(5, 4, 2, 3, seed=1)
+    together = criteria(z, references)
+    turned = criteria(z.flip(0), references.flip(0, 1))
+    for values, other in zip(together, turned, strict=True):
+        assert tuple(values.shape) == (5,)
+        torch.testing.assert_close(values, other.flip(0))
+    for i in range(5):
+        alone = criteria(z[i : i + 1], references[i : i + 1])
+        torch.testing.assert_close(torch.stack(alone)[:, 0], torch.stack(together)[:, i])
+
+
+def test_criteria_against_angles_and_norms() -> None:
+    z, references = 1 + normal(1, 7), 1 + normal(1, 4, 7, seed=1)
+    measured = criteria(z, references)
+    r = references[0]
+    distance = (r - z).norm(dim=1).mean()
+    torch.testing.assert_close(measured.distance, distance[None])
+    origin = torch.stack([angle(z, r[j : j + 1]) for j in range(4)]).mean()
+    torch.testing.assert_close(measured.origin_angle, origin.rad2deg()[None])
+    pairs = [angle(r[j][None] - z, r[k][None] - z) for j in range(4) for k in range(j)]
+    torch.testing.assert_close(measured.pair_angle, torch.stack(pairs).mean().rad2deg()[None])
+
+
+def test_criteria_far_from_the_origin_keep_their_digits() -> None:
+    z, references = normal(3, 50).float(), normal(3, 4, 50, seed=1).float()
+    near = criteria(z.double(), references.double())
+    far = criteria(z.double() + 1000, references.double() + 1000)
+    torch.testing.assert_close(far.distance, near.distance, rtol=1e-7, atol=0)
+    torch.testing.assert_close(far.pair_angle, near.pair_angle, rtol=1e-7, atol=0)
+
+
+def test_latents_at_one_place_have_right_angles() -> None:
+    z = torch.zeros(1, 3)
+    measured = criteria(z, z.expand(1, 2, 3))
+    assert [float(value) for value in measured] == [0, pytest.approx(90), pytest.approx(90)]
+
+
+def test_an_angle_needs_two_references() -> None:
+    with pytest.raises(ValueError, match="references must be >= 2, got 1"):
+        criteria(normal(1, 3), normal(1, 1, 3))
+
+
+@pytest.mark.parametrize("n", [3, 150])
+def test_gram_matrix_of_several_blocks(n: int) -> None:
+    latents, centre = normal(n, 2, 3), normal(2, 3, seed=1)
+    rows = (latents - centre).flatten(1)
+    products = gram(InMemory(latents), centre)
+    assert products.dtype == torch.float64
+    torch.testing.assert_close(products, rows @ rows.T, rtol=0, atol=1e-12)
+
+
+def members(latents: Tensor, k: int) -> Tensor:
+    rows = latents.flatten(1)
+    noise = SampleNoise(0, range(len(rows)), stream=Stream.FIT)
+    return torch.stack(member_criteria(rows @ rows.T, k, noise))
+
+
+def test_members_are_measured_against_all_the_others() -> None:
+    latents = 1 + normal(4, 2, 3)
+    others = torch.tensor([[j for j in range(4) if j != i] for i in range(4)])
+    expected = torch.stack(criteria(latents, latents[others]))
+    torch.testing.assert_close(members(latents, 3), expected.repeat(1, ROUNDS))
+
+
+def test_members_are_measured_against_some_others_evenly() -> None:
+    n, k = 6, 3
+    latents = 1 + normal(n, 2, 3)
+    values = members(latents, k).unflatten(1, (ROUNDS, n))
+    others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
+    expected = torch.stack(criteria(latents, latents[others]))
+    spread = values.std(1)
+    assert (spread > 0).all()
+    # the mean over all choices of others is that over all of them
+    assert ((values.mean(1) - expected).abs() < 5 * spread / math.sqrt(ROUNDS)).all()
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_members_need_others(k: int) -> None:
+    with pytest.raises(ValueError, match=rf"references must be in 2\.\.3 for 4 latents, got {k}"):
+        members(normal(4, 3), k)
+
+
+def test_products_of_a_gaussian_are_its_criteria() -> None:
+    d, s, length = 2000.0, 0.5, 10.0
+    squares = length**2 + s**2 * d
+    product = torch.full((1, 3), length**2, dtype=torch.float64)
+    between = torch.full((1, 3, 3), length**2, dtype=torch.float64)
+    between[0].fill_diagonal_(squares)
+    measured = criteria_of_products(torch.tensor([squares]), product, between)
+    assert float(measured.distance) == pytest.approx(s * math.sqrt(2 * d))
+    assert float(measured.origin_angle) == pytest.approx(
+        math.degrees(math.acos(length**2 / squares))
+    )
+    assert float(measured.pair_angle) == pytest.approx(60)

@@ -34,6 +34,19 @@ def make_set() -> Callable[..., InvertedSet]:
 
 
 @pytest.fixture
+def make_gaussian() -> Callable[..., InvertedSet]:
+    def make(n: int, *shape: int, std: float, length: float, seed: int = 0) -> InvertedSet:
+        """`n` latents of N(mu, std^2 I), mu of a random direction and this length."""
+        generator = torch.Generator().manual_seed(seed)
+        direction = torch.randn(shape, generator=generator)
+        mean = length * direction / direction.norm()
+        latents = InMemory(mean + std * torch.randn(n, *shape, generator=generator))
+        return InvertedSet(images=latents, latents=latents, schedule=Schedule.linear(), step=500)
+
+    return make
+
+
+@pytest.fixture
 def draw() -> Callable[..., Tensor]:
     def fit_and_draw(sampler: Sampler, inverted: InvertedSet, n: int, seed: int = 0) -> Tensor:
         noise = SampleNoise(seed, range(n), stream=Stream.LATENT)

@@ -108,8 +108,8 @@ class Solver(ABC):
     def __init__(self, *, steps: int, power: int) -> None:
         if steps < 1:
             raise ValueError(f"steps must be >= 1, got {steps}")
-        # the spacing does not depend on T
-        trunk(steps, steps, power=power)
+        # the spacing does not depend on T or on the steps, of which there may be any number here
+        trunk(1, 1, power=power)
         self.steps = steps
         self.power = power
 

@@ -50,7 +50,7 @@ class FixedPointSolver(DdimDecoder):
         super().__init__(steps=steps, power=power)
         if iterations < 1:
             raise ValueError(f"iterations must be >= 1, got {iterations}: without, it is ddim")
-        if tolerance is not None and not tolerance > 0:
+        if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
             raise ValueError(f"tolerance must be > 0 or null, got {tolerance}")
         if not 0 <= damping < 1:
             raise ValueError(f"damping must be in [0, 1), got {damping}")
