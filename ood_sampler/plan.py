@@ -23,7 +23,15 @@ from ood_sampler.samplers.standard import StandardSampler
 
 _MODELS = tuple(
     f"models/{name}.py"
-    for name in ("checkpoint", "fields", "guided_diffusion", "pesser", "pretrained", "process")
+    for name in (
+        "checkpoint",
+        "fields",
+        "guided_diffusion",
+        "network",
+        "pesser",
+        "pretrained",
+        "process",
+    )
 )
 """What turns files of weights into networks."""
 
@@ -65,8 +73,9 @@ class Settings:
             raise ValueError(f"decode.eta must be >= 0 and finite, got {self.eta}")
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1 or null, got {self.batch_size}")
+        size = self.batch_size
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"batch_size must be a whole number >= 1 or null, got {size!r}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
         if self.on_nonfinite not in get_args(OnNonFinite):
@@ -151,7 +160,7 @@ class Plan:
         return {
             "inversion": self.inversion().digest,
             "sampler": configuration(self.sampler),
-            "code": code_version("latents", "samplers"),
+            "code": code_version("latents", "samplers", "diffusion/noise.py"),
         }
 
     def fit_path(self) -> Path:

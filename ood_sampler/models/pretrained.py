@@ -71,12 +71,12 @@ def make_network(
     Raises:
         ValueError: the config makes no network for images, or the weights are not its own.
     """
-    from diffusers import UNet2DModel
+    from ood_sampler.models.network import Network
 
     # no memory and no random numbers for weights that are replaced anyway
     try:
         with torch.device("meta"):
-            unet = UNet2DModel.from_config(dict(config))
+            unet = Network.from_config(dict(config))
     except (ValueError, *MALFORMED) as error:
         raise ValueError(f"{source} must describe a UNet2DModel, got: {error}") from error
     channels = unet.config.in_channels

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -91,7 +91,9 @@ class Point:
 
     def then(self, x: Tensor, step: int, *, estimate: Tensor | None = None) -> "Point":
         """The place that a move from here leads to."""
-        return Point(x, step, before=replace(self, before=None), estimate=estimate)
+        return Point(
+            x, step, before=Point(self.x, self.step, None, self.estimate), estimate=estimate
+        )
 
 
 class Solver(ABC):
