@@ -1,18 +1,19 @@
 """Peak memory of whole runs at 256x256: it must not grow with the number of pictures.
 
 A small random network, so that the pictures are not hidden behind the model's own memory.
-
-    python experiments/bench/memory.py
 """
 
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from experiments.bench.table import Ratio
 
 GOAL = 1.10
 SMALL, LARGE, HELD_OUT = 16, 64, 16
@@ -77,17 +78,17 @@ def peak(root: Path, count: int) -> float:
     return usage.ru_maxrss * 1024 / 1e9
 
 
-def main() -> None:
-    """Print both peaks and their ratio."""
+def measure() -> Iterator[Ratio]:
+    """Yield the ratio of both peaks."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         save_network(root / "model")
         save_pictures(root / "pictures", LARGE + HELD_OUT)
         small, large = peak(root, SMALL), peak(root, LARGE)
-    verdict = "met" if large / small <= GOAL else "MISSED"
-    print(f"peak memory at {RESOLUTION}x{RESOLUTION}: {small:.2f} GB with {SMALL} pictures,")
-    print(f"{large:.2f} GB with {LARGE}: ratio {large / small:.3f}  <= {GOAL:.2f} {verdict}")
-
-
-if __name__ == "__main__":
-    main()
+    yield Ratio(
+        name=f"peak memory of a run, {LARGE} pictures / {SMALL}",
+        measured=large / small,
+        goal=GOAL,
+        at_most=True,
+        detail=f"{large:.2f} GB, {small:.2f} GB; {RESOLUTION}x{RESOLUTION}, whole processes",
+    )

@@ -1,6 +1,6 @@
 """KID of samples against the network evaluations that each solver takes, on `dog32`.
 
-    python experiments/solvers/quality.py --folder dog=cifar10/test/dog.zip > quality.md
+    python -m experiments.solvers.quality --folder dog=cifar10/test/dog.zip > quality.md
 
 Few-shot pictures are inverted, `cog` of three draws as many latents, the same solver decodes them.
 The draws are the same for every solver, so that the rows of a domain differ by the solver alone;
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from measure import name
 from torch import Tensor
 
+from experiments.solvers.measure import name
 from ood_sampler.data.domain import TargetDomain, embedded_domain, folder_domain
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream

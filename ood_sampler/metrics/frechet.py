@@ -6,6 +6,11 @@ from torchmetrics import Metric
 
 from ood_sampler.metrics.feature_sets import check_sets
 
+# Of what is in float64 at a time, so that it stays in the processor's cache.
+_ROWS = 512
+# Of a symmetric product that are computed at a time, from the diagonal downwards.
+_COLUMNS = 128
+
 
 def frechet_distance(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) -> Tensor:
     r"""Squared Fréchet (2-Wasserstein) distance between two Gaussians.
@@ -33,6 +38,11 @@ def frechet_distance(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tenso
 
 def _factor(cov: Tensor) -> Tensor:
     r"""Find $F$ of shape $(D, r)$ with $F F^\top$ equal to `cov`, of rank $r$."""
+    triangle: Tensor
+    triangle, failed = torch.linalg.cholesky_ex(cov)
+    if not failed:
+        return triangle
+    # singular, or nearly
     values, vectors = torch.linalg.eigh(cov)
     # Rounding moves zero eigenvalues by about this much; its root would add up over D - r of them.
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
@@ -76,14 +86,11 @@ class FrechetDistance(Metric):
             raise ValueError(
                 f"features must have width={self.width} columns, got {features.shape[1]}"
             )
-        features = features.double()
         if real:
-            self.real_sum += features.sum(dim=0)
-            self.real_outer += features.T @ features
+            _accumulate(features, self.real_sum, self.real_outer)
             self.real_count += len(features)
         else:
-            self.generated_sum += features.sum(dim=0)
-            self.generated_outer += features.T @ features
+            _accumulate(features, self.generated_sum, self.generated_outer)
             self.generated_count += len(features)
 
     def compute(self) -> Tensor:
@@ -95,9 +102,20 @@ class FrechetDistance(Metric):
         )
 
 
+def _accumulate(features: Tensor, total: Tensor, outer: Tensor) -> None:
+    """Add the sum of vectors and that of the lower halves of their outer products, in float64."""
+    for rows in features.split(_ROWS):
+        block = rows.double()
+        total += block.sum(dim=0)
+        for first in range(0, block.shape[1], _COLUMNS):
+            columns = slice(first, first + _COLUMNS)
+            outer[first:, columns].addmm_(block[:, first:].T, block[:, columns])
+
+
 def _moments(total: Tensor, outer: Tensor, count: Tensor, *, name: str) -> tuple[Tensor, Tensor]:
-    """Turn sums into mean and unbiased covariance."""
+    """Turn sums into mean and unbiased covariance; of `outer` the lower half is read."""
     if count < 2:
         raise ValueError(f"{name} must hold at least 2 vectors for a covariance, got {int(count)}")
     mean = total / count
+    outer = outer.tril() + outer.tril(-1).T
     return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)

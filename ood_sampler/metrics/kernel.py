@@ -95,17 +95,18 @@ def _kernel_sums(x: Tensor, y: Tensor) -> _KernelSums:
 def _row_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Sum $k(x_i, y_j)$ over $j$, shape $(n,)$, and over $i$, shape $(m,)$."""
     y = y.double()
-    over_y, over_x = [], torch.zeros(len(y), dtype=torch.float64, device=y.device)
-    for _, block in row_blocks(x, columns=len(y)):
-        kernel = (block @ y.T / y.shape[1] + 1) ** 3
-        over_y.append(kernel.sum(dim=1))
+    over_y, over_x = y.new_empty(len(x)), y.new_zeros(len(y))
+    for rows, values, room in row_blocks(x, columns=len(y)):
+        torch.mm(values, y.T, out=room)
+        kernel = room.div_(y.shape[1]).add_(1).pow_(3)
+        over_y[rows] = kernel.sum(dim=1)
         over_x += kernel.sum(dim=0)
-    return torch.cat(over_y), over_x
+    return over_y, over_x
 
 
 def _self_kernel(x: Tensor) -> Tensor:
-    squares = [block.square().sum(dim=1) for _, block in row_blocks(x, columns=x.shape[1])]
-    return (torch.cat(squares) / x.shape[1] + 1) ** 3
+    squares: Tensor = torch.linalg.vecdot(x.double(), x.double())
+    return (squares / x.shape[1] + 1) ** 3
 
 
 class KernelDistance(Metric):

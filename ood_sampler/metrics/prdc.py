@@ -52,17 +52,16 @@ def precision_recall_density_coverage(
         ValueError: A set has too few vectors for `nearest_k`.
     """
     check_sets(real=real, generated=generated)
-    real_radius = neighbour_distance(real, nearest_k=nearest_k)
-    generated_radius = neighbour_distance(generated, nearest_k=nearest_k)
-    balls = []
+    real_radius = neighbour_distance(real, nearest_k=nearest_k).square()
+    generated_radius = neighbour_distance(generated, nearest_k=nearest_k).square()
+    count = torch.empty_like(generated_radius)
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     covered = recalled.clone()
-    for rows, squared, slack in distance_blocks(generated, real):
-        inside = squared <= real_radius.square() + slack
-        balls.append(inside.sum(dim=1))
+    for rows, squared in distance_blocks(generated, real):
+        inside = squared <= real_radius
+        count[rows] = inside.sum(dim=1).double()
         covered |= inside.any(dim=0)
-        recalled |= (squared <= generated_radius[rows, None].square() + slack).any(dim=0)
-    count = torch.cat(balls).double()
+        recalled |= (squared <= generated_radius[rows, None]).any(dim=0)
     return ManifoldScores(
         precision=(count > 0).double().mean(),
         recall=recalled.double().mean(),

@@ -20,14 +20,20 @@ def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
 
 
+def norms(x: Tensor) -> Tensor:
+    return x.square().sum(-1)
+
+
 def test_distances_by_hand() -> None:
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     y = torch.tensor([[0.0, 0.0], [3.0, 0.0], [6.0, 8.0]])
-    ((rows, squared, slack),) = distance_blocks(x, y)
+    ((rows, squared),) = distance_blocks(x, y)
     assert rows == slice(0, 2)
     assert squared.dtype == torch.float64
-    assert squared.tolist() == [pytest.approx([0, 9, 100]), pytest.approx([25, 16, 25])]
-    assert (slack < 1e-9).all()
+    assert squared.tolist() == [
+        pytest.approx([0, 9, 100], abs=1e-9),
+        pytest.approx([25, 16, 25], abs=1e-9),
+    ]
     for k, expected in ((1, [0.0, 4.0]), (2, [3.0, 5.0]), (3, [10.0, 5.0])):
         assert kth_nearest(x, y, k=k).distance.tolist() == expected
     assert kth_nearest(x, y, k=1).indices.tolist() == [0, 1]
@@ -49,10 +55,11 @@ def test_distances_in_blocks(
     difference = x[:, None] - y
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_sets, "_BLOCK_ENTRIES", block)
-        for rows, squared, slack in distance_blocks(x, y):
+        for rows, squared in distance_blocks(x, y):
             assert squared.numel() <= max(block, 17)
-            error = (squared - difference[rows].square().sum(-1)).abs()
-            assert (error <= slack / 10).all()
+            lowered = difference[rows].square().sum(-1) - squared
+            bound = 1e-12 * (norms(x[rows] - y.mean(0))[:, None] + norms(y - y.mean(0)))
+            assert ((0.9 * bound <= lowered) & (lowered <= 1.1 * bound)).all()
         nearest = kth_nearest(x, y, k=1)
         third = kth_nearest(x, y, k=3)
     expected = difference.square().sum(-1).sqrt().sort(dim=1)
@@ -67,10 +74,12 @@ def test_row_blocks_are_float64() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_sets, "_BLOCK_ENTRIES", 8)
         blocks = list(row_blocks(x, columns=4))
-    assert [rows for rows, _ in blocks] == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert all(
-        block.dtype == torch.float64 and block.equal(x[rows].double()) for rows, block in blocks
-    )
+    assert [block.rows for block in blocks] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    for rows, values, room in blocks:
+        assert values.dtype == room.dtype == torch.float64
+        assert values.equal(x[rows].double())
+        assert room.shape == (len(values), 4)
+        assert room.data_ptr() == blocks[0].room.data_ptr()
 
 
 def test_neighbour_distance_leaves_the_vector_itself_out() -> None:
@@ -97,7 +106,8 @@ def test_sets_are_checked() -> None:
         check_sets(rows=2, real=good, generated=good[:1])
     with pytest.raises(ValueError, match=r"generated must be as wide as real \(3\), got 2"):
         check_sets(real=good, generated=good[:, :2])
-    for bad in (torch.nan, torch.inf):
+    check_sets(huge=torch.full((4, 3), 3e38))  # finite, its sum is not
+    for bad in (torch.nan, torch.inf, -torch.inf):
         with pytest.raises(ValueError, match="generated must be finite"):
             check_sets(real=good, generated=good.where(good != good[2, 1], bad))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from ood_sampler.metrics import frechet
 from ood_sampler.metrics.frechet import FrechetDistance, frechet_distance
 
 WIDTH = 6
@@ -117,6 +118,18 @@ def test_ignores_order_and_batches_and_is_symmetric(seed: int, cut: int) -> None
     metric.update(x, real=True)
     metric.update(y, real=False)
     assert float(metric.compute()) == measure(x, y)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(rows=st.integers(1, 70), columns=st.integers(1, WIDTH + 1))
+def test_sums_in_blocks(rows: int, columns: int) -> None:
+    x, y = correlated(60, 0), correlated(50, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frechet, "_ROWS", rows)
+        patch.setattr(frechet, "_COLUMNS", columns)
+        distance = measure(x, y)
+    expected = frechet_distance(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())
+    assert distance == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_sums_float32_features_in_float64() -> None:
