@@ -7,7 +7,7 @@ ARGS ?=
 DATA ?= cifar10
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep test lint format types check bench assets clean
+.PHONY: help run sweep test soak lint format types check bench assets clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ sweep: $(READY) ## inversion step by eta, one table and one picture at the end
 
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(READY) ## the long tests of faults, twenty minutes
+	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: $(READY) ## ruff, checking only
 	$(BIN)/ruff format --check .
@@ -35,9 +38,8 @@ types: $(READY) ## mypy, strict
 check: lint types ## lint, types, tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
 
-bench: $(READY) ## time against the bare network; peak memory against the number of pictures
-	$(BIN)/python experiments/bench/overhead.py
-	$(BIN)/python experiments/bench/memory.py
+bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour; ARGS="--only metrics"
+	$(BIN)/python -m experiments.bench $(ARGS)
 
 assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips
 	$(BIN)/python experiments/assets/galaxy32.py
@@ -53,5 +55,5 @@ clean: ## remove the environment and caches; outputs stay
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[assets,data,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[assets,data,dev,launchers]'
 	touch $(READY)

@@ -5,6 +5,17 @@ from pathlib import Path
 
 CONF = Path(__file__).parents[1] / "conf"
 
+GROUPS = (
+    "model",
+    "data",
+    "solver",
+    "sampler",
+    "metrics",
+    "logger",
+    "trainer",
+    "hydra/launcher",
+)
+
 INTRODUCTION = """\
 ood_sampler: new images of a domain that a frozen diffusion model has never seen.
 
@@ -40,12 +51,12 @@ def help_text() -> str:
     """Explain every group, its options and every key."""
     lines = [INTRODUCTION, "keys:"]
     lines += [_line(*key) for key in keys(CONF / "run.yaml", prefix="")]
-    for group in ("model", "data", "solver", "sampler", "metrics", "logger", "trainer"):
+    for group in GROUPS:
         lines += ["", f"{group}=OPTION (more about each in conf/{group}/)"]
         explained: set[tuple[str, str]] = set()
         for option in sorted((CONF / group).glob("*.yaml")):
             lines.append(f"  {option.stem}: {_title(option)}")
-            for key, value, words in keys(option, prefix=f"{group}."):
+            for key, value, words in keys(option, prefix=f"{group.replace('/', '.')}."):
                 # the same key of another option may have another default
                 if (key, words) not in explained:
                     explained.add((key, words))

@@ -1,7 +1,7 @@
 """The stages of a run: invert, fit, draw, decode, measure. Each leaves an artifact behind."""
 
 import hashlib
-import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,28 +22,41 @@ from ood_sampler.data.artifact import (
     Items,
     check_disk,
     digest,
+    load_json,
     load_state,
-    write_atomically,
+    save_json,
+    save_state,
 )
 from ood_sampler.data.domain import ImageSet, TargetDomain
+from ood_sampler.data.lease import hold
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import check_step
 from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.latents.store import TensorSet
+from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.features import FeatureExtraction
-from ood_sampler.modules.inversion import Inversion
-from ood_sampler.modules.prediction import Stage, TrainerFactory, compute, machine, make_trainer
-from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.modules.inversion import Inversion, latent_at
+from ood_sampler.modules.prediction import (
+    NonFiniteError,
+    Stage,
+    TrainerFactory,
+    are_finite,
+    compute,
+    machine,
+    make_trainer,
+)
+from ood_sampler.modules.synthesis import SAMPLE, Synthesis
 from ood_sampler.modules.timing import seconds_an_evaluation
 from ood_sampler.plan import Plan, Settings, code_version
 from ood_sampler.report.estimate import Estimate
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
+
+log = logging.getLogger(__name__)
 
 REAL = "real pictures"
 SMALLEST = 11
@@ -78,7 +91,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a run found, and where its pictures are."""
+    """All that a run found, and where its pictures are.
+
+    Attributes:
+        numbers: of the samples, where some were left out.
+        originals: the few-shot pictures that `reconstructions` belong to.
+        left_out: what the network returned NaN or infinity for, a sentence each.
+        remarks: of the strategy about its fit, likewise.
+    """
 
     rows: list[Row]
     reconstruction: dict[str, list[float]]
@@ -86,8 +106,12 @@ class Outcome:
     nearest_index: list[int]
     stages: list[StageRecord]
     images: TensorSet
+    numbers: Sequence[int]
+    originals: TensorSet
     reconstructions: TensorSet
     in_domain: TensorSet
+    left_out: Sequence[str]
+    remarks: Sequence[str]
 
 
 @dataclass
@@ -118,6 +142,8 @@ class Pipeline:
     also: Sequence[int] = ()
     progress: Callable[[str, int], Sequence[Callback]] = lambda name, images: ()
     stages: list[StageRecord] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @cached_property
     def plan(self) -> Plan:
@@ -149,7 +175,7 @@ class Pipeline:
         """
         check_model(self.model, self.solver, self.settings, self.also)
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
-        self.sampler.check(self._few_shot(_images(few_shot)))
+        self.sampler.check(self._few_shot(_images(few_shot), _images(few_shot)))
         self.evaluation.check(
             {
                 "num_samples": self.settings.num_samples,
@@ -186,14 +212,17 @@ class Pipeline:
         """Do what is not done yet, and measure."""
         self.check()
         self.invert()
-        inverted = self._few_shot(self.plan.inversion().open())
-        reconstructions = self.reconstruct()
+        inverted = self.inverted()
+        originals, reconstructions = self.reconstructed()
         samples = self.draw_and_decode(inverted)
+        numbers = self.usable(samples, SAMPLE)
+        self.evaluation.check({"samples without NaN": len(numbers)})
         in_domain = self.in_domain()
+        own = self.usable(in_domain, "in-domain sample")
         few_shot_features = self.describe_images("few-shot", self.domain.few_shot)
         held_out_features = self.describe_images("held-out", self.domain.held_out)
-        in_domain_features = self.describe("in-domain", in_domain)
-        sample_features = self.describe("samples", samples)
+        in_domain_features = self.describe("in-domain", in_domain, own)
+        sample_features = self.describe("samples", samples, numbers)
         measure = _Measure(
             evaluation=self.evaluation,
             root=self.root,
@@ -214,7 +243,7 @@ class Pipeline:
             ]
             to_few_shot = nearest(sample_features.features, few_shot_features.features)
             held_out_to_few_shot = nearest(held_out_features.features, few_shot_features.features)
-            reconstruction = self.compare(reconstructions.open())
+            reconstruction = self.compare(originals, reconstructions)
         return Outcome(
             rows=rows,
             reconstruction=reconstruction,
@@ -224,9 +253,13 @@ class Pipeline:
             },
             nearest_index=to_few_shot.indices.tolist(),
             stages=self.stages,
-            images=samples.open(),
-            reconstructions=reconstructions.open(),
-            in_domain=in_domain.open(),
+            images=_selected(samples.open(), numbers),
+            numbers=numbers,
+            originals=originals,
+            reconstructions=reconstructions,
+            in_domain=_selected(in_domain.open(), own),
+            left_out=self.left_out,
+            remarks=self.remarks,
         )
 
     def invert(self) -> Artifact:
@@ -242,12 +275,60 @@ class Pipeline:
                 at=unfinished,
                 solver=self.solver,
                 names=few_shot.names,
+                on_nonfinite=self.settings.on_nonfinite,
             ),
             few_shot,
             {str(s): artifacts[s] for s in unfinished or [step]},
             evaluations_each=work.evaluations_each,
         )
         return artifacts[step]
+
+    def usable(
+        self, artifact: Artifact, what: str, names: Sequence[object] | None = None
+    ) -> list[int]:
+        """Numbers of the items that are finite; the others are reported by name and left out.
+
+        Args:
+            artifact: whole.
+            what: kind of its items, for messages.
+            names: of its items; None takes their numbers.
+
+        Raises:
+            NonFiniteError: there are others, and the settings do not allow for them.
+        """
+        finite = torch.cat([are_finite(block) for block in artifact.open().blocks()]).tolist()
+        names = range(artifact.count) if names is None else names
+        bad = [name for name, good in zip(names, finite, strict=True) if not good]
+        if bad and self.settings.on_nonfinite == "raise":
+            raise NonFiniteError(what, bad)
+        for name in bad:
+            self.left_out.append(
+                f"the network returned NaN or infinity for {what} {name}: left out"
+            )
+            log.warning("warning: %s", self.left_out[-1])
+        return [index for index, good in enumerate(finite) if good]
+
+    def inverted(self) -> InvertedSet:
+        """The latents that the strategy may use, and their pictures.
+
+        Raises:
+            NonFiniteError: one is not finite, and the settings do not allow for that.
+            ValueError: too few are.
+        """
+        few_shot, step = self.domain.few_shot, self.settings.step
+        latents = self.plan.inversion()
+        kept = self.usable(latents, latent_at(step), few_shot.names)
+        inverted = self._few_shot(
+            _selected(latents.open(), kept), _selected(_images(few_shot), kept)
+        )
+        self.sampler.check(inverted)
+        return inverted
+
+    def reconstructed(self) -> tuple[TensorSet, TensorSet]:
+        """The few-shot pictures and, inverted and decoded, the same ones."""
+        artifact, few_shot = self.reconstruct(), self.domain.few_shot
+        kept = self.usable(artifact, "the reconstruction of picture", few_shot.names)
+        return _selected(_images(few_shot), kept), _selected(artifact.open(), kept)
 
     def reconstruct(self) -> Artifact:
         """Decode the inverted pictures back."""
@@ -256,9 +337,10 @@ class Pipeline:
 
     def draw_and_decode(self, inverted: InvertedSet) -> Artifact:
         """Fit the strategy, draw its latents and decode them."""
-        latents = self.plan.latents()
+        latents, fitted = self.plan.latents(), self._fit(inverted)
+        self.remarks = self.sampler.remarks(fitted)
         if latents.missing():
-            self._draw("draw", latents, self.sampler, self._fit(inverted), inverted)
+            self._draw("draw", latents, self.sampler, fitted, inverted)
         return self._decode(
             "decode",
             latents,
@@ -282,23 +364,24 @@ class Pipeline:
         """Pictures mixed in pixel space by `sampler`, clipped."""
         artifact = self.plan.mixed(sampler)
         if artifact.missing():
-            inverted = self._few_shot(_images(self.domain.few_shot))
+            pictures = _images(self.domain.few_shot)
+            inverted = self._few_shot(pictures, pictures)
             fitted = sampler.fit(inverted)
             self._draw("control", artifact, sampler, fitted, inverted, limits=(-1.0, 1.0))
         return self.describe(_label(sampler), artifact)
 
-    def describe(self, name: str, images: Artifact) -> Described:
-        """Features and thumbnails of stored images."""
-        return self._describe(name, Items(images.open()), images.digest, images.count)
+    def describe(self, name: str, images: Artifact, kept: Sequence[int] | None = None) -> Described:
+        """Features and thumbnails of stored images, of those `kept` if that is given."""
+        items = images.open() if kept is None else _selected(images.open(), kept)
+        return self._describe(name, Items(items), images.digest, len(items))
 
     def describe_images(self, name: str, images: ImageSet) -> Described:
         """Features and thumbnails of real pictures."""
         return self._describe(name, images, images.digest, len(images))
 
-    def compare(self, reconstructions: TensorSet) -> dict[str, list[float]]:
+    def compare(self, originals: TensorSet, reconstructions: TensorSet) -> dict[str, list[float]]:
         """MSE, PSNR and SSIM of the reconstructed few-shot pictures, one value a picture."""
         metric = Reconstruction()
-        originals = _images(self.domain.few_shot)
         for x, x_0 in zip(reconstructions.blocks(), originals.blocks(), strict=True):
             metric.update(x, x_0)
         scores = metric.compute()
@@ -325,6 +408,7 @@ class Pipeline:
                 eta=eta,
                 clip_x_0=clip_x_0,
                 seed=self.settings.seed,
+                on_nonfinite=self.settings.on_nonfinite,
             ),
             Items(latents.open()),
             {"images": artifact},
@@ -355,8 +439,12 @@ class Pipeline:
             fitted = load_state(path)
             record.cached = fitted is not None
             if fitted is None:
-                fitted = {n: v.contiguous() for n, v in self.sampler.fit(inverted).items()}
-                write_atomically(path, save(fitted))
+                with hold(
+                    [path.parent], needed=lambda: load_state(path) is None, what="the stage fit"
+                ) as own:
+                    record.cached = not own
+                    if own:
+                        save_state(path, self.sampler.fit(inverted))
                 fitted = load_file(path)
         return fitted
 
@@ -370,11 +458,18 @@ class Pipeline:
         *,
         limits: tuple[float, float] | None = None,
     ) -> None:
-        missing = artifact.missing()
-        if not missing:
+        if not artifact.missing():
             return
-        with self._record(stage, artifact.count, 0):
-            for shard in missing:
+        with (
+            self._record(stage, artifact.count, 0) as record,
+            hold(
+                [artifact.folder],
+                needed=lambda: bool(artifact.missing()),
+                what=f"the stage {stage}",
+            ) as own,
+        ):
+            record.cached = not own
+            for shard in artifact.missing():
                 first = shard * artifact.shard
                 indices = range(first, first + artifact.expected(shard))
                 noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
@@ -391,17 +486,27 @@ class Pipeline:
         evaluations_each: int,
     ) -> None:
         any_artifact = next(iter(artifacts.values()))
-        images = max(artifact.missing_items() for artifact in artifacts.values())
-        with self._record(name, any_artifact.count, evaluations_each) as record:
-            record.cached = not images
-            if images:
+
+        def missing_items() -> int:
+            return max(artifact.missing_items() for artifact in artifacts.values())
+
+        with (
+            self._record(name, any_artifact.count, evaluations_each) as record,
+            hold(
+                [artifact.folder for artifact in artifacts.values()],
+                needed=lambda: missing_items() > 0,
+                what=f"the stage {name}",
+            ) as own,
+        ):
+            record.cached = not own
+            if own:
                 compute(
                     stage(),
                     items,
                     artifacts,
                     trainer=self.trainer,
                     batch_size=self.plan.batch_size,
-                    callbacks=self.progress(name, images),
+                    callbacks=self.progress(name, missing_items()),
                 )
 
     @contextmanager
@@ -412,9 +517,9 @@ class Pipeline:
         record.seconds = time.perf_counter() - start
         self.stages.append(record)
 
-    def _few_shot(self, latents: TensorSet) -> InvertedSet:
+    def _few_shot(self, latents: TensorSet, images: TensorSet) -> InvertedSet:
         return InvertedSet(
-            images=_images(self.domain.few_shot),
+            images=images,
             latents=latents,
             schedule=self.model.schedule,
             step=self.settings.step,
@@ -497,7 +602,7 @@ class _Measure:
             "in_domain": hashlib.sha256(self.in_domain.numpy().tobytes()).hexdigest(),
         }
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
-        stored = _load_json(path)
+        stored = load_json(path)
         if stored is None:
             authenticity, blend = self.evaluation.against_few_shot(judged, self.few_shot)
             stored = {
@@ -510,16 +615,8 @@ class _Measure:
                 },
                 "blend_pair": blend.pair.reshape(-1).tolist(),
             }
-            write_atomically(path, json.dumps(stored).encode())
+            save_json(path, stored)
         return Row(name, role, len(samples), stored["figures"], stored["blend_pair"])
-
-
-def _load_json(path: Path) -> Any:  # noqa: ANN401 any JSON value
-    """Read a stored JSON file; None if it is not there or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 class _Taken(TensorSet):
@@ -561,7 +658,11 @@ def _images(images: ImageSet) -> _Taken:
     return _Taken(images, len(images))
 
 
+def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
+    return items if len(kept) == len(items) else Selected(items, kept)
+
+
 def _label(sampler: Sampler) -> str:
-    arguments = ", ".join(str(value) for value in vars(sampler).values())
+    arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
     name = type(sampler).__name__.removesuffix("Sampler").lower()
     return f"{name} ({arguments})" if arguments else name

@@ -5,10 +5,13 @@ imported where it is used, so that help and mistakes in the command answer at on
 """
 
 import difflib
+import importlib.util
 import logging
+import multiprocessing
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -35,11 +38,19 @@ log = logging.getLogger(__name__)
 
 STEP_KEY = "inversion.step"
 
+# the launchers' own keys have the types that their packages give them, which Hydra means to end
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against")
+
 _EXAMPLES = {"name": "mine", "id": "OWNER/NAME", "path": "/my/model", "resolution": "256"}
 """Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
 FAILED = "failed.txt"
 """In the folder of a run of a sweep: why it failed."""
+
+LAUNCHER = "hydra/launcher"
+"""The group of what starts the runs of a sweep."""
+
+_INTERRUPTED = "interrupted: finished shards are kept, the same command continues"
 
 
 def main() -> None:
@@ -60,7 +71,12 @@ def main() -> None:
         sweepable(argument, overrides) if argument in overrides else argument
         for argument in arguments
     ]
-    run()
+    try:
+        run()
+    except KeyboardInterrupt:
+        # while runs of a sweep are waited for; one in this process tells of itself
+        sys.stderr.write(f"{_INTERRUPTED}\n")
+        sys.exit(130)
 
 
 def check_command(overrides: Sequence[str]) -> None:
@@ -135,10 +151,29 @@ def _is_group(text: str) -> bool:
 def _check_option(text: str) -> None:
     group, _, option = text.partition("=")
     options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if text == f"{LAUNCHER}=basic":
+        # Hydra's own: one run after the other
+        return
     if _is_group(text) and option not in options and text != "experiment=null":
         raise CommandError(
             f"{group}={option} is not known{_nearest(option, options)}; there are: "
             + ", ".join(options)
+        )
+    if group == LAUNCHER:
+        _check_launcher(option)
+
+
+def _check_launcher(option: str) -> None:
+    """Refuse a launcher whose package is not installed."""
+    target = str(OmegaConf.load(CONF / LAUNCHER / f"{option}.yaml")._target_)
+    try:
+        found = importlib.util.find_spec(".".join(target.split(".")[:2]))
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        extra = "ray" if option == "ray" else "launchers"
+        raise CommandError(
+            f"{LAUNCHER}={option} is not installed: pip install 'ood-sampler[{extra}]'"
         )
 
 
@@ -212,10 +247,16 @@ def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="run")
 def run(cfg: DictConfig) -> None:
     """One run; a mistake or a fault ends it with one sentence and exit code 1."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    # of an earlier attempt, where the folder is one that the user chose
+    (folder / FAILED).unlink(missing_ok=True)
+    # what joblib's workers are started by is not known to those that trainer=ddp starts in them
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        multiprocessing.set_start_method("spawn", force=True)
     try:
         execute(cfg)
     except KeyboardInterrupt:
-        log.error("interrupted: finished shards are kept, the same command continues")
+        log.error(_INTERRUPTED)
         sys.exit(130)
     except (InstantiationException, *FAULTS) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -225,13 +266,16 @@ def run(cfg: DictConfig) -> None:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
             sys.exit(1)
         # the other runs of the sweep go on; its end tells of this one and exits with 1
-        (Path(HydraConfig.get().runtime.output_dir) / FAILED).write_text(sentence + "\n")
+        _note_failure(folder, sentence)
+
+
+def _note_failure(folder: Path, sentence: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED).write_text(sentence + "\n")
 
 
 def execute(cfg: DictConfig) -> None:
     """Build the objects that the configuration names, run them, write the folder."""
-    import warnings
-
     from hydra.utils import instantiate
 
     from ood_sampler.pipeline import Pipeline, check_model
@@ -251,6 +295,7 @@ def execute(cfg: DictConfig) -> None:
             num_samples=cfg.num_samples,
             seed=cfg.seed,
             batch_size=cfg.batch_size,
+            on_nonfinite=cfg.on_nonfinite,
         )
         also = swept_steps()
         tracker = instantiate(cfg.logger)
@@ -293,7 +338,7 @@ def execute(cfg: DictConfig) -> None:
     if cfg.dry_run:
         return
     outcome = pipeline.run()
-    results = _results(cfg, pipeline, outcome, notes)
+    results = _results(cfg, pipeline, outcome, [*notes, *outcome.left_out])
     _write(folder, cfg, pipeline, outcome, results)
     figures = {
         f"test/{key}": value
@@ -357,6 +402,7 @@ def _results(
             "held-out pictures": len(pipeline.domain.held_out),
             "held-out sha256": pipeline.domain.held_out.digest,
             **_scale(pipeline.domain),
+            **({"strategy": "; ".join(outcome.remarks)} if outcome.remarks else {}),
             "nearest k": pipeline.evaluation.nearest_k,
             **environment(),
         },
@@ -413,19 +459,19 @@ def _write(
     shown = range(min(64, len(outcome.images)))
     generator = torch.Generator().manual_seed(cfg.seed)
     some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
-    originals = range(min(16, len(few_shot)))
+    originals = range(min(16, len(outcome.originals)))
     pictures = {
         "samples": gather(outcome.images, shown),
         "nearest": gather(few_shot, [outcome.nearest_index[i] for i in shown]),
         "held_out": gather(held_out, some),
-        "originals": gather(few_shot, originals),
+        "originals": gather(outcome.originals, originals),
         "reconstructions": gather(outcome.reconstructions, originals),
         "in_domain": gather(outcome.in_domain, shown),
     }
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
     write_json(folder / "metrics.json", results)
     write_atomically(folder / "metrics.csv", csv_table(results["rows"]).encode())
-    write_samples(folder / "samples", outcome.images, seed=cfg.seed)
+    write_samples(folder / "samples", outcome.images, outcome.numbers, seed=cfg.seed)
     if scale is not None:
         write_physical(folder / "samples.npy", outcome.images.blocks(), len(outcome.images), scale)
     save_png(
@@ -438,8 +484,44 @@ def _write(
     console.print(rich_table(results), width=max(console.width, 100))
 
 
+def wait_for_all_jobs(folder: Path) -> None:
+    """Have a sweep by submitit wait for each of its jobs, and note those that died.
+
+    Hydra's launcher leaves at the first job that was killed or ran out of time, with others still
+    at work.
+
+    Args:
+        folder: of the sweep.
+    """
+    from hydra.core.utils import JobReturn, JobStatus
+    from submitit.core.core import Job
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    results = Job.results
+
+    def noted(job: Job[JobReturn]) -> list[JobReturn]:
+        number = job.submission().args[2]
+        try:
+            returned = results(job)
+        except (FailedJobError, UncompletedJobError):
+            fault = f"its job left no result (state {job.state}), see {job.paths.stderr}"
+        else:
+            if returned[0].status == JobStatus.COMPLETED:
+                return returned
+            error = returned[0]._return_value
+            fault = f"{type(error).__name__}: {error}, see {job.paths.stderr}"
+        _note_failure(folder / str(number), " ".join(fault.split()))
+        return [JobReturn(status=JobStatus.COMPLETED)]
+
+    Job.results = noted  # type: ignore[assignment,method-assign]
+
+
 class SweepReport(Callback):
     """One table and one picture over a whole sweep, at its end."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
+        if "submitit" in config.hydra.launcher._target_:
+            wait_for_all_jobs(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         import json

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 Batch = tuple[list[int], Tensor]
 """Numbers of the items, and the items."""
 
+_MOST_DEVICES = 4096
+"""Lightning makes a list of them before it looks at their number."""
+
 TrainerFactory = Callable[..., lightning.Trainer]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -350,7 +353,13 @@ def lightning_trainer(
         compile: see `Compile`; None leaves the network as it is.
         callbacks: of the trainer.
         settings: other arguments of `lightning.Trainer`.
+
+    Raises:
+        ValueError: there are more devices than any machine has.
     """
+    devices = settings.get("devices")
+    if isinstance(devices, int) and devices > _MOST_DEVICES:
+        raise ValueError(f"trainer.devices must be at most {_MOST_DEVICES}, got {devices}")
     own: list[Callback] = [TF32(allowed=tf32)]
     if compile is not None:
         own.append(Compile(compile))
