@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -164,7 +165,7 @@ def _check_option(text: str) -> None:
 
 
 def _check_launcher(option: str) -> None:
-    """Refuse a launcher whose package is not installed."""
+    """Refuse a launcher whose package is not installed, or whose cluster is not there."""
     target = str(OmegaConf.load(CONF / LAUNCHER / f"{option}.yaml")._target_)
     try:
         found = importlib.util.find_spec(".".join(target.split(".")[:2]))
@@ -174,6 +175,11 @@ def _check_launcher(option: str) -> None:
         extra = "ray" if option == "ray" else "launchers"
         raise CommandError(
             f"{LAUNCHER}={option} is not installed: pip install 'ood-sampler[{extra}]'"
+        )
+    if option == "submitit_slurm" and shutil.which("srun") is None:
+        raise CommandError(
+            f"{LAUNCHER}={option} needs Slurm's commands, and there is no srun here: start the "
+            f"sweep where jobs are submitted, or take {LAUNCHER}=submitit_local"
         )
 
 

@@ -123,7 +123,10 @@ def test_a_job_of_a_cluster_may_run_for_a_day_and_goes_on_when_its_time_is_over(
         (["hydra/launcher=submitit_slurm", "hydra.launcher.partiton=gpu"], "partiton"),
     ],
 )
-def test_a_mistaken_launcher_is_answered_in_one_sentence(command: list[str], message: str) -> None:
+def test_a_mistaken_launcher_is_answered_in_one_sentence(
+    command: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
     with pytest.raises(CommandError) as caught:
         check_command(command)
     assert message in str(caught.value)
@@ -131,7 +134,8 @@ def test_a_mistaken_launcher_is_answered_in_one_sentence(command: list[str], mes
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_right_launcher_is_let_through(option: str) -> None:
+def test_a_right_launcher_is_let_through(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
     pytest.importorskip("hydra_plugins.hydra_ray_launcher" if option == "ray" else "hydra")
     check_command(["hydra/launcher=basic"])
     check_command([f"hydra/launcher={option}", "decode.eta=0,0.1"])
@@ -150,6 +154,13 @@ def test_a_launcher_that_is_not_installed_is_answered_with_what_to_install(
     message = rf"^hydra/launcher={option} is not installed: pip install 'ood-sampler\[{extra}\]'$"
     with pytest.raises(CommandError, match=message):
         check_command([f"hydra/launcher={option}"])
+
+
+def test_slurm_without_its_commands_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CommandError, match="there is no srun here: start the sweep where jobs are"):
+        check_command(["hydra/launcher=submitit_slurm"])
 
 
 @pytest.mark.parametrize("stages_before", [0, 1, 2, 3])

@@ -480,7 +480,7 @@ def test_mistakes_are_found_before_the_network_is_loaded(
         ({"eta": -0.1}, "eta must be >= 0"),
         ({"eta": float("nan")}, "eta must be >= 0"),
         ({"num_samples": 0}, "num_samples must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
         ({"seed": -1}, "seed must be in"),
     ],
 )

@@ -281,7 +281,10 @@ def _open_npz(file: Path, array: str | None) -> Iterator[_Stored]:
 
 @contextmanager
 def _open_fits(file: Path, array: str | None) -> Iterator[_Stored]:
-    fits = load_extra("astropy.io.fits", use=f"{file}, a FITS file,")
+    use = f"{file}, a FITS file,"
+    fits = load_extra("astropy.io.fits", use=use)
+    # its errors derive from none of those of Python
+    tiles = load_extra("astropy.io.fits.hdu.compressed._compression", use=use)
     with file.open("rb") as stream:
         # The reader would unpack any amount of gzip, bzip2 or zip data.
         if stream.read(6) != b"SIMPLE":
@@ -294,7 +297,7 @@ def _open_fits(file: Path, array: str | None) -> Iterator[_Stored]:
                 unit = _image_unit(file, units, array)
                 _check_span(file, unit)
                 yield _Stored(tuple(unit.shape), np.dtype(float), unit.section.__getitem__)
-    except fits.VerifyError as error:
+    except (fits.VerifyError, tiles.CfitsioException) as error:
         raise _damaged(file, error) from error
 
 

@@ -3,28 +3,39 @@
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ood_sampler.latents.store import TensorSet
+
+log = logging.getLogger(__name__)
 
 SHARD = 64
 """Items a shard, at most."""
 
 _SHARD_BYTES = 2**25
 """Larger items are fewer a shard, as each process gathers one in memory."""
+
+_STALE = 3600.0
+"""Seconds after which a partial file that nobody writes to is what a killed process left."""
+
+_reported: set[Path] = set()
+"""Damaged files that the log tells of, until they are written again."""
 
 
 def shard_size(shape: Sequence[int]) -> int:
@@ -69,10 +80,13 @@ def atomic(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+        _reported.discard(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        # safetensors has no error numbers, and says in its text what the system said
-        reason, number = getattr(error, "strerror", str(error)), getattr(error, "errno", errno.EIO)
+        # safetensors says in its text what the system said
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        number = getattr(error, "errno", None) or (int(said[1]) if said else errno.EIO)
+        reason = os.strerror(number)
         raise OSError(
             number,
             f"could not be written ({reason}): make space or set output to another folder; "
@@ -108,6 +122,7 @@ class Artifact:
         self.shape = tuple(shape)
         self.shard = shard_size(shape)
         self._good: set[int] = set()
+        self._is_tidy = False
 
     def shard_path(self, shard: int) -> Path:
         """File of a shard."""
@@ -120,7 +135,7 @@ class Artifact:
     def missing(self) -> list[int]:
         """Shards that are not there, too short, or damaged (their checksum differs).
 
-        A shard found good is not read again by this object.
+        The log tells of damaged ones. A shard found good is not read again by this object.
         """
         good = self._verified()
         return [s for s in range(-(-self.count // self.shard)) if s not in good]
@@ -131,9 +146,8 @@ class Artifact:
 
     def write(self, shard: int, items: Tensor) -> None:
         """Store a shard, and on first use the key that names the folder."""
-        key_file = self.folder / "key.json"
-        if not key_file.exists():
-            write_atomically(key_file, json.dumps(self.key, indent=1, sort_keys=True).encode())
+        if not self._is_tidy:
+            self._tidy()
         items = items.contiguous()
         with atomic(self.shard_path(shard)) as partial:
             save_file({"items": items}, partial, metadata={"sha256": _checksum(items)})
@@ -142,6 +156,21 @@ class Artifact:
     def open(self) -> "StoredSet":
         """Read access to the items, once all are there."""
         return StoredSet(self)
+
+    def _tidy(self) -> None:
+        """Make the key what it must be, and remove what killed processes left."""
+        path = self.folder / "key.json"
+        key = json.dumps(self.key, indent=1, sort_keys=True).encode()
+        if not path.exists() or path.read_bytes() != key:
+            if path.exists():
+                _report(path, "it is not the key of its folder")
+            write_atomically(path, key)
+        for partial in self.folder.glob(".*"):
+            with suppress(FileNotFoundError):  # another process removes them too
+                age = time.time() - partial.stat().st_mtime
+                if re.fullmatch(r"\..+\.[0-9a-f]{16}", partial.name) and age > _STALE:
+                    partial.unlink()
+        self._is_tidy = True
 
     def _verified(self) -> set[int]:
         """Shards that are good, of those on disk."""
@@ -158,9 +187,16 @@ class Artifact:
             with safe_open(path, framework="pt") as file:
                 recorded = (file.metadata() or {}).get("sha256")
                 items = file.get_tensor("items")
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError) as error:
+            if path.exists():
+                _report(path, str(error))
             return False
-        return len(items) >= self.expected(shard) and _checksum(items) == recorded
+        checksum = _checksum(items)
+        # shards of earlier versions tell no type and shape
+        if recorded not in (checksum, checksum[:64]):
+            _report(path, "its checksum differs")
+            return False
+        return len(items) >= self.expected(shard)
 
 
 class StoredSet(TensorSet):
@@ -229,15 +265,71 @@ def check_disk(root: Path, needed: int) -> None:
         )
 
 
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a small file of named tensors, with a checksum.
+
+    Raises:
+        OSError: it cannot be written; names the file and the remedy.
+    """
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    write_atomically(path, save(tensors, metadata={"sha256": _state_checksum(tensors)}))
+
+
 def load_state(path: Path) -> dict[str, Tensor] | None:
-    """Read a small file of named tensors; None if it is not there or damaged."""
+    """Read what `save_state` wrote; None if it is not there or damaged, of which the log tells."""
     try:
-        state: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError):
+        with safe_open(path, framework="pt") as file:
+            recorded = (file.metadata() or {}).get("sha256")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        if path.exists():
+            _report(path, str(error))
+        return None
+    if _state_checksum(state) != recorded:
+        _report(path, "its checksum differs")
         return None
     return state
 
 
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small file of JSON, with a checksum.
+
+    Raises:
+        OSError: it cannot be written; names the file and the remedy.
+    """
+    write_atomically(path, json.dumps({"sha256": digest(content), "content": content}).encode())
+
+
+def load_json(path: Path) -> dict[str, Any] | None:
+    """Read what `save_json` wrote; None if it is not there or damaged, of which the log tells."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        _report(path, str(error))
+        return None
+    content = stored.get("content") if isinstance(stored, dict) else None
+    if not isinstance(content, dict) or stored.get("sha256") != digest(content):
+        _report(path, "its checksum differs")
+        return None
+    return content
+
+
+def _report(path: Path, reason: str) -> None:
+    """Tell of a damaged file, once."""
+    if path not in _reported:
+        _reported.add(path)
+        log.warning("warning: %s is damaged (%s): it is computed again", path, reason)
+
+
 def _checksum(items: Tensor) -> str:
+    """SHA-256 of the bytes, type and shape."""
     # a view of the bytes, not a copy
-    return hashlib.sha256(items.contiguous().view(torch.uint8).numpy().data).hexdigest()
+    data = items.flatten().view(torch.uint8).numpy().data
+    # one entry of a file's metadata: two would come in any order, and so would the file's bytes
+    return f"{hashlib.sha256(data).hexdigest()} of {items.dtype} {list(items.shape)}"
+
+
+def _state_checksum(state: Mapping[str, Tensor]) -> str:
+    return digest({name: _checksum(value) for name, value in state.items()})

@@ -50,6 +50,13 @@ class HubSource(ImageSource):
         self._rows = rows.select_columns([self._column]).cast_column(
             self._column, datasets.Image(decode=False)
         )
+        try:
+            # Numbers in the files are trusted when rows are read: wrong ones can end the process.
+            self._rows.data.validate(full=True)
+        except ValueError as error:
+            raise ValueError(
+                f"the data set {id} is damaged ({_first_line(error)}); fetch it again"
+            ) from error
         self._roots = _roots(datasets, id)
         self.location = id
         prefix = split.replace("{", "{{").replace("}", "}}")

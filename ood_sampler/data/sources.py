@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ood_sampler.data.database import Database, DatabaseError
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -152,7 +153,7 @@ class ZipSource(ImageSource):
         if self._archive is None or self._process != os.getpid():
             try:
                 self._archive = zipfile.ZipFile(self.location)
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, NotImplementedError) as error:
                 raise ImageError(
                     f"{self.location} is neither a folder nor a readable zip archive ({error}); "
                     "give a folder, or pack the archive again"
@@ -172,7 +173,6 @@ class LmdbSource(ImageSource):
 
     Raises:
         ImageError: The database is truncated or damaged.
-        MissingPackageError: The package lmdb is not installed.
     """
 
     location: Path
@@ -180,50 +180,41 @@ class LmdbSource(ImageSource):
     def __init__(self, folder: str | Path) -> None:
         self.location = Path(folder)
         names = _Keys()
-        with self._transaction() as transaction:
-            for key in transaction.cursor().iternext(keys=True, values=False):
-                names.append(bytes(key))
+        pages, ends = [], []
+        with self._open() as database:
+            for leaf in database.leaves():
+                for key in leaf.keys:
+                    names.append(key)
+                pages.append(leaf.page)
+                ends.append(len(names))
         self.names = names
+        self._pages = np.array(pages, dtype=np.int64)
+        self._ends = np.array(ends, dtype=np.int64)
 
     def read(self, index: int) -> bytes:
         key = self.names[index].encode("utf-8", "surrogateescape")
-        with self._transaction() as transaction:
-            value = transaction.get(key)
-            if value is None:
+        position = int(np.searchsorted(self._ends, index, side="right"))
+        entry = index - (int(self._ends[position - 1]) if position else 0)
+        with self._open() as database:
+            leaf = database.leaf(int(self._pages[position]))
+            if leaf.keys[entry : entry + 1] != [key]:
                 raise ImageError(f"{self.path(index)} has been removed; start the run again")
-            if len(value) > MAX_BYTES:
+            if (size := database.value_size(leaf, entry)) > MAX_BYTES:
                 raise ImageError(
-                    f"{self.path(index)} must be at most {MAX_BYTES} bytes, got {len(value)}; "
-                    "remove it"
+                    f"{self.path(index)} must be at most {MAX_BYTES} bytes, got {size}; remove it"
                 )
-            return bytes(value)
+            return database.value(leaf, entry)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        # A process, forked from another or not, may have a database open only once. Opening maps
-        # the file and reads two pages: it is done for each picture.
-        lmdb = load_extra("lmdb", use=f"{self.location}, an LMDB database,")
+    def _open(self) -> Iterator[Database]:
+        # for each picture, as forked processes would share a file's position
         try:
-            with lmdb.open(
-                str(self.location), readonly=True, lock=False, readahead=False, create=False
-            ) as environment:
-                self._check_size(environment)
-                with environment.begin(buffers=True) as transaction:
-                    yield transaction
-        except (lmdb.Error, OSError) as error:
+            with Database(self.location / LMDB_FILE) as database:
+                yield database
+        except (DatabaseError, OSError) as error:
             raise ImageError(
                 f"{self.location} is no readable LMDB database ({error}); fetch and unpack it again"
             ) from error
-
-    def _check_size(self, environment: Any) -> None:  # noqa: ANN401 lmdb has no types
-        # Reading a page behind the end of the file would kill the process (SIGBUS).
-        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        size = (self.location / LMDB_FILE).stat().st_size
-        if size < expected:
-            raise ImageError(
-                f"{self.location / LMDB_FILE} is truncated, it must have {expected} bytes and has "
-                f"{size}; fetch and unpack it again"
-            )
 
 
 class _Keys(Sequence[str]):

@@ -74,7 +74,7 @@ def load_checkpoint(
         )
     with _whole(path):
         network = found.format.from_state(found.state, sections, source=path)
-    process = from_section(sections.get("diffusion"), betas=found.betas)
+        process = from_section(sections.get("diffusion"), betas=found.betas)
     check_label(label, network.num_classes, path, required=False)
     if label is None and isinstance(network, GuidedDiffusion) and network.num_classes is not None:
         log.warning(
@@ -108,7 +108,9 @@ def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = Non
     section = _sections(architecture).get("diffusion")
     if has_schedule(section):
         return from_section(section).schedule
-    return from_section(section, betas=_find_network(read_file(path), path).betas).schedule
+    betas = _find_network(read_file(path), path).betas
+    with _whole(path):
+        return from_section(section, betas=betas).schedule
 
 
 @contextmanager
@@ -126,6 +128,10 @@ def _whole(path: Path) -> Iterator[None]:
             f"{path} must hold the weights of a network, got tensors whose shapes make none "
             f"({reason}); fetch the file again"
         ) from error
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{error} (for {path})") from error
 
 
 def _check_folder(path: Path, architecture: Mapping[str, Any] | None) -> None:

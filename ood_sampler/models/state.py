@@ -40,6 +40,7 @@ MALFORMED = (
     AttributeError,
     IndexError,
     KeyError,
+    NameError,
     OverflowError,
     RuntimeError,
     TypeError,

@@ -417,3 +417,15 @@ def test_missing_package_is_named_with_its_remedy(
     end = module.partition(".")[0] + r": pip install 'ood-sampler\[data\]'$"
     with pytest.raises(MissingPackageError, match=end):
         open_arrays(tmp_path)
+
+
+def test_damage_in_a_compressed_tile_of_fits_is_an_error_of_that_file(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1000, (3, 16, 16)).astype(np.int32)
+    image = fits.CompImageHDU(values, compression_type="RICE_1")
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "a.fits")
+    data = bytearray((tmp_path / "a.fits").read_bytes())
+    # the number of bytes of the first tile, which begins the last block
+    data[-2880 + 3] ^= 1
+    (tmp_path / "a.fits").write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.fits cannot be read \(decompression"):
+        open_arrays(tmp_path / "a.fits").read(0)

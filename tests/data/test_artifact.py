@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,10 @@ from ood_sampler.data.artifact import (
     Artifact,
     check_disk,
     digest,
+    load_json,
     load_state,
+    save_json,
+    save_state,
     shard_size,
     write_atomically,
 )
@@ -35,6 +39,19 @@ def filled(root: Path, everything: Tensor) -> Artifact:
     for shard in artifact.missing():
         artifact.write(shard, everything[shard * SHARD : (shard + 1) * SHARD])
     return artifact
+
+
+def again(artifact: Artifact) -> Artifact:
+    """The same artifact, as another run sees it."""
+    key = {name: value for name, value in artifact.key.items() if name != "stage"}
+    root, stage = artifact.folder.parent, artifact.key["stage"]
+    return Artifact(root, stage, key, artifact.count, artifact.shape)
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    damaged = bytearray(data)
+    damaged[position] ^= 1 << position % 8
+    return bytes(damaged)
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -272,13 +289,106 @@ def test_folder_must_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_state_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     assert load_state(path) is None
-    state = {"mean": items(2), "std": items(1)}
-    data = save(state)
-    path.write_bytes(data)
+    state = {"mean": items(2), "std": items(1), "count": torch.tensor(3)}
+    save_state(path, state)
+    data = path.read_bytes()
     loaded = load_state(path)
     assert loaded is not None
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
-    for damaged in (data[:-1], data[:20], b""):
+    save_state(path, dict(reversed(state.items())))
+    assert path.read_bytes() == data
+    for damaged in (data[:-1], data[:20], b"", save(state)):
         path.write_bytes(damaged)
         assert load_state(path) is None
+    for position in range(len(data)):
+        path.write_bytes(flipped(data, position))
+        loaded = load_state(path)
+        assert loaded is None or all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_json_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    assert load_json(path) is None
+    content = {"fid": 12.345678901234567, "kid": None, "pair": [0.1, float("nan"), float("inf")]}
+    save_json(path, content)
+    data = path.read_bytes()
+    assert repr(load_json(path)) == repr(content)
+    for damaged in (data[:-1], b"", b"null", b"{}", b'{"content": {}}', b"[" * 10**5):
+        path.write_bytes(damaged)
+        assert load_json(path) is None
+    for position in range(len(data)):
+        path.write_bytes(flipped(data, position))
+        loaded = load_json(path)
+        assert loaded is None or repr(loaded) == repr(content)
+
+
+def test_a_damaged_file_is_told_of_once_until_it_is_written_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything = items(3)
+    artifact = filled(tmp_path, everything)
+    path = artifact.shard_path(0)
+    for _ in range(2):
+        path.write_bytes(flipped(path.read_bytes(), -1))
+        for _ in range(3):
+            assert again(artifact).missing() == [0]
+        (message,) = caplog.messages
+        assert f"{path} is damaged (its checksum differs)" in message
+        caplog.clear()
+        artifact.write(0, everything)
+        assert again(artifact).missing() == []
+
+
+def test_what_is_missing_or_too_short_is_not_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path, items(3))
+    assert Artifact(tmp_path, "inversion", KEY, 5, (2, 3)).missing() == [0]
+    assert Artifact(tmp_path, "another", KEY, 5, (2, 3)).missing() == [0]
+    assert load_state(tmp_path / "nothing") is None
+    assert load_json(tmp_path / "nothing") is None
+    assert caplog.messages == []
+
+
+def test_type_and_shape_are_part_of_the_checksum(tmp_path: Path) -> None:
+    artifact = filled(tmp_path, items(6))
+    path = artifact.shard_path(0)
+    data = path.read_bytes()
+    for old, new in ((b'"F32"', b'"I32"'), (b"[6,2,3]", b"[6,3,2]")):
+        assert old in data
+        path.write_bytes(data.replace(old, new))
+        assert artifact.missing() == [0]
+
+
+def test_a_shard_of_an_earlier_version_is_good(tmp_path: Path) -> None:
+    artifact = filled(tmp_path, items(3))
+    checksum = hashlib.sha256(items(3).numpy().tobytes()).hexdigest()
+    artifact.shard_path(0).write_bytes(save({"items": items(3)}, {"sha256": checksum}))
+    assert again(artifact).missing() == []
+
+
+def test_a_damaged_key_is_told_of_and_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = filled(tmp_path, items(3))
+    path = artifact.folder / "key.json"
+    good = path.read_bytes()
+    path.write_bytes(good[:-3])
+    again(artifact).write(0, items(3))
+    assert path.read_bytes() == good
+    assert [str(path) in message for message in caplog.messages] == [True]
+
+
+def test_what_killed_processes_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    artifact = filled(tmp_path, items(3))
+    ending = "0123456789abcdef"
+    names = [f".000000.safetensors.{ending}", f".000001.safetensors.{ending}", ".lease"]
+    for name in names:
+        (artifact.folder / name).write_bytes(b"half")
+        # another process may still be writing the second
+        age = 30 if "000001" in name else 7200
+        os.utime(artifact.folder / name, (time.time() - age,) * 2)
+    again(artifact).write(0, items(3))
+    left = sorted(path.name for path in artifact.folder.glob(".*"))
+    assert left == names[1:]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stand_ins import picture, write_files
 
@@ -308,3 +309,18 @@ def test_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingPackageError, match=r"datasets: pip install 'ood-sampler\[data\]'$"):
         make("owner/name")
+
+
+def test_rows_with_wrong_numbers_are_refused_before_they_are_read(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    rows(hub, range(4)).save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    data = file.read_bytes()
+    sizes = [len(picture(seed)) for seed in range(4)]
+    ends = np.cumsum([0, *sizes]).astype("<i4").tobytes()
+    assert data.count(ends) == 1
+    # the second picture would end before it begins
+    wrong = np.cumsum([0, *sizes]).astype("<i4")
+    wrong[2] = -7
+    file.write_bytes(data.replace(ends, wrong.tobytes()))
+    with pytest.raises(ValueError, match=r"saved is damaged \(.*\); fetch it again"):
+        open_hub(tmp_path / "saved")

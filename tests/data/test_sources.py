@@ -1,7 +1,6 @@
 import os
 import pickle
 import stat
-import sys
 import zipfile
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ood_sampler.data.sources import (
     LmdbSource,
     MissingPackageError,
     ZipSource,
+    load_extra,
     load_training_images,
     open_source,
 )
@@ -96,6 +96,15 @@ def test_damaged_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ImageError, match=r"a\.zip is neither a folder nor a readable zip archive"):
         open_source(path)
+
+
+def test_archive_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", ["a.png"])
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 193
+    archive.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.zip is neither.*\(zip file version 19\.3\)"):
+        ZipSource(archive)
 
 
 def test_damaged_member_is_refused_and_others_stay_readable(tmp_path: Path) -> None:
@@ -309,6 +318,26 @@ def test_lmdb_is_read_from_forked_processes(tmp_path: Path) -> None:
     assert list(loader) == expected
 
 
+@pytest.mark.parametrize(
+    ("page", "place", "width", "value"),
+    [
+        (0, 16 + 24 + 48 + 40, 8, 3 * 2**40),  # the page of the root
+        (0, 16 + 24 + 96, 8, 2**50),  # the last page
+        (2, 10, 2, 2),  # what a page holds
+    ],
+)
+def test_damaged_lmdb_is_an_error_and_no_crash(
+    page: int, place: int, width: int, value: int, tmp_path: Path
+) -> None:
+    folder = write_lmdb(tmp_path / "church_lmdb", range(40), side=4)
+    data = bytearray((folder / "data.mdb").read_bytes())
+    for start in range(4096 * page, len(data) if page else 8192, 4096):
+        data[start + place : start + place + width] = value.to_bytes(width, "little")
+    (folder / "data.mdb").write_bytes(data)
+    with pytest.raises(ImageError, match=r"church_lmdb.*fetch and unpack it again"):
+        LmdbSource(folder)
+
+
 @pytest.mark.parametrize("kept", [0, 100, 8192, 0.5, -4096])
 def test_truncated_lmdb_is_an_error_and_no_crash(tmp_path: Path, kept: float) -> None:
     folder = write_lmdb(tmp_path / "church_lmdb", range(20))
@@ -346,10 +375,7 @@ def test_zipped_lmdb_and_packed_pictures_are_to_be_unpacked(tmp_path: Path) -> N
         open_source(packed)
 
 
-def test_missing_package_is_named_with_its_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_lmdb(tmp_path / "a_lmdb", range(3))
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(MissingPackageError, match=r"lmdb: pip install 'ood-sampler\[data\]'$"):
-        LmdbSource(folder)
+def test_missing_package_is_named_with_its_remedy() -> None:
+    expected = r"^a\.fits needs the package nothing: pip install 'ood-sampler\[data\]'$"
+    with pytest.raises(MissingPackageError, match=expected):
+        load_extra("nothing.io", use="a.fits")

@@ -502,3 +502,18 @@ def test_a_folder_needs_no_architecture(model_folder: Path) -> None:
             read(model_folder, {"model": {}})
     with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors is missing"):
         load_checkpoint(FIXTURES)
+
+
+def test_damage_that_makes_another_network_or_schedule_names_the_file(
+    state: State, file: Path
+) -> None:
+    torch.save({"ema": state, "betas": torch.linspace(-0.1, 2, 1000)}, file)
+    for read in (load_checkpoint, read_schedule):
+        with pytest.raises(ValueError, match=r"betas must .* \(for .*model\.pt\)$"):
+            read(file)
+    guided = torch.load(GUIDED, weights_only=True)
+    guided["input_blocks.0.0.weight"] = torch.zeros(128, 3, 3, 3)
+    guided["input_blocks.0.0.bias"] = torch.zeros(128)
+    torch.save(guided, file)
+    with pytest.raises(ValueError, match=r"model\.pt"):
+        load_checkpoint(file, HEADS)

@@ -254,6 +254,7 @@ def test_weights_that_are_not_finite_are_refused(copy: Path) -> None:
         ),
         ({"layers_per_block": 10**9}, r"layers_per_block must be an integer in 1\.\.100, got"),
         ({"act_fn": 5}, "must describe a UNet2DModel, got"),
+        ({"time_embedding_type": "none"}, "must describe a UNet2DModel, got"),
         ({"block_out_channels": {}}, "must describe a UNet2DModel, got"),
         ({"num_class_embeds": "a"}, "num_class_embeds must be null or an integer >= 1, got 'a'"),
         ({"num_class_embeds": True}, "num_class_embeds must be null or an integer >= 1, got True"),
