@@ -2,6 +2,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Sequence
