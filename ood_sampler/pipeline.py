@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -219,6 +219,7 @@ class Pipeline:
         self.evaluation.check({"samples without NaN": len(numbers)})
         in_domain = self.in_domain()
         own = self.usable(in_domain, "in-domain sample")
+        self.evaluation.check({"in-domain samples without NaN": len(own)})
         few_shot_features = self.describe_images("few-shot", self.domain.few_shot)
         held_out_features = self.describe_images("held-out", self.domain.held_out)
         in_domain_features = self.describe("in-domain", in_domain, own)
@@ -264,24 +265,23 @@ class Pipeline:
 
     def invert(self) -> Artifact:
         """Invert the few-shot pictures to every step asked for, in one pass."""
-        few_shot, step = self.domain.few_shot, self.settings.step
+        few_shot = self.domain.few_shot
         artifacts = self.plan.inversions()
         work = self.plan.inversion_work()
-        unfinished = [s for s, artifact in artifacts.items() if artifact.missing()]
         self._compute(
             work.name,
-            lambda: Inversion(
+            lambda unfinished: Inversion(
                 self.model.denoiser,
-                at=unfinished,
+                at=[int(step) for step in unfinished],
                 solver=self.solver,
                 names=few_shot.names,
                 on_nonfinite=self.settings.on_nonfinite,
             ),
             few_shot,
-            {str(s): artifacts[s] for s in unfinished or [step]},
+            {str(step): artifact for step, artifact in artifacts.items()},
             evaluations_each=work.evaluations_each,
         )
-        return artifacts[step]
+        return artifacts[self.settings.step]
 
     def usable(
         self, artifact: Artifact, what: str, names: Sequence[object] | None = None
@@ -327,7 +327,10 @@ class Pipeline:
     def reconstructed(self) -> tuple[TensorSet, TensorSet]:
         """The few-shot pictures and, inverted and decoded, the same ones."""
         artifact, few_shot = self.reconstruct(), self.domain.few_shot
-        kept = self.usable(artifact, "the reconstruction of picture", few_shot.names)
+        what = "the reconstruction of picture"
+        kept = self.usable(artifact, what, few_shot.names)
+        if not kept:
+            raise NonFiniteError(what, few_shot.names, remedy="and check the weights")
         return _selected(_images(few_shot), kept), _selected(artifact.open(), kept)
 
     def reconstruct(self) -> Artifact:
@@ -372,12 +375,13 @@ class Pipeline:
 
     def describe(self, name: str, images: Artifact, kept: Sequence[int] | None = None) -> Described:
         """Features and thumbnails of stored images, of those `kept` if that is given."""
-        items = images.open() if kept is None else _selected(images.open(), kept)
-        return self._describe(name, Items(items), images.digest, len(items))
+        kept = range(images.count) if kept is None else kept
+        items = Items(_selected(images.open(), kept))
+        return self._describe(name, items, images.digest, kept)
 
     def describe_images(self, name: str, images: ImageSet) -> Described:
         """Features and thumbnails of real pictures."""
-        return self._describe(name, images, images.digest, len(images))
+        return self._describe(name, images, images.digest, images.names)
 
     def compare(self, originals: TensorSet, reconstructions: TensorSet) -> dict[str, list[float]]:
         """MSE, PSNR and SSIM of the reconstructed few-shot pictures, one value a picture."""
@@ -401,7 +405,7 @@ class Pipeline:
         step = self.settings.step if step is None else step
         self._compute(
             stage,
-            lambda: Synthesis(
+            lambda _: Synthesis(
                 self.model.denoiser,
                 step=step,
                 solver=self.solver,
@@ -417,17 +421,19 @@ class Pipeline:
         return artifact
 
     def _describe(
-        self, name: str, images: Dataset[Tensor], images_digest: str, count: int
+        self, name: str, images: Dataset[Tensor], images_digest: str, names: Sequence[object]
     ) -> Described:
-        artifact = self.plan.features(images_digest, count)
+        artifact = self.plan.features(images_digest, len(names))
         self._compute(
             f"features of {name}",
-            lambda: FeatureExtraction(self.evaluation.extractor),
+            lambda _: FeatureExtraction(
+                self.evaluation.extractor, what=f"{name}, image", names=names
+            ),
             images,
             {"features": artifact},
             evaluations_each=0,
         )
-        pictures = _Taken(images, count)
+        pictures = _Taken(images, len(names))
         return Described(
             torch.cat(list(artifact.open().blocks())),
             torch.cat([thumbnails(block) for block in pictures.blocks()]),
@@ -479,12 +485,13 @@ class Pipeline:
     def _compute(
         self,
         name: str,
-        stage: Callable[[], Stage],
+        stage: Callable[[Iterable[str]], Stage],
         items: Dataset[Tensor],
         artifacts: Mapping[str, Artifact],
         *,
         evaluations_each: int,
     ) -> None:
+        """Compute those artifacts of a stage that are not whole, which it is told by name."""
         any_artifact = next(iter(artifacts.values()))
 
         def missing_items() -> int:
@@ -500,10 +507,12 @@ class Pipeline:
         ):
             record.cached = not own
             if own:
+                # another process may have made some while this one waited
+                unfinished = {n: a for n, a in artifacts.items() if a.missing()}
                 compute(
-                    stage(),
+                    stage(unfinished),
                     items,
-                    artifacts,
+                    unfinished,
                     trainer=self.trainer,
                     batch_size=self.plan.batch_size,
                     callbacks=self.progress(name, missing_items()),

@@ -1,4 +1,4 @@
-"""A network that returns NaN for one image at one step."""
+"""A network that returns NaN or infinity for one image at one step."""
 
 import logging
 from collections.abc import Callable
@@ -9,17 +9,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.modules.prediction import NonFiniteError
+from ood_sampler.diffusion.denoiser import GaussianDenoiser
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.diffusion.solvers import DdimSolver, MultistepSolver, Solver
+from ood_sampler.modules.features import FeatureExtraction
+from ood_sampler.modules.prediction import NonFiniteError, are_finite
+from ood_sampler.modules.synthesis import Synthesis
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.results import write_samples
 from tests.test_pipeline import pipeline
 
 
 class Faulty(nn.Module):
-    """Give NaN for the images that are `struck` at a step."""
+    """Give NaN, or another value, for the image that is `struck` at a step."""
 
-    def __init__(self, network: nn.Module, *, step: int, struck: Tensor) -> None:
+    def __init__(
+        self, network: nn.Module, *, step: int, struck: Tensor, value: float = torch.nan
+    ) -> None:
         super().__init__()
+        self.value = value
         self.network = network
         self.step = step
         self.struck = struck
@@ -29,12 +37,12 @@ class Faulty(nn.Module):
         if int(t[0]) != self.step:
             return prediction
         same = (x_t - self.struck).flatten(1).abs().amax(1) < 1e-6
-        return prediction.masked_fill(same[:, None, None, None], torch.nan)
+        return prediction.masked_fill(same[:, None, None, None], self.value)
 
 
-def break_at(run: Pipeline, *, step: int, struck: Tensor) -> None:
+def break_at(run: Pipeline, **fault: Any) -> None:  # noqa: ANN401
     denoiser: Any = run.model.denoiser
-    denoiser.network = Faulty(denoiser.network, step=step, struck=struck)
+    denoiser.network = Faulty(denoiser.network, **fault)
 
 
 @pytest.fixture
@@ -101,6 +109,80 @@ def test_a_sample_the_network_fails_on_keeps_the_numbers_of_the_others(
     names = [line.split(",")[0] for line in (tmp_path / "manifest.csv").read_text().split()[1:]]
     assert names == [f"{i:05d}.png" for i in range(70) if i != 7]
     assert sorted(file.name for file in tmp_path.glob("*.png")) == names
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_sample_from_pure_noise_is_named_though_it_is_clipped(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path, value: float
+) -> None:
+    def broken(on_nonfinite: str) -> Pipeline:
+        run = pipeline(model_folder, tmp_path, trainer, on_nonfinite=on_nonfinite)
+        if not run.plan.pure_noise().missing():
+            noise = run.plan.pure_noise().open().take([3])[0]
+            break_at(run, step=999, struck=noise, value=value)
+        return run
+
+    broken("skip").in_domain()
+    for file in (tmp_path / run_folder(broken("skip"))).glob("*.safetensors"):
+        file.unlink()
+    outcome = broken("skip").run()
+    assert len(outcome.in_domain) == 69
+    assert any("for in-domain sample 3: left out" in line for line in outcome.left_out)
+    with pytest.raises(NonFiniteError, match="for in-domain sample 3"):
+        broken("raise").run()
+
+
+def run_folder(run: Pipeline) -> str:
+    return run.plan.in_domain().folder.name
+
+
+@pytest.mark.parametrize("kind", [DdimSolver, MultistepSolver])
+@pytest.mark.parametrize("at", ["first", "last"])
+@pytest.mark.parametrize("clip_x_0", [True, False])
+def test_infinity_does_not_become_a_picture(kind: type[Solver], at: str, clip_x_0: bool) -> None:
+    solver = kind(steps=6, power=1)
+    calls: list[int] = []
+
+    class Infinite(GaussianDenoiser):
+        def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+            calls.append(int(t))
+            eps = super().eps(x_t, t)
+            if len(calls) == (1 if at == "first" else solver.decoding_evaluations(999, T=1000)):
+                eps[1, 0, 0, 0] = torch.inf
+            return eps
+
+    denoiser = Infinite(torch.zeros(1, 2, 2), 1.0, Schedule.linear(1000))
+    stage = Synthesis(
+        denoiser, step=999, solver=solver, eta=0.0, clip_x_0=clip_x_0, seed=0, on_nonfinite="skip"
+    )
+    x_T = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    images = stage.predict_step(([0, 1, 2], x_T), 0)["images"]
+    assert len(calls) == solver.decoding_evaluations(999, T=1000)
+    assert are_finite(images).tolist() == [True, False, True]
+
+
+def test_features_that_are_not_finite_are_named_by_their_picture() -> None:
+    stage = FeatureExtraction(nn.Identity(), what="held-out, image", names=["a", "b", "c"])
+    features = torch.tensor([[0.0], [torch.inf]])
+    with pytest.raises(NonFiniteError, match=r"features of held-out, image c: .* of metrics"):
+        stage.predict_step(([0, 2], features), 0)
+
+
+def test_too_few_samples_left_are_refused_by_the_name_of_the_set(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer, on_nonfinite="skip")
+    denoiser: Any = run.model.denoiser
+    network = denoiser.network
+
+    class Late(nn.Module):
+        def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+            prediction: Tensor = network(x_t, t)
+            return prediction if int(t[0]) <= 400 else torch.full_like(prediction, torch.nan)
+
+    denoiser.network = Late()
+    with pytest.raises(ValueError, match="in-domain samples without NaN must be more than"):
+        run.run()
 
 
 def test_too_few_pictures_left_are_refused(

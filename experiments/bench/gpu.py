@@ -111,7 +111,8 @@ class Bench:
 
     def evaluate(self, x_t: Tensor) -> Tensor:
         """Ask the network once."""
-        return self.denoiser.eps(x_t, torch.tensor(STEP))
+        t = torch.full((), STEP, dtype=torch.long, device=x_t.device)
+        return self.denoiser.eps(x_t, t)
 
     def flops(self) -> int:
         """Floating-point operations of one evaluation of one image."""
@@ -161,25 +162,27 @@ class Bench:
         return torch.autocast(self.device, torch.bfloat16, enabled=name == "bf16-mixed")
 
     def rows(self) -> Iterator[str]:
-        """Eager at every batch that fits, then compiled at 1 and at the best batch."""
+        """Eager at every batch that fits, then in other ways at 1 and at the best batch."""
         flops = self.flops()
         for precision in PRECISIONS[self.device]:
             with self.precision(precision):
                 peak = self.peak(precision)
                 best = 1, 0.0
-                for batch_size, rate in self.fitting():
+                for batch_size, rate in self.fitting(self.size.batches):
                     yield self.row(precision, "eager", batch_size, rate, flops, peak)
                     best = max(best, (batch_size, rate), key=lambda pair: pair[1])
-                if self.device == "cuda":
-                    for (name, mode), size in (
-                        (way, size) for way in COMPILED.items() for size in sorted({1, best[0]})
-                    ):
-                        rate = self.compiled(mode).rate(size)
+                sizes = sorted({1, best[0]})
+                self.network.to(memory_format=torch.channels_last)
+                for size, rate in self.fitting(sizes):
+                    yield self.row(precision, "channels_last", size, rate, flops, peak)
+                self.network.to(memory_format=torch.contiguous_format)
+                for name, mode in COMPILED.items() if self.device == "cuda" else ():
+                    for size, rate in self.compiled(mode).fitting(sizes):
                         yield self.row(precision, name, size, rate, flops, peak)
 
-    def fitting(self) -> Iterator[tuple[int, float]]:
+    def fitting(self, sizes: Sequence[int]) -> Iterator[tuple[int, float]]:
         """Batch sizes and rates, up to the memory of the device."""
-        for batch_size in self.size.batches:
+        for batch_size in sizes:
             try:
                 yield batch_size, self.rate(batch_size)
             except torch.OutOfMemoryError:

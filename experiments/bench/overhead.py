@@ -1,8 +1,10 @@
 """Time of inversion and decoding, as a run does them, against the bare network evaluations.
 
 The stages' time holds everything: the trainers' start, reading, the solver, checks, checksums and
-the writing of shards. It is taken twice: against the same evaluations on their own, in turn; and
-against the calls of the network in the very same stages, which a busy machine slows down alike.
+the writing of shards. (A run also looks at what is stored already, holds a lease, and reads latents
+back to see that they are finite.) It is taken twice: against the same evaluations on their own, in
+turn; and against the calls of the network in the very same stages, which a busy machine slows down
+alike.
 """
 
 import functools

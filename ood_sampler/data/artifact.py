@@ -250,7 +250,8 @@ def check_disk(root: Path, needed: int) -> None:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f".probe.{os.getpid()}"
+        # machines that share the folder may have processes of the same number
+        probe = root / f".probe.{secrets.token_hex(8)}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

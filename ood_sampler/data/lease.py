@@ -27,6 +27,9 @@ LEASE = 60.0
 """Seconds without a sign of life after which a holder counts as dead: six renewals, and as long as
 a network file system may show an old state of a file."""
 
+_MISSES = 2
+"""Looks in a row that find the lease with another process, until it counts as lost."""
+
 RENEWAL = 10.0
 """Seconds between two signs of life."""
 
@@ -196,6 +199,7 @@ class _Lease:
         self.path = path
         self.holder = _Holder.here()
         self.renewals = 0
+        self.misses = 0
         self.lost = False
         self.file = path.open("xb", buffering=0)
 
@@ -210,14 +214,16 @@ class _Lease:
         """Give a sign of life."""
         # the disk or the network may be back the next time
         with suppress(OSError):
-            if not self.lost and self._own() is None:
+            # once may be the moment in which another process looks at the file
+            self.misses = self.misses + 1 if self._own() is None else 0
+            if not self.lost and self.misses >= _MISSES:
                 self.lost = True
                 log.warning(
                     "this process stood still, and another took over %s: it goes on, at worst the "
                     "work is done twice",
                     what,
                 )
-            if not self.lost:
+            if not self.misses:
                 self.renewals += 1
                 self.write()
 

@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -43,13 +44,20 @@ class NonFiniteError(ValueError):
     Args:
         what: kind of the results.
         names: of those that are not finite.
+        remedy: what a user may do besides computing in float32.
     """
 
-    def __init__(self, what: str, names: Sequence[object]) -> None:
+    def __init__(
+        self,
+        what: str,
+        names: Sequence[object],
+        *,
+        remedy: str = "check the weights, or leave it out with on_nonfinite=skip",
+    ) -> None:
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         super().__init__(
             f"the network returned NaN or infinity for {what} {names[0]}{others}: use "
-            "trainer.precision=32-true, check the weights, or leave it out with on_nonfinite=skip"
+            f"trainer.precision=32-true, {remedy}"
         )
 
 
@@ -199,6 +207,7 @@ class ShardWriter(Callback):
         A barrier would give up after half an hour, and a shard may take longer.
         """
         self.finish()
+        self.background.shutdown()  # type: ignore[union-attr]
         files = [a.shard_path(shard) for a in self.artifacts.values() for shard in self.shards]
         while (
             trainer.world_size > 1
@@ -214,7 +223,13 @@ class ShardWriter(Callback):
         exception: BaseException,
     ) -> None:
         """Keep what was computed before the stage failed."""
-        self.finish()
+        try:
+            self.finish()
+        except OSError as error:
+            # why the stage failed is told instead
+            log.warning("a shard was not kept: %s", error)
+        if self.background is not None:
+            self.background.shutdown()
 
     def finish(self) -> None:
         """Wait for the shards that are being written.
@@ -223,6 +238,7 @@ class ShardWriter(Callback):
             OSError: one could not be written.
         """
         writing, self.writing = self.writing, []
+        wait(writing)
         for shard in writing:
             shard.result()
 
@@ -363,4 +379,6 @@ def lightning_trainer(
     own: list[Callback] = [TF32(allowed=tf32)]
     if compile is not None:
         own.append(Compile(compile))
-    return lightning.Trainer(callbacks=[*callbacks, *own], **settings)
+    # processes are started here: a cluster's job would count its own, of which there is one
+    environment = LightningEnvironment()
+    return lightning.Trainer(callbacks=[*callbacks, *own], plugins=environment, **settings)

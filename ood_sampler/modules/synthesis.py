@@ -5,6 +5,7 @@ from torch import Tensor
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.diffusion.solvers.base import clip
 from ood_sampler.modules.prediction import Batch, OnNonFinite, Stage
 
 SAMPLE = "sample"
@@ -56,4 +57,4 @@ class Synthesis(Stage):
         )
         if self.on_nonfinite == "raise":
             self.check_finite(x_0, indices, SAMPLE)
-        return {"images": x_0.clamp(-1, 1)}
+        return {"images": clip(x_0)}

@@ -1,6 +1,5 @@
 """The geometric criteria of the inverted set, met by construction."""
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Literal, Unpack
@@ -19,8 +18,6 @@ from ood_sampler.samplers.criteria import (
     take_rows,
     targets_of,
 )
-
-log = logging.getLogger(__name__)
 
 _PROBES = 32
 """Draws that `fit` checks the construction by."""
@@ -98,6 +95,8 @@ class GeometricSampler(CriteriaSampler):
             "values": targets.values,
             "tolerances": targets.tolerances,
         }
+        if not targets.values[0] > 0:
+            raise ValueError("GeometricSampler needs latents that differ, and they are all equal")
         probes = SampleNoise(0, range(_PROBES), stream=Stream.FIT)
         _, measured = self._make(fitted, inverted, probes)
         passed = targets.passed(measured).all(1).double().mean()
@@ -111,8 +110,11 @@ class GeometricSampler(CriteriaSampler):
                 f"pair_angle={fitting:.4g}, as one follows from the other; set both so or to null, "
                 f"or raise sampler.{targets.hardest(measured)}_tolerance"
             )
-        log.info("geometric: about %.3g %% of latents meet the criteria", 100 * float(passed))
         return {**fitted, "acceptance": passed.float()}
+
+    def remarks(self, fitted: Fitted) -> list[str]:
+        rate = 100 * float(fitted["acceptance"])
+        return [f"geometric: about {rate:.3g} % of the latents meet the criteria"]
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         return self._make(fitted, inverted, noise)[0]

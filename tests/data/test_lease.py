@@ -18,10 +18,12 @@ from ood_sampler.data.lease import NAME, hold
 ROOT = Path(__file__).parents[2]
 
 JOB = """
-import logging, sys, time
+import logging, signal, sys, time
 from pathlib import Path
 from ood_sampler.data.lease import hold
 
+# ignored where the tests themselves run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 folder, name = Path(sys.argv[1]), sys.argv[2]
 seconds, lease, renewal = map(float, sys.argv[3:6])
@@ -160,7 +162,7 @@ def test_a_suspended_holder_is_replaced_and_does_no_harm(
         # nor when it ends
         time.sleep(0.3)
         holder.send_signal(signal.SIGINT)
-        _, err = holder.communicate()
+        _, err = holder.communicate(timeout=60)
         assert "stood still" not in err
         assert (tmp_path / NAME).stat().st_ino == mine
         assert names(tmp_path) == {"first", NAME}
@@ -329,3 +331,19 @@ def test_a_holder_must_show_itself_within_its_lease(tmp_path: Path, renewal: flo
         hold([tmp_path], needed=lambda: True, what="work", lease=5, renewal=renewal),
     ):
         pass
+
+
+def test_one_look_that_finds_the_file_moved_does_not_end_a_lease(tmp_path: Path) -> None:
+    own = lease._Lease(tmp_path / NAME)
+    own.write()
+    (tmp_path / NAME).rename(tmp_path / "aside")
+    own.renew("work")
+    assert not own.lost
+    (tmp_path / "aside").rename(tmp_path / NAME)
+    own.renew("work")
+    assert own.renewals == 1
+    (tmp_path / NAME).unlink()
+    own.renew("work")
+    own.renew("work")
+    assert own.lost
+    own.release()

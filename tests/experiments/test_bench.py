@@ -142,7 +142,10 @@ def test_gpu_table_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
     ways = [(row[0], row[1], int(row[2])) for row in rows]
     assert ways == [
-        (precision, "eager", batch) for precision in ("float32", "bf16-mixed") for batch in (1, 4)
+        (precision, way, batch)
+        for precision in ("float32", "bf16-mixed")
+        for way in ("eager", "channels_last")
+        for batch in (1, 4)
     ]
     for row in rows:
         rate, images, done, peak = (float(cell) for cell in row[3:7])

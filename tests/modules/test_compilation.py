@@ -86,6 +86,19 @@ def test_a_result_stays_what_it_was_after_the_next_call() -> None:
     assert first.tolist() == [1.0, 1.0]
 
 
+def test_a_network_is_compiled_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def compiled(network: nn.Module, **settings: object) -> nn.Module:
+        asked.append(settings)
+        return nn.Sequential(network)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    network = Small()
+    assert CompiledNetwork(network, "reduce-overhead").compiled[0] is network
+    assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
+
+
 def test_a_machine_without_a_compiler_is_told_what_to_do() -> None:
     from torch._dynamo.exc import TorchDynamoException
 

@@ -194,6 +194,21 @@ def test_tf32_is_what_the_setting_says_once_a_stage_runs(
     assert torch.backends.cudnn.conv.fp32_precision == expected
 
 
+def test_a_job_of_a_cluster_starts_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"JOB_ID": "1", "JOB_NAME": "sweep", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    for name, value in {**job, "NODEID": "0", "NODELIST": "node1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    spawn = partial(
+        lightning_trainer, accelerator="cpu", devices=2, strategy="ddp_spawn", tf32=False
+    )
+    made = make_trainer(spawn, [])
+    environment: Any = made.strategy.cluster_environment  # type: ignore[attr-defined]
+    environment.set_world_size(2)
+    environment.set_global_rank(1)
+    assert (environment.world_size(), environment.global_rank()) == (2, 1)
+    assert made.num_devices == 2
+
+
 def test_a_machine_is_its_device_and_precision() -> None:
     cpu = partial(lightning_trainer, accelerator="cpu", devices=1)
     assert machine(make_trainer(partial(cpu, tf32=False), [])) == "cpu 32-true"

@@ -1,6 +1,6 @@
-import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from criteria_options import OPTIONS
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
+from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import InvertedSet
 from ood_sampler.samplers.criteria import targets_of
 from ood_sampler.samplers.geometric import GeometricSampler
@@ -141,10 +142,17 @@ def test_a_mean_at_the_origin_gives_right_angles(make_gaussian: MakeGaussian) ->
     assert float(fitted["acceptance"]) > 0.9
 
 
-def test_the_share_is_logged(gaussian: InvertedSet, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    share = float(geometric().fit(gaussian)["acceptance"])
-    assert f"geometric: about {100 * share:.3g} % of latents meet the criteria" in caplog.text
+def test_the_share_is_told(gaussian: InvertedSet) -> None:
+    fitted = geometric().fit(gaussian)
+    share = 100 * float(fitted["acceptance"])
+    told = geometric().remarks(fitted)
+    assert told == [f"geometric: about {share:.3g} % of the latents meet the criteria"]
+
+
+def test_equal_latents_are_refused(gaussian: InvertedSet) -> None:
+    same = replace(gaussian, latents=InMemory(torch.ones(12, *gaussian.latents.shape)))
+    with pytest.raises(ValueError, match="latents that differ, and they are all equal"):
+        geometric().fit(same)
 
 
 def test_unknown_covariance() -> None:

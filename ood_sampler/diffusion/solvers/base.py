@@ -16,6 +16,11 @@ Noise = Callable[[], Tensor]
 """Draws standard normals of the batch's shape."""
 
 
+def clip(x_0: Tensor) -> Tensor:
+    """Clip images to $[-1, 1]$; infinity becomes NaN, not an image that is black or white."""
+    return torch.where(x_0.isfinite(), x_0, torch.nan).clamp(-1, 1)
+
+
 @dataclass(frozen=True)
 class Flow:
     r"""The frozen model as the right-hand side of $d\bar x / ds = \hat\epsilon$.
@@ -41,7 +46,7 @@ class Flow:
         eps = self.denoiser.eps(x_t, t)
         if self.clip_x_0 and step > CLEAN:
             alpha, sigma = self.schedule.scales(step)
-            x_0_hat = ((x_t - sigma * eps) / alpha).clamp(-1, 1)
+            x_0_hat = clip((x_t - sigma * eps) / alpha)
             eps = (x_t - alpha * x_0_hat) / sigma
         return eps
 
@@ -211,7 +216,7 @@ class Solver(ABC):
         for s in reversed(self._grid(step, flow.schedule.T)):
             if s < point.step:
                 point = self.move(flow, point, s)
-        return point.x.clamp(-1, 1) if flow.clip_x_0 else point.x
+        return clip(point.x) if flow.clip_x_0 else point.x
 
     def _grid(self, step: int, T: int) -> list[int]:
         points: list[int] = grid(step, T=T, steps=self.steps, power=self.power).tolist()

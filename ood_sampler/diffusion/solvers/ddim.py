@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import CLEAN, Schedule
-from ood_sampler.diffusion.solvers.base import Flow, Noise, Point, Solver
+from ood_sampler.diffusion.solvers.base import Flow, Noise, Point, Solver, clip
 
 
 def ddim_move(
@@ -83,7 +83,7 @@ class DdimDecoder(Solver):
             eps = flow.eps(x_t, t)
             x_t = ddim_move(flow.schedule, x_t, eps, t, s, eta=eta, noise=noise)
         # the last move ends in the denoised image; rounding may have left the range
-        return x_t.clamp(-1, 1) if clip_x_0 else x_t
+        return clip(x_t) if clip_x_0 else x_t
 
 
 class DdimSolver(DdimDecoder):

@@ -125,7 +125,8 @@ def _least_squares(changed: Tensor, residual: Tensor) -> Tensor:
     gram = changed @ changed.mT
     # differences may be parallel, or zero once an image has converged
     ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).sum(1) + torch.finfo(gram.dtype).tiny
-    gram = gram + ridge[:, None, None] * torch.eye(gram.shape[1]).to(gram)
+    unit = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    gram = gram + ridge[:, None, None] * unit
     # without its check, for which the host would wait
     solution: Tensor = torch.linalg.solve_ex(gram, changed @ residual[:, :, None])[0]
     return solution[:, :, 0]
