@@ -63,8 +63,11 @@ def main() -> None:
     # argparse takes no overrides before and after an option
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     try:
-        overrides = get_args_parser().parse_args(arguments).overrides
-        check_command(overrides)
+        options = get_args_parser().parse_args(arguments)
+        overrides = options.overrides
+        # both of them can make a sweep of a command, as can -m
+        sweep = any(text.startswith(("experiment=", "hydra.mode=")) for text in overrides)
+        check_command(overrides, sweep=options.multirun or sweep)
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
@@ -80,14 +83,19 @@ def main() -> None:
         sys.exit(130)
 
 
-def check_command(overrides: Sequence[str]) -> None:
+def check_command(overrides: Sequence[str], *, sweep: bool = True) -> None:
     """Compose the configuration, to say in one sentence what is wrong with a command.
 
     Each option of a swept group is composed once.
 
+    Args:
+        overrides: the settings of the command.
+        sweep: whether a key may have several values.
+
     Raises:
         CommandError: an unknown group, option or key (the nearest one is named), a value of
-            another kind than the key's, or a key that must be set and is not.
+            another kind than the key's, several where one is meant, or a key that must be set and
+            is not.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -99,6 +107,9 @@ def check_command(overrides: Sequence[str]) -> None:
         ]
     except HydraException as error:
         raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
+    swept = [text for o, text in zip(parsed, overrides, strict=True) if o.is_sweep_override()]
+    if swept and not sweep:
+        raise CommandError(f"{swept[0]} has several values: add -m to make a run of each")
     for text in chain.from_iterable(values):
         _check_option(text)
     groups = [alternatives for alternatives in values if _is_group(alternatives[0])]

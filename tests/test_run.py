@@ -15,7 +15,7 @@ from PIL import Image
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text
-from ood_sampler.run import check_command, sweepable
+from ood_sampler.run import check_command, main, sweepable
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
@@ -78,6 +78,19 @@ def test_a_mistaken_command_is_answered_in_one_sentence(command: list[str], mess
         check_command(command)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_several_values_without_a_sweep_are_answered_with_what_to_add(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", "seed=0,1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = "error: seed=0,1 has several values: add -m to make a run of each\n"
+    assert capsys.readouterr().err == message
+    check_command(["seed=0,1"], sweep=True)
+    check_command(["seed=3"], sweep=False)
 
 
 @pytest.mark.parametrize(

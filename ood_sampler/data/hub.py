@@ -151,6 +151,10 @@ def hub_domain(
     )
 
 
+_DAMAGED = (ValueError, RuntimeError, KeyError, AttributeError, TypeError)
+"""What the package raises, which trusts what it has saved."""
+
+
 def _load(
     datasets: Any,  # noqa: ANN401 a module without types
     id: str,
@@ -175,7 +179,7 @@ def _load(
             "pictures. Copies fetched before are looked for below "
             f"{datasets.config.HF_DATASETS_CACHE}"
         ) from error
-    except (ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
+    except (*_DAMAGED, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"the data set {id} cannot be used ({_first_line(error)}); check data.config="
             f"{_text(config)}, data.revision={_text(revision)} and {key}={split}, or fetch "

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 import sys
 from collections.abc import Iterator
@@ -323,4 +324,13 @@ def test_rows_with_wrong_numbers_are_refused_before_they_are_read(hub: Any, tmp_
     wrong[2] = -7
     file.write_bytes(data.replace(ends, wrong.tobytes()))
     with pytest.raises(ValueError, match=r"saved is damaged \(.*\); fetch it again"):
+        open_hub(tmp_path / "saved")
+
+
+def test_a_description_of_another_kind_is_damage(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    rows(hub, range(4)).save_to_disk(tmp_path / "saved")
+    file = tmp_path / "saved" / "dataset_info.json"
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps({**description, "features": "image"}))
+    with pytest.raises(ValueError, match=r"saved cannot be used \(.*\); check .* fetch it again"):
         open_hub(tmp_path / "saved")
