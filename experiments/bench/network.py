@@ -28,9 +28,11 @@ def default_solver() -> Solver:
 @cache
 def network() -> Denoiser:
     """Load it, and prepare the process and its weights."""
-    denoiser = FrozenModel(name="dog32", path="dog32", resolution=32).denoiser
     keep_freed_memory()
-    return denoiser.to(memory_format=torch.channels_last)
+    # weights made in inference mode could not be used out of it
+    with torch.inference_mode(False):
+        denoiser = FrozenModel(name="dog32", path="dog32", resolution=32).denoiser
+        return denoiser.to(memory_format=torch.channels_last)
 
 
 @cache
