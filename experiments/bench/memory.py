@@ -3,7 +3,6 @@
 A small random network, so that the pictures are not hidden behind the model's own memory.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,15 @@ from experiments.bench.table import Ratio
 GOAL = 1.10
 SMALL, LARGE, HELD_OUT = 16, 64, 16
 RESOLUTION = 256
+
+WAIT = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(bool(status))
+"""
+"""A small process between: a peak begins with the size of the process that starts the run."""
 
 
 def save_network(folder: Path) -> None:
@@ -71,11 +79,10 @@ def peak(root: Path, count: int) -> float:
         "trainer=cpu",
         f"output={root / f'outputs{count}'}",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"the run failed: {' '.join(command)}")
-    return usage.ru_maxrss * 1024 / 1e9
+    ended = subprocess.run([sys.executable, "-c", WAIT, *command], capture_output=True, text=True)  # noqa: S603
+    if ended.returncode:
+        sys.exit(f"the run failed: {' '.join(command)}\n{ended.stderr}")
+    return int(ended.stdout) * 1024 / 1e9
 
 
 def measure() -> Iterator[Ratio]:
