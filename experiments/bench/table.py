@@ -3,13 +3,14 @@
 import datetime
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ood_sampler.report.results import commit
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def provenance() -> str:
     """Date, processor, threads, version of PyTorch, commit."""
     return (
         f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {_processor()}, threads "
-        f"{torch.get_num_threads()}, torch {torch.__version__}, commit {_commit()}"
+        f"{torch.get_num_threads()}, torch {torch.__version__}, commit {commit()}"
     )
 
 
@@ -79,17 +80,6 @@ def _processor() -> str:
         return platform.processor()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty=, changed", "--exclude=*"]
-    try:
-        told = subprocess.run(  # noqa: S603
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.stdout.strip()
 
 
 @dataclass(frozen=True)

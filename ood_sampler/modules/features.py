@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ood_sampler.modules.prediction import Batch, NonFiniteError, Stage, are_finite
+from ood_sampler.modules.prediction import Batch, Stage
 
 
 class FeatureExtraction(Stage):
@@ -28,13 +28,6 @@ class FeatureExtraction(Stage):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, images = batch
         features: Tensor = self.extractor(images)
-        bad = [
-            self.names[index]
-            for index, good in zip(indices, are_finite(features).tolist(), strict=True)
-            if not good
-        ]
-        if bad:
-            raise NonFiniteError(
-                f"the features of {self.what}", bad, remedy="and check the weights of metrics"
-            )
-        return {"features": features}
+        names = [self.names[index] for index in indices]
+        what, remedy = f"the features of {self.what}", "and check the weights of metrics"
+        return {"features": self.check_finite(features, names, what, remedy=remedy)}

@@ -38,6 +38,10 @@ OnNonFinite = Literal["raise", "skip"]
 """Whether NaN or infinity from the network ends a stage, or the image is left out later on."""
 
 
+LEAVE_OUT = "check the weights, or leave it out with on_nonfinite=skip"
+"""Remedy where the image need not end the stage."""
+
+
 class NonFiniteError(ValueError):
     """The network returned NaN or infinity.
 
@@ -52,7 +56,7 @@ class NonFiniteError(ValueError):
         what: str,
         names: Sequence[object],
         *,
-        remedy: str = "check the weights, or leave it out with on_nonfinite=skip",
+        remedy: str = LEAVE_OUT,
     ) -> None:
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         super().__init__(
@@ -77,7 +81,9 @@ class Stage(lightning.LightningModule):
     def on_predict_end(self) -> None:
         return_freed_memory()
 
-    def check_finite(self, results: Tensor, names: Sequence[object], what: str) -> Tensor:
+    def check_finite(
+        self, results: Tensor, names: Sequence[object], what: str, *, remedy: str = LEAVE_OUT
+    ) -> Tensor:
         """Return `results` if every one is finite.
 
         Raises:
@@ -86,7 +92,7 @@ class Stage(lightning.LightningModule):
         finite = are_finite(results)
         if not finite.all():
             bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
-            raise NonFiniteError(what, bad)
+            raise NonFiniteError(what, bad, remedy=remedy)
         return results
 
 
