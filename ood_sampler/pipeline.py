@@ -212,38 +212,18 @@ class Pipeline:
         """Do what is not done yet, and measure."""
         self.check()
         self.invert()
-        inverted = self.inverted()
         originals, reconstructions = self.reconstructed()
-        samples = self.draw_and_decode(inverted)
-        numbers = self.usable(samples, SAMPLE)
-        self.evaluation.check({"samples without NaN": len(numbers)})
-        in_domain = self.in_domain()
-        own = self.usable(in_domain, "in-domain sample")
-        self.evaluation.check({"in-domain samples without NaN": len(own)})
-        few_shot_features = self.describe_images("few-shot", self.domain.few_shot)
-        held_out_features = self.describe_images("held-out", self.domain.held_out)
-        in_domain_features = self.describe("in-domain", in_domain, own)
-        sample_features = self.describe("samples", samples, numbers)
-        measure = _Measure(
-            evaluation=self.evaluation,
-            root=self.root,
-            few_shot=few_shot_features,
-            held_out=held_out_features,
-            in_domain=self._in_domain_reference(in_domain_features.features),
-            count=self.settings.num_samples,
-        )
+        samples, numbers, described = self.sampled()
+        in_domain, own, _ = self.own
+        measure = self.measure
         with self._record("measure", self.settings.num_samples, 0):
             rows = [
-                measure.row(_label(self.sampler), "strategy", sample_features),
-                measure.real(),
-                measure.row(IN_DOMAIN, "reference", in_domain_features),
+                measure.row(label(self.sampler), "strategy", described),
+                *self.references(),
+                *(self.control_row(sampler) for sampler in self.plan.controls()),
             ]
-            rows += [
-                measure.row(f"{_label(sampler)} in pixels", "control", self.control(sampler))
-                for sampler in self.plan.controls()
-            ]
-            to_few_shot = nearest(sample_features.features, few_shot_features.features)
-            held_out_to_few_shot = nearest(held_out_features.features, few_shot_features.features)
+            to_few_shot = nearest(described.features, measure.few_shot.features)
+            held_out_to_few_shot = nearest(measure.held_out.features, measure.few_shot.features)
             reconstruction = self.compare(originals, reconstructions)
         return Outcome(
             rows=rows,
@@ -261,6 +241,46 @@ class Pipeline:
             in_domain=_selected(in_domain.open(), own),
             left_out=self.left_out,
             remarks=self.remarks,
+        )
+
+    def sampled(self) -> tuple[Artifact, list[int], Described]:
+        """The samples, the numbers of those that are finite, and those as the metrics see them."""
+        self.invert()
+        samples = self.draw_and_decode(self.inverted())
+        numbers = self.usable(samples, SAMPLE)
+        self.evaluation.check({"samples without NaN": len(numbers)})
+        return samples, numbers, self.describe("samples", samples, numbers)
+
+    def sample_row(self) -> Row:
+        """The figures of the strategy."""
+        return self.measure.row(label(self.sampler), "strategy", self.sampled()[2])
+
+    def control_row(self, sampler: Sampler) -> Row:
+        """The figures of the same strategy on the few-shot pictures themselves."""
+        return self.measure.row(f"{label(sampler)} in pixels", "control", self.control(sampler))
+
+    def references(self) -> list[Row]:
+        """The floor and the ceiling: real pictures, and samples of the model's own domain."""
+        return [self.measure.real(), self.measure.row(IN_DOMAIN, "reference", self.own[2])]
+
+    @cached_property
+    def own(self) -> tuple[Artifact, list[int], Described]:
+        """Samples of the model's own domain, as `sampled`."""
+        in_domain = self.in_domain()
+        numbers = self.usable(in_domain, "in-domain sample")
+        self.evaluation.check({"in-domain samples without NaN": len(numbers)})
+        return in_domain, numbers, self.describe("in-domain", in_domain, numbers)
+
+    @cached_property
+    def measure(self) -> "Measure":
+        """What sets of images are measured against."""
+        return Measure(
+            evaluation=self.evaluation,
+            root=self.root,
+            few_shot=self.describe_images("few-shot", self.domain.few_shot),
+            held_out=self.describe_images("held-out", self.domain.held_out),
+            in_domain=self._in_domain_reference(self.own[2].features),
+            count=self.settings.num_samples,
         )
 
     def invert(self) -> Artifact:
@@ -371,7 +391,7 @@ class Pipeline:
             inverted = self._few_shot(pictures, pictures)
             fitted = sampler.fit(inverted)
             self._draw("control", artifact, sampler, fitted, inverted, limits=(-1.0, 1.0))
-        return self.describe(_label(sampler), artifact)
+        return self.describe(label(sampler), artifact)
 
     def describe(self, name: str, images: Artifact, kept: Sequence[int] | None = None) -> Described:
         """Features and thumbnails of stored images, of those `kept` if that is given."""
@@ -575,7 +595,7 @@ def check_model(
 
 
 @dataclass(frozen=True)
-class _Measure:
+class Measure:
     """Figures of one set after the other, each stored once measured."""
 
     evaluation: Evaluation
@@ -671,7 +691,7 @@ def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
     return items if len(kept) == len(items) else Selected(items, kept)
 
 
-def _label(sampler: Sampler) -> str:
+def label(sampler: Sampler) -> str:
     arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
     name = type(sampler).__name__.removesuffix("Sampler").lower()
     return f"{name} ({arguments})" if arguments else name

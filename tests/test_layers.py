@@ -19,6 +19,7 @@ LAYERS = [
     "report",
     "plan",
     "pipeline",
+    "studies",
     "run",
     "train",
 ]

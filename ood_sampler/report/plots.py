@@ -16,8 +16,8 @@ COLOURS = {"strategy": "#1a5fb4", "reference": "#77808c", "control": "#c4650c"}
 """A colour for each role of a row; they differ in lightness too."""
 
 _SAMPLES, _HELD_OUT = COLOURS["strategy"], COLOURS["reference"]
-_LINES = ("#1a5fb4", "#2a8a57", "#9141ac", "#b3261e", "#0e8f9c", "#6b5b00", "#d0539b", "#1c2026")
-_MARKERS = "osD^vP*X"
+LINES = ("#1a5fb4", "#2a8a57", "#9141ac", "#b3261e", "#0e8f9c", "#6b5b00", "#d0539b", "#1c2026")
+MARKERS = "osD^vP*X"
 _INK = "#1c2026"
 _GRID = "#dfe3e8"
 _BINS = 30
@@ -49,21 +49,21 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
     """Draw in the style of this file, and leave matplotlib's own as it was."""
 
     @wraps(draw)
-    def styled(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         # Takes seconds to import, which --help and errors need not wait for.
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-@_styled
+@styled
 def svg(figure: "Figure") -> bytes:
     """Write a figure as SVG, text as outlines; equal figures give equal bytes."""
     data = io.BytesIO()
@@ -71,7 +71,7 @@ def svg(figure: "Figure") -> bytes:
     return data.getvalue()
 
 
-@_styled
+@styled
 def bitmap(figure: "Figure", *, dots_per_inch: int = 144) -> bytes:
     """Write a figure as PNG."""
     data = io.BytesIO()
@@ -79,13 +79,13 @@ def bitmap(figure: "Figure", *, dots_per_inch: int = 144) -> bytes:
     return data.getvalue()
 
 
-@_styled
+@styled
 def kid_figure(rows: Sequence[Row]) -> "Figure | None":
     """Draw the KID of each row with two standard errors; none without figures."""
     shown = [row for row in rows if number(row.get("kid")) is not None]
     if not shown:
         return None
-    figure, (axes,) = _figure(width=6.4, height=0.9 + 0.52 * len(shown))
+    figure, (axes,) = panel_figure(width=6.4, height=0.9 + 0.52 * len(shown))
     for y, row in enumerate(shown):
         axes.errorbar(
             row["kid"] * 1e3,
@@ -115,13 +115,13 @@ def _scale_kid(axes: "Axes", direction: Literal["x", "y"], rows: Sequence[Row]) 
         axis.set_major_formatter("{x:g}")
 
 
-@_styled
+@styled
 def share_figure(rows: Sequence[Row], keys: Sequence[str]) -> "Figure | None":
     """Draw shares between 0 and 1 side by side as bars for each row; none without figures."""
     shown = [row for row in rows if any(number(row.get(key)) is not None for key in keys)]
     if not shown:
         return None
-    figure, (axes,) = _figure(width=6.4, height=0.9 + 0.52 * len(shown))
+    figure, (axes,) = panel_figure(width=6.4, height=0.9 + 0.52 * len(shown))
     headings = {column.key: column.heading for column in COLUMNS}
     thickness = 0.76 / len(keys)
     for k, key in enumerate(keys):
@@ -147,7 +147,7 @@ def share_figure(rows: Sequence[Row], keys: Sequence[str]) -> "Figure | None":
     return figure
 
 
-@_styled
+@styled
 def histogram(title: str, label: str, values: Mapping[str, Sequence[float]]) -> "Figure | None":
     """Draw the distributions of samples and of held-out pictures; none without figures.
 
@@ -163,7 +163,7 @@ def histogram(title: str, label: str, values: Mapping[str, Sequence[float]]) -> 
     }
     if not finite:
         return None
-    figure, (axes,) = _figure(width=6.4, height=3.5)
+    figure, (axes,) = panel_figure(width=6.4, height=3.5)
     low = min(min(numbers) for numbers in finite.values())
     high = max(max(numbers) for numbers in finite.values())
     spread = high - low or 1.0
@@ -193,7 +193,7 @@ def histogram(title: str, label: str, values: Mapping[str, Sequence[float]]) -> 
     return figure
 
 
-@_styled
+@styled
 def curves(
     label: str, lines: Mapping[str, Sequence[tuple[float, Row]]], floors: Sequence[Row] = ()
 ) -> "Figure":
@@ -206,7 +206,7 @@ def curves(
     """
     keys = ("kid", "precision", "recall", "authenticity", "captured", "blend_pair")
     columns = [column for key in keys for column in COLUMNS if column.key == key]
-    figure, panels = _figure(width=11, height=6.4, rows=2, columns=3)
+    figure, panels = panel_figure(width=11, height=6.4, rows=2, columns=3)
     for column, axes in zip(columns, panels, strict=True):
         level_rows = [row for row in floors if number(row.get(column.key)) is not None]
         for k, row in enumerate(level_rows):
@@ -232,8 +232,8 @@ def curves(
                 [x for x, _ in kept],
                 [row[column.key] * column.scale for _, row in kept],
                 yerr=errors if any(errors) else None,
-                color=_LINES[k % len(_LINES)],
-                marker=_MARKERS[k % len(_MARKERS)],
+                color=LINES[k % len(LINES)],
+                marker=MARKERS[k % len(MARKERS)],
                 markersize=5,
                 capsize=3,
                 label=name,
@@ -255,9 +255,10 @@ def curves(
     return figure
 
 
-def _figure(
+def panel_figure(
     *, width: float, height: float, rows: int = 1, columns: int = 1
 ) -> "tuple[Figure, list[Axes]]":
+    """Make a figure of so many inches with panels, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

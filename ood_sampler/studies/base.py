@@ -1,0 +1,102 @@
+"""The interface of a study: a question about a model and a domain, answered with numbers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from ood_sampler.latents.resampling import Interval
+from ood_sampler.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+"""One line of a study's table; `model` and `domain` say what it is about, None is no figure."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column of a study's table.
+
+    Attributes:
+        key: name of the figure in a row; `<key>_low` and `<key>_high` are the bounds of its
+            interval where it has one.
+        text: what it is called, with its unit.
+        digits: decimals shown; None shows three significant digits.
+        scale: factor applied before it is shown.
+        meaning: what it says, in a sentence, with its source.
+    """
+
+    key: str
+    text: str
+    digits: int | None = None
+    scale: float = 1.0
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a study measured for one model and one domain.
+
+    Attributes:
+        rows: of the table.
+        pictures: images in [-1, 1] for the figure, shape $(N, C, H, W)$, by a label of their own.
+    """
+
+    rows: Sequence[Row]
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Study(ABC):
+    """A question. Its constructor arguments are its configuration; it keeps no other state.
+
+    `measure` answers it for one model and one domain. `conclude` and `draw` take the rows of one
+    or several domains, so that the same code makes the figure of a run and that of a paper.
+    """
+
+    name: ClassVar[str]
+    """Of the files that hold the answer."""
+
+    title: ClassVar[str]
+    """Of the table and the figure."""
+
+    headings: ClassVar[Sequence[Heading]]
+    """Columns of the table; `model` and `domain` go without saying."""
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """Steps whose latents are needed: one inversion leaves them all."""
+        return ()
+
+    def check(self, pipeline: Pipeline) -> None:
+        """Refuse what the study cannot be made of, before work starts.
+
+        Raises:
+            ValueError: a setting does not fit the model or the domain.
+        """
+        pipeline.check()
+
+    @abstractmethod
+    def measure(self, pipeline: Pipeline) -> Measured:
+        """Answer for the pipeline's model and domain."""
+
+    @abstractmethod
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        """Say what the rows show, in sentences computed from them."""
+
+    @abstractmethod
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        """Draw the rows; labels of `pictures` begin with their domain and a slash."""
+
+
+def about(pipeline: Pipeline) -> dict[str, Any]:
+    """What each row begins with."""
+    return {"model": pipeline.model.name, "domain": pipeline.domain.name}
+
+
+def bounds(key: str, interval: Interval) -> dict[str, float]:
+    """A figure and its interval as they stand in a row."""
+    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
