@@ -11,6 +11,8 @@ from ood_sampler.latents.store import TensorSet
 ROUNDS = 32
 """Draws of references that each member of a set is measured against."""
 
+_DESCENTS = 200
+
 
 class Criteria(NamedTuple):
     r"""The three geometric criteria of latents (Zhu et al., 2023), each of shape $(B,)$.
@@ -109,6 +111,37 @@ def _mean_angle(cosine: Tensor) -> Tensor:
 
 def _rows(latents: Tensor, centre: Tensor) -> Tensor:
     return latents.double().flatten(1) - centre.double().flatten()
+
+
+def arc_over_chord(cosine: Tensor) -> Tensor:
+    r"""$\theta / \sin\theta$ of angles given by their cosines: 1 at zero, large near 180°."""
+    return 1 / torch.sinc(cosine.clamp(-1, 1).acos() / torch.pi).clamp(min=1e-6)
+
+
+def frechet_mean(cosines: Tensor) -> Tensor:
+    r"""Mean on the sphere of unit vectors of which inner products alone are known.
+
+    $m = \sum_i a_i u_i$ of unit length, at which $\sum_i \arccos(m \cdot u_i)^2$ is least: by
+    gradient descent along great circles from the normalised mean (Fletcher et al., 2004, alg. 1).
+
+    Args:
+        cosines: $u_i \cdot u_j$, shape $(N, N)$, float64; their mean must not be zero.
+
+    Returns:
+        $a_i$, shape $(N,)$.
+    """
+    a = torch.ones_like(cosines[0]) / cosines.sum().sqrt()
+    for _ in range(_DESCENTS):
+        cosine = cosines @ a
+        pull = arc_over_chord(cosine) / len(a)
+        # the mean of the logarithms, which are u_i - cosine_i m but for their lengths
+        step = pull - (pull @ cosine) * a
+        angle = (step @ cosines @ step).clamp(min=0).sqrt()
+        a = angle.cos() * a + torch.sinc(angle / torch.pi) * step
+        a = a / (a @ cosines @ a).sqrt()
+        if angle < 1e-12:
+            break
+    return a
 
 
 def slerp(z_1: Tensor, z_2: Tensor, u: Tensor) -> Tensor:

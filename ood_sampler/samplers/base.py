@@ -38,7 +38,7 @@ class Sampler(ABC):
 
     @property
     def mixes(self) -> bool:
-        """Whether draws combine members of the set alone: then they have a pixel-space control."""
+        """Whether draws are made of members alone: then they have a pixel-space control."""
         return False
 
     @property

@@ -119,6 +119,12 @@ class CriteriaSampler(Sampler, ABC):
         # each is measured against two others
         return 3
 
+    @property
+    def measured_alone(self) -> bool:
+        """Whether values and tolerances all come from the set."""
+        given = [getattr(self, f"{name}{end}") for name in CRITERIA for end in ("", "_tolerance")]
+        return all(value is None for value in given)
+
     def references_of(self, latents: TensorSet) -> int:
         """References a measurement, as many as a member of the set has others at most."""
         return min(self.references, len(latents) - 1)

@@ -37,8 +37,8 @@ class RejectionSampler(CriteriaSampler):
     Each candidate is measured against references of its own, as references that are unusually far
     from each other would allow none: of equal distances $D$ to them follows the pair angle $P$,
     $\lVert r_j - r_l \rVert = 2 D \sin(P / 2)$. The first within all tolerances is taken.
-    The draws of `slerp` are combinations of inverted latents, and still have no control in pixels:
-    there the criteria mean nothing.
+    In the pixel-space control of `slerp` the criteria are those of the pictures; values and
+    tolerances that are given are those of latents, and leave no control.
 
     Args:
         candidates: `slerp`, between two inverted latents at one of 20 interior points; `gaussian`,
@@ -64,6 +64,10 @@ class RejectionSampler(CriteriaSampler):
         super().__init__(**options)
         self.candidates = candidates
         self.attempts = attempts
+
+    @property
+    def mixes(self) -> bool:
+        return self.candidates == "slerp" and self.measured_alone
 
     def fit(self, inverted: InvertedSet) -> Fitted:
         """Measure the criteria, and the share of candidates that meet them.

@@ -9,9 +9,11 @@ from torch import Tensor
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import (
     ROUNDS,
+    arc_over_chord,
     combine,
     criteria,
     criteria_of_products,
+    frechet_mean,
     gram,
     member_criteria,
     slerp,
@@ -259,3 +261,35 @@ def test_products_of_a_gaussian_are_its_criteria() -> None:
         math.degrees(math.acos(length**2 / squares))
     )
     assert float(measured.pair_angle) == pytest.approx(60)
+
+
+def test_arc_over_chord() -> None:
+    angle = torch.tensor([0.0, 1e-3, 1.0, 2.0, 3.0], dtype=torch.float64)
+    expected = torch.cat([torch.ones(1), angle[1:] / angle[1:].sin()])
+    torch.testing.assert_close(arc_over_chord(angle.cos()), expected, rtol=1e-6, atol=0)
+    opposite = arc_over_chord(torch.tensor([-1.0, 1 + 1e-9], dtype=torch.float64))
+    assert opposite.tolist() == [1e6, 1]
+
+
+def unit_vectors(n: int, d: int, shift: float) -> Tensor:
+    x = normal(n, d)
+    x[:, 0] += shift
+    return x / x.norm(dim=1, keepdim=True)
+
+
+# far apart in a plane, close, and nearly at right angles
+@pytest.mark.parametrize(("n", "d", "shift"), [(5, 3, 1), (40, 8, 5), (30, 2000, 0), (2, 50, 0)])
+def test_frechet_mean_has_logarithms_that_cancel(n: int, d: int, shift: float) -> None:
+    u = unit_vectors(n, d, shift)
+    m = frechet_mean(u @ u.T) @ u
+    assert float(m.norm()) == pytest.approx(1, abs=1e-12)
+    theta = (u @ m).acos()[:, None]
+    logarithms = theta / theta.sin() * (u - theta.cos() * m)
+    assert float(logarithms.mean(0).norm()) < 1e-8
+
+
+def test_frechet_mean_on_a_circle_is_the_mean_angle() -> None:
+    theta = torch.tensor([0.1, 0.2, 1.4], dtype=torch.float64)
+    u = torch.stack([theta.cos(), theta.sin()], dim=1)
+    m = frechet_mean(u @ u.T) @ u
+    assert float(torch.atan2(m[1], m[0])) == pytest.approx(1.7 / 3, abs=1e-9)

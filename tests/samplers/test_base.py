@@ -8,14 +8,18 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.store import InMemory
+from ood_sampler.samplers.bands import BandsSampler
 from ood_sampler.samplers.base import InvertedSet, Sampler
+from ood_sampler.samplers.circle import CircleSampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.criteria import CriteriaOptions
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.geometric import GeometricSampler
+from ood_sampler.samplers.hypersphere import HypersphereSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.lowrank import LowRankSampler
 from ood_sampler.samplers.noised import NoisedSampler
+from ood_sampler.samplers.permutation import PermutationSampler
 from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 from ood_sampler.samplers.standard import StandardSampler
@@ -33,15 +37,27 @@ STRATEGIES = {
     "slerp-gaussian": SlerpSampler("gaussian", 20),
     "cog": CogSampler(2),
     "cog-4": CogSampler(4),
+    "cog-local": CogSampler(2, among=3),
     "lerp": LerpSampler(),
+    "bands": BandsSampler(1),
+    "circle-origin": CircleSampler("origin"),
+    "circle-mean": CircleSampler("mean"),
+    "permutation": PermutationSampler(),
+    "hypersphere-tangent": HypersphereSampler("tangent"),
+    "hypersphere-vmf": HypersphereSampler("vmf"),
     "rejection-slerp": RejectionSampler("slerp", attempts=5000, **LOOSE),
     "rejection-gaussian": RejectionSampler("gaussian", attempts=5000, **LOOSE),
     "geometric-scalar": GeometricSampler("scalar", **LOOSE),
     "geometric-diagonal": GeometricSampler("diagonal", **LOOSE),
 }
 CRITERIA = {"rejection-slerp", "rejection-gaussian", "geometric-scalar", "geometric-diagonal"}
-MINIMUM = {"standard": 1, "noised": 1, "cog-4": 4, **dict.fromkeys(CRITERIA, 3)}
-MIXES = {"slerp-pair", "cog", "cog-4", "lerp"}
+MINIMUM = {
+    **dict.fromkeys(["standard", "noised", "permutation"], 1),
+    **dict.fromkeys(["cog-local", *CRITERIA], 3),
+    "cog-4": 4,
+}
+COMBINES = {"slerp-pair", "cog", "cog-4", "cog-local", "lerp", "circle-origin", "circle-mean"}
+COMBINES |= {"hypersphere-tangent", "rejection-slerp"}
 
 each_strategy = pytest.mark.parametrize("name", STRATEGIES)
 MakeSet = Callable[..., InvertedSet]
@@ -74,11 +90,11 @@ def test_draws_ignore_the_batch(name: str, make_set: MakeSet) -> None:
 
 @each_strategy
 def test_draws_differ_by_index_and_seed(name: str, make_set: MakeSet) -> None:
-    sampler, inverted = STRATEGIES[name], make_set(6, 1, 2, 2, step=999)
+    sampler, inverted = STRATEGIES[name], make_set(60, 1, 2, 2, step=999)
     fitted = sampler.fit(inverted)
     draws = [sampler.draw(fitted, inverted, noise(list(range(20)), seed)) for seed in (0, 1, 0)]
     assert torch.equal(draws[0], draws[2])
-    # pairs meet at a few hundred places only: now and then at the same
+    # pairs meet at a few thousand places only: now and then at the same
     assert len(torch.cat(draws[:2]).flatten(1).unique(dim=0)) > 35
 
 
@@ -86,7 +102,7 @@ def test_draws_differ_by_index_and_seed(name: str, make_set: MakeSet) -> None:
 def test_what_is_learned_can_be_stored(name: str, make_set: MakeSet) -> None:
     sampler, inverted = STRATEGIES[name], make_set(6, 1, 2, 2, step=999)
     fitted = sampler.fit(inverted)
-    assert all(tensor.dtype == torch.float32 for tensor in fitted.values())
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in fitted.values())
     restored = load(save(fitted))
     expected = sampler.draw(fitted, inverted, noise([0, 1]))
     assert torch.equal(sampler.draw(restored, inverted, noise([0, 1])), expected)
@@ -117,6 +133,6 @@ def test_mixing_stays_within_the_set(name: str, make_set: MakeSet) -> None:
     assert isinstance(inverted.latents, InMemory)
     draws = sampler.draw(sampler.fit(inverted), inverted, noise(list(range(20))))
     distance = outside_the_span(draws, inverted.latents.items)
-    assert sampler.mixes == (name in MIXES)
-    # selected by criteria of latents, which pictures need not meet
-    assert (distance < 1e-5) == (sampler.mixes or name == "rejection-slerp")
+    assert (distance < 1e-5) == (name in COMBINES)
+    # these are made of pixels or frequencies of members
+    assert sampler.mixes == (name in COMBINES | {"bands", "permutation"})

@@ -107,8 +107,12 @@ def test_a_draw_gives_up(make_set: MakeSet) -> None:
         rejection(attempts=1, tolerance=0.5).draw(fitted, inverted, noise(20))
 
 
-def test_criteria_have_no_control_in_pixels() -> None:
-    assert not rejection("slerp").mixes
+def test_measured_criteria_have_a_control_in_pixels() -> None:
+    assert rejection("slerp", tolerance=0.5).mixes
+    assert not rejection("gaussian").mixes
+    for criterion in ("distance", "origin_angle", "pair_angle"):
+        assert not rejection("slerp", **{criterion: 60.0}).mixes
+        assert not rejection("slerp", **{f"{criterion}_tolerance": 0.1}).mixes
 
 
 def test_bad_arguments() -> None:
