@@ -13,6 +13,7 @@ GROUPS = (
     "metrics",
     "logger",
     "trainer",
+    "study",
     "hydra/launcher",
 )
 

@@ -36,7 +36,8 @@ from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.reconstruction import Reconstruction
-from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.frozen import Model
+from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion, latent_at
 from ood_sampler.modules.prediction import (
@@ -51,7 +52,7 @@ from ood_sampler.modules.prediction import (
 from ood_sampler.modules.synthesis import SAMPLE, Synthesis
 from ood_sampler.modules.timing import seconds_an_evaluation
 from ood_sampler.plan import Plan, Settings, code_version
-from ood_sampler.report.estimate import Estimate
+from ood_sampler.report.estimate import Estimate, Work
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
@@ -131,7 +132,7 @@ class Pipeline:
         progress: makes the callbacks that show a stage's progress, from its name and size.
     """
 
-    model: FrozenModel
+    model: Model
     domain: TargetDomain
     solver: Solver
     sampler: Sampler
@@ -191,14 +192,17 @@ class Pipeline:
         self._in_domain_reference(torch.empty(0))
         check_disk(self.root, self.plan.disk())
 
-    def estimate(self) -> Estimate:
+    def estimate(self, work: Sequence[Work] | None = None) -> Estimate:
         """What the run will cost, from two timed calls of the network.
+
+        Args:
+            work: of the network, if it is not that of the run alone.
 
         Raises:
             ValueError: as `check`, and if the weights do not load.
         """
         self.check()
-        work = self.plan.work()
+        work = self.plan.work() if work is None else work
         images = max(stage.images for stage in work)
         batch_size = min(self.plan.batch_size, max(images, 1))
         seconds = 0.0
@@ -302,6 +306,24 @@ class Pipeline:
             evaluations_each=work.evaluations_each,
         )
         return artifacts[self.settings.step]
+
+    def denoising_losses(self) -> dict[int, Artifact]:
+        """Ask how well the model denoises the few-shot pictures at every step asked for."""
+        few_shot, artifacts = self.domain.few_shot, self.plan.denoising_losses()
+        self._compute(
+            "denoising loss",
+            lambda unfinished: DenoisingLoss(
+                self.model.denoiser,
+                at=[int(step) for step in unfinished],
+                seed=self.settings.seed,
+                names=few_shot.names,
+                on_nonfinite=self.settings.on_nonfinite,
+            ),
+            few_shot,
+            {str(step): artifact for step, artifact in artifacts.items()},
+            evaluations_each=len(artifacts),
+        )
+        return artifacts
 
     def usable(
         self, artifact: Artifact, what: str, names: Sequence[object] | None = None
@@ -565,9 +587,7 @@ class Pipeline:
         return features
 
 
-def check_model(
-    model: FrozenModel, solver: Solver, settings: Settings, also: Sequence[int]
-) -> None:
+def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence[int]) -> None:
     """Find mistakes that need no data to be seen.
 
     Raises:
@@ -633,16 +653,14 @@ class Measure:
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
-            authenticity, blend = self.evaluation.against_few_shot(judged, self.few_shot)
+            novelty, blend_pair = self.evaluation.against_few_shot(judged, self.few_shot)
             stored = {
                 "figures": {
                     **self.evaluation.against_held_out(samples, self.held_out),
-                    "authenticity": authenticity,
-                    "captured": self.evaluation.captured(samples, self.in_domain, self.held_out),
-                    "blend_pair": float(blend.mean_pair),
-                    "blend_five": float(blend.mean_five),
+                    **novelty,
+                    **self.evaluation.captured(samples, self.in_domain, self.held_out),
                 },
-                "blend_pair": blend.pair.reshape(-1).tolist(),
+                "blend_pair": blend_pair.tolist(),
             }
             save_json(path, stored)
         return Row(name, role, len(samples), stored["figures"], stored["blend_pair"])
@@ -692,6 +710,7 @@ def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
 
 
 def label(sampler: Sampler) -> str:
+    """A strategy and its arguments, for tables."""
     arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
     name = type(sampler).__name__.removesuffix("Sampler").lower()
     return f"{name} ({arguments})" if arguments else name

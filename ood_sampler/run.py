@@ -14,6 +14,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF, help_text, keys
 
 if TYPE_CHECKING:
-    from ood_sampler.data.domain import TargetDomain
-    from ood_sampler.pipeline import Outcome, Pipeline
+    from ood_sampler.pipeline import Pipeline
+    from ood_sampler.studies.base import Study
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +129,9 @@ def _check_choice(chosen: Sequence[str], others: Sequence[Sequence[str]]) -> Non
     try:
         known = compose("run", list(chosen))
         names = {key for key, _ in _leaves(known)}
-        nullable = _nullable(chosen)
+        special = _special(chosen)
         for text in chain.from_iterable(others):
-            _check_key(text, known, names, nullable, chosen)
+            _check_key(text, known, names, special, chosen)
         composed = compose("run", [*chosen, *(alternatives[0] for alternatives in others)])
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
@@ -166,7 +167,7 @@ def _check_option(text: str) -> None:
     if text == f"{LAUNCHER}=basic":
         # Hydra's own: one run after the other
         return
-    if _is_group(text) and option not in options and text != "experiment=null":
+    if _is_group(text) and option not in options and text not in ("experiment=null", "study=null"):
         raise CommandError(
             f"{group}={option} is not known{_nearest(option, options)}; there are: "
             + ", ".join(options)
@@ -206,22 +207,26 @@ def _check_output(folder: Path) -> None:
         )
 
 
-def _nullable(chosen: Sequence[str]) -> set[str]:
-    """Keys that may be null, as their comments say."""
+def _special(chosen: Sequence[str]) -> set[tuple[str, str]]:
+    """Keys with the words that they may be beside values of their kind, as their comments say."""
     options = dict(text.split("=", 1) for text in chosen)
     files = [(CONF / "run.yaml", "")]
     files += [(CONF / group / f"{option}.yaml", f"{group}.") for group, option in options.items()]
     return {
-        key
+        (key, word)
         for file, prefix in files
         if file.exists()
         for key, _, words in keys(file, prefix=prefix)
-        if re.search(r"\bnull\b", words)
+        for word in re.findall(r"\b(?:null|auto)\b", words)
     }
 
 
 def _check_key(
-    text: str, known: DictConfig, names: set[str], nullable: set[str], chosen: Sequence[str]
+    text: str,
+    known: DictConfig,
+    names: set[str],
+    special: set[tuple[str, str]],
+    chosen: Sequence[str],
 ) -> None:
     key, _, value = text.partition("=")
     if key.startswith(("+", "~", "hydra")) or _is_group(text):
@@ -239,7 +244,7 @@ def _check_key(
         raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))!s} for example")
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
     allowed = (int, float) if type(default) is float else (type(default),)
-    if given.value is None and key in nullable:
+    if (key, "null" if given.value is None else given.value) in special:
         return
     if type(default) in kinds and type(given.value) not in allowed:
         raise CommandError(f"{key} must be {kinds[type(default)]}, got {value}")
@@ -297,7 +302,9 @@ def execute(cfg: DictConfig) -> None:
 
     from ood_sampler.pipeline import Pipeline, check_model
     from ood_sampler.plan import Settings
+    from ood_sampler.record import results, write_run
     from ood_sampler.report.progress import StageProgress
+    from ood_sampler.search import AUTO, Candidates
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # nothing that a user of this program could act on
@@ -305,8 +312,10 @@ def execute(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
+        search = instantiate(cfg.search)
+        steps = search.steps if cfg.inversion.step == AUTO else [cfg.inversion.step]
         settings = Settings(
-            step=cfg.inversion.step,
+            step=max(steps),
             eta=float(cfg.decode.eta),
             clip_x_0=cfg.decode.clip_x_0,
             num_samples=cfg.num_samples,
@@ -314,10 +323,14 @@ def execute(cfg: DictConfig) -> None:
             batch_size=cfg.batch_size,
             on_nonfinite=cfg.on_nonfinite,
         )
-        also = swept_steps()
+        study = instantiate(cfg.study) if "study" in cfg else None
+        also = [*swept_steps(), *(() if study is None else study.steps)]
         tracker = instantiate(cfg.logger)
         solver = instantiate(cfg.solver)
         sampler = instantiate(cfg.sampler)
+        samplers = [sampler]
+        if isinstance(sampler, Candidates):
+            samplers = list(sampler.samplers.values())
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run and model.missing_megabytes is not None:
             log.info(
@@ -343,7 +356,7 @@ def execute(cfg: DictConfig) -> None:
         model=model,
         domain=domain,
         solver=solver,
-        sampler=sampler,
+        sampler=samplers[0],
         evaluation=evaluation,
         trainer=instantiate(cfg.trainer),
         settings=settings,
@@ -351,15 +364,32 @@ def execute(cfg: DictConfig) -> None:
         also=also,
         progress=lambda name, images: [StageProgress(name, images)],
     )
-    log.info(pipeline.estimate().text())
+    if study is not None:
+        study.check(pipeline)
+        log.info(pipeline.estimate(study.work(pipeline)).text())
+        if not cfg.dry_run:
+            _answer(folder, cfg, pipeline, study)
+        return
+    several = len(steps) * len(samplers) > 1
+    searching = search.work(pipeline, steps=steps, samplers=samplers) if several else []
+    log.info(pipeline.estimate([*searching, *pipeline.plan.work()]).text())
     if cfg.dry_run:
         return
+    choice = None
+    if several:
+        choice = search.choose(pipeline, steps=steps, samplers=samplers)
+        log.info("search: %s", choice.remark)
+        settings = replace(settings, step=choice.step)
+        pipeline = replace(pipeline, sampler=choice.sampler, settings=settings)
     outcome = pipeline.run()
-    results = _results(cfg, pipeline, outcome, [*notes, *outcome.left_out])
-    _write(folder, cfg, pipeline, outcome, results)
+    found = results(
+        pipeline, outcome, choices=HydraConfig.get().runtime.choices, notes=notes, choice=choice
+    )
+    _write_configuration(folder, cfg)
+    write_run(folder, pipeline, outcome, found, choice)
     figures = {
         f"test/{key}": value
-        for key, value in results["rows"][0].items()
+        for key, value in found["rows"][0].items()
         if isinstance(value, float | int)
     }
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -383,122 +413,27 @@ def swept_steps() -> list[int]:
             continue
         override = OverridesParser.create().parse_override(text)
         if override.is_sweep_override():
-            steps |= {int(value) for value in override.sweep_string_iterator()}
+            steps |= {int(v) for v in override.sweep_string_iterator() if v.isdecimal()}
     return sorted(steps)
 
 
-def _results(
-    cfg: DictConfig, pipeline: "Pipeline", outcome: "Outcome", notes: Sequence[str]
-) -> dict[str, Any]:
-    from dataclasses import asdict
+def _answer(folder: Path, cfg: DictConfig, pipeline: "Pipeline", study: "Study") -> None:
+    """Make a study and write its files."""
+    from ood_sampler.record import protocol, settings
+    from ood_sampler.studies.files import write_study
 
-    from ood_sampler.report.results import environment
-
-    choices = HydraConfig.get().runtime.choices
-    reconstruction = outcome.reconstruction
-    count = len(reconstruction["mse"])
-    extractor = pipeline.evaluation.extractor
-    return {
-        "run": {
-            "model": cfg.model.name,
-            "data": pipeline.domain.name,
-            "sampler": choices["sampler"],
-            "solver": choices["solver"],
-            "step": cfg.inversion.step,
-            **vars(pipeline.solver),
-            "eta": cfg.decode.eta,
-            "seed": cfg.seed,
-            "num_samples": cfg.num_samples,
-        },
-        "protocol": {
-            "features": extractor.protocol,
-            "features sha256": extractor.digest,
-            "model sha256": pipeline.model.digest,
-            "few-shot pictures": len(pipeline.domain.few_shot),
-            "few-shot sha256": pipeline.domain.few_shot.digest,
-            "held-out pictures": len(pipeline.domain.held_out),
-            "held-out sha256": pipeline.domain.held_out.digest,
-            **_scale(pipeline.domain),
-            **({"strategy": "; ".join(outcome.remarks)} if outcome.remarks else {}),
-            "nearest k": pipeline.evaluation.nearest_k,
-            **environment(),
-        },
-        "rows": [row.as_dict() for row in outcome.rows],
-        "reconstruction": {
-            "images": count,
-            **{name: sum(values) / count for name, values in reconstruction.items()},
-        },
-        "stages": [asdict(stage) for stage in outcome.stages],
-        "distributions": {
-            "nearest_distance": outcome.nearest_distance,
-            "blend_pair": {
-                "samples": list(outcome.rows[0].blend_pair),
-                "held_out": list(outcome.rows[1].blend_pair),
-            },
-            "psnr": reconstruction["psnr"],
-        },
-        "skipped": [list(entry) for entry in pipeline.domain.skipped],
-        "warnings": list(notes),
-    }
+    measured = study.measure(pipeline)
+    _write_configuration(folder, cfg)
+    found = {**settings(pipeline, HydraConfig.get().runtime.choices), **protocol(pipeline)}
+    for sentence in write_study(folder, study, measured, found):
+        log.info("%s", sentence)
+    log.info("study: %s", folder / f"{study.name}.png")
 
 
-def _scale(domain: "TargetDomain") -> dict[str, Any]:
-    """How physical values became colours, where the pictures were such."""
-    import json
-
-    scale: dict[str, Any] = {}
-    if domain.scale is not None:
-        scale["scale"] = json.dumps(domain.scale.as_dict())
-    if domain.clipped is not None:
-        shares = (f"{100 * share:.3g}%" for share in domain.clipped)
-        scale["values clipped (few-shot, held-out)"] = ", ".join(shares)
-    return scale
-
-
-def _write(
-    folder: Path, cfg: DictConfig, pipeline: "Pipeline", outcome: "Outcome", results: dict[str, Any]
-) -> None:
-    import torch
-    from rich.console import Console
-
+def _write_configuration(folder: Path, cfg: DictConfig) -> None:
     from ood_sampler.data.artifact import write_atomically
-    from ood_sampler.data.fields import write_physical
-    from ood_sampler.report.grid import gather, overview, save_png
-    from ood_sampler.report.page import write_page
-    from ood_sampler.report.results import write_json, write_samples
-    from ood_sampler.report.tables import csv_table, rich_table
 
-    few_shot, held_out, scale = (
-        pipeline.domain.few_shot,
-        pipeline.domain.held_out,
-        pipeline.domain.scale,
-    )
-    shown = range(min(64, len(outcome.images)))
-    generator = torch.Generator().manual_seed(cfg.seed)
-    some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
-    originals = range(min(16, len(outcome.originals)))
-    pictures = {
-        "samples": gather(outcome.images, shown),
-        "nearest": gather(few_shot, [outcome.nearest_index[i] for i in shown]),
-        "held_out": gather(held_out, some),
-        "originals": gather(outcome.originals, originals),
-        "reconstructions": gather(outcome.reconstructions, originals),
-        "in_domain": gather(outcome.in_domain, shown),
-    }
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-    write_json(folder / "metrics.json", results)
-    write_atomically(folder / "metrics.csv", csv_table(results["rows"]).encode())
-    write_samples(folder / "samples", outcome.images, outcome.numbers, seed=cfg.seed)
-    if scale is not None:
-        write_physical(folder / "samples.npy", outcome.images.blocks(), len(outcome.images), scale)
-    save_png(
-        overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),
-        folder / "grid.png",
-    )
-    write_page(folder / "report.html", results, pictures)
-    console = Console(stderr=True)
-    # six sets of figures do not fit into the 80 columns of a pipe
-    console.print(rich_table(results), width=max(console.width, 100))
 
 
 def wait_for_all_jobs(folder: Path) -> None:

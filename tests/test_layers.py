@@ -19,7 +19,9 @@ LAYERS = [
     "report",
     "plan",
     "pipeline",
+    "search",
     "studies",
+    "record",
     "run",
     "train",
 ]

@@ -154,6 +154,28 @@ class TensorImages(ImageSet):
         return resized[0].clamp(-1, 1)
 
 
+class Part(ImageSet):
+    """Some images of another set.
+
+    Args:
+        images: the other set.
+        indices: of the images, in order.
+    """
+
+    def __init__(self, images: ImageSet, indices: Sequence[int]) -> None:
+        self.names = [images.names[index] for index in indices]
+        self.resolution = images.resolution
+        upsampled = set(images.upsampled)
+        self.upsampled = [name for name in self.names if name in upsampled]
+        numbers = (f"{images.digest} {index}" for index in indices)
+        self.digest = digest_of(self.names, numbers, resolution=images.resolution)
+        self.indices = list(indices)
+        self._images = images
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._images[self.indices[index]]
+
+
 @dataclass(frozen=True)
 class TargetDomain:
     """The unseen domain of a run; no picture is in both sets."""

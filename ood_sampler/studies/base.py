@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.estimate import Work
+from ood_sampler.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +81,10 @@ class Study(ABC):
         """
         pipeline.check()
 
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        """What the network has still to do, as far as it is known; for the estimate."""
+        return [pipeline.plan.inversion_work(), own_domain(pipeline)]
+
     @abstractmethod
     def measure(self, pipeline: Pipeline) -> Measured:
         """Answer for the pipeline's model and domain."""
@@ -100,3 +106,53 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
     return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+
+
+def variant(
+    pipeline: Pipeline,
+    *,
+    sampler: Sampler | None = None,
+    step: int | None = None,
+    eta: float | None = None,
+) -> Pipeline:
+    """The same run with another strategy, step or noise of decoding; None keeps the run's own."""
+    settings = replace(
+        pipeline.settings,
+        step=pipeline.settings.step if step is None else step,
+        eta=pipeline.settings.eta if eta is None else eta,
+    )
+    chosen = pipeline.sampler if sampler is None else sampler
+    return replace(pipeline, sampler=chosen, also=(), settings=settings)
+
+
+def own_domain(pipeline: Pipeline) -> Work:
+    """Samples of the model's own domain."""
+    plan = pipeline.plan
+    return Work("in-domain", plan.in_domain().missing_items(), plan.evaluations(plan.last_step))
+
+
+def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
+    """What the samples of some runs, and all they are compared with, cost."""
+    return [
+        pipeline.plan.inversion_work(),
+        own_domain(pipeline),
+    ] + [
+        Work(
+            f"t = {run.settings.step}",
+            run.plan.samples().missing_items(),
+            run.plan.evaluations(run.settings.step),
+        )
+        for run in runs
+    ]
+
+
+def strategy_row(run: Pipeline) -> dict[str, Any]:
+    """A line about the samples of a run."""
+    return {
+        **about(run),
+        "strategy": label(run.sampler),
+        "step": run.settings.step,
+        "eta": run.settings.eta,
+        "evaluations": run.plan.evaluations(run.settings.step),
+        **run.sample_row().figures,
+    }

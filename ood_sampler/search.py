@@ -1,0 +1,289 @@
+"""The step and the strategy of a run, chosen on the few-shot pictures alone."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ood_sampler.data.domain import Part
+from ood_sampler.latents.bandwidth import Point, Thresholds
+from ood_sampler.metrics.authenticity import authenticity
+from ood_sampler.metrics.capture import CapturedFraction
+from ood_sampler.metrics.evaluation import Described
+from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.pipeline import Measure, Pipeline, label
+from ood_sampler.report.estimate import Work
+from ood_sampler.samplers.base import Sampler
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""Value of a setting that the search is to choose."""
+
+_FEWEST = 16
+"""Pictures of the validation part, for a kernel distance that means something."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Strategies to choose from, by names of their own; stands where a run's strategy would."""
+
+    samplers: Mapping[str, Sampler]
+
+    def __post_init__(self) -> None:
+        if not self.samplers:
+            raise ValueError("sampler.samplers must name at least one strategy, got none")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a candidate showed.
+
+    Attributes:
+        step: inversion step.
+        sampler: label of the strategy.
+        samples: how many it was judged by.
+        point: retention, novelty and distance to the validation part.
+        usable: whether retention and novelty suffice.
+    """
+
+    step: int
+    sampler: str
+    samples: int
+    point: Point
+    usable: bool
+
+    def as_dict(self) -> dict[str, float | int | str | bool]:
+        """The trial as it stands in a table."""
+        return {
+            "step": self.step,
+            "sampler": self.sampler,
+            "samples": self.samples,
+            "retention": self.point.retention,
+            "novelty": self.point.novelty,
+            "kid": self.point.distance,
+            "usable": self.usable,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The winner, and what it was chosen from.
+
+    Attributes:
+        step: inversion step.
+        sampler: the strategy.
+        trials: of all candidates, those with more samples later.
+        evaluations: of the network that they took, each stored.
+        remark: the choice in a sentence.
+    """
+
+    step: int
+    sampler: Sampler
+    trials: Sequence[Trial]
+    evaluations: int
+    remark: str
+
+
+class Search:
+    r"""Successive halving (Jamieson & Talwalkar, 2016) over steps and strategies.
+
+    The few-shot pictures are split; candidates are fitted to one part, and the KID of their
+    samples to the other one ranks them. A candidate is usable if it keeps the target domain and
+    makes no copies: retention (one less the captured fraction) and authenticity must be at least
+    the stated shares of what the validation part itself reaches. After each round the best of the
+    usable ones go on with more samples; where none is usable, the ones that miss least do.
+    Held-out pictures are not looked at.
+
+    Args:
+        steps: inversion steps that `inversion.step=auto` tries.
+        validation: share of the few-shot pictures that candidates are compared with, in (0, 1).
+        samples: of a candidate in each round, increasing.
+        keep: share of the candidates that go on, in (0, 1).
+        retention: least share of the validation part's own retention.
+        novelty: least share of the validation part's own authenticity.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: Sequence[int],
+        validation: float,
+        samples: Sequence[int],
+        keep: float,
+        retention: float,
+        novelty: float,
+    ) -> None:
+        for name, share in (("validation", validation), ("keep", keep)):
+            if not 0 < share < 1:
+                raise ValueError(f"search.{name} must be in (0, 1), got {share}")
+        if not steps:
+            raise ValueError("search.steps must name at least one step, got none")
+        if not samples or list(samples) != sorted(set(samples)) or samples[0] < _FEWEST:
+            raise ValueError(
+                f"search.samples must increase from {_FEWEST} or more, got {list(samples)}"
+            )
+        self.steps = list(steps)
+        self.validation = validation
+        self.samples = list(samples)
+        self.keep = keep
+        self.thresholds = Thresholds(retention, novelty)
+
+    def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
+        """Numbers of the pictures to fit and to validate with.
+
+        Raises:
+            ValueError: there are too few pictures.
+        """
+        validating = round(self.validation * count)
+        if min(validating, count - validating) < _FEWEST:
+            raise ValueError(
+                f"a search needs {_FEWEST} few-shot pictures to fit and as many to compare with, "
+                f"got {count - validating} and {validating}: add pictures or raise data.few_shot, "
+                "or set inversion.step and sampler by hand"
+            )
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+        return sorted(order[validating:]), sorted(order[:validating])
+
+    def work(
+        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+    ) -> list[Work]:
+        """What the network has to do at most, round by round."""
+        candidates, before, work = len(steps) * len(samplers), 0, []
+        largest = max(pipeline.plan.evaluations(step) for step in steps)
+        for number, samples in enumerate(self.samples, start=1):
+            work.append(Work(f"search {number}", candidates * (samples - before), largest))
+            before, candidates = samples, max(1, round(self.keep * candidates))
+        return work
+
+    def choose(
+        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+    ) -> Choice:
+        """Choose among all combinations.
+
+        Args:
+            pipeline: the run; its step and its strategy do not count.
+            steps: to choose from.
+            samplers: to choose from.
+
+        Raises:
+            ValueError: there are too few few-shot pictures.
+        """
+        fit, validation = self.split(len(pipeline.domain.few_shot), seed=pipeline.settings.seed)
+        runs = [
+            _candidate(pipeline, fit, step=step, sampler=sampler)
+            for step in sorted(steps)
+            for sampler in samplers
+        ]
+        for run in runs:
+            run.check()
+        settings = replace(pipeline.settings, step=max(steps))
+        inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
+        inverted.check()
+        inverted.invert()
+        judge = _Judge(pipeline.measure, fit, validation, self.thresholds)
+        trials: list[Trial] = []
+        spent, before = 0, 0
+        for samples in self.samples:
+            found = []
+            for run in runs:
+                run = replace(run, settings=replace(run.settings, num_samples=samples))
+                _copy_latents(inverted, run, fit)
+                found.append((judge.trial(run, run.sampled()[2]), run))
+                spent += (samples - before) * run.plan.evaluations(run.settings.step)
+            found.sort(key=lambda pair: judge.rank(pair[0]))
+            trials += [trial for trial, _ in found]
+            before = samples
+            runs = [run for _, run in found[: max(1, round(self.keep * len(found)))]]
+            log.info("search: %d samples each, ahead: %s", samples, _words(found[0][0]))
+            if len(runs) == 1:
+                break
+        best = found[0][0]
+        return Choice(best.step, runs[0].sampler, trials, spent, judge.remark(best, trials))
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Compares candidates with the validation part."""
+
+    measure: Measure
+    fit: Sequence[int]
+    validation: Sequence[int]
+    thresholds: Thresholds
+
+    def trial(self, run: Pipeline, samples: Described) -> Trial:
+        point = self.point(run.settings.step, samples.features)
+        usable = self.relative.passed(point)
+        return Trial(run.settings.step, label(run.sampler), len(samples), point, usable)
+
+    def point(self, step: int, features: Tensor) -> Point:
+        few_shot = self.measure.few_shot.features
+        validating = few_shot[self.validation]
+        captured = CapturedFraction(
+            nearest_k=self.measure.evaluation.nearest_k, seed=self.measure.evaluation.seed
+        )
+        captured.update(features, role="samples")
+        captured.update(self.measure.in_domain, role="in_domain")
+        captured.update(validating, role="target")
+        return Point(
+            step=step,
+            retention=1 - float(captured.compute()),
+            novelty=float(authenticity(features, few_shot[self.fit])),
+            distance=float(kernel_distance(features, validating)),
+        )
+
+    @cached_property
+    def relative(self) -> Thresholds:
+        """The thresholds as shares of what real pictures, new to the fit part, reach."""
+        few_shot = self.measure.few_shot.features
+        # retention of the fit part, as a picture of the validation part is its own neighbour
+        kept = self.point(0, few_shot[self.fit]).retention
+        new = float(authenticity(few_shot[self.validation], few_shot[self.fit]))
+        return self.thresholds.relative_to(retention=kept, novelty=new)
+
+    def rank(self, trial: Trial) -> tuple[bool, float]:
+        """Usable ones by their distance; then the others, by what they lack."""
+        if trial.usable:
+            return False, trial.point.distance
+        return True, max(0.0, self.relative.retention - trial.point.retention) + max(
+            0.0, self.relative.novelty - trial.point.novelty
+        )
+
+    def remark(self, best: Trial, trials: Sequence[Trial]) -> str:
+        """The choice in a sentence."""
+        tried = len({(trial.step, trial.sampler) for trial in trials})
+        usable = "" if best.usable else ", though no candidate was usable"
+        return (
+            f"chosen of {tried} combinations on {len(self.validation)} of the few-shot pictures, "
+            f"not on the held-out ones: {_words(best)}{usable} (retention of "
+            f"{self.relative.retention:.2f} and novelty of {self.relative.novelty:.2f} were asked)"
+        )
+
+
+def _words(trial: Trial) -> str:
+    return (
+        f"step {trial.step}, {trial.sampler}, KID {1e3 * trial.point.distance:.1f}e-3, retention "
+        f"{trial.point.retention:.2f}, novelty {trial.point.novelty:.2f}"
+    )
+
+
+def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sampler) -> Pipeline:
+    """The run of a candidate, of the part of the pictures to fit."""
+    domain = replace(pipeline.domain, few_shot=Part(pipeline.domain.few_shot, fit))
+    settings = replace(pipeline.settings, step=step)
+    return replace(pipeline, domain=domain, sampler=sampler, settings=settings, also=())
+
+
+def _copy_latents(whole: Pipeline, part: Pipeline, fit: Sequence[int]) -> None:
+    """Give the run of a part the latents that the whole set has already."""
+    latents = whole.plan.inversions()[part.settings.step].open()
+    copy = part.plan.inversion()
+    for shard in copy.missing():
+        first = shard * copy.shard
+        copy.write(shard, latents.take(fit[first : first + copy.expected(shard)]))

@@ -1,0 +1,264 @@
+"""The band of inversion steps in which samples are new images of the target domain."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ood_sampler.latents.bandwidth import Band, Point, Thresholds, find_band
+from ood_sampler.latents.ranks import rank_correlation
+from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.grid import gather
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    decoding,
+    strategy_row,
+    variant,
+)
+from ood_sampler.studies.strips import draw_strips
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = 6
+"""Samples of each step in the figure."""
+
+
+class BandwidthStudy(Study):
+    r"""Retention, novelty and KID over the inversion step, for one or several strategies.
+
+    Retention is one less the captured fraction, novelty the authenticity, KID that to held-out
+    pictures. A step is usable if retention and novelty reach stated shares of those of real
+    pictures; the band is the usable range around the usable step of least KID, its ends
+    interpolated (`ood_sampler.latents.bandwidth`). The domain gap is the KID between the few-shot
+    pictures and the model's own domain.
+
+    Args:
+        steps: inversion steps, increasing.
+        samplers: strategies; the figure shows the pictures of the first.
+        retention: least share of the retention of real few-shot pictures, in (0, 1].
+        novelty: least share of the authenticity of real held-out pictures, in (0, 1].
+    """
+
+    name = "bandwidth"
+    title = "Bandwidth: which inversion steps make new images of the domain"
+    headings = (
+        Heading("strategy", "strategy"),
+        Heading("step", "step t", digits=0),
+        Heading("retention", "retention", 2, meaning="Share not captured by the model's domain."),
+        Heading("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
+        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Heading("precision", "precision", 2),
+        Heading("recall", "recall", 2),
+        Heading("usable", "usable", meaning="Retention and novelty reach their thresholds."),
+        Heading("chosen", "chosen", meaning="The usable step of least KID."),
+        Heading("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
+    )
+
+    def __init__(
+        self,
+        *,
+        steps: Sequence[int],
+        samplers: Mapping[str, Sampler],
+        retention: float,
+        novelty: float,
+    ) -> None:
+        self._steps = list(steps)
+        self.samplers = list(samplers.values())
+        self.thresholds = Thresholds(retention, novelty)
+
+    @property
+    def steps(self) -> Sequence[int]:
+        return self._steps
+
+    def check(self, pipeline: Pipeline) -> None:
+        if self._steps != sorted(set(self._steps)) or not self._steps:
+            raise ValueError(f"study.steps must increase, got {self._steps}")
+        for run in self._runs(pipeline):
+            run.check()
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return decoding(pipeline, self._runs(pipeline))
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        pipeline.invert()
+        real, _ = pipeline.references()
+        measure = pipeline.measure
+        few_shot = measure.row("few-shot", "reference", measure.few_shot)
+        gap = float(kernel_distance(measure.few_shot.features, measure.in_domain))
+        relative = self.thresholds.relative_to(
+            retention=1 - float(few_shot.figures["captured"] or 0),
+            novelty=float(real.figures["authenticity"] or 0),
+        )
+        rows: list[Row] = []
+        pictures: dict[str, Tensor] = {}
+        for sampler in self.samplers:
+            found = []
+            for run in self._runs(pipeline, [sampler]):
+                row = strategy_row(run)
+                found.append({**row, **_retention(row)})
+                if sampler is self.samplers[0]:
+                    name = f"{pipeline.domain.name}/t = {run.settings.step}"
+                    pictures[name] = gather(run.plan.samples().open(), range(_SHOWN))
+            points = [_point(row) for row in found]
+            band = find_band(points, relative)
+            rows += [
+                {
+                    **row,
+                    "usable": relative.passed(point),
+                    "chosen": band is not None and band.chosen == point.step,
+                    "gap": gap,
+                    **_ends(band),
+                    "retention_asked": relative.retention,
+                    "novelty_asked": relative.novelty,
+                }
+                for row, point in zip(found, points, strict=True)
+            ]
+        return Measured(rows, pictures)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences = []
+        for (domain, strategy), curve in _curves(rows):
+            first = curve[0]
+            if first["band_low"] is None:
+                sentences.append(
+                    f"{domain}, {strategy}: no step tried keeps retention >= "
+                    f"{first['retention_asked']:.2f} and novelty >= {first['novelty_asked']:.2f}."
+                )
+                continue
+            chosen = next(row for row in curve if row["chosen"])
+            below = "at most " if first["open_low"] else ""
+            above = "at least " if first["open_high"] else ""
+            sentences.append(
+                f"{domain}, {strategy}: the band reaches from {below}t = {first['band_low']:.0f} "
+                f"to {above}{first['band_high']:.0f}; best KID in it at t = {chosen['step']}, "
+                f"{1e3 * chosen['kid']:.1f}e-3 (retention {chosen['retention']:.2f}, novelty "
+                f"{chosen['authenticity']:.2f}; {first['retention_asked']:.2f} and "
+                f"{first['novelty_asked']:.2f} were asked)."
+            )
+        for strategy in dict.fromkeys(row["strategy"] for row in rows):
+            sentences += _correlation(strategy, rows)
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        by_gap = sorted({(row["gap"], row["domain"]) for row in rows})
+        domains = [domain for _, domain in by_gap]
+        strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+        figure, panels = panel_figure(
+            width=14, height=2.5 * len(domains) + 0.8, rows=len(domains), columns=4
+        )
+        for i, domain in enumerate(domains):
+            line = panels[4 * i : 4 * i + 4]
+            own = [row for row in rows if row["domain"] == domain]
+            strip = {k: x for k, x in pictures.items() if k.split("/")[0] == domain}
+            draw_strips(line[0], strip, title=f"{domain} (gap {1e3 * own[0]['gap']:.0f})")
+            for axes, key, name, scale, asked in (
+                (line[1], "retention", "retention", 1.0, "retention_asked"),
+                (line[2], "authenticity", "novelty", 1.0, "novelty_asked"),
+                (line[3], "kid", "KID × 10³", 1e3, None),
+            ):
+                for k, strategy in enumerate(strategies):
+                    curve = [row for row in own if row["strategy"] == strategy]
+                    axes.errorbar(
+                        [row["step"] for row in curve],
+                        [scale * row[key] for row in curve],
+                        yerr=[
+                            [max(0.0, scale * (row[key] - row[f"{key}_low"])) for row in curve],
+                            [max(0.0, scale * (row[f"{key}_high"] - row[key])) for row in curve],
+                        ],
+                        color=LINES[k],
+                        marker=MARKERS[k],
+                        markersize=4,
+                        capsize=2,
+                        label=strategy,
+                    )
+                    if curve[0]["band_low"] is not None and k == 0:
+                        axes.axvspan(
+                            curve[0]["band_low"], curve[0]["band_high"], color=LINES[0], alpha=0.1
+                        )
+                        axes.axvline(
+                            next(row["step"] for row in curve if row["chosen"]),
+                            color=LINES[0],
+                            linestyle=":",
+                        )
+                if asked is None:
+                    axes.set_yscale("symlog", linthresh=10)
+                else:
+                    axes.axhline(own[0][asked], color="#77808c", linestyle="--", linewidth=1)
+                    axes.set_ylim(-0.03, 1.03)
+                if i == 0:
+                    axes.set_title(name)
+                if i == len(domains) - 1:
+                    axes.set_xlabel("inversion step t")
+                axes.grid()
+        handles, labels = panels[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        return figure
+
+    def _runs(
+        self, pipeline: Pipeline, samplers: Sequence[Sampler] | None = None
+    ) -> list[Pipeline]:
+        return [
+            variant(pipeline, sampler=sampler, step=step)
+            for sampler in (self.samplers if samplers is None else samplers)
+            for step in self._steps
+        ]
+
+
+def _retention(row: Row) -> dict[str, float]:
+    """Of the captured fraction and its bounds, which change places."""
+    ends = {"": "", "_low": "_high", "_high": "_low"}
+    return {
+        f"retention{end}": 1 - value
+        for end, other in ends.items()
+        if (value := row.get(f"captured{other}")) is not None
+    }
+
+
+def _point(row: Row) -> Point:
+    return Point(row["step"], row["retention"], row["authenticity"], row["kid"])
+
+
+def _ends(band: Band | None) -> dict[str, float | bool | None]:
+    keys = {"low": "band_low", "high": "band_high", "open_low": "open_low", "open_high": "open_high"}
+    return {key: None if band is None else getattr(band, name) for name, key in keys.items()}
+
+
+def _curves(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
+    def key(row: Row) -> tuple[str, str]:
+        return row["domain"], row["strategy"]
+
+    return [(name, list(curve)) for name, curve in groupby(sorted(rows, key=key), key)]
+
+
+def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
+    """How the width of the band orders with the domain gap."""
+    curves = [curve[0] for (_, s), curve in _curves(rows) if s == strategy]
+    if len(curves) < 4:
+        return []
+    widths = torch.tensor(
+        [0.0 if c["band_low"] is None else c["band_high"] - c["band_low"] for c in curves]
+    )
+    gaps = torch.tensor([c["gap"] for c in curves])
+    rho, p = rank_correlation(gaps, widths)
+    open_ends = sum(bool(c["open_low"]) or bool(c["open_high"]) for c in curves)
+    claim = (
+        "as the paper says" if p < 0.05 and rho > 0 else
+        "against the paper" if p < 0.05 else
+        "so the paper's claim that a larger gap gives a wider band is not shown here"
+    )
+    return [
+        f"{strategy}: width of the band against domain gap over {len(curves)} domains: Spearman's "
+        f"rank correlation {rho:.2f} (permutation p = {p:.3f}), {claim}; {open_ends} of the bands "
+        "reach an end of the steps tried."
+    ]

@@ -1,0 +1,179 @@
+"""Mode interference: samples that the model's own domain captures while they are decoded."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ood_sampler.latents.ranks import rank_correlation
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.grid import gather
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    decoding,
+    strategy_row,
+    variant,
+)
+from ood_sampler.studies.strips import draw_strips
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = 6
+"""Samples of each setting in the figure."""
+
+
+class InterferenceStudy(Study):
+    r"""Captured fraction over the noise $\eta$ of decoding, at several inversion steps.
+
+    (Zhu et al., 2023.) The run's solver must decode with $\eta > 0$.
+
+    Args:
+        steps: inversion steps, increasing.
+        etas: values of $\eta$, increasing from 0.
+    """
+
+    name = "interference"
+    title = "Mode interference: samples captured by the model's own domain"
+    headings = (
+        Heading("strategy", "strategy"),
+        Heading("step", "step t", digits=0),
+        Heading("eta", "η", digits=1),
+        Heading(
+            "captured",
+            "captured",
+            2,
+            meaning="Share of samples nearer to the model's own domain than to the target.",
+        ),
+        Heading("real_captured", "real pictures captured", 2, meaning="The same of few-shot ones."),
+        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Heading("precision", "precision", 2),
+        Heading("authenticity", "authenticity", 2),
+    )
+
+    def __init__(self, *, steps: Sequence[int], etas: Sequence[float]) -> None:
+        for name, values in (("steps", steps), ("etas", etas)):
+            if not values or list(values) != sorted(set(values)):
+                raise ValueError(f"study.{name} must increase, got {list(values)}")
+        self._steps = list(steps)
+        self.etas = list(etas)
+
+    @property
+    def steps(self) -> Sequence[int]:
+        return self._steps
+
+    def check(self, pipeline: Pipeline) -> None:
+        for run in self._runs(pipeline):
+            run.check()
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return decoding(pipeline, self._runs(pipeline))
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        pipeline.invert()
+        measure = pipeline.measure
+        real = measure.row("few-shot", "reference", measure.few_shot).figures["captured"]
+        rows: list[Row] = []
+        pictures: dict[str, Tensor] = {}
+        for run in self._runs(pipeline):
+            rows.append({**strategy_row(run), "real_captured": real})
+            name = f"{run.domain.name}/t = {run.settings.step}/η = {run.settings.eta:g}"
+            pictures[name] = gather(run.plan.samples().open(), range(_SHOWN))
+        return Measured(rows, pictures)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences = []
+        for domain in dict.fromkeys(row["domain"] for row in rows):
+            own = [row for row in rows if row["domain"] == domain]
+            still = [row for row in own if row["eta"] == own[0]["eta"]]
+            low, high = (min(still, key=_step), max(still, key=_step))
+            noisy = max(own, key=lambda row: (row["eta"], row["step"]))
+            sentences.append(
+                f"{domain}: at η = {own[0]['eta']:g} the captured share goes from "
+                f"{_share(low)} at t = {low['step']} to {_share(high)} at t = {high['step']}; at "
+                f"η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)} "
+                f"({own[0]['real_captured']:.2f} of real pictures of the domain)."
+            )
+            for step in sorted({row["step"] for row in own}):
+                sentences += _with_noise(domain, [row for row in own if row["step"] == step])
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        figure, panels = panel_figure(
+            width=14, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=4
+        )
+        for i, domain in enumerate(domains):
+            curve, *strips = panels[4 * i : 4 * i + 4]
+            own = [row for row in rows if row["domain"] == domain]
+            steps = sorted({row["step"] for row in own})
+            for k, step in enumerate(steps):
+                line = [row for row in own if row["step"] == step]
+                curve.errorbar(
+                    [row["eta"] for row in line],
+                    [row["captured"] for row in line],
+                    yerr=[
+                        [row["captured"] - row["captured_low"] for row in line],
+                        [row["captured_high"] - row["captured"] for row in line],
+                    ],
+                    color=LINES[k],
+                    marker=MARKERS[k],
+                    capsize=3,
+                    label=f"t = {step}",
+                )
+            real = own[0]["real_captured"]
+            curve.axhline(real, color="#77808c", linestyle="--", label="real pictures")
+            curve.set_ylim(-0.03, 1.03)
+            curve.set_title(f"{domain}: captured share")
+            curve.set_xlabel("noise of decoding η")
+            curve.grid()
+            curve.legend(fontsize=8.5)
+            shown = steps if len(steps) <= len(strips) else [steps[0], steps[-2], steps[-1]]
+            for axes in strips:
+                axes.set_axis_off()
+            for axes, step in zip(strips, shown, strict=False):
+                prefix = f"{domain}/t = {step}/"
+                strip = {k: x for k, x in pictures.items() if k.startswith(prefix)}
+                draw_strips(axes, strip, title=f"t = {step}")
+        return figure
+
+    def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
+        return [
+            variant(pipeline, step=step, eta=eta) for step, eta in product(self._steps, self.etas)
+        ]
+
+
+def _step(row: Row) -> int:
+    return int(row["step"])
+
+
+def _share(row: Row) -> str:
+    return f"{row['captured']:.2f} [{row['captured_low']:.2f}, {row['captured_high']:.2f}]"
+
+
+def _with_noise(domain: str, line: Sequence[Row]) -> list[str]:
+    """Whether the captured share rises with the noise at one step."""
+    if len(line) < 3:
+        return []
+    first, last = line[0], line[-1]
+    rho, _ = rank_correlation(
+        torch.tensor([row["eta"] for row in line]), torch.tensor([row["captured"] for row in line])
+    )
+    if last["captured_low"] > first["captured_high"]:
+        verdict = "noise pulls samples to the model's own domain"
+    elif last["captured_high"] < first["captured_low"]:
+        verdict = "noise frees samples from the model's own domain"
+    else:
+        verdict = "no effect of noise beyond the intervals"
+    return [
+        f"{domain}, t = {first['step']}: {verdict} ({_share(first)} at η = {first['eta']:g}, "
+        f"{_share(last)} at η = {last['eta']:g}, rank correlation with η {rho:.2f})."
+    ]

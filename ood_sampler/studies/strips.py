@@ -1,0 +1,39 @@
+"""Rows of pictures inside a figure."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ood_sampler.report.grid import to_uint8
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_strips(axes: "Axes", strips: Mapping[str, Tensor], *, title: str) -> None:
+    """Show one row of pictures for each label.
+
+    Args:
+        axes: where to.
+        strips: in [-1, 1], shape $(N, 3, R, R)$; what follows the last slash of a label is shown.
+        title: above the rows.
+    """
+    axes.set_title(title)
+    axes.set_axis_off()
+    if not strips:
+        return
+    side = next(iter(strips.values())).shape[-1]
+    lines = [torch.cat(list(to_uint8(x)), dim=2) for x in strips.values()]
+    picture = torch.cat(lines, dim=1)
+    axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+    for i, name in enumerate(strips):
+        axes.text(
+            -0.02 * picture.shape[2],
+            (i + 0.5) * side,
+            name.rpartition("/")[2],
+            ha="right",
+            va="center",
+            fontsize=8.5,
+        )

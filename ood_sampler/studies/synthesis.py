@@ -1,0 +1,184 @@
+"""All strategies side by side, with the paper's recipe, both references and pixel controls."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.grid import gather
+from ood_sampler.report.plots import COLOURS, panel_figure, styled
+from ood_sampler.report.verdicts import order
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    decoding,
+    strategy_row,
+    variant,
+)
+from ood_sampler.studies.strips import draw_strips
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STRATEGY, CONTROL, REFERENCE = "strategy", "control", "reference"
+_PAPER, _NOISED = "rejection", "noised"
+_SHOWN = 8
+
+
+class SynthesisStudy(Study):
+    """Every strategy at the run's step, measured alike.
+
+    Args:
+        samplers: strategies; those that mix have a pixel control.
+    """
+
+    name = "synthesis"
+    title = "Synthesis: strategies, references and controls"
+    headings = (
+        Heading("strategy", "set"),
+        Heading("step", "step t", digits=0),
+        Heading("evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."),
+        Heading("fid", "FID", 1),
+        Heading("kid", "KID × 10³", 1, 1e3),
+        Heading("precision", "precision", 2),
+        Heading("recall", "recall", 2),
+        Heading("density", "density", 2),
+        Heading("coverage", "coverage", 2),
+        Heading("authenticity", "authenticity", 2),
+        Heading("captured", "captured", 2),
+        Heading("blend_pair", "blend of 2", 2),
+        Heading("blend_five", "blend of 5", 2),
+    )
+
+    def __init__(self, *, samplers: Mapping[str, Sampler]) -> None:
+        if not samplers:
+            raise ValueError("study.samplers must name at least one strategy, got none")
+        self.samplers = list(samplers.values())
+
+    def check(self, pipeline: Pipeline) -> None:
+        for run in self._runs(pipeline):
+            run.check()
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return decoding(pipeline, self._runs(pipeline))
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        pipeline.invert()
+        rows: list[dict[str, Any]] = []
+        pictures: dict[str, Tensor] = {}
+        for run in self._runs(pipeline):
+            row = strategy_row(run)
+            rows.append({**row, "role": STRATEGY})
+            name = f"{run.domain.name}/{row['strategy']}"
+            pictures[name] = gather(run.plan.samples().open(), range(_SHOWN))
+        others = [(REFERENCE, row) for row in pipeline.references()]
+        for sampler in self.samplers:
+            if sampler.mixes:
+                others.append((CONTROL, pipeline.control_row(sampler)))
+        rows += [
+            {**about(pipeline), "strategy": row.name, "role": role, **row.figures}
+            for role, row in others
+        ]
+        return Measured(rows, pictures)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences, met, compared = [], 0, 0
+        for domain in dict.fromkeys(row["domain"] for row in rows):
+            own = [r for r in rows if r["domain"] == domain and r["role"] == STRATEGY]
+            paper = _named(own, _PAPER)
+            best = min(_as_new(own, paper), key=lambda row: row["kid"])
+            sentence = f"{domain}, t = {best['step']}: best is {best['strategy']}, {_words(best)}"
+            if paper is not None:
+                compared += 1
+                lower = 1 - best["kid"] / paper["kid"]
+                met += lower >= 0.3 and _order(best, paper) == "lower"
+                sentence += (
+                    f"; the paper's recipe {_PAPER} (slerp, criteria measured here) has "
+                    f"{_words(paper)}: {lower:.0%} lower at no less authenticity, "
+                    f"{_told(best, paper)}"
+                )
+            noised = _named(own, _NOISED)
+            if noised is not None:
+                sentence += f"; {_NOISED} has {_words(noised)}, {_told(best, noised)}"
+            sentences.append(sentence + ".")
+        if compared > 1:
+            sentences.append(
+                f"On {met} of {compared} domains the best strategy has at least 30% lower KID than "
+                "the paper's recipe at no less authenticity, beyond two standard errors."
+            )
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        longest = max(sum(row["domain"] == domain for row in rows) for domain in domains)
+        figure, panels = panel_figure(
+            width=14,
+            height=(0.31 * longest + 1.0) * len(domains),
+            rows=len(domains),
+            columns=3,
+        )
+        for i, domain in enumerate(domains):
+            own = [row for row in rows if row["domain"] == domain]
+            strips, kid, authenticity = panels[3 * i : 3 * i + 3]
+            prefix = f"{domain}/"
+            draw_strips(
+                strips, {k: x for k, x in pictures.items() if k.startswith(prefix)}, title=domain
+            )
+            for axes, key, scale in ((kid, "kid", 1e3), (authenticity, "authenticity", 1.0)):
+                for y, row in enumerate(own):
+                    value, low, high = (scale * row[key + end] for end in ("", "_low", "_high"))
+                    axes.errorbar(
+                        value,
+                        y,
+                        xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                        fmt="o",
+                        color=COLOURS[row["role"]],
+                        capsize=3,
+                    )
+                axes.set_ylim(len(own) - 0.5, -0.5)
+                axes.grid(axis="x")
+            kid.set_yticks(range(len(own)), [row["strategy"] for row in own], fontsize=8.5)
+            authenticity.set_yticks(range(len(own)), [""] * len(own))
+            kid.set_xscale("symlog", linthresh=10)
+            kid.set_title("KID × 10³, 95% interval (lower is better)")
+            authenticity.set_title("authenticity, 95% interval")
+            authenticity.set_xlim(-0.03, 1.03)
+        return figure
+
+    def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
+        return [variant(pipeline, sampler=sampler) for sampler in self.samplers]
+
+
+def _named(rows: Sequence[Row], name: str) -> Row | None:
+    return next((row for row in rows if row["strategy"].startswith(name)), None)
+
+
+def _as_new(rows: Sequence[Row], paper: Row | None) -> list[Row]:
+    """Strategies whose authenticity is no less than that of the paper's recipe, which is none."""
+    least = 0.0 if paper is None else paper["authenticity"]
+    others = [row for row in rows if row is not paper and row["authenticity"] >= least]
+    return others or list(rows)
+
+
+def _words(row: Row) -> str:
+    return (
+        f"KID {1e3 * row['kid']:.1f} ± {1e3 * row['kid_standard_error']:.1f} × 10⁻³ at "
+        f"authenticity {row['authenticity']:.2f}"
+    )
+
+
+def _order(row: Row, other: Row) -> str:
+    return order(row["kid"], row["kid_standard_error"], other["kid"], other["kid_standard_error"])
+
+
+def _told(row: Row, other: Row) -> str:
+    if _order(row, other) == "same":
+        return "not told apart by two standard errors"
+    return "told apart by two standard errors"
