@@ -5,12 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 DATA ?= cifar10
+# of the paper's tables and figures
+DOMAINS ?=
+SCALE ?= embedded
+STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
+	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep test soak lint format types check bench assets clean
+.PHONY: help run sweep test soak lint format types check bench assets clean paper $(STUDIES)
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z$$()S-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@echo "$(STUDIES)" | fmt -w 90 | sed 's/^/          /'
 
 run: $(READY) ## new galaxies from a model of dogs; further settings in ARGS="key=value ..."
 	$(BIN)/python -m ood_sampler.run $(ARGS)
@@ -40,6 +46,13 @@ check: lint types ## lint, types, tests with coverage
 
 bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour; ARGS="--only metrics"
 	$(BIN)/python -m experiments.bench $(ARGS)
+
+paper: $(STUDIES) ## all tables and figures; each alone is one of the targets below
+
+# DOMAINS="/my/cats birds=/my/birds.zip" adds folders, SCALE=paper takes the paper's models and sizes
+$(STUDIES): $(READY)
+	$(BIN)/python -m experiments.paper $(word 2,$(subst -, ,$@)) --scale $(SCALE) \
+		$(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
 
 assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips
 	$(BIN)/python experiments/assets/galaxy32.py

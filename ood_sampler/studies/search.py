@@ -1,0 +1,192 @@
+"""The automatic choice of step and strategy against the whole grid it is chosen from."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ood_sampler.latents.bandwidth import Point
+from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.search import Search
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    decoding,
+    strategy_row,
+    variant,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WITHIN, _COST = 1.15, 0.25
+"""Goals: KID of the choice over the best of the grid, and its cost over the grid's."""
+
+
+class SearchStudy(Study):
+    """What `inversion.step=auto sampler=auto` chooses, and what a full grid would have found.
+
+    The grid is measured on held-out pictures, which the search does not see. Its best setting is
+    the one of least KID among those whose retention and authenticity reach the search's shares of
+    what real pictures reach.
+
+    Args:
+        search: the search; its steps are those of the grid.
+        samplers: candidates.
+    """
+
+    name = "search"
+    title = "Automatic choice of step and strategy, against the full grid"
+    headings = (
+        Heading("strategy", "strategy"),
+        Heading("step", "step t", digits=0),
+        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Heading("authenticity", "authenticity", 2),
+        Heading("captured", "captured", 2),
+        Heading("usable", "usable", meaning="Retention and authenticity suffice, held-out."),
+        Heading("validation_kid", "KID × 10³, validation", 1, 1e3, meaning="As the search saw it."),
+        Heading("samples", "samples of the search", digits=0),
+        Heading("chosen", "chosen"),
+    )
+
+    def __init__(self, *, search: Search, samplers: Mapping[str, Sampler]) -> None:
+        self.search = search
+        self.samplers = list(samplers.values())
+
+    @property
+    def steps(self) -> Sequence[int]:
+        return self.search.steps
+
+    def check(self, pipeline: Pipeline) -> None:
+        for run in self._runs(pipeline):
+            run.check()
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return [
+            *decoding(pipeline, self._runs(pipeline)),
+            *self.search.work(pipeline, steps=self.search.steps, samplers=self.samplers),
+        ]
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        pipeline.invert()
+        choice = self.search.choose(pipeline, steps=self.search.steps, samplers=self.samplers)
+        measure = pipeline.measure
+        few_shot = measure.row("few-shot", "reference", measure.few_shot).figures
+        relative = self.search.thresholds.relative_to(
+            retention=1 - float(few_shot["captured"] or 0),
+            novelty=float(measure.real().figures["authenticity"] or 0),
+        )
+        last = {(trial.step, trial.sampler): trial for trial in choice.trials}
+        rows: list[dict[str, Any]] = []
+        cost = 0
+        for run in self._runs(pipeline):
+            row = strategy_row(run)
+            trial = last[row["step"], row["strategy"]]
+            point = Point(row["step"], 1 - row["captured"], row["authenticity"], row["kid"])
+            rows.append(
+                {
+                    **row,
+                    "usable": relative.passed(point),
+                    "validation_kid": trial.point.distance,
+                    "samples": trial.samples,
+                    "chosen": (row["step"], row["strategy"])
+                    == (choice.step, label(choice.sampler)),
+                }
+            )
+            cost += row["evaluations"] * run.settings.num_samples
+        share = choice.evaluations / cost
+        return Measured([{**row, "cost": share} for row in rows])
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences, met = [], 0
+        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        for domain in domains:
+            own = [row for row in rows if row["domain"] == domain]
+            chosen = next(row for row in own if row["chosen"])
+            usable = [row for row in own if row["usable"]] or own
+            best = min(usable, key=lambda row: row["kid"])
+            within = chosen["kid"] <= max(_WITHIN * best["kid"], best["kid"])
+            cheap = chosen["cost"] < _COST
+            met += within and cheap
+            sentences.append(
+                f"{domain}: auto chose {_words(chosen)}; the best usable of {len(own)} settings, "
+                f"{len(usable)} of them usable, is {_words(best)}. The choice is "
+                f"{_apart(chosen, best)}; it took {chosen['cost']:.0%} of the evaluations of the "
+                f"grid. Goals (within 15%, below a quarter): {'met' if within else 'missed'}, "
+                f"{'met' if cheap else 'missed'}."
+                + ("" if chosen["usable"] else " On held-out pictures the choice is not usable.")
+            )
+        if len(domains) > 1:
+            sentences.append(f"Both goals are met on {met} of {len(domains)} domains.")
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        columns = min(3, len(domains))
+        lines = -(-len(domains) // columns)
+        figure, panels = panel_figure(
+            width=1.5 + 4 * columns, height=0.8 + 3.6 * lines, rows=lines, columns=columns
+        )
+        strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+        for axes in panels[len(domains) :]:
+            axes.set_axis_off()
+        for axes, domain in zip(panels, domains, strict=False):
+            own = [row for row in rows if row["domain"] == domain]
+            for k, strategy in enumerate(strategies):
+                points = [row for row in own if row["strategy"] == strategy]
+                axes.scatter(
+                    [1e3 * row["validation_kid"] for row in points],
+                    [1e3 * row["kid"] for row in points],
+                    color=LINES[k],
+                    marker=MARKERS[k],
+                    s=[12 + row["samples"] / 6 for row in points],
+                    label=strategy,
+                )
+            chosen = next(row for row in own if row["chosen"])
+            axes.scatter(
+                [1e3 * chosen["validation_kid"]],
+                [1e3 * chosen["kid"]],
+                s=220,
+                facecolors="none",
+                edgecolors="#1c2026",
+                label="chosen",
+            )
+            for direction in ("x", "y"):
+                axes.set(**{f"{direction}scale": "symlog"})
+                getattr(axes, f"{direction}axis").set_major_formatter("{x:g}")
+            axes.set_title(domain)
+            axes.set_xlabel("KID × 10³ to the validation part")
+            axes.set_ylabel("KID × 10³ to held-out pictures")
+            axes.grid()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        return figure
+
+    def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
+        return [
+            variant(pipeline, sampler=sampler, step=step)
+            for step, sampler in product(self.search.steps, self.samplers)
+        ]
+
+
+def _words(row: Row) -> str:
+    return (
+        f"{row['strategy']} at t = {row['step']} (KID {1e3 * row['kid']:.1f} ± "
+        f"{1e3 * row['kid_standard_error']:.1f} × 10⁻³, authenticity {row['authenticity']:.2f})"
+    )
+
+
+def _apart(chosen: Row, best: Row) -> str:
+    if chosen is best:
+        return "the best one"
+    difference = chosen["kid"] - best["kid"]
+    if difference < 0:
+        return "lower in KID, but not usable by the held-out figures"
+    return f"{difference / abs(best['kid']):.0%} above it"

@@ -1,0 +1,128 @@
+"""The driver of the paper's tables: which runs it makes, and that their answers become one."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import paper
+from ood_sampler.help import CONF
+from ood_sampler.run import check_command
+
+STUDIES = sorted(file.stem for file in (CONF / "study").glob("*.yaml"))
+
+
+def overrides(study: str, scale: str, domains: list[str]) -> dict[str, tuple[str, ...]]:
+    return {run.folder: run.overrides for run in paper.runs(study, scale, domains)}
+
+
+def test_shipped_domains_come_first_and_folders_are_added(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "b.zip").touch()
+    found = overrides("frontier", "embedded", [str(tmp_path / "cats"), f"birds={tmp_path}/b.zip"])
+    assert list(found) == ["galaxy32", "radiation32", "cats", "birds"]
+    assert found["galaxy32"] == ("experiment=frontier", "data=galaxy32")
+    assert found["birds"] == (
+        "experiment=frontier",
+        "data=folder",
+        "data.name=birds",
+        f"data.root={tmp_path}/b.zip",
+    )
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"/no/such does not exist: DOMAINS takes"):
+        list(paper.runs("frontier", "embedded", ["/no/such"]))
+
+
+def test_fields_have_a_table_of_their_own() -> None:
+    assert list(overrides("astro", "embedded", [])) == ["galaxy32", "radiation32"]
+    assert list(overrides("astro", "paper", [])) == [
+        "iddpm_afhqdog_galaxyzoo",
+        "iddpm_afhqdog_radiation",
+    ]
+
+
+def test_reconstruction_is_repeated_with_every_solver() -> None:
+    solvers = {file.stem for file in (CONF / "solver").glob("*.yaml")}
+    found = overrides("reconstruction", "embedded", [])
+    assert len(found) == 2 * len(solvers)
+    assert {text for given in found.values() for text in given if "solver" in text} == {
+        f"solver={name}" for name in solvers
+    }
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("scale", ["embedded", "paper"])
+def test_every_run_is_a_command_that_composes(study: str, scale: str) -> None:
+    first, *_, last = paper.runs(study, scale, [])
+    for run in (first, last):
+        check_command(run.overrides)
+
+
+def test_the_paper_has_its_sizes() -> None:
+    for run in paper.runs("synthesis", "paper", []):
+        assert {"num_samples=5000", "data.few_shot=1000", "metrics=inception"} <= set(run.overrides)
+
+
+class Done:
+    returncode = 0
+
+
+def test_answers_of_all_domains_become_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Done:  # noqa: ANN401
+        commands.append(command)
+        folder = Path(next(c for c in command if c.startswith("hydra.run.dir=")).partition("=")[2])
+        folder.mkdir(parents=True)
+        domain = folder.name
+        rows = [row(domain, eta, captured) for eta, captured in ((0.0, 0.1), (1.0, 0.6))]
+        protocol = {"seed": 0, "few-shot sha256": domain}
+        text = json.dumps({"rows": rows, "protocol": protocol})
+        (folder / "interference.json").write_text(text)
+        save_file({}, folder / "pictures.safetensors")
+        return Done()
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert paper.main(["interference", "--output", str(tmp_path), "--set", "seed=0"]) == 0
+    assert len(commands) == 2
+    assert all("seed=0" in command for command in commands)
+    merged = json.loads((tmp_path / "paper/embedded/interference/interference.json").read_text())
+    assert [row["domain"] for row in merged["rows"]] == ["galaxy32"] * 2 + ["radiation32"] * 2
+    assert merged["protocol"] == {"seed": 0}
+    assert (tmp_path / "paper/embedded/interference/interference.png").stat().st_size > 1000
+
+
+def row(domain: str, eta: float, captured: float) -> dict[str, Any]:
+    return {
+        "model": "m",
+        "domain": domain,
+        "strategy": "cog (3)",
+        "step": 500,
+        "eta": eta,
+        "captured": captured,
+        "captured_low": captured - 0.05,
+        "captured_high": captured + 0.05,
+        "real_captured": 0.01,
+        "kid": 0.1,
+        "precision": 0.5,
+        "authenticity": 0.5,
+    }
+
+
+def test_a_run_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failed:
+        returncode = 1
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Failed())
+    assert paper.main(["frontier", "--output", str(tmp_path)]) == 1
+    assert "error: frontier of galaxy32 failed" in capsys.readouterr().err

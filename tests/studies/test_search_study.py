@@ -1,0 +1,69 @@
+from typing import Any
+
+import pytest
+
+from ood_sampler.report.plots import bitmap
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.search import Search
+from ood_sampler.studies.search import SearchStudy
+
+STUDY = SearchStudy(
+    search=Search(
+        steps=[300, 500], validation=0.3, samples=[32], keep=0.5, retention=0.9, novelty=0.5
+    ),
+    samplers={"a": CogSampler(references=2)},
+)
+
+
+def row(step: int, kid: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "domain": "d",
+        "model": "m",
+        "strategy": "cog (2)",
+        "step": step,
+        "kid": kid,
+        "kid_standard_error": 0.001,
+        "authenticity": 0.5,
+        "usable": True,
+        "validation_kid": kid,
+        "samples": 32,
+        "chosen": False,
+        "cost": 0.2,
+        **changes,
+    }
+
+
+def test_a_choice_within_the_goals_is_told() -> None:
+    rows = [row(300, 0.010), row(500, 0.011, chosen=True)]
+    (sentence,) = STUDY.conclude(rows)
+    assert "auto chose cog (2) at t = 500 (KID 11.0" in sentence
+    assert "is cog (2) at t = 300" in sentence
+    assert "10% above it; it took 20% of the evaluations" in sentence
+    assert "met, met" in sentence
+
+
+@pytest.mark.parametrize(
+    ("kid", "cost", "verdict"),
+    [(0.012, 0.2, "missed, met"), (0.011, 0.25, "met, missed")],
+)
+def test_missed_goals_are_told(kid: float, cost: float, verdict: str) -> None:
+    rows = [row(300, 0.010, cost=cost), row(500, kid, chosen=True, cost=cost)]
+    assert verdict in STUDY.conclude(rows)[0]
+
+
+def test_the_best_is_the_best_usable_one() -> None:
+    rows = [row(300, 0.001, usable=False), row(400, 0.010), row(500, 0.010, chosen=True)]
+    (sentence,) = STUDY.conclude(rows)
+    assert "2 of them usable, is cog (2) at t = 400" in sentence
+    assert "met, met" in sentence
+
+
+def test_several_domains_are_counted_and_drawn() -> None:
+    rows = [
+        row(300, 0.010, chosen=True),
+        row(500, 0.020),
+        row(300, 0.010, domain="e"),
+        row(500, 0.020, domain="e", chosen=True),
+    ]
+    assert STUDY.conclude(rows)[-1] == "Both goals are met on 1 of 2 domains."
+    assert len(bitmap(STUDY.draw(rows, {}))) > 5000
