@@ -4,7 +4,7 @@ import ast
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +13,8 @@ from ood_sampler.data.artifact import Artifact, digest
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.features import FeatureExtractor
-from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.frozen import Model
+from ood_sampler.modules.finetuning import FineTuning
 from ood_sampler.modules.prediction import OnNonFinite
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
@@ -36,6 +37,11 @@ _MODELS = tuple(
 """What turns files of weights into networks."""
 
 _STAGES = ("modules/prediction.py", "modules/inversion.py", "modules/synthesis.py")
+
+_TRAINING = ("modules/training.py", "modules/finetuning.py")
+
+_DRAWS = ("latents/geometry.py", "latents/store.py", "samplers", "diffusion/noise.py")
+"""What makes latents of inverted ones."""
 
 _IMAGES = tuple(f"data/{name}.py" for name in ("images", "domain", "radiation", "fields", "arrays"))
 """What turns stored pictures into numbers."""
@@ -98,7 +104,7 @@ class Plan:
         also: further steps whose latents the same inversion should leave, for a sweep.
     """
 
-    model: FrozenModel
+    model: Model
     domain: TargetDomain
     solver: Solver
     sampler: Sampler
@@ -144,6 +150,22 @@ class Plan:
         """Latents of the few-shot pictures at the run's step."""
         return self.inversions()[self.settings.step]
 
+    def denoising_losses(self) -> dict[int, Artifact]:
+        """Denoising losses of the few-shot pictures at every step asked for."""
+        few_shot, key = self.domain.few_shot, self._solver_key()
+        del key["solver"]
+        key = {
+            **key,
+            "images": few_shot.digest,
+            "reader": code_version(*_IMAGES),
+            "stage": code_version("modules/denoising.py"),
+            "seed": self.settings.seed,
+        }
+        return {
+            step: self._artifact("denoising", {**key, "step": step}, len(few_shot), (1,))
+            for step in sorted({self.settings.step, *self.also})
+        }
+
     def inversion_work(self) -> Work:
         """One pass to every step that is not there yet."""
         unfinished = {s: a for s, a in self.inversions().items() if a.missing()}
@@ -160,12 +182,25 @@ class Plan:
         return {
             "inversion": self.inversion().digest,
             "sampler": configuration(self.sampler),
-            "code": code_version("latents", "samplers", "diffusion/noise.py"),
+            "code": code_version(*_DRAWS),
         }
 
     def fit_path(self) -> Path:
         """File of the fitted strategy."""
         return self.root / f"fit-{digest(self.fit_key())[:16]}" / "state.safetensors"
+
+    def fine_tuning_path(self, settings: FineTuning) -> Path:
+        """Folder of the network that was fine-tuned on the few-shot pictures."""
+        key = {
+            "model": self.model.digest,
+            "images": self.domain.few_shot.digest,
+            "reader": code_version(*_IMAGES),
+            "settings": asdict(settings),
+            "seed": self.settings.seed,
+            "machine": self.machine,
+            "code": code_version("diffusion", *_MODELS, *_TRAINING),
+        }
+        return self.root / f"fine-tuning-{digest(key)[:16]}"
 
     def latents(self) -> Artifact:
         """Latents that the strategy draws."""
@@ -177,7 +212,7 @@ class Plan:
         key = {
             "sampler": configuration(StandardSampler()),
             "shape": list(self.shape),
-            "code": code_version("latents", "samplers", "diffusion/noise.py"),
+            "code": code_version(*_DRAWS),
             "seed": self.settings.seed,
         }
         return self._artifact("latents", key, self.settings.num_samples, self.shape)
@@ -203,7 +238,7 @@ class Plan:
             "images": self.domain.few_shot.digest,
             "sampler": configuration(sampler),
             "seed": self.settings.seed,
-            "code": code_version("latents", "samplers", "diffusion/noise.py", *_IMAGES),
+            "code": code_version(*_DRAWS, *_IMAGES),
         }
         return self._artifact("control", key, self.settings.num_samples, self.shape)
 

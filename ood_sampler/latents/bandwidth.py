@@ -48,9 +48,7 @@ class Thresholds:
         A domain near the model's own loses some real pictures to it as well.
         """
         tiny = 1e-9
-        return Thresholds(
-            max(self.retention * retention, tiny), max(self.novelty * novelty, tiny)
-        )
+        return Thresholds(max(self.retention * retention, tiny), max(self.novelty * novelty, tiny))
 
     def passed(self, point: Point) -> bool:
         """Whether a step is usable."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments import paper
+from experiments.paper import __main__ as paper
 from ood_sampler.help import CONF
 from ood_sampler.run import check_command
 

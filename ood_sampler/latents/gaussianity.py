@@ -1,0 +1,200 @@
+"""How far a set of latents is from white noise, in numbers."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ood_sampler.latents.normality import (
+    excess_kurtosis,
+    holm,
+    lilliefors_distance,
+    lilliefors_p,
+    shapiro_wilk,
+    skewness,
+)
+from ood_sampler.latents.resampling import Interval, percentiles
+from ood_sampler.latents.resampling import draws as resample
+from ood_sampler.latents.spectrum import band_power, colour_products, neighbour_products
+from ood_sampler.latents.store import TensorSet, mean_and_variance
+
+ERROR_RATE = 0.05
+"""Chance that any test at all rejects a set of independent normal latents."""
+
+_REPLICATES = 1000
+"""Resampled sets of an interval."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Normality of some numbers that each latent has, averaged over those numbers.
+
+    Attributes:
+        distance: Kolmogorov-Smirnov distance to the normal law of the same mean and variance.
+        shapiro: 1 - W.
+        skewness: its absolute value.
+        kurtosis: excess over the normal law.
+        rejected: share of the numbers that a test rejects after Holm's correction over all tests
+            of the set.
+    """
+
+    distance: float
+    shapiro: float
+    skewness: float
+    kurtosis: float
+    rejected: float
+
+
+@dataclass(frozen=True)
+class Gaussianity:
+    r"""What is known about a set of latents; white noise gives the values in brackets.
+
+    Attributes:
+        mean: root mean square over coordinates of the mean latent, corrected for its sampling
+            error [0].
+        deviation: mean over coordinates of the standard deviation [1].
+        deviation_spread: standard deviation over coordinates of the same
+            [$1 / \sqrt{2 (N - 1)}$].
+        radius: mean distance to the mean latent over that of the chi law of variance 1 [1].
+        radius_spread: standard deviation of that distance over that of the chi law of the set's own
+            variance [1].
+        radius_p: of the test that it is 1.
+        neighbours: correlation of pixels side by side and one above the other [0].
+        colours: correlation of two colours of a pixel [0]; None for one colour.
+        low: power at frequencies below 1/8 cycle a pixel over that at all [1].
+        high: power at frequencies of 1/4 cycle a pixel and above over that at all [1].
+        coordinates: normality of single coordinates.
+        projections: normality along random directions.
+    """
+
+    mean: float
+    deviation: float
+    deviation_spread: float
+    radius: float
+    radius_spread: Interval
+    radius_p: float
+    neighbours: Interval
+    colours: Interval | None
+    low: Interval
+    high: Interval
+    coordinates: Shape
+    projections: Shape
+
+
+def gaussianity(
+    latents: TensorSet, *, tests: int = 128, draws: int = 100_000, seed: int = 0
+) -> Gaussianity:
+    r"""Compare a set of latents with white noise, in three passes over it.
+
+    Space is looked at about the mean latent. Intervals are bootstrapped over the latents.
+
+    Args:
+        latents: shape $(C, H, W)$ each.
+        tests: coordinates, drawn at random, and random directions whose normality is tested.
+        draws: simulated normal sets that distances are compared with; the smallest p-value is
+            1 / draws.
+        seed: of the coordinates, directions and resampling.
+
+    Raises:
+        ValueError: there are fewer than 12 or more than 5000 latents.
+    """
+    n, d = len(latents), math.prod(latents.shape)
+    mean, variance = mean_and_variance(latents)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(d, generator=generator)[:tests]
+    directions = torch.randn(d, tests, generator=generator)
+    directions /= directions.norm(dim=0)
+    per_latent, coordinates, projections = [], [], []
+    for block in latents.blocks():
+        centred = block.double() - mean
+        flat = centred.flatten(1)
+        coordinates.append(flat[:, chosen])
+        # float32, as a product of large matrices takes long
+        projections.append((flat.float() @ directions).double())
+        per_latent.append(_measure(centred))
+    rows = torch.cat(per_latent)
+    squares = rows[:, 0]
+    scale = float(squares.sum() / (n - 1) / d)
+
+    resampled = resample(n, replicates=_REPLICATES, seed=seed)
+
+    def ratio(column: int) -> Interval:
+        value = rows[:, column].sum() / squares.sum() * d
+        sums = rows[:, column][resampled].sum(dim=1) / squares[resampled].sum(dim=1) * d
+        return percentiles(float(value), sums)
+
+    # chi law: mean close to sqrt(d), variance close to 1/2
+    radii = (squares * n / (n - 1)).sqrt()
+    dispersion = squares.var() * (n / (n - 1)) ** 2 / (2 * d * scale**2)
+    expected = chi_deviation(d) * math.sqrt(scale)
+    across, along = _shapes([torch.cat(coordinates), torch.cat(projections)], draws)
+    return Gaussianity(
+        mean=math.sqrt(max(float((mean.square() - variance / n).mean()), 0)),
+        deviation=float(variance.sqrt().mean()),
+        deviation_spread=float(variance.sqrt().std()),
+        radius=float(radii.mean()) / chi_mean(d),
+        radius_spread=percentiles(
+            float(radii.std()) / expected, radii[resampled].std(dim=1) / expected
+        ),
+        radius_p=_two_sided(float(dispersion) * (n - 1), n - 1),
+        neighbours=ratio(1),
+        colours=ratio(2) if latents.shape[0] > 1 else None,
+        low=ratio(3),
+        high=ratio(4),
+        coordinates=across,
+        projections=along,
+    )
+
+
+def chi_mean(d: int) -> float:
+    r"""$\sqrt 2\, \Gamma((d + 1) / 2) / \Gamma(d / 2)$, the mean norm of $\mathcal{N}(0, I_d)$."""
+    return math.sqrt(2) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+
+
+def chi_deviation(d: int) -> float:
+    r"""Standard deviation of the norm of $\mathcal{N}(0, I_d)$, close to $1 / \sqrt 2$."""
+    # d - mean^2 cancels; its expansion is exact to 1e-9 where that loses digits
+    return math.sqrt(d - chi_mean(d) ** 2 if d < 100 else 0.5 - 1 / (8 * d) - 1 / (16 * d**2))
+
+
+def _measure(centred: Tensor) -> Tensor:
+    """Squared norm, and means over a latent: neighbours, colours, low band, high band."""
+    bands = band_power(centred)
+    colours = colour_products(centred) if centred.shape[1] > 1 else torch.zeros(len(centred))
+    columns = [
+        centred.flatten(1).square().sum(dim=1),
+        neighbour_products(centred).mean(dim=1),
+        colours,
+        bands[:, 0],
+        bands[:, 2],
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def _shapes(sets: list[Tensor], draws: int) -> list[Shape]:
+    """Normality of some matrices, the tests of all of them being one family."""
+    values = torch.cat(sets, dim=1)
+    distance = lilliefors_distance(values)
+    W, p = shapiro_wilk(values)
+    family = torch.cat([lilliefors_p(distance, len(values), draws=draws), p])
+    rejected = (holm(family) <= ERROR_RATE).reshape(2, -1).any(dim=0)
+    figures = torch.stack(
+        [
+            distance,
+            1 - W,
+            skewness(values).abs(),
+            excess_kurtosis(values),
+            rejected.double(),
+        ]
+    )
+    parts = figures.split([part.shape[1] for part in sets], dim=1)
+    return [Shape(*part.mean(dim=1).tolist()) for part in parts]
+
+
+def _two_sided(statistic: float, freedom: int) -> float:
+    """Chance that a chi-squared variable is as far out on its side, twice."""
+    half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)
+    below = float(torch.special.gammainc(half[0], half[1]))
+    above = float(torch.special.gammaincc(half[0], half[1]))
+    return min(1.0, 2 * min(below, above))

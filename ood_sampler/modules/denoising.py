@@ -1,0 +1,62 @@
+"""Pictures to denoising losses: how strange the frozen model finds them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.modules.prediction import Batch, OnNonFinite, Stage
+
+
+class DenoisingLoss(Stage):
+    r"""Compute the loss that the model was trained on, for each picture and each of some steps.
+
+    $\lVert \epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t) \rVert^2 / d$ (Ho et
+    al., 2020, eq. 14), with noise $\epsilon$ that depends on `(seed, i, t)` alone.
+
+    Args:
+        denoiser: the frozen model.
+        at: the steps; the result of step `t` is named `str(t)`, shape $(B, 1)$.
+        seed: of the noise.
+        names: of the pictures, for errors.
+        on_nonfinite: whether NaN or infinity ends the stage, or is stored.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        at: Sequence[int],
+        seed: int,
+        names: Sequence[str],
+        on_nonfinite: OnNonFinite = "raise",
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.at = at
+        self.seed = seed
+        self.names = names
+        self.on_nonfinite = on_nonfinite
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        indices, x_0 = batch
+        noise = SampleNoise(self.seed, indices, stream=Stream.DECODE)
+        losses = {}
+        for step in self.at:
+            draws = [noise.attempts(i, [step]).normal(*x_0.shape[1:]) for i in range(len(indices))]
+            eps = torch.cat(draws).to(x_0.device)
+            x_t = self.denoiser.schedule.diffuse(x_0, eps, step)
+            error = self.denoiser.eps(x_t, torch.full((), step, device=x_0.device)) - eps
+            loss = error.flatten(1).square().mean(dim=1, keepdim=True)
+            if self.on_nonfinite == "raise":
+                names = [self.names[index] for index in indices]
+                self.check_finite(loss, names, loss_at(step))
+            losses[str(step)] = loss
+        return losses
+
+
+def loss_at(step: int) -> str:
+    """What the stage makes, for messages that go on with a picture's name."""
+    return f"the denoising loss at step {step} of picture"

@@ -1,0 +1,60 @@
+"""Figures of rows over the inversion step."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ood_sampler.report.tables import number
+from ood_sampler.studies.base import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def by_domain(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+    """Rows of each domain, in the order in which the domains come."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["domain"], []).append(row)
+    return found
+
+
+def draw_curve(
+    axes: "Axes",
+    rows: Sequence[Row],
+    key: str,
+    **style: Any,  # noqa: ANN401 matplotlib's own
+) -> None:
+    """Draw a figure over the step, with its interval where it has one.
+
+    Args:
+        axes: where to.
+        rows: in the order of their steps; those without the figure are left out.
+        key: the figure.
+        style: of the line.
+    """
+    shown = [row for row in rows if number(row.get(key)) is not None]
+    if not shown:
+        return
+    bars = None
+    if all(number(row.get(f"{key}_{end}")) is not None for row in shown for end in ("low", "high")):
+        bars = [
+            [max(0.0, row[key] - row[f"{key}_low"]) for row in shown],
+            [max(0.0, row[f"{key}_high"] - row[key]) for row in shown],
+        ]
+    style = {"markersize": 4.5, "capsize": 2.5, "linewidth": 1.6, **style}
+    axes.errorbar([row["step"] for row in shown], [row[key] for row in shown], yerr=bars, **style)
+
+
+def draw_level(axes: "Axes", value: float, *, label: str | None = None) -> None:
+    """Draw a level line that others are compared with."""
+    axes.axhline(value, color="#1c2026", linestyle=":", linewidth=1.4, label=label)
+
+
+def draw_decades(axes: "Axes") -> None:
+    """Make the vertical axis logarithmic, with plain numbers wherever there is room for them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

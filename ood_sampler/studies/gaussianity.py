@@ -1,0 +1,305 @@
+"""Are inverted latents Gaussian noise?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity
+from ood_sampler.latents.normality import SHAPIRO_RANGE
+from ood_sampler.latents.store import TensorSet
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
+from ood_sampler.studies.curves import by_domain, draw_curve, draw_decades, draw_level
+from ood_sampler.studies.in_domain import (
+    FEW_SHOT,
+    IN_DOMAIN,
+    Sources,
+    inversion_work,
+    latents,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WHITE = "white noise"
+
+_TRACES = {
+    "neighbours": "correlation of neighbouring pixels",
+    "colours": "correlation of colours",
+    "low_band": "power below 1/8 cycle a pixel, over all",
+    "high_band": "power from 1/4 cycle a pixel on, over all",
+    "radius_spread": "spread of the radius, over that of the chi law",
+}
+"""Figures with an interval in which white noise may differ from latents."""
+
+_PANELS = (
+    ("coordinate_distance", "Single coordinates", "Kolmogorov distance to normal", "linear"),
+    ("projection_distance", "Random directions", "Kolmogorov distance to normal", "linear"),
+    ("mean", "Mean latent", "root mean square of a coordinate", "linear"),
+    ("neighbours", "Neighbouring pixels", "correlation", "linear"),
+    ("low_band", "Power below 1/8 cycle a pixel", "over that at all frequencies", "log"),
+    ("radius_spread", "Radius about the mean", "spread, over that of the chi law", "log"),
+)
+
+
+class GaussianityStudy(Study):
+    r"""Compare inverted latents with white noise at some steps.
+
+    The few-shot pictures and, beside them, pictures of the model's own domain and as many draws of
+    $\mathcal{N}(0, I)$ (`ood_sampler.latents.gaussianity`).
+
+    Args:
+        steps: inversion steps.
+        count: pictures of each set, at most.
+        tests: coordinates and random directions that are tested for normality.
+        tolerance: excess of the Kolmogorov distance over that of white noise that counts as small.
+        in_domain_root: pictures of the model's own domain; None takes samples of the model.
+    """
+
+    name = "gaussianity"
+    title = "Gaussianity: are inverted latents white noise?"
+    headings = (
+        Heading("set", "set"),
+        Heading("step", "step t", 0),
+        Heading("images", "images", 0),
+        Heading("mean", "mean", 3, meaning="Root mean square of the mean latent, unbiased; 0."),
+        Heading("deviation", "std", 3, meaning="Mean standard deviation of a coordinate; 1."),
+        Heading("deviation_spread", "std of std", 3, meaning="Over coordinates."),
+        Heading("radius", "radius", 3, meaning="About the mean, over that of the chi law; 1."),
+        Heading("radius_spread", "spread of radius", 2, meaning="Over that of the chi law; 1."),
+        Heading("radius_p", "p of spread", meaning="Of white noise with such a spread."),
+        Heading("neighbours", "neighbours", 3, meaning="Correlation at one pixel's distance; 0."),
+        Heading("colours", "colours", 3, meaning="Correlation of two colours of a pixel; 0."),
+        Heading("low_band", "low band", 2, meaning="Power below 1/8 cycle a pixel over all; 1."),
+        Heading("high_band", "high band", 2, meaning="Power from 1/4 cycle a pixel over all; 1."),
+        Heading(
+            "coordinate_distance",
+            "D",
+            3,
+            meaning="Mean Kolmogorov distance of coordinates to the normal law of their own mean "
+            "and variance; compare with white noise.",
+        ),
+        Heading("coordinate_shapiro", "1 - W", 4, meaning="Shapiro and Wilk; mean likewise."),
+        Heading("coordinate_skewness", "|skewness|", 2, meaning="Mean likewise."),
+        Heading("coordinate_kurtosis", "excess kurtosis", 2, meaning="Mean likewise; 0."),
+        Heading(
+            "coordinate_rejected",
+            "rejected, %",
+            0,
+            100,
+            meaning="Coordinates that a test of normality (Lilliefors, Shapiro and Wilk) rejects "
+            "after Holm's correction: any at all with a chance of 5% in white noise.",
+        ),
+        Heading("projection_distance", "D, directions", 3, meaning="As D, random directions."),
+        Heading("projection_shapiro", "1 - W, directions", 4),
+        Heading("projection_skewness", "|skewness|, directions", 2),
+        Heading("projection_kurtosis", "excess kurtosis, directions", 2),
+        Heading("projection_rejected", "rejected directions, %", 0, 100),
+    )
+
+    def __init__(
+        self,
+        *,
+        steps: Sequence[int],
+        count: int,
+        tests: int,
+        tolerance: float,
+        in_domain_root: str | None,
+    ) -> None:
+        if tests < 1:
+            raise ValueError(f"study.tests must be >= 1, got {tests}")
+        if not tolerance > 0:
+            raise ValueError(f"study.tolerance must be > 0, got {tolerance}")
+        lowest, highest = SHAPIRO_RANGE
+        if not lowest <= count <= highest:
+            raise ValueError(f"study.count must be in {lowest}..{highest}, got {count}")
+        self.sources = Sources(list(steps), count, in_domain_root)
+        self.tests = tests
+        self.tolerance = tolerance
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        self.sources.check(pipeline, least=SHAPIRO_RANGE[0])
+        d = math.prod(pipeline.plan.shape)
+        if self.tests > d:
+            raise ValueError(
+                f"study.tests must be <= {d}, the coordinates of a latent, got {self.tests}"
+            )
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return inversion_work(self.sources, pipeline)
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        rows: list[Row] = []
+        few_shot = self.sources.few_shot(pipeline)
+        for name, run in ((FEW_SHOT, few_shot), (IN_DOMAIN, self.sources.in_domain(pipeline))):
+            for step, found in latents(run).items():
+                rows.append(self._row(pipeline, name, step, found))
+        noise = WhiteNoise(pipeline.plan.shape, rows[0]["images"], seed=pipeline.settings.seed)
+        rows.append(self._row(pipeline, WHITE, None, noise))
+        return Measured(rows)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences = []
+        for domain, own in by_domain(rows).items():
+            curve = _curve(own, FEW_SHOT)
+            white = next(row for row in own if row["set"] == WHITE)
+            last = curve[-1]
+            sentences += [
+                f"{domain}: {self._normal_from(curve, white)}; at t = {last['step']} "
+                f"{_shape_of(last)}.",
+                f"{domain}: {_traces_of(last, white)}.",
+            ]
+            for other in _curve(own, IN_DOMAIN)[-1:]:
+                sentences.append(f"{domain}: in-domain latents: {_traces_of(other, white)}.")
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        figure, panels = panel_figure(width=12, height=7, rows=2, columns=3)
+        domains = by_domain(rows)
+        for axes, (key, title, label, scale) in zip(panels, _PANELS, strict=True):
+            self._draw_panel(axes, domains, key)
+            axes.set_title(title)
+            axes.set_ylabel(label)
+            if scale == "log":
+                draw_decades(axes)
+            elif key != "neighbours":
+                top = axes.get_ylim()[1]
+                axes.set_ylim(-0.04 * top, 1.04 * top)
+            axes.set_xlabel("inversion step t")
+            axes.grid()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        return figure
+
+    def _draw_panel(self, axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
+        for k, (domain, own) in enumerate(domains.items()):
+            draw_curve(
+                axes,
+                _curve(own, FEW_SHOT),
+                key,
+                color=LINES[k % len(LINES)],
+                marker=MARKERS[k % len(MARKERS)],
+                label=domain,
+            )
+        # one model, so that these are the same for all domains
+        own = next(iter(domains.values()))
+        draw_curve(
+            axes,
+            _curve(own, IN_DOMAIN),
+            key,
+            color="#77808c",
+            marker="x",
+            linestyle="--",
+            label="the model's own domain",
+        )
+        draw_level(axes, next(row for row in own if row["set"] == WHITE)[key], label=WHITE)
+
+    def _row(self, pipeline: Pipeline, name: str, step: int | None, found: TensorSet) -> Row:
+        measured = gaussianity(found, tests=self.tests, seed=pipeline.settings.seed)
+        return {
+            **about(pipeline),
+            "set": name,
+            "step": step,
+            "images": len(found),
+            **_figures(measured),
+        }
+
+    def _normal_from(self, curve: Sequence[Row], white: Row) -> str:
+        small = white["coordinate_distance"] + self.tolerance
+        steps: list[int] = []
+        for row in reversed(curve):
+            if row["coordinate_distance"] > small:
+                break
+            steps.append(row["step"])
+        within = (
+            f"within {self.tolerance:g} of white noise's Kolmogorov distance to the normal law "
+            f"({white['coordinate_distance']:.3f})"
+        )
+        if not steps:
+            return (
+                f"single coordinates of the inverted latents are not {within} "
+                f"at t = {curve[-1]['step']}"
+            )
+        return f"single coordinates of the inverted latents are {within} from t = {steps[-1]} on"
+
+
+class WhiteNoise(TensorSet):
+    r"""Draws of $\mathcal{N}(0, I)$.
+
+    Args:
+        shape: of a latent.
+        count: of latents.
+        seed: draw `i` depends on `(seed, i)` alone.
+    """
+
+    def __init__(self, shape: Sequence[int], count: int, *, seed: int) -> None:
+        self._shape = tuple(shape)
+        self.count = count
+        self.seed = seed
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return SampleNoise(self.seed, list(indices), stream=Stream.FIT).normal(*self.shape)
+
+
+def _figures(found: Gaussianity) -> dict[str, Any]:
+    colours = found.colours
+    return {
+        "mean": found.mean,
+        "deviation": found.deviation,
+        "deviation_spread": found.deviation_spread,
+        "radius": found.radius,
+        **bounds("radius_spread", found.radius_spread),
+        "radius_p": found.radius_p,
+        **bounds("neighbours", found.neighbours),
+        **({"colours": None} if colours is None else bounds("colours", colours)),
+        **bounds("low_band", found.low),
+        **bounds("high_band", found.high),
+        **_shape_figures("coordinate", found.coordinates),
+        **_shape_figures("projection", found.projections),
+    }
+
+
+def _shape_figures(name: str, shape: Shape) -> dict[str, float]:
+    return {f"{name}_{key}": value for key, value in vars(shape).items()}
+
+
+def _curve(rows: Sequence[Row], name: str) -> list[Row]:
+    return sorted((row for row in rows if row["set"] == name), key=lambda row: int(row["step"]))
+
+
+def _shape_of(row: Row) -> str:
+    return (
+        f"D = {row['coordinate_distance']:.3f}, excess kurtosis {row['coordinate_kurtosis']:.2f}, "
+        f"and {100 * row['coordinate_rejected']:.0f}% of the coordinates and "
+        f"{100 * row['projection_rejected']:.0f}% of random directions are rejected as normal"
+    )
+
+
+def _traces_of(row: Row, white: Row) -> str:
+    """Figures whose interval does not touch that of white noise."""
+    found = [
+        f"{name} {row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}] "
+        f"(white noise {abs(white[key]):.2f})"
+        for key, name in _TRACES.items()
+        if row.get(key) is not None
+        and (row[f"{key}_low"] > white[f"{key}_high"] or row[f"{key}_high"] < white[f"{key}_low"])
+    ]
+    mean = f"a mean latent of {row['mean']:.2f} a coordinate"
+    if not found:
+        return f"at t = {row['step']} they differ from white noise by {mean} and no other trace"
+    return f"at t = {row['step']} they keep {mean}, and traces: {'; '.join(found)}"

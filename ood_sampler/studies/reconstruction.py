@@ -1,0 +1,192 @@
+"""How well are pictures inverted and decoded again?"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.latents.resampling import bootstrap
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.grid import gather
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
+from ood_sampler.studies.curves import by_domain, draw_curve
+from ood_sampler.studies.in_domain import (
+    FEW_SHOT,
+    IN_DOMAIN,
+    Sources,
+    at_step,
+    inversion_work,
+    latents,
+    reconstruction_work,
+)
+from ood_sampler.studies.strips import draw_strips
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = 10
+"""Pictures of a row of the figure."""
+
+
+class ReconstructionStudy(Study):
+    """Compare pictures with what is decoded of their latents, for one solver.
+
+    Args:
+        steps: inversion steps.
+        count: pictures of each set, at most.
+        in_domain_root: pictures of the model's own domain; None takes samples of the model.
+    """
+
+    name = "reconstruction"
+    title = "Reconstruction: pictures inverted and decoded again"
+    headings = (
+        Heading("set", "set"),
+        Heading("solver", "solver"),
+        Heading("step", "step t", 0),
+        Heading("evaluations_in", "NFE in", 0, meaning="Network evaluations of the inversion."),
+        Heading("evaluations_out", "NFE out", 0, meaning="Network evaluations of the decoding."),
+        Heading("images", "images", 0),
+        Heading("mse", "MSE", meaning="Of images in [-1, 1]."),
+        Heading("psnr", "PSNR, dB", 2),
+        Heading("ssim", "SSIM", 4),
+    )
+
+    def __init__(self, *, steps: Sequence[int], count: int, in_domain_root: str | None) -> None:
+        self.sources = Sources(list(steps), count, in_domain_root)
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        self.sources.check(pipeline, least=2)
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return [
+            *inversion_work(self.sources, pipeline),
+            *reconstruction_work(self.sources, pipeline),
+        ]
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        rows: list[Row] = []
+        pictures: dict[str, Tensor] = {}
+        few_shot = self.sources.few_shot(pipeline)
+        for name, run in ((FEW_SHOT, few_shot), (IN_DOMAIN, self.sources.in_domain(pipeline))):
+            latents(run)
+            for step in sorted(set(self.sources.steps)):
+                at = at_step(run, step)
+                originals, reconstructions = at.reconstructed()
+                scores = at.compare(originals, reconstructions)
+                T = run.model.schedule.T
+                rows.append(
+                    {
+                        **about(pipeline),
+                        "set": name,
+                        "solver": solver_label(run.solver),
+                        "step": step,
+                        "evaluations_in": run.solver.inversion_evaluations([step], T=T),
+                        "evaluations_out": run.solver.decoding_evaluations(step, T=T),
+                        "images": len(originals),
+                        **{
+                            key: value
+                            for score, values in scores.items()
+                            for key, value in bounds(
+                                score, bootstrap(torch.mean, torch.tensor(values).double())
+                            ).items()
+                        },
+                    }
+                )
+                if name == FEW_SHOT and step == max(self.sources.steps):
+                    shown = range(min(_SHOWN, len(originals)))
+                    domain = pipeline.domain.name
+                    pictures[f"{domain}/pictures"] = gather(originals, shown)
+                    pictures[f"{domain}/t = {step}"] = gather(reconstructions, shown)
+        return Measured(rows, pictures)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences = []
+        for domain, own in by_domain(rows).items():
+            for solver in dict.fromkeys(row["solver"] for row in own):
+                at = [row for row in own if row["solver"] == solver]
+                last = max(row["step"] for row in at)
+                by_set = {row["set"]: row for row in at if row["step"] == last}
+                said = "; ".join(f"{name} {_score(row)}" for name, row in by_set.items())
+                sentences.append(
+                    f"{domain}, {solver}: at t = {last} with {_evaluations(at, last)}: {said}."
+                )
+                if len(by_set) == 2:
+                    outside, inside = by_set[FEW_SHOT], by_set[IN_DOMAIN]
+                    sentences.append(f"{domain}, {solver}: {_gap(outside, inside)}.")
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = by_domain(rows)
+        shown = [domain for domain in domains if any(k.startswith(f"{domain}/") for k in pictures)]
+        strips = -(-len(shown) // 2)
+        figure, panels = panel_figure(
+            width=11.5, height=4.4 + 1.6 * strips, rows=1 + strips, columns=2
+        )
+        grid = panels[0].get_gridspec()
+        if grid is not None:
+            grid.set_height_ratios([3.6] + [1.6] * strips)
+        for axes, key, title in (
+            (panels[0], "psnr", "PSNR in dB (higher is better)"),
+            (panels[1], "ssim", "SSIM (1: equal)"),
+        ):
+            for k, (domain, own) in enumerate(domains.items()):
+                for n, solver in enumerate(dict.fromkeys(row["solver"] for row in own)):
+                    for name, line in ((FEW_SHOT, "-"), (IN_DOMAIN, "--")):
+                        if name == IN_DOMAIN and k:
+                            continue
+                        curve = [r for r in own if r["solver"] == solver and r["set"] == name]
+                        of = domain if name == FEW_SHOT else "the model's own domain"
+                        draw_curve(
+                            axes,
+                            sorted(curve, key=lambda row: int(row["step"])),
+                            key,
+                            color=LINES[k % len(LINES)] if name == FEW_SHOT else "#77808c",
+                            marker=MARKERS[n % len(MARKERS)],
+                            linestyle=line,
+                            label=f"{of}, {solver}",
+                        )
+            axes.set_title(title)
+            axes.set_xlabel("inversion step t")
+            axes.grid()
+        for axes in panels[2:]:
+            axes.set_axis_off()
+        for axes, domain in zip(panels[2:], shown, strict=False):
+            strip = {k: x for k, x in pictures.items() if k.startswith(f"{domain}/")}
+            draw_strips(axes, strip, title=domain)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        return figure
+
+
+def solver_label(solver: Solver) -> str:
+    """Name and arguments of a solver, in a few words."""
+    name = type(solver).__name__.removesuffix("Solver").lower()
+    given = ", ".join(f"{key} {value}" for key, value in vars(solver).items() if value is not None)
+    return f"{name} ({given})"
+
+
+def _evaluations(rows: Sequence[Row], step: int) -> str:
+    row = next(row for row in rows if row["step"] == step)
+    return f"{row['evaluations_in']} evaluations in and {row['evaluations_out']} out"
+
+
+def _score(row: Row) -> str:
+    return (
+        f"{row['psnr']:.1f} dB [{row['psnr_low']:.1f}, {row['psnr_high']:.1f}], "
+        f"SSIM {row['ssim']:.3f}"
+    )
+
+
+def _gap(outside: Row, inside: Row) -> str:
+    difference = f"{abs(outside['psnr'] - inside['psnr']):.1f} dB"
+    if outside["psnr_low"] > inside["psnr_high"]:
+        return f"the target domain is reconstructed better than the model's own, by {difference}"
+    if outside["psnr_high"] < inside["psnr_low"]:
+        return f"the target domain is reconstructed worse than the model's own, by {difference}"
+    return "the target domain is reconstructed as well as the model's own, as far as can be told"

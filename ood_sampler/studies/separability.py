@@ -1,0 +1,246 @@
+"""Can latents of the target domain be told from those of the model's own?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ood_sampler.latents.separability import Detection, Pair, detection
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
+from ood_sampler.studies.curves import by_domain, draw_curve, draw_level
+from ood_sampler.studies.in_domain import (
+    Sources,
+    at_step,
+    inversion_work,
+    latents,
+    reconstruction_work,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LEAST = 10
+"""Pictures of a set, for five folds of two."""
+
+DETECTORS = {
+    "linear": "linear classifier of latents",
+    "typicality": "distance of latents to the in-domain shell",
+    "reconstruction": "reconstruction error",
+    "denoising": "denoising loss",
+}
+"""What scores a picture, each by name; the last two are the usual baselines."""
+
+_TITLES = {
+    "linear": "Linear classifier of latents",
+    "typicality": "Distance to the in-domain shell",
+    "reconstruction": "Baseline: reconstruction error",
+    "denoising": "Baseline: denoising loss",
+}
+
+_BASELINES = ("reconstruction", "denoising")
+
+_SAMPLES, _PICTURES = "samples of the model", "pictures"
+
+
+class SeparabilityStudy(Study):
+    r"""Measure at some steps how far the two domains are apart, and how well a detector does.
+
+    The distance is that of the means in units of $\sigma d^{1/4}$, beyond which two spherical
+    Gaussians are separable (Zhu et al., 2023). Detectors score each picture, higher for the target
+    domain (the positive class): a linear classifier of latents that has seen both domains and is
+    cross-validated, the distance to the in-domain shell, which has seen the in-domain ones alone,
+    and two baselines that have seen none: the error of inverting and decoding, and the denoising
+    loss (`ood_sampler.latents.separability`, `ood_sampler.modules.denoising`).
+
+    Args:
+        steps: inversion steps.
+        count: pictures of each set, at most.
+        in_domain_root: pictures of the model's own domain; None takes samples of the model.
+    """
+
+    name = "separability"
+    title = "Separability: target and in-domain latents, and detectors of the target domain"
+    headings = (
+        Heading("step", "step t", 0),
+        Heading("images", "target images", 0),
+        Heading("in_domain_images", "in-domain images", 0),
+        Heading("in_domain", "in-domain set"),
+        Heading(
+            "distance",
+            "distance of means",
+            2,
+            meaning="Over the mean standard deviation and d^(1/4), unbiased.",
+        ),
+        *(
+            Heading(f"{name}_{key}", f"{text}, {name}", 3, meaning=meaning)
+            for name, said in DETECTORS.items()
+            for key, text, meaning in (
+                ("auroc", "AUROC", f"Of the {said}: 0.5 chance; below it the target scores lower."),
+                ("fpr95", "FPR@95TPR", "In-domain pictures flagged where 95% of the target are."),
+            )
+        ),
+    )
+
+    def __init__(self, *, steps: Sequence[int], count: int, in_domain_root: str | None) -> None:
+        self.sources = Sources(list(steps), count, in_domain_root)
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        self.sources.check(pipeline, least=_LEAST)
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        few_shot = self.sources.few_shot(pipeline)
+        losses = few_shot.plan.denoising_losses()
+        missing = max(artifact.missing_items() for artifact in losses.values())
+        return [
+            *inversion_work(self.sources, pipeline),
+            *reconstruction_work(self.sources, pipeline),
+            Work("denoising loss", missing + self.sources.count, len(losses)),
+        ]
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        runs = [self.sources.few_shot(pipeline), self.sources.in_domain(pipeline)]
+        found = [latents(run) for run in runs]
+        losses = [_denoising(run) for run in runs]
+        rows: list[Row] = []
+        for step in sorted(set(self.sources.steps)):
+            outside, inside = (of_step[step] for of_step in found)
+            pair = Pair(outside, inside)
+            scores = {
+                "linear": pair.split(pair.linear()),
+                "typicality": pair.split(pair.typicality()),
+                "reconstruction": tuple(_reconstruction(at_step(run, step)) for run in runs),
+                "denoising": tuple(of_step[step] for of_step in losses),
+            }
+            row: dict[str, Any] = {
+                **about(pipeline),
+                "step": step,
+                "images": len(outside),
+                "in_domain_images": len(inside),
+                "in_domain": _SAMPLES if self.sources.in_domain_root is None else _PICTURES,
+                **bounds("distance", pair.distance()),
+            }
+            for name, (positive, negative) in scores.items():
+                row |= _figures(name, detection(positive, negative))
+            rows.append(row)
+        return Measured(rows)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences = []
+        for domain, own in by_domain(rows).items():
+            sentences.append(f"{domain}: {_distances(own)}.")
+            best = {name: max(own, key=_auroc(name)) for name in DETECTORS}
+            sentences.append(
+                f"{domain}: "
+                + "; ".join(f"{DETECTORS[n]} {_score(row, n)}" for n, row in best.items())
+                + ", each at its best step."
+            )
+            baseline = max(_BASELINES, key=lambda name: _auroc(name)(best[name]))
+            for name in ("linear", "typicality"):
+                sentences.append(
+                    f"{domain}: the {DETECTORS[name]} is {_against(best, name, baseline)} the "
+                    f"better baseline, the {DETECTORS[baseline]}."
+                )
+            reversed_ = [
+                f"{DETECTORS[name]} at t = {', '.join(str(row['step']) for row in below)}"
+                for name in _BASELINES
+                if (below := [row for row in own if row[f"{name}_auroc_high"] < 0.5])
+            ]
+            if reversed_:
+                sentences.append(
+                    f"{domain}: pictures of the target domain score lower than the model's own: "
+                    f"{'; '.join(reversed_)}."
+                )
+        if any(row["in_domain"] == _SAMPLES for row in rows):
+            sentences.append(
+                "The in-domain set is made of the model's own samples, which it reconstructs and "
+                "denoises better than real pictures of its domain."
+            )
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        figure, panels = panel_figure(width=12, height=7, rows=2, columns=3)
+        shown = [
+            ("distance", "Distance of the means", "over σ d^(1/4)"),
+            *((f"{name}_auroc", title, "AUROC") for name, title in _TITLES.items()),
+            ("linear_fpr95", _TITLES["linear"], "false positives where 95% are found"),
+        ]
+        for axes, (key, title, label) in zip(panels, shown, strict=True):
+            for k, (domain, own) in enumerate(by_domain(rows).items()):
+                draw_curve(
+                    axes,
+                    sorted(own, key=lambda row: int(row["step"])),
+                    key,
+                    color=LINES[k % len(LINES)],
+                    marker=MARKERS[k % len(MARKERS)],
+                    label=domain,
+                )
+            if key == "distance":
+                draw_level(axes, 1.0, label="separable above (distance), chance (AUROC)")
+                axes.set_ylim(bottom=0)
+            else:
+                axes.set_ylim(-0.03, 1.03)
+                if key.endswith("auroc"):
+                    draw_level(axes, 0.5)
+            axes.set_title(title)
+            axes.set_ylabel(label)
+            axes.set_xlabel("inversion step t")
+            axes.grid()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        return figure
+
+
+def _denoising(run: Pipeline) -> dict[int, Tensor]:
+    """Finite losses of the pictures of a run."""
+    losses = {}
+    for step, artifact in run.denoising_losses().items():
+        values = torch.cat(list(artifact.open().blocks()))[:, 0]
+        losses[step] = values[values.isfinite()]
+    return losses
+
+
+def _reconstruction(run: Pipeline) -> Tensor:
+    return torch.tensor(run.compare(*run.reconstructed())["mse"])
+
+
+def _figures(name: str, found: Detection) -> dict[str, float]:
+    return {**bounds(f"{name}_auroc", found.auroc), **bounds(f"{name}_fpr95", found.fpr95)}
+
+
+def _auroc(name: str) -> Callable[[Row], float]:
+    return lambda row: float(row[f"{name}_auroc"])
+
+
+def _distances(own: Sequence[Row]) -> str:
+    far = [str(row["step"]) for row in own if row["distance_low"] > 1]
+    most = max(own, key=lambda row: float(row["distance"]))
+    said = (
+        f"the means are farther apart than σ d^(1/4) at t = {', '.join(far)}"
+        if far
+        else "at no step tried the means are certainly farther apart than σ d^(1/4)"
+    )
+    interval = f"[{most['distance_low']:.2f}, {most['distance_high']:.2f}]"
+    return f"{said}; at most {most['distance']:.2f} {interval} at t = {most['step']}"
+
+
+def _score(row: Row, name: str) -> str:
+    low, high = row[f"{name}_auroc_low"], row[f"{name}_auroc_high"]
+    return (
+        f"AUROC {row[f'{name}_auroc']:.3f} [{low:.3f}, {high:.3f}] and FPR@95TPR "
+        f"{row[f'{name}_fpr95']:.2f} at t = {row['step']}"
+    )
+
+
+def _against(best: Mapping[str, Row], name: str, baseline: str) -> str:
+    row, other = best[name], best[baseline]
+    if row[f"{name}_auroc_low"] > other[f"{baseline}_auroc_high"]:
+        return "better than"
+    if row[f"{name}_auroc_high"] < other[f"{baseline}_auroc_low"]:
+        return "worse than"
+    return "not told apart from"

@@ -1,0 +1,161 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ood_sampler.data.domain import TargetDomain, TensorImages
+from ood_sampler.data.radiation import FieldScale, FluxScale
+from ood_sampler.diffusion.solvers import DdimSolver
+from ood_sampler.metrics.evaluation import Evaluation
+from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.plan import Settings
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.gaussian import GaussianSampler
+from ood_sampler.studies.astro import AstroStudy
+from ood_sampler.studies.base import Row
+from tests.conftest import RESOLUTION, smooth_images
+
+SCALE = FluxScale([1.0], [1e4])
+
+
+def domain(few_shot: Tensor, held_out: Tensor, scale: FieldScale | None) -> TargetDomain:
+    sets = [
+        TensorImages(images, [f"{name}{i}" for i in range(len(images))], resolution=RESOLUTION)
+        for name, images in (("few", few_shot), ("held", held_out))
+    ]
+    return TargetDomain(name="smooth", few_shot=sets[0], held_out=sets[1], scale=scale)
+
+
+def rows(
+    folder: Path,
+    root: Path,
+    trainer: Callable[..., Any],
+    few_shot: Tensor,
+    held_out: Tensor,
+    *,
+    scale: FieldScale | None = None,
+    sampler: Any = None,  # noqa: ANN401
+    morphology_images: int = 0,
+) -> dict[str, Row]:
+    run = Pipeline(
+        model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
+        domain=domain(few_shot, held_out, scale),
+        solver=DdimSolver(steps=2, power=1),
+        sampler=sampler or CogSampler(references=3),
+        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        trainer=trainer,
+        settings=Settings(step=400, eta=0.0, clip_x_0=False, num_samples=6, seed=0, batch_size=16),
+        root=root,
+    )
+    study = AstroStudy(morphology_images=morphology_images)
+    study.check(run)
+    return {row["role"]: row for row in study.measure(run).rows}
+
+
+def grey(count: int) -> Tensor:
+    images = smooth_images(count, 0).float().mean(dim=1, keepdim=True) / 127.5 - 1
+    return (0.7 * images - 0.25).clamp(-0.95, 0.45).expand(-1, 3, -1, -1)
+
+
+def test_a_factor_of_ten_is_a_decade_of_a_logarithmic_field(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    # 4 decades are 2 units of colour
+    found = rows(model_folder, tmp_path, trainer, grey(8), grey(8) + 0.5, scale=SCALE)
+    real = found["real"]
+    assert real["intensity"] == pytest.approx(1, rel=1e-5)
+    assert real["spectrum"] == pytest.approx(2, rel=1e-5)
+    assert [real[f"excess_{k}"] for k in range(3)] == pytest.approx([-2] * 3, rel=1e-5)
+    assert real["intensity_low"] < 1 < real["intensity_high"]
+    assert found["held-out"]["excess_0"] == 0
+    assert "spectrum" not in found["held-out"]
+
+
+def test_pictures_are_measured_by_their_brightness(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    coloured = grey(8) * torch.tensor([1.0, 0.8, 0.6]).view(3, 1, 1)
+    found = rows(model_folder, tmp_path, trainer, coloured, coloured + 0.1)
+    # a shift moves no power, and half of it is the share of full brightness
+    assert found["real"]["intensity"] == pytest.approx(0.05, rel=1e-4)
+    assert found["real"]["spectrum"] == pytest.approx(0, abs=1e-5)
+    assert list(found) == ["held-out", "strategy", "control", "reference", "real"]
+    assert found["control"]["set"] == "cog (3) in pixels"
+    assert found["strategy"]["images"] == 6
+    assert found["strategy"]["spectrum"] > 0
+
+
+def test_the_control_of_a_strategy_that_mixes_nothing_mixes_two(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    sampler = GaussianSampler(covariance="diagonal")
+    found = rows(model_folder, tmp_path, trainer, grey(8), grey(8), sampler=sampler)
+    assert found["control"]["set"] == "cog (2) in pixels"
+    assert found["real"]["intensity"] == 0
+
+
+def test_shapes_that_fail_are_counted(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("statmorph")
+    held_out = torch.full((8, 3, RESOLUTION, RESOLUTION), -1.0)
+    found = rows(model_folder, tmp_path, trainer, grey(8), held_out, morphology_images=3)
+    assert found["held-out"]["failed"] == 1
+    assert "gini" not in found["held-out"]
+    assert "gini_distance" not in found["strategy"]
+    assert found["strategy"]["failed"] in (0, 1 / 3, 2 / 3, 1)
+
+
+def row(role: str, spectrum: tuple[float, float, float], **figures: float) -> dict[str, Any]:
+    names = ("spectrum", "spectrum_low", "spectrum_high")
+    return {
+        "domain": "stars",
+        "set": role,
+        "role": role,
+        **dict(zip(names, spectrum, strict=True)),
+        **figures,
+    }
+
+
+def test_conclusion_follows_the_intervals() -> None:
+    study = AstroStudy(morphology_images=0)
+    real = row("real", (0.02, 0.0, 0.1))
+    control = row("control", (0.5, 0.4, 0.6), failed=0.25)
+    sentences = study.conclude([row("strategy", (0.3, 0.2, 0.39)), control, real])
+    assert sentences == [
+        "stars: distances of strategy from held-out pictures, those of real in brackets: "
+        "power spectrum 0.3 [0.2, 0.39] (0.02 [0, 0.1]).",
+        "stars: strategy against real: farther in power spectrum.",
+        "stars: strategy against control: nearer to held-out pictures in power spectrum.",
+        "stars: shapes are those of the images that have one; it could not be measured for 25% of "
+        "control.",
+    ]
+    same = study.conclude([row("strategy", (0.09, 0.05, 0.2)), real])
+    assert same[1] == "stars: strategy against real: not to be told apart in power spectrum."
+
+
+def test_figure_has_a_line_of_panels_for_each_domain() -> None:
+    curve = {
+        f"{key}_{k}{end}": float(k)
+        for key in ("power", "excess")
+        for k in range(3)
+        for end in ("", "_low", "_high")
+    }
+    numbers = {f"wave_number_{k}": k + 1.0 for k in range(3)}
+    one = {**row("strategy", (0.3, 0.2, 0.4)), **curve, **numbers}
+    quantiles = {f"gini_q{q}": q / 100 for q in (5, 25, 50, 75, 95)}
+    figure = AstroStudy(morphology_images=0).draw([one, {**one, "domain": "b", **quantiles}], {})
+    assert len(figure.axes) == 12
+    figure = AstroStudy(morphology_images=0).draw([{**one, "gini": 0.5, **quantiles}], {})
+    assert [axes.get_title(loc="left") for axes in figure.axes][4] == "Gini coefficient"
+    assert len(figure.axes[4].patches) == 1
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match=r"study.morphology_images must be 0 or .*, got 1"):
+        AstroStudy(morphology_images=1)

@@ -1,0 +1,178 @@
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.plots import panel_figure
+from ood_sampler.studies.base import Heading, Measured, Row, Study
+from ood_sampler.studies.files import csv_rows, markdown_rows, read_studies, text, write_study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class ToyStudy(Study):
+    name = "toy"
+    title = "Toys"
+    headings = (
+        Heading("colour", "colour"),
+        Heading("size", "size in mm", 1, 1e3, meaning="From end to end."),
+        Heading("parts", "parts", 0),
+        Heading("rate", "rate"),
+        Heading("broken", "broken"),
+    )
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        raise NotImplementedError
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        return [f"{len(rows)} toys."]
+
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        figure, (axes,) = panel_figure(width=2, height=2)
+        axes.plot([row["size"] for row in rows])
+        return figure
+
+
+STUDY = ToyStudy()
+
+
+def toy(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "model": "tiny",
+        "domain": "a",
+        "colour": "red",
+        "size": 0.01234,
+        "size_low": 0.0119,
+        "size_high": 0.01301,
+        "parts": 3,
+        "rate": 12345.678,
+        "broken": False,
+        **changes,
+    }
+
+
+def write(folder: Path, rows: Sequence[Row], *labels: str, **protocol: Any) -> list[str]:  # noqa: ANN401
+    pictures = {
+        label: torch.linspace(-1, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4).roll(k)
+        for k, label in enumerate(labels)
+    }
+    return write_study(folder, STUDY, Measured(rows, pictures), protocol)
+
+
+def test_a_study_leaves_its_numbers_its_sentences_and_its_figure(tmp_path: Path) -> None:
+    assert write(tmp_path, [toy()], seed=3) == ["1 toys."]
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {f"toy.{end}" for end in ("json", "csv", "md", "png", "svg")} | {
+        "pictures.safetensors"
+    }
+    found = json.loads((tmp_path / "toy.json").read_text())
+    assert found == {
+        "study": "toy",
+        "rows": [toy()],
+        "conclusion": ["1 toys."],
+        "protocol": {"seed": 3},
+    }
+    page = (tmp_path / "toy.md").read_text()
+    assert page.startswith("# Toys\n\n- 1 toys.\n\n| model | domain | colour |")
+    assert page.endswith("\n- seed: 3\n")
+    assert "- **size in mm**: From end to end." in page
+    assert "- **colour**" not in page
+    assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
+    assert b"</svg>" in (tmp_path / "toy.svg").read_bytes()
+
+
+def test_answers_of_two_folders_become_one(tmp_path: Path) -> None:
+    one = [toy(), toy(colour="blue", broken=True)]
+    two = [toy(domain="b", size=float("nan"), extra=1)]
+    write(tmp_path / "1", one, "a/x", seed=3, torch="2.15", steps=[1, 2], only="here")
+    write(tmp_path / "2", two, "b/x", "b/y", torch="2.15", seed=4, steps=[1, 2])
+    measured, protocol = read_studies("toy", [tmp_path / "1", tmp_path / "2"])
+    # what is not finite is missing
+    assert measured.rows == [*one, {**two[0], "size": None}]
+    assert list(protocol.items()) == [("torch", "2.15"), ("steps", [1, 2])]
+    assert list(measured.pictures) == ["a/x", "b/x", "b/y"]
+    original = torch.linspace(-1, 1, 96).reshape(2, 3, 4, 4)
+    torch.testing.assert_close(measured.pictures["a/x"], original, rtol=0, atol=0.5001 / 127.5)
+    assert not torch.equal(measured.pictures["b/y"], measured.pictures["b/x"])
+    # in the order of the folders
+    other, _ = read_studies("toy", [tmp_path / "2", tmp_path / "1"])
+    assert [row["domain"] for row in other.rows] == ["b", "a", "a"]
+    # what was merged can be written and read again, to the same bytes of pictures
+    write_study(tmp_path / "3", STUDY, Measured(measured.rows[:2], measured.pictures), protocol)
+    again, same = read_studies("toy", [tmp_path / "3"])
+    assert again.rows == one
+    assert same == protocol
+    assert all(torch.equal(again.pictures[key], x) for key, x in measured.pictures.items())
+
+
+def test_a_folder_without_an_answer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"toy\.json"):
+        read_studies("toy", [tmp_path])
+
+
+def test_a_missing_figure_is_an_empty_field_and_others_keep_all_digits() -> None:
+    rows = [toy(size=1 / 3), {"domain": "b", "size": float("nan"), "rate": None, "later": 1}]
+    found = list(csv.DictReader(io.StringIO(csv_rows(rows))))
+    assert float(found[0]["size"]) == 1 / 3
+    assert found[0]["broken"] == "False"
+    assert found[0]["later"] == ""
+    assert found[1] == {**dict.fromkeys(found[0], ""), "domain": "b", "later": "1"}
+    assert list(found[0]) == [*toy(), "later"]
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "shown"),
+    [
+        ("size", {}, "12.3 [11.9, 13.0]"),
+        ("size", {"size_high": None}, "12.3"),
+        ("size", {"size_low": float("nan")}, "12.3"),
+        ("size", {"size": None, "size_low": None, "size_high": None}, "–"),
+        ("parts", {}, "3"),
+        ("rate", {}, "1.23e+04"),
+        ("rate", {"rate": 0.5}, "0.5"),
+        ("rate", {"rate": float("inf")}, "–"),
+        ("broken", {}, "no"),
+        ("broken", {"broken": True}, "yes"),
+        ("colour", {}, "red"),
+        ("colour", {"colour": None}, "–"),
+    ],
+)
+def test_a_figure_is_shown_in_its_unit_with_its_interval(
+    key: str, changes: dict[str, Any], shown: str
+) -> None:
+    heading = next(heading for heading in STUDY.headings if heading.key == key)
+    assert text(heading, toy(**changes)) == shown
+
+
+def test_the_table_has_a_line_for_each_row() -> None:
+    lines = markdown_rows(STUDY.headings, [toy(), {"model": "m", "domain": "a|b"}]).splitlines()
+    assert lines[0] == "| model | domain | colour | size in mm | parts | rate | broken |"
+    assert lines[1] == "| --- | --- | --- | --- | --- | --- | --- |"
+    assert lines[2] == "| tiny | a | red | 12.3 [11.9, 13.0] | 3 | 1.23e+04 | no |"
+    assert lines[3] == r"| m | a\|b | – | – | – | – | – |"
+    assert len(lines) == 4
+
+
+def test_a_full_disk_leaves_the_files_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [toy()], "a/x")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ood_sampler.data.artifact.os.fsync", full)
+    with pytest.raises(OSError, match="could not be written"):
+        write(tmp_path, [toy(colour="blue")], "a/x", "a/y")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

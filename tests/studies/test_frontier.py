@@ -1,0 +1,196 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ood_sampler.latents.frontier import Trade, advantage
+from ood_sampler.pipeline import REAL as REAL_PICTURES
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.gaussian import GaussianSampler
+from ood_sampler.samplers.lerp import LerpSampler
+from ood_sampler.studies.base import Measured, variant
+from ood_sampler.studies.frontier import LATENTS, PIXELS, REAL, FrontierStudy
+from tests.studies.conftest import (
+    TinyRun,
+    about_strategy,
+    drawn,
+    lacking,
+    measured_by,
+    moved,
+)
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "cog": CogSampler(references=2),
+    "gaussian": GaussianSampler(covariance="scalar"),
+}
+CONTROLS: Mapping[str, Sampler] = {"again": CogSampler(references=2), "lerp": LerpSampler()}
+
+
+def make(**changes: Any) -> FrontierStudy:  # noqa: ANN401
+    defaults: dict[str, Any] = {
+        "steps": [200, 700],
+        "samplers": SAMPLERS,
+        "controls": CONTROLS,
+        "etas": [0.0],
+    }
+    return FrontierStudy(**{**defaults, **changes})
+
+
+STUDY = make()
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_run: TinyRun) -> Measured:
+    return measured_by(STUDY, tiny_run(STUDY))
+
+
+def test_rows_have_what_the_table_shows(measured: Measured) -> None:
+    assert [(row["space"], row["strategy"], row.get("step")) for row in measured.rows] == [
+        (REAL, REAL_PICTURES, None),
+        (PIXELS, "cog (2)", None),
+        (PIXELS, "lerp", None),
+        (LATENTS, "cog (2)", 200),
+        (LATENTS, "cog (2)", 700),
+        (LATENTS, "gaussian (scalar)", 200),
+        (LATENTS, "gaussian (scalar)", 700),
+    ]
+    of_latents = {"step", "eta", "kid_gain", "blend_five_gain"}
+    for row in measured.rows:
+        assert lacking(STUDY, row) == (set() if row["space"] == LATENTS else of_latents)
+    assert measured.pictures == {}
+
+
+def test_figures_are_those_of_a_run_and_of_its_control(
+    measured: Measured, tiny_run: TinyRun
+) -> None:
+    outcome = variant(tiny_run(), step=700).run()
+    strategy, real = outcome.rows[:2]
+    control = next(row for row in outcome.rows if row.name == "cog (2) in pixels")
+    for i, row in ((4, strategy), (0, real), (1, control)):
+        assert {**measured.rows[i], **row.figures} == measured.rows[i]
+
+
+@pytest.mark.parametrize(("cost", "gain"), [("kid", "authenticity"), ("blend_five", "precision")])
+def test_gains_are_over_all_controls_and_corrected_for_all_settings(
+    measured: Measured, cost: str, gain: str
+) -> None:
+    def trade(row: Mapping[str, Any]) -> Trade:
+        errors = [(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * 1.96) for key in (gain, cost)]
+        return Trade(row[gain], row[cost], *errors)
+
+    controls = [trade(row) for row in measured.rows if row["space"] == PIXELS]
+    for row in measured.rows[3:]:
+        value, low, high = advantage(trade(row), controls, comparisons=4)
+        assert row[f"{cost}_gain"] == pytest.approx(value)
+        assert row[f"{cost}_gain_low"] == pytest.approx(low, rel=1e-3, abs=1e-4)
+        assert row[f"{cost}_gain_high"] == pytest.approx(high, rel=1e-3, abs=1e-4)
+        assert row[f"{cost}_gain_low"] < value < row[f"{cost}_gain_high"]
+
+
+def latents(kid_gain: float, blend_gain: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A row with gains that are certain to 0.01."""
+    row = about_strategy(space=LATENTS, **changes)
+    for key, gain in (("kid", kid_gain), ("blend_five", blend_gain)):
+        row |= {
+            f"{key}_gain": gain,
+            f"{key}_gain_low": gain - 0.01,
+            f"{key}_gain_high": gain + 0.01,
+        }
+    return row
+
+
+def controls(*kids: tuple[float, float], **changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Pixel controls of some authenticity and KID, and the real pictures."""
+    rows = [about_strategy(space=REAL, strategy=REAL_PICTURES, **changes)]
+    rows += [
+        about_strategy(space=PIXELS, strategy=f"p{k}", authenticity=new, kid=kid, **changes)
+        for k, (new, kid) in enumerate(kids)
+    ]
+    return [{k: v for k, v in row.items() if k not in ("step", "eta")} for row in rows]
+
+
+def test_settings_count_where_the_interval_lies_beyond() -> None:
+    rows = [
+        *controls((0.2, 0.01), (0.6, 0.03)),
+        latents(0.02, -0.2, strategy="x", step=300),
+        latents(0.03, 0.005, strategy="x", step=500),
+        latents(0.009, 0.011, strategy="y", step=500, eta=0.5),
+        latents(-0.5, -0.3, strategy="y", step=700),
+    ]
+    (sentence,) = STUDY.conclude(rows)
+    by_kid, by_blend = sentence.split("; ")
+    assert by_kid.startswith("a: 2 of 4 settings of the latents have lower KID")
+    assert "(best x at t = 500, η = 0, by 30 [20, 40]e-3)" in by_kid
+    assert by_blend.startswith("1 of 4 settings of the latents have a lower blend score")
+    assert "(best y at t = 500, η = 0.5, by 0.011 [0.001, 0.021])" in by_blend
+
+
+@pytest.mark.parametrize(
+    ("gains", "counts"),
+    [
+        ([(0.02, 0.02), (0.02, 0.02)], (2, 2)),
+        ([(0.02, 0.0), (0.02, 0.02)], (2, 1)),
+        ([(-0.02, 0.02), (0.005, 0.02)], (0, 2)),
+    ],
+)
+def test_domains_count_that_have_a_setting_beyond(
+    gains: list[tuple[float, float]], counts: tuple[int, int]
+) -> None:
+    rows = []
+    for domain, gain in zip("ab", gains, strict=True):
+        rows += [*controls((0.2, 0.01), domain=domain), latents(*gain, domain=domain)]
+        rows.append(latents(-1, -1, domain=domain, step=700))
+    sentences = STUDY.conclude(rows)
+    assert len(sentences) == 3
+    by_kid, by_blend = sentences[-1].split(", and ")
+    assert f"on {counts[0]} of 2 domains by KID" in by_kid
+    assert by_blend.startswith(f"on {counts[1]} by the blend score")
+
+
+def test_the_figure_has_a_line_for_each_domain(measured: Measured) -> None:
+    small = drawn(STUDY, measured.rows, {})
+    large = drawn(STUDY, [*measured.rows, *moved(measured.rows, "other")], {})
+    assert large[1] > 1.5 * small[1]
+
+
+def test_the_figure_joins_the_controls_that_no_other_beats() -> None:
+    rows = [
+        # the second is beaten by the third
+        *controls((0.2, 0.01), (0.4, 0.05), (0.6, 0.03)),
+        *(latents(0.1, 0.1, strategy=f"s{k}", step=100 * k) for k in range(9)),
+    ]
+    left, right = STUDY.draw(rows, {}).axes
+    frontier = left.lines[0]
+    assert frontier.get_label() == "frontier of pixel controls"
+    assert frontier.get_xdata().tolist() == [0.2, 0.6]
+    assert frontier.get_ydata().tolist() == pytest.approx([10, 30])
+    # controls, real pictures and nine strategies
+    assert len(left.containers) == len(right.containers) == 11
+    assert [text.get_text() for text in left.texts] == [str(100 * k) for k in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": []}, r"study\.steps, study\.samplers and study\.etas must not be empty"),
+        ({"samplers": {}}, "must not be empty"),
+        ({"etas": []}, "must not be empty"),
+        ({"steps": [1000]}, r"inversion\.step must be in 0\.\.999"),
+        ({"etas": [-0.5]}, r"decode\.eta must be >= 0"),
+        (
+            {"samplers": {"x": SAMPLERS["gaussian"]}, "controls": {}},
+            r"study\.samplers must hold one that mixes",
+        ),
+        (
+            {"controls": {"x": SAMPLERS["gaussian"]}},
+            r"study\.controls must hold strategies that mix, got gaussian \(scalar\)",
+        ),
+        ({"controls": {"x": CogSampler(references=13)}}, "needs at least 13 few-shot images"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    changes: dict[str, Any], message: str, tiny_run: TinyRun
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**changes).check(tiny_run())

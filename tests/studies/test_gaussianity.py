@@ -1,0 +1,142 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.plots import bitmap
+from ood_sampler.studies.base import Row
+from ood_sampler.studies.gaussianity import GaussianityStudy, WhiteNoise
+from tests.conftest import RESOLUTION
+from tests.test_pipeline import pipeline
+
+STEPS = [300, 700]
+
+
+def study(**changes: Any) -> GaussianityStudy:  # noqa: ANN401
+    arguments = {
+        "steps": STEPS,
+        "count": 30,
+        "tests": 8,
+        "tolerance": 0.01,
+        "in_domain_root": None,
+    }
+    return GaussianityStudy(**{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Pipeline:
+    return pipeline(model_folder, tmp_path_factory.mktemp("gaussianity"), trainer)
+
+
+@pytest.fixture(scope="module")
+def rows(run: Pipeline) -> list[Row]:
+    return list(study().measure(run).rows)
+
+
+def test_every_set_is_measured_at_every_step(rows: list[Row]) -> None:
+    assert [(row["set"], row["step"]) for row in rows] == [
+        *(("few-shot", step) for step in STEPS),
+        *(("in-domain", step) for step in STEPS),
+        ("white noise", None),
+    ]
+    for row in rows:
+        assert (row["model"], row["domain"], row["images"]) == ("tiny", "smooth", 30)
+        for heading in study().headings:
+            assert heading.key in row
+            assert heading.key == "step" or row[heading.key] is not None
+
+
+def test_white_noise_looks_like_white_noise_and_smooth_pictures_do_not(rows: list[Row]) -> None:
+    white, smooth = rows[-1], rows[0]
+    assert white["coordinate_rejected"] == white["projection_rejected"] == 0
+    assert white["deviation"] == pytest.approx(1, abs=0.05)
+    assert white["neighbours"] == pytest.approx(0, abs=5 / math.sqrt(30 * 3 * RESOLUTION**2))
+    assert smooth["neighbours_low"] > white["neighbours_high"]
+    assert smooth["low_band_low"] > 1.2
+
+
+def test_the_rows_are_those_of_the_latents(run: Pipeline, rows: list[Row]) -> None:
+    images = torch.stack([run.domain.few_shot[i] for i in range(30)])
+    latents = run.solver.invert(run.model.denoiser, images, STEPS)
+    for step, row in zip(STEPS, rows, strict=False):
+        variance = latents[step].double().var(dim=0)
+        assert row["deviation"] == pytest.approx(float(variance.sqrt().mean()), rel=1e-4)
+
+
+def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
+    white = rows[-1]
+    normal = {**rows[1], "coordinate_distance": white["coordinate_distance"] + 0.009}
+    far = {**rows[0], "coordinate_distance": white["coordinate_distance"] + 0.02}
+    assert "from t = 700 on" in study().conclude([far, normal, white])[0]
+    assert "from t = 300 on" in study().conclude([{**normal, "step": 300}, normal, white])[0]
+    never = study().conclude([normal, {**far, "step": 700}, white])[0]
+    assert "are not within 0.01" in never
+    # a step that is normal before one that is not does not count
+    assert "at t = 700" in never
+
+    interval = {"neighbours": 0.4, "neighbours_low": 0.35, "neighbours_high": 0.45}
+    told = study().conclude([{**normal, **interval}, white])[1]
+    assert "correlation of neighbouring pixels 0.40 [0.35, 0.45]" in told
+    below = {"neighbours": -0.4, "neighbours_low": -0.45, "neighbours_high": -0.35}
+    assert "pixels -0.40" in study().conclude([{**normal, **below}, white])[1]
+    same = {key: value for key, value in white.items() if key not in ("set", "step")}
+    silent = study().conclude([{**normal, **same, "mean": 0.25}, white])[1]
+    assert "a mean latent of 0.25 a coordinate and no other trace" in silent
+
+
+def test_two_domains_share_a_figure(rows: list[Row]) -> None:
+    other = [{**row, "domain": "other"} for row in rows]
+    both = [*rows, *other]
+    assert len(study().conclude(both)) == 2 * len(study().conclude(rows))
+    figure = study().draw(both, {})
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == ["other", "smooth", "the model's own domain", "white noise"]
+    assert bitmap(figure, dots_per_inch=40).startswith(b"\x89PNG")
+
+
+def test_the_work_is_what_is_left(run: Pipeline, rows: list[Row]) -> None:
+    # pictures of the model's own domain are known once they are made
+    assert [(work.name, work.images) for work in study().work(run)] == [
+        ("invert", 0),
+        ("invert in-domain", 30),
+        ("in-domain", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": [300, 1000]}, r"study\.steps: step must be in 0\.\.999"),
+        ({"steps": []}, r"study\.steps must hold a step"),
+        ({"count": 11}, r"study\.count must be in 12\.\.5000, got 11"),
+        ({"tests": 0}, r"study\.tests must be >= 1"),
+        ({"tests": 769}, r"study\.tests must be <= 768"),
+        ({"tolerance": 0}, r"study\.tolerance must be > 0"),
+    ],
+)
+def test_mistakes_are_found_before_work_starts(
+    run: Pipeline, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        study(**changes).check(run)
+
+
+def test_missing_pictures_are_named(run: Pipeline) -> None:
+    with pytest.raises(FileNotFoundError, match=r"study\.in_domain_root=nowhere does not exist"):
+        study(in_domain_root="nowhere").check(run)
+    few = replace(run.domain, few_shot=study(count=12).sources.few_shot(run).domain.few_shot)
+    study().check(replace(run, domain=few))
+
+
+def test_white_noise_depends_on_seed_and_number_alone() -> None:
+    noise = WhiteNoise((3, 4, 4), 5, seed=1)
+    assert torch.equal(noise.take([3, 1]), torch.cat(list(noise.blocks(2)))[[3, 1]])
+    assert not torch.equal(noise.take([0]), WhiteNoise((3, 4, 4), 5, seed=2).take([0]))

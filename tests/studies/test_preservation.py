@@ -1,0 +1,246 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ood_sampler.data.domain import TargetDomain, TensorImages
+from ood_sampler.diffusion.solvers import DdimSolver
+from ood_sampler.metrics.authenticity import authenticity
+from ood_sampler.metrics.evaluation import Evaluation
+from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.metrics.frechet import FrechetDistance
+from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.metrics.prdc import precision_recall_density_coverage
+from ood_sampler.models.frozen import FrozenModel, checksum
+from ood_sampler.modules.finetuning import FineTuning
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.plan import Settings
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.studies.base import Measured
+from ood_sampler.studies.preservation import PreservationStudy, fine_tuned
+from tests.conftest import RESOLUTION, smooth_images
+
+SETTINGS = FineTuning(
+    steps=4,
+    learning_rate=0.01,
+    batch_size=4,
+    validate_every=2,
+    patience=3,
+    validation_share=0.25,
+    ema_decay=0.9,
+)
+STUDY = PreservationStudy(fine_tuning=SETTINGS)
+
+
+def pipeline(folder: Path, root: Path, trainer: Callable[..., Any]) -> Pipeline:
+    def pictures(count: int, seed: int) -> TensorImages:
+        names = [str(i) for i in range(count)]
+        return TensorImages(smooth_images(count, seed), names, resolution=RESOLUTION)
+
+    return Pipeline(
+        model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
+        domain=TargetDomain(name="smooth", few_shot=pictures(12, 0), held_out=pictures(12, 1)),
+        solver=DdimSolver(steps=4, power=1),
+        sampler=CogSampler(references=2),
+        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        trainer=trainer,
+        settings=Settings(step=400, eta=0.0, clip_x_0=False, num_samples=10, seed=0, batch_size=16),
+        root=root,
+    )
+
+
+def fid(features: Tensor, reference: Tensor) -> float:
+    metric = FrechetDistance(width=features.shape[1])
+    metric.update(features, real=False)
+    metric.update(reference, real=True)
+    return float(metric.compute())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture(scope="module")
+def measured(model_folder: Path, trainer: Callable[..., Any], root: Path) -> Measured:
+    run = pipeline(model_folder, root, trainer)
+    STUDY.check(run)
+    return STUDY.measure(run)
+
+
+def test_the_frozen_model_is_bit_for_bit_the_same_and_the_copy_is_not(
+    measured: Measured, model_folder: Path
+) -> None:
+    before, after, tuned = measured.rows
+    model = FrozenModel(name="tiny", path=str(model_folder), resolution=RESOLUTION)
+    assert before["sha256"] == after["sha256"] == checksum(model.denoiser)
+    assert tuned["sha256"] != before["sha256"]
+    assert after["identical"] == 1
+    assert tuned["identical"] == 0
+    for key in ("in_domain_fid", "in_domain_kid", "in_domain_kid_low", "reference", "samples"):
+        assert before[key] == after[key]
+        assert key == "reference" or key == "samples" or tuned[key] != before[key]
+
+
+def test_figures_are_those_of_the_samples_that_they_name(
+    measured: Measured, model_folder: Path, trainer: Callable[..., Any], root: Path
+) -> None:
+    run = pipeline(model_folder, root, trainer)
+    other, _ = fine_tuned(run, SETTINGS)
+    held_out = run.describe_images("held-out", run.domain.held_out).features
+    few_shot = run.describe_images("few-shot", run.domain.few_shot).features
+    # of pure noise, against the frozen model's samples of another seed
+    another = replace(run, settings=replace(run.settings, seed=1))
+    own = run.describe("images", another.in_domain()).features
+    noise, target, strayed = (
+        run.describe("images", images).features
+        for images in (run.in_domain(), run.plan.samples(), other.in_domain())
+    )
+    pairs = zip(((noise, noise), (noise, target), (strayed, strayed)), measured.rows, strict=True)
+    for (from_noise, samples), row in pairs:
+        assert row["reference"] == "samples of another seed"
+        assert row["in_domain_fid"] == pytest.approx(fid(from_noise, own))
+        assert row["in_domain_kid"] == pytest.approx(float(kernel_distance(from_noise, own)))
+        assert row["fid"] == pytest.approx(fid(samples, held_out))
+        assert row["kid"] == pytest.approx(float(kernel_distance(samples, held_out)))
+        scores = precision_recall_density_coverage(held_out, samples, nearest_k=3)
+        assert row["precision"] == pytest.approx(float(scores.precision))
+        assert row["recall"] == pytest.approx(float(scores.recall))
+        assert row["authenticity"] == pytest.approx(float(authenticity(samples, few_shot)))
+    before, after, tuned = measured.rows
+    assert tuned["damage"] == pytest.approx(tuned["in_domain_kid"] - before["in_domain_kid"])
+    assert tuned["cost"] == pytest.approx(tuned["kid"] - after["kid"])
+    assert tuned["damage_low"] < tuned["damage"] < tuned["damage_high"]
+
+
+def test_the_loss_is_that_of_the_kept_weights(measured: Measured) -> None:
+    before, after, tuned = measured.rows
+    losses = {step: validation for step, _, validation in tuned["curve"]}
+    assert list(losses) == [0, 2, 4]
+    assert before["held_out_loss"] == after["held_out_loss"] == losses[0]
+    assert tuned["held_out_loss"] == losses[tuned["best_step"]] == min(losses.values())
+    assert tuned["last_step"] == 4
+
+
+def test_the_work_is_what_is_left_to_do(
+    model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured, tmp_path: Path
+) -> None:
+    fresh = STUDY.work(pipeline(model_folder, tmp_path, trainer))
+    # a grid of four intervals, two of them up to step 400
+    assert [(work.name, work.evaluations) for work in fresh] == [
+        ("invert", 12 * 2),
+        ("in-domain", 10 * 4),
+        ("t = 400", 10 * 2),
+        ("in-domain", 10 * 4),
+        ("fine-tune", 4 * 4 * 3),
+        ("in-domain", 10 * 4),
+    ]
+    done = STUDY.work(pipeline(model_folder, root, trainer))
+    assert sum(work.evaluations for work in done) == 0
+
+
+def test_stored_features_of_real_pictures_are_the_reference(
+    model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured
+) -> None:
+    run = pipeline(model_folder, root, trainer)
+    file = "features32/dog_test_features.safetensors"
+    model = replace(run.model, in_domain_features={run.evaluation.extractor.name: file})  # type: ignore[type-var]
+    known = STUDY.measure(replace(run, model=model))
+    assert {row["reference"] for row in known.rows} == {"real pictures"}
+    assert known.rows[0]["in_domain_fid"] != measured.rows[0]["in_domain_fid"]
+    assert known.rows[0]["fid"] == measured.rows[0]["fid"]
+
+
+def test_images_of_the_copy_are_its_own(
+    model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured
+) -> None:
+    run = pipeline(model_folder, root, trainer)
+    other, tuned = fine_tuned(run, SETTINGS)
+    assert other.model.digest != run.model.digest
+    assert other.plan.in_domain().folder != run.plan.in_domain().folder
+    assert other.plan.inversion().folder != run.plan.inversion().folder
+    assert other.plan.pure_noise().digest == run.plan.pure_noise().digest
+    more, again = fine_tuned(run, replace(SETTINGS, steps=5))
+    assert again.weights != tuned.weights
+    assert more.model.digest != other.model.digest
+
+
+def row(method: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    made: dict[str, Any] = {
+        "model": "dogs",
+        "domain": "cats",
+        "method": method,
+        "samples": 50,
+        "reference": "real pictures",
+        "in_domain_fid": 20.0,
+        "fid": 30.0,
+        "precision": 0.5,
+        "recall": 0.5,
+        "authenticity": 0.5,
+        "made_by": "cog at t = 500" if method == "frozen, after" else "pure noise",
+        "identical": 1.0,
+        "sha256": "a" * 64,
+        "weights": "a" * 12,
+        "held_out_loss": 0.05,
+    }
+    if method == "fine-tuned":
+        made |= {"best_step": 25, "last_step": 50}
+        made |= interval("damage", 0.001) | interval("cost", -0.001)
+    return {**made, **changes}
+
+
+def interval(key: str, value: float) -> dict[str, float]:
+    return {key: value, f"{key}_low": value - 0.002, f"{key}_high": value + 0.002}
+
+
+def group(**tuned: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    return [row("frozen, before"), row("frozen, after"), row("fine-tuned", **tuned)]
+
+
+def test_conclusions_say_what_is_beyond_the_errors() -> None:
+    preserved, damage, cost = STUDY.conclude(group())
+    assert "unchanged (SHA-256 aaaaaaaaaaaa…)" in preserved
+    assert "50 of 50 samples" in preserved
+    assert "differs by +1 (-1 to +3: within error)" in damage
+    assert "differs by -1 (-3 to +1: within error)" in cost
+    _, damage, cost = STUDY.conclude(group(**interval("damage", 0.003), **interval("cost", -0.003)))
+    assert "differs by +3 (+1 to +5: higher)" in damage
+    assert "differs by -3 (-5 to -1: lower)" in cost
+
+
+def test_changed_weights_are_shouted() -> None:
+    rows = [row("frozen, before"), row("frozen, after", sha256="b" * 64, weights="b" * 12)]
+    sentence = STUDY.conclude([*rows, row("fine-tuned")])[0]
+    assert "the weights CHANGED from aaaaaaaaaaaa… to bbbbbbbbbbbb…" in sentence
+
+
+def test_several_domains_are_counted() -> None:
+    others = [{**r, "domain": "ships"} for r in group(**interval("cost", 0.003))]
+    sentence = STUDY.conclude([*group(**interval("damage", 0.003)), *others])[-1]
+    assert sentence.startswith("Of 2 domains, fine-tuning damages the original one")
+    assert "in 1 and makes the target better than the frozen model does in 0" in sentence
+
+
+def test_the_figure_has_a_line_of_panels_for_each_domain(measured: Measured) -> None:
+    assert {label.split("/")[0] for label in measured.pictures} == {"smooth"}
+    others = [{**r, "domain": "cats"} for r in measured.rows]
+    cats: dict[str, Tensor] = {"cats/frozen, from noise": torch.zeros(3, 3, 4, 4)}
+    figure = STUDY.draw([*measured.rows, *others], {**measured.pictures, **cats})
+    assert len(figure.axes) == 6
+    trade, loss, pictures = figure.axes[:3]
+    assert len(trade.containers) == 3
+    assert loss.lines[0].get_xdata().tolist() == [0, 2, 4]  # type: ignore[union-attr]
+    assert pictures.images[0].get_size() == (3 * RESOLUTION, 5 * RESOLUTION)
+    assert figure.axes[5].images[0].get_size() == (4, 12)
+
+
+def test_too_few_pictures_to_hold_some_out_are_refused_at_once(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    study = PreservationStudy(fine_tuning=replace(SETTINGS, validation_share=0.99))
+    with pytest.raises(ValueError, match="validation_share"):
+        study.check(pipeline(model_folder, tmp_path, trainer))

@@ -1,0 +1,95 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ood_sampler.metrics.reconstruction import reconstruction
+from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.plots import bitmap
+from ood_sampler.studies.base import Measured, Row
+from ood_sampler.studies.reconstruction import ReconstructionStudy
+from tests.test_pipeline import pipeline
+
+STEPS = [300, 700]
+
+
+def study() -> ReconstructionStudy:
+    return ReconstructionStudy(steps=STEPS, count=20, in_domain_root=None)
+
+
+@pytest.fixture(scope="module")
+def run(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Pipeline:
+    return pipeline(model_folder, tmp_path_factory.mktemp("reconstruction"), trainer)
+
+
+@pytest.fixture(scope="module")
+def measured(run: Pipeline) -> Measured:
+    return study().measure(run)
+
+
+def test_the_figures_are_those_of_the_pictures(run: Pipeline, measured: Measured) -> None:
+    assert [(row["set"], row["step"]) for row in measured.rows] == [
+        (name, step) for name in ("few-shot", "in-domain") for step in STEPS
+    ]
+    x_0 = torch.stack([run.domain.few_shot[i] for i in range(20)])
+    for row in measured.rows[:2]:
+        x_t = run.solver.invert(run.model.denoiser, x_0, [row["step"]])[row["step"]]
+        x = run.solver.decode(run.model.denoiser, x_t, step=row["step"]).clamp(-1, 1)
+        scores = reconstruction(x, x_0)
+        for key in ("mse", "psnr", "ssim"):
+            expected = getattr(scores, key)
+            assert row[key] == pytest.approx(float(expected.mean()), rel=1e-3)
+            # about two standard errors to either side
+            error = float(expected.std()) / 20**0.5
+            assert row[f"{key}_high"] - row[f"{key}_low"] == pytest.approx(4 * error, rel=0.35)
+
+
+def test_rows_tell_the_solver_and_its_evaluations(measured: Measured) -> None:
+    # in 5 intervals, step 300 is two moves away from clean data and step 700 four
+    assert [(r["evaluations_in"], r["evaluations_out"]) for r in measured.rows[:2]] == [
+        (2, 2),
+        (4, 4),
+    ]
+    assert all(row["solver"].startswith("ddim (steps 5, power 1") for row in measured.rows)
+    for row in measured.rows:
+        assert all(row[heading.key] is not None for heading in study().headings)
+
+
+def with_psnr(row: Row, psnr: float) -> Row:
+    return {**row, "psnr": psnr, "psnr_low": psnr - 0.1, "psnr_high": psnr + 0.1}
+
+
+def test_the_conclusion_follows_the_numbers(measured: Measured) -> None:
+    few_shot, own = measured.rows[1], measured.rows[3]
+    sentences = study().conclude([with_psnr(few_shot, 30.0), with_psnr(own, 25.0)])
+    assert (
+        "at t = 700 with 4 evaluations in and 4 out: few-shot 30.0 dB [29.9, 30.1]"
+        in (sentences[0])
+    )
+    assert "reconstructed better than the model's own, by 5.0 dB" in sentences[1]
+    sentences = study().conclude([with_psnr(few_shot, 20.0), with_psnr(own, 25.0)])
+    assert "reconstructed worse than the model's own, by 5.0 dB" in sentences[1]
+    sentences = study().conclude([with_psnr(few_shot, 25.0), with_psnr(own, 25.1)])
+    assert "as well as" in sentences[1]
+    assert len(study().conclude([with_psnr(few_shot, 25.0)])) == 1
+
+
+def test_domains_and_solvers_share_a_figure(measured: Measured) -> None:
+    rows = list(measured.rows)
+    both = [
+        *rows,
+        *({**row, "solver": "heun"} for row in rows),
+        *({**row, "domain": "other"} for row in rows),
+    ]
+    other = {key.replace("smooth", "other"): x for key, x in measured.pictures.items()}
+    figure = study().draw(both, {**measured.pictures, **other})
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 2 * 2 + 1
+    assert [axes.get_title(loc="left") for axes in figure.axes][2:] == ["smooth", "other"]
+    assert bitmap(figure, dots_per_inch=40).startswith(b"\x89PNG")
+    assert set(measured.pictures) == {"smooth/pictures", "smooth/t = 700"}
+    assert len(measured.pictures["smooth/pictures"]) == 10

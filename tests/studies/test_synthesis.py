@@ -1,0 +1,149 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ood_sampler.pipeline import IN_DOMAIN
+from ood_sampler.pipeline import REAL as REAL_PICTURES
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.gaussian import GaussianSampler
+from ood_sampler.studies.base import Measured
+from ood_sampler.studies.synthesis import CONTROL, REFERENCE, STRATEGY, SynthesisStudy
+from tests.studies.conftest import (
+    TinyRun,
+    about_strategy,
+    drawn,
+    grey,
+    lacking,
+    measured_by,
+    moved,
+)
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "gaussian": GaussianSampler(covariance="scalar"),
+    "cog": CogSampler(references=2),
+}
+STUDY = SynthesisStudy(samplers=SAMPLERS)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_run: TinyRun) -> Measured:
+    return measured_by(STUDY, tiny_run(STUDY))
+
+
+def test_rows_have_what_the_table_shows(measured: Measured) -> None:
+    assert [(row["role"], row["strategy"]) for row in measured.rows] == [
+        (STRATEGY, "gaussian (scalar)"),
+        (STRATEGY, "cog (2)"),
+        (REFERENCE, REAL_PICTURES),
+        (REFERENCE, IN_DOMAIN),
+        (CONTROL, "cog (2) in pixels"),
+    ]
+    for row in measured.rows:
+        no_samples = set() if row["role"] == STRATEGY else {"step", "evaluations"}
+        assert lacking(STUDY, row) == no_samples
+    assert {row["step"] for row in measured.rows[:2]} == {400}
+    assert list(measured.pictures) == ["smooth/gaussian (scalar)", "smooth/cog (2)"]
+    assert {len(x) for x in measured.pictures.values()} == {8}
+
+
+def test_figures_are_those_of_a_normal_run(measured: Measured, tiny_run: TinyRun) -> None:
+    rows = {row.name: row.figures for row in tiny_run().run().rows}
+    for found in measured.rows[1:]:
+        assert {**found, **rows[found["strategy"]]} == found
+
+
+def strategy(name: str, kid: float, *, error: float = 0.001, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    return about_strategy(
+        strategy=name, kid=kid, kid_standard_error=error, role=STRATEGY, **changes
+    )
+
+
+PAPER = strategy("rejection (slerp, 20000)", 0.1, authenticity=0.4)
+
+
+def test_the_best_is_the_nearest_of_those_as_new_as_the_papers() -> None:
+    rows = [
+        PAPER,
+        strategy("cog (3)", 0.05, authenticity=0.4),
+        strategy("copy", 0.01, authenticity=0.39),
+        strategy("gaussian", 0.09, authenticity=0.9),
+        # not a strategy
+        {**strategy("real", 0.001, authenticity=0.9), "role": REFERENCE},
+    ]
+    (sentence,) = STUDY.conclude(rows)
+    assert sentence == (
+        "a, t = 500: best is cog (3), KID 50.0 ± 1.0 × 10⁻³ at authenticity 0.40; the paper's "
+        "recipe rejection (slerp, criteria measured here) has KID 100.0 ± 1.0 × 10⁻³ at "
+        "authenticity 0.40: 50% lower at no less authenticity, told apart by two standard errors."
+    )
+    # without the paper's recipe nothing bars the copies
+    (sentence,) = STUDY.conclude(rows[1:])
+    assert sentence == "a, t = 500: best is copy, KID 10.0 ± 1.0 × 10⁻³ at authenticity 0.39."
+
+
+def test_the_baseline_of_noised_pictures_is_told_of() -> None:
+    noised = strategy("noised", 0.051)
+    (sentence,) = STUDY.conclude([strategy("cog (3)", 0.05), noised])
+    assert "; noised has KID 51.0 ± 1.0 × 10⁻³ at authenticity 0.50, not told apart by" in sentence
+    (sentence,) = STUDY.conclude([strategy("cog (3)", 0.05), strategy("noised", 0.06)])
+    assert sentence.endswith("authenticity 0.50, told apart by two standard errors.")
+    (sentence,) = STUDY.conclude([strategy("cog (3)", 0.07), noised])
+    assert sentence == "a, t = 500: best is noised, KID 51.0 ± 1.0 × 10⁻³ at authenticity 0.50."
+
+
+@pytest.mark.parametrize(
+    ("best", "counted"),
+    [
+        (strategy("x", 0.0699, authenticity=0.4), True),
+        (strategy("x", 0.0701, authenticity=0.4), False),
+        # 30% lower, and within two standard errors
+        (strategy("x", 0.0699, authenticity=0.4, error=0.02), False),
+        # lower, and less new
+        (strategy("x", 0.02, authenticity=0.39), False),
+        (strategy("x", 0.2, authenticity=0.9), False),
+    ],
+)
+def test_domains_count_in_which_the_best_is_thirty_percent_lower(
+    best: dict[str, Any], counted: bool
+) -> None:
+    met = moved([PAPER, strategy("cog", 0.05, authenticity=0.4)], "b")
+    alone = moved([strategy("cog", 0.01, authenticity=0.4)], "c")
+    sentences = STUDY.conclude([PAPER, best, *met, *alone])
+    assert len(sentences) == 4
+    # a domain without the paper's recipe does not count
+    assert sentences[-1].startswith(f"On {1 + counted} of 2 domains the best strategy has at least")
+    assert len(STUDY.conclude([PAPER, best])) == 1
+
+
+def test_the_papers_recipe_may_be_the_best() -> None:
+    (sentence,) = STUDY.conclude([PAPER, strategy("x", 0.02, authenticity=0.39)])
+    assert sentence == (
+        "a, t = 500: best is rejection (slerp, 20000), KID 100.0 ± 1.0 × 10⁻³ at authenticity "
+        "0.40, the paper's recipe: no other has a lower KID at no less authenticity."
+    )
+
+
+def test_the_figure_has_a_line_for_each_domain(measured: Measured) -> None:
+    small = drawn(STUDY, measured.rows, measured.pictures)
+    large = drawn(STUDY, [*measured.rows, *moved(measured.rows, "other")], measured.pictures)
+    assert large[1] > 1.5 * small[1]
+
+
+def test_the_figure_shows_each_set_with_its_interval() -> None:
+    rows = [strategy("x", 0.02, kid_low=0.01, kid_high=0.05), strategy("y", -0.001)]
+    strips, kid, authenticity = STUDY.draw(rows, grey("a/x", "a/y", "b/x")).axes
+    assert strips.images[0].get_array().shape == (16, 32, 3)
+    assert [text.get_text() for text in strips.texts] == ["x", "y"]
+    assert [label.get_text() for label in kid.get_yticklabels()] == ["x", "y"]
+    bar = kid.containers[0].lines[2][0].get_segments()[0]
+    assert bar.tolist() == [pytest.approx([10, 0]), pytest.approx([50, 0])]
+    assert len(authenticity.containers) == 2
+
+
+def test_what_cannot_be_measured_is_refused(tiny_run: TinyRun) -> None:
+    with pytest.raises(ValueError, match=r"study\.samplers must name at least one strategy"):
+        SynthesisStudy(samplers={})
+    with pytest.raises(ValueError, match="needs at least 13 few-shot images"):
+        SynthesisStudy(samplers={"x": CogSampler(references=13)}).check(tiny_run())
