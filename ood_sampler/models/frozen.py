@@ -7,13 +7,47 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 from ood_sampler.models.state import BrokenFileError
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
+
+
+class Model(Protocol):
+    """What a run asks of a model, wherever its weights come from."""
+
+    @property
+    def name(self) -> str:
+        """Of the model in tables."""
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of its images."""
+
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that its results depend on."""
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network."""
+
+    def in_domain_file(self, extractor: str) -> Path | None:
+        """Features of real in-domain pictures under `extractor`, if they are known."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +180,20 @@ class FrozenModel:
         """Features of real in-domain pictures under `extractor`, if they are known."""
         file = self.in_domain_features.get(extractor)
         return None if file is None else ASSETS / file
+
+
+def checksum(network: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers in memory.
+
+    The layout in memory and the device do not count, one bit of one weight does.
+    """
+    sha256 = hashlib.sha256()
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
+        data = tensor.detach().cpu().flatten().view(torch.uint8)
+        sha256.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        sha256.update(data.numpy().data)
+    return sha256.hexdigest()
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning
@@ -13,7 +14,82 @@ from torch.nn.functional import avg_pool2d
 from ood_sampler.diffusion.schedule import Schedule
 
 
-class DenoiserTraining(lightning.LightningModule):
+class NoiseTraining(lightning.LightningModule, ABC):
+    r"""What trainings of a noise estimate share: batches, noise, averaged weights.
+
+    Pictures stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
+    goes on as if it had not stopped.
+
+    Args:
+        network: to train.
+        schedule: noise schedule.
+        images: training pictures, uint8 or float32 in $[-1, 1]$, shape $(N, C, H, W)$; mirrored at
+            random.
+        batch_size: pictures a step.
+        learning_rate: of the optimizer.
+        ema_decay: decay of the averaged weights, reached gradually.
+        seed: of batches and noise.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        schedule: Schedule,
+        images: Tensor,
+        batch_size: int,
+        learning_rate: float,
+        ema_decay: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.ema = copy.deepcopy(network).requires_grad_(False).eval()
+        self.schedule = schedule
+        self.register_buffer("images", images, persistent=False)
+        self.images: Tensor
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.ema_decay = ema_decay
+        self.seed = seed
+
+    @abstractmethod
+    def timesteps(self, generator: torch.Generator) -> Tensor:
+        """Draw the steps of one batch, shape (batch_size,)."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Draw $(x_0, t, \epsilon)$ of one training step."""
+        # seeds of a run may be as large as those of a generator
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        n = self.batch_size
+        index = torch.randint(len(self.images), (n,), generator=generator)
+        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+        t = self.timesteps(generator)
+        eps = torch.randn(n, *self.images.shape[1:], generator=generator)
+        x_0 = self.images[index.to(self.images.device)]
+        if not x_0.is_floating_point():
+            x_0 = x_0.float() / 127.5 - 1
+        x_0 = torch.where(mirrored.to(x_0.device), x_0.flip(-1), x_0)
+        return x_0, t.to(x_0.device), eps.to(x_0.device)
+
+    def diffuse(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Add noise: $x_t$ and the scales $\alpha_t, \sigma_t$, shape $(B, 1, 1, 1)$."""
+        alpha_t, sigma_t = (scale.float().reshape(-1, 1, 1, 1) for scale in self.schedule(t))
+        x_t = (alpha_t * x_0 + sigma_t * eps).contiguous(memory_format=torch.channels_last)
+        return x_t, alpha_t, sigma_t
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # averaged here and not at the end of the batch, which comes after checkpoints are written
+        super().optimizer_step(*args, **kwargs)
+        k = self.global_step
+        decay = min(self.ema_decay, (1 + k) / (10 + k))
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.network.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+class DenoiserTraining(NoiseTraining):
     r"""Minimise a weighted noise error (Ho et al., 2020, eq. 14).
 
     $$\mathbb{E}\, w_t \sum_k \lVert D_k (\epsilon - \epsilon_\theta(x_t, t)) \rVert^2, \qquad
@@ -27,8 +103,7 @@ class DenoiserTraining(lightning.LightningModule):
     $\epsilon_\theta$ is $\sigma_t / \alpha_t$ times as large in $\hat x_0$. The minimum is that of
     the plain loss; without these weights, samples of a short training have arbitrary colours.
 
-    Pictures stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
-    goes on as if it had not stopped. The steps of one batch are stratified over the chain.
+    The steps of one batch are stratified over the chain.
 
     Args:
         network: maps $(x_t, t)$ to noise.
@@ -59,38 +134,28 @@ class DenoiserTraining(lightning.LightningModule):
         noise_gain: float,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.ema = copy.deepcopy(network).requires_grad_(False).eval()
-        self.schedule = schedule
-        self.register_buffer("images", images, persistent=False)
-        self.images: Tensor
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
+        super().__init__(
+            network=network,
+            schedule=schedule,
+            images=images,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            ema_decay=ema_decay,
+            seed=seed,
+        )
         self.warmup_steps = warmup_steps
         self.decay_share = decay_share
-        self.ema_decay = ema_decay
         self.snr_clip = snr_clip
         self.noise_gain = noise_gain
-        self.seed = seed
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Draw $(x_0, t, \epsilon)$ of one training step."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+    def timesteps(self, generator: torch.Generator) -> Tensor:
         n = self.batch_size
-        index = torch.randint(len(self.images), (n,), generator=generator)
-        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
         u = (torch.arange(n) + torch.rand(1, generator=generator)) / n
-        t = (u * self.schedule.T).long()
-        eps = torch.randn(n, *self.images.shape[1:], generator=generator)
-        x_0 = self.images[index.to(self.images.device)].float() / 127.5 - 1
-        x_0 = torch.where(mirrored.to(x_0.device), x_0.flip(-1), x_0)
-        return x_0, t.to(x_0.device), eps.to(x_0.device)
+        return (u * self.schedule.T).long()
 
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
         x_0, t, eps = self.batch(self.global_step)
-        alpha_t, sigma_t = (scale.float().reshape(-1, 1, 1, 1) for scale in self.schedule(t))
-        x_t = (alpha_t * x_0 + sigma_t * eps).contiguous(memory_format=torch.channels_last)
+        x_t, alpha_t, sigma_t = self.diffuse(x_0, t, eps)
         difference = self.network(x_t, t).float() - eps
         snr = (alpha_t / sigma_t).square().flatten()
         gain = (1 / alpha_t).clamp(max=self.noise_gain).flatten()
@@ -99,16 +164,6 @@ class DenoiserTraining(lightning.LightningModule):
         self.log("train/noise_mse", difference.square().mean())
         self.log("train/images", float((self.global_step + 1) * self.batch_size))
         return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # averaged here and not at the end of the batch, which comes after checkpoints are written
-        super().optimizer_step(*args, **kwargs)
-        k = self.global_step
-        decay = min(self.ema_decay, (1 + k) / (10 + k))
-        with torch.no_grad():
-            averages: list[Tensor] = list(self.ema.parameters())
-            weights: list[Tensor] = list(self.network.parameters())
-            torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ood_sampler.models import weights
-from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.models.weights import RECORD
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -232,3 +232,29 @@ def test_the_shipped_model_ships_whole() -> None:
     assert file is not None
     assert file.parent.is_dir()
     assert model.in_domain_file("other") is None
+
+
+def test_the_checksum_is_of_every_bit_of_every_parameter_and_buffer(model_folder: Path) -> None:
+    denoiser = pipeline(model_folder).denoiser
+    before = checksum(denoiser)
+    assert checksum(pipeline(model_folder).denoiser) == before
+    # neither a call nor the layout of the weights changes what they are
+    x_t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    denoiser.to(memory_format=torch.channels_last).eps(x_t, torch.tensor(5))
+    assert checksum(denoiser) == before
+    weight = list(denoiser.parameters())[-1].data
+    weight[-1] = torch.nextafter(weight[-1], torch.tensor(9.0))
+    assert checksum(denoiser) != before
+    weight[-1] = torch.nextafter(weight[-1], torch.tensor(-9.0))
+    assert checksum(denoiser) == before
+    denoiser.schedule.alpha_bars[7] *= 2
+    assert checksum(denoiser) != before
+
+
+def test_the_checksum_tells_names_types_and_shapes_apart() -> None:
+    layers = [torch.nn.Linear(2, 3), torch.nn.Linear(3, 2), torch.nn.Linear(2, 3).double()]
+    for layer in layers:
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    modules = [*layers, torch.nn.Sequential(layers[0])]
+    assert len({checksum(module) for module in modules}) == len(modules)

@@ -124,6 +124,8 @@ def test_the_loss_is_that_of_the_kept_weights(measured: Measured) -> None:
     assert before["held_out_loss"] == after["held_out_loss"] == losses[0]
     assert tuned["held_out_loss"] == losses[tuned["best_step"]] == min(losses.values())
     assert tuned["last_step"] == 4
+    # three looks without a lower loss would be needed, and there are three in all
+    assert tuned["stopped"] is False
 
 
 def test_the_work_is_what_is_left_to_do(
@@ -188,7 +190,7 @@ def row(method: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
         "held_out_loss": 0.05,
     }
     if method == "fine-tuned":
-        made |= {"best_step": 25, "last_step": 50}
+        made |= {"best_step": 25, "last_step": 50, "stopped": True}
         made |= interval("damage", 0.001) | interval("cost", -0.001)
     return {**made, **changes}
 
@@ -210,6 +212,13 @@ def test_conclusions_say_what_is_beyond_the_errors() -> None:
     _, damage, cost = STUDY.conclude(group(**interval("damage", 0.003), **interval("cost", -0.003)))
     assert "differs by +3 (+1 to +5: higher)" in damage
     assert "differs by -3 (-5 to -1: lower)" in cost
+
+
+def test_a_training_that_its_limit_ended_is_told() -> None:
+    assert "kept at step 25 of 50) takes" in STUDY.conclude(group())[1]
+    assert (
+        "of 50, the limit: it was still improving) takes" in STUDY.conclude(group(stopped=False))[1]
+    )
 
 
 def test_changed_weights_are_shouted() -> None:

@@ -1,0 +1,74 @@
+"""A model whose weights were changed: the baseline that a frozen one is compared with."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.models.frozen import Model
+from ood_sampler.models.sources import sha256_of
+from ood_sampler.models.state import load_strictly, read_file
+
+
+@dataclass(frozen=True)
+class FineTunedModel:
+    """A model with other weights in its network; the model itself is left alone.
+
+    Attributes:
+        base: the model that the training began with.
+        weights: file of the new weights, named as those of the base's network.
+    """
+
+    base: Model
+    weights: Path
+
+    @property
+    def name(self) -> str:
+        """Of the model in tables."""
+        return f"{self.base.name}, fine-tuned"
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of its images."""
+        return self.base.resolution
+
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        return self.base.channels
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the base."""
+        return self.base.schedule
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over those of the base and of the new weights.
+
+        Raises:
+            FileNotFoundError: there are no new weights.
+        """
+        return hashlib.sha256(f"{self.base.digest} {sha256_of(self.weights)}".encode()).hexdigest()
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """A network of its own, with the new weights.
+
+        Raises:
+            FileNotFoundError: there are no new weights.
+            ValueError: they are not those of the base's network, or damaged.
+        """
+        denoiser = copy.deepcopy(self.base.denoiser)
+        network: Any = denoiser.network
+        state: Any = read_file(self.weights)
+        load_strictly(network, state, source=self.weights)
+        return denoiser
+
+    def in_domain_file(self, extractor: str) -> Path | None:
+        """What is known of the domain that the base was trained on."""
+        return self.base.in_domain_file(extractor)

@@ -1,0 +1,490 @@
+"""What becomes of the model's own domain: frozen weights against fine-tuned ones."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ood_sampler.data.artifact import Artifact
+from ood_sampler.metrics.authenticity import authentic
+from ood_sampler.metrics.comparison import kernel_difference
+from ood_sampler.metrics.frechet import infinitesimal_jackknife
+from ood_sampler.metrics.intervals import mean_interval, normal_interval, with_bounds
+from ood_sampler.metrics.kernel import jackknife
+from ood_sampler.metrics.prdc import manifold_scores
+from ood_sampler.models.finetuned import FineTunedModel
+from ood_sampler.models.frozen import checksum
+from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
+from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import COLOURS, panel_figure, styled
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    decoding,
+    own_domain,
+)
+from ood_sampler.studies.strips import draw_strips
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BEFORE = "frozen, before"
+AFTER = "frozen, after"
+TUNED = "fine-tuned"
+
+_LOOKS = {
+    BEFORE: (COLOURS["reference"], "o"),
+    AFTER: (COLOURS["strategy"], "s"),
+    TUNED: (COLOURS["control"], "D"),
+}
+"""Colour and marker of each method."""
+
+_SHOWN = 5
+"""Pictures of each method in the figure."""
+
+_STRIPS = ("frozen, from noise", "frozen, for the target", "fine-tuned, same noise")
+"""Of pictures, from top to bottom."""
+
+_BACKWARD = 3
+"""Evaluations that a step of the training takes as long as, for each of its pictures."""
+
+_DIGITS = 12
+"""Of a checksum that are shown."""
+
+
+class PreservationStudy(Study):
+    """Does the model still make its own domain, and are its weights what they were?
+
+    Three methods: the frozen model before anything was done; the same model, in the same process,
+    after inverting, sampling the target domain and fine-tuning a copy, its samples decoded anew;
+    and the copy. Each makes samples from the same pure noise, which are compared with the model's
+    own domain. For the target domain, the frozen model after is judged by the samples of the run's
+    strategy, the others by those from noise.
+
+    Args:
+        fine_tuning: how the copy is trained.
+    """
+
+    name = "preservation"
+    title = "The original domain, before and after"
+    headings = (
+        Heading("method", "method"),
+        Heading("samples", "images", digits=0, meaning="Number of images of each set."),
+        Heading("reference", "own domain", meaning="What stands for the model's own domain."),
+        Heading(
+            "in_domain_fid",
+            "own FID",
+            meaning="FID of samples from pure noise against the model's own domain (lower is "
+            "better; biased upward for small sets, equally for all rows), with the 95% interval of "
+            "its jackknife error.",
+        ),
+        Heading(
+            "in_domain_kid",
+            "own KID × 10³",
+            digits=2,
+            scale=1e3,
+            meaning="KID of the same samples, with the 95% interval of its jackknife error.",
+        ),
+        Heading(
+            "weights",
+            "weights (SHA-256)",
+            meaning="Begin of the SHA-256 over all parameters and buffers in memory.",
+        ),
+        Heading(
+            "identical",
+            "identical",
+            meaning="Share of the samples from noise that are bit for bit those of the frozen "
+            "model before.",
+        ),
+        Heading(
+            "damage",
+            "damage, KID × 10³",
+            digits=2,
+            scale=1e3,
+            meaning="Own KID of the fine-tuned model less that of the frozen one (bootstrap "
+            "interval).",
+        ),
+        Heading("made_by", "target images by", meaning="What made the images for the target."),
+        Heading("fid", "target FID", meaning="FID against the held-out pictures."),
+        Heading(
+            "kid",
+            "target KID × 10³",
+            digits=2,
+            scale=1e3,
+            meaning="KID against the held-out pictures, with its 95% interval.",
+        ),
+        Heading(
+            "cost",
+            "less frozen, KID × 10³",
+            digits=2,
+            scale=1e3,
+            meaning="Target KID of the fine-tuned model less that of the frozen one's strategy "
+            "(bootstrap interval): above 0 where the frozen model is better.",
+        ),
+        Heading("precision", "precision", digits=3),
+        Heading("recall", "recall", digits=3),
+        Heading(
+            "authenticity",
+            "authenticity",
+            digits=3,
+            meaning="Share of images farther from their nearest few-shot picture than that is "
+            "from its own nearest: 0 for copies (Alaa et al., 2022).",
+        ),
+        Heading(
+            "best_step",
+            "step kept",
+            digits=0,
+            meaning="Step of the fine-tuning at which the held-out loss was lowest.",
+        ),
+        Heading("last_step", "steps trained", digits=0),
+        Heading(
+            "stopped",
+            "stopped early",
+            meaning="Whether the held-out loss ended the training, and not the limit of its steps.",
+        ),
+        Heading(
+            "held_out_loss",
+            "held-out loss",
+            digits=4,
+            meaning="Noise-prediction loss on the held-out part of the few-shot pictures, with "
+            "the same noise for all rows.",
+        ),
+    )
+
+    def __init__(self, *, fine_tuning: FineTuning) -> None:
+        self.fine_tuning = fine_tuning
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        few_shot = len(pipeline.domain.few_shot)
+        self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        settings = self.fine_tuning
+        work = [*decoding(pipeline, [pipeline]), own_domain(_anew(pipeline))]
+        tuned = finished(pipeline.plan.fine_tuning_path(settings))
+        if tuned is not None:
+            return [*work, own_domain(_with_weights(pipeline, tuned))]
+        each = own_domain(pipeline).evaluations_each
+        return [
+            *work,
+            Work("fine-tune", settings.steps * settings.batch_size, _BACKWARD),
+            Work("in-domain", pipeline.settings.num_samples, each),
+        ]
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        judge = _Judge.of(pipeline)
+        weights = checksum(pipeline.model.denoiser)
+        before = pipeline.in_domain()
+        pipeline.invert()
+        target = pipeline.draw_and_decode(pipeline.inverted())
+        other, tuned = fine_tuned(pipeline, self.fine_tuning)
+        damaged = other.in_domain()
+        # not from the store: what the model in memory makes now
+        anew = _anew(pipeline)
+        after = anew.in_domain()
+        own = _features(pipeline, "sample from noise", before)
+        made = _features(pipeline, "sample", target)
+        strayed = _features(other, "sample of the fine-tuned model", damaged)
+        seed = pipeline.evaluation.seed
+        strategy = f"{label(pipeline.sampler)} at t = {pipeline.settings.step}"
+        rows = [
+            {
+                **judge.row(BEFORE, own, own),
+                "weights": weights,
+                "identical": None,
+                "made_by": "pure noise",
+                "held_out_loss": tuned.curve[0].validation,
+            },
+            {
+                **judge.row(
+                    AFTER,
+                    _features(anew, "sample from noise", after),
+                    made,
+                ),
+                "weights": checksum(pipeline.model.denoiser),
+                "identical": _identical(before, after),
+                "made_by": strategy,
+                "held_out_loss": tuned.curve[0].validation,
+            },
+            {
+                **judge.row(TUNED, strayed, strayed),
+                "weights": checksum(other.model.denoiser),
+                "identical": _identical(before, damaged),
+                "made_by": "pure noise",
+                "held_out_loss": tuned.best.validation,
+                "best_step": tuned.best.step,
+                "last_step": tuned.curve[-1].step,
+                "stopped": self.fine_tuning.is_over(tuned.curve),
+                **bounds("damage", kernel_difference(strayed, own, judge.own, seed=seed)),
+                **bounds("cost", kernel_difference(strayed, made, judge.held_out, seed=seed)),
+                "curve": [list(look) for look in tuned.curve],
+                "fine_tuning": asdict(self.fine_tuning),
+            },
+        ]
+        first = range(min(_SHOWN, pipeline.settings.num_samples))
+        return Measured(
+            [
+                {**row, "weights": row["weights"][:_DIGITS], "sha256": row["weights"]}
+                for row in rows
+            ],
+            {
+                f"{pipeline.domain.name}/{name}": images.open().take(first)
+                for name, images in zip(_STRIPS, (before, target, damaged), strict=True)
+            },
+        )
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences, worse, better, compared = [], 0, 0, 0
+        for group in _groups(rows):
+            before, after, tuned = group[BEFORE], group[AFTER], group[TUNED]
+            about_it = f"{before['model']} for {before['domain']}"
+            sentences.append(f"{about_it}: {_preserved(before, after)}")
+            sentences.append(
+                f"{about_it}: fine-tuning (held-out loss {before['held_out_loss']:.4f} to "
+                f"{tuned['held_out_loss']:.4f}, kept at step {tuned['best_step']} of "
+                f"{tuned['last_step']}{_ended(tuned)}) takes the FID of the original domain from "
+                f"{before['in_domain_fid']:.3g} to {tuned['in_domain_fid']:.3g}; "
+                f"{_verdict(tuned, 'damage')}."
+            )
+            sentences.append(
+                f"{about_it}: on the target, fine-tuning has FID {tuned['fid']:.3g}, precision "
+                f"{tuned['precision']:.2f}, recall {tuned['recall']:.2f} and authenticity "
+                f"{tuned['authenticity']:.2f}, {after['made_by']} by the frozen model FID "
+                f"{after['fid']:.3g}, {after['precision']:.2f}, {after['recall']:.2f} and "
+                f"{after['authenticity']:.2f}; {_verdict(tuned, 'cost')}."
+            )
+            compared += 1
+            worse += tuned["damage_low"] > 0
+            better += tuned["cost_high"] < 0
+        if compared > 1:
+            sentences.append(
+                f"Of {compared} domains, fine-tuning damages the original one beyond the errors "
+                f"in {worse} and makes the target better than the frozen model does in {better}."
+            )
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        groups = list(_groups(rows))
+        figure, panels = panel_figure(
+            width=13.5, height=0.4 + 3.9 * len(groups), rows=len(groups), columns=3
+        )
+        for k, group in enumerate(groups):
+            trade, loss, images = panels[3 * k : 3 * k + 3]
+            domain = str(group[BEFORE]["domain"])
+            _draw_trade(trade, group)
+            _draw_loss(loss, group[TUNED])
+            names = [f"{domain}/{name}" for name in _STRIPS]
+            strips = {name: pictures[name] for name in names if name in pictures}
+            draw_strips(images, strips, title="Samples")
+            trade.set_title(f"{domain}: before and after")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        return figure
+
+
+def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tuned]:
+    """The same run with a copy of its model, fine-tuned on the few-shot pictures.
+
+    Images of the copy are those of its own `in_domain()`; its artifacts are named by its weights.
+    """
+    few_shot = pipeline.domain.few_shot
+    tuned = fine_tune(
+        pipeline.model.denoiser,
+        torch.stack([few_shot[index] for index in range(len(few_shot))]),
+        settings,
+        seed=pipeline.settings.seed,
+        trainer=pipeline.trainer,
+        folder=pipeline.plan.fine_tuning_path(settings),
+    )
+    return _with_weights(pipeline, tuned), tuned
+
+
+def _with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
+    return replace(pipeline, model=FineTunedModel(pipeline.model, tuned.weights))
+
+
+def _anew(pipeline: Pipeline) -> Pipeline:
+    """The same run, with a store of its own."""
+    return replace(pipeline, root=pipeline.root / "after")
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Figures of sets of samples.
+
+    Attributes:
+        pipeline: whose feature space it is.
+        own: features of the model's own domain, shape (M, D).
+        reference: what they are of.
+        few_shot: features of the few-shot pictures.
+        held_out: features of the held-out pictures.
+    """
+
+    pipeline: Pipeline
+    own: Tensor
+    reference: str
+    few_shot: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> "_Judge":
+        domain, settings = pipeline.domain, pipeline.settings
+        file = pipeline.model.in_domain_file(pipeline.evaluation.extractor.name)
+        if file is None:
+            other = replace(pipeline, settings=replace(settings, seed=settings.seed + 1))
+            own = _features(other, "in-domain sample of another seed", other.in_domain())
+        else:
+            own = load_file(file)["features"].float()
+        return cls(
+            pipeline=pipeline,
+            own=own,
+            reference="samples of another seed" if file is None else "real pictures",
+            few_shot=pipeline.describe_images("few-shot", domain.few_shot).features,
+            held_out=pipeline.describe_images("held-out", domain.held_out).features,
+        )
+
+    def row(self, method: str, noise: Tensor, samples: Tensor) -> dict[str, Any]:
+        """Figures of samples from noise and of those made for the target, by their features."""
+        evaluation = self.pipeline.evaluation
+        manifold = manifold_scores(self.held_out, samples, nearest_k=evaluation.nearest_k)
+        shares = {
+            "precision": manifold.precision,
+            "recall": manifold.recall,
+            "authenticity": authentic(samples, self.few_shot),
+        }
+        return {
+            **about(self.pipeline),
+            "method": method,
+            "samples": len(noise),
+            "reference": self.reference,
+            **with_bounds(
+                {
+                    "in_domain_fid": normal_interval(*infinitesimal_jackknife(noise, self.own)),
+                    "in_domain_kid": normal_interval(*jackknife(noise, self.own)),
+                    "fid": normal_interval(*infinitesimal_jackknife(samples, self.held_out)),
+                    "kid": normal_interval(*jackknife(samples, self.held_out)),
+                }
+                | {key: mean_interval(each, seed=evaluation.seed) for key, each in shares.items()}
+            ),
+        }
+
+
+def _ended(tuned: Row) -> str:
+    """More of the training might help a copy that the limit of its steps stopped."""
+    return "" if tuned["stopped"] else ", the limit: it was still improving"
+
+
+def _verdict(row: Row, key: str) -> str:
+    value, low, high = (1e3 * row[f"{key}{bound}"] for bound in ("", "_low", "_high"))
+    verdict = "higher" if low > 0 else "lower" if high < 0 else "within error"
+    return f"KID × 10³ differs by {value:+.3g} ({low:+.3g} to {high:+.3g}: {verdict})"
+
+
+def _preserved(before: Row, after: Row) -> str:
+    same = before["sha256"] == after["sha256"]
+    weights = (
+        f"the frozen weights are unchanged (SHA-256 {before['weights']}…)"
+        if same
+        else f"the weights CHANGED from {before['weights']}… to {after['weights']}…"
+    )
+    count = round(after["identical"] * before["samples"])
+    return (
+        f"{weights} after inverting, sampling and fine-tuning a copy, and {count} of "
+        f"{before['samples']} samples from noise are bit for bit those of before; FID of the "
+        f"original domain {before['in_domain_fid']:.3g} before and {after['in_domain_fid']:.3g} "
+        f"after (against {before['reference']})."
+    )
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[dict[str, Row]]:
+    """The rows of each model and domain by their method."""
+    for key in dict.fromkeys((row["model"], row["domain"]) for row in rows):
+        yield {row["method"]: row for row in rows if (row["model"], row["domain"]) == key}
+
+
+def _features(pipeline: Pipeline, what: str, images: Artifact) -> Tensor:
+    return pipeline.describe(what, images, pipeline.usable(images, what)).features
+
+
+def _identical(images: Artifact, others: Artifact) -> float:
+    """Share of the items that are equal in all bits."""
+    pairs = zip(images.open().blocks(), others.open().blocks(), strict=True)
+    equal = [(a == b).flatten(1).all(1) for a, b in pairs]
+    return float(torch.cat(equal).double().mean())
+
+
+def _bar(row: Row, key: str, *, scale: float = 1) -> list[list[float]]:
+    """Lengths of the error bar below and above."""
+    low, value, high = row[f"{key}_low"], row[key], row[f"{key}_high"]
+    return [[scale * (value - low)], [scale * (high - value)]]
+
+
+def _draw_trade(axes: "Axes", group: Mapping[str, Row]) -> None:
+    for method, row in group.items():
+        colour, marker = _LOOKS[method]
+        axes.errorbar(
+            row["in_domain_fid"],
+            1e3 * row["kid"],
+            xerr=_bar(row, "in_domain_fid"),
+            yerr=_bar(row, "kid", scale=1e3),
+            fmt=marker,
+            color=colour,
+            markersize=8,
+            capsize=3,
+            label=f"{method} (target by {row['made_by']})",
+        )
+    # methods are orders of magnitude apart, and a KID may be below 0
+    axes.set_yscale("symlog")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.margins(0.12)
+    axes.set_xlabel("FID to the original domain, 95% (left is better)")
+    axes.set_ylabel("KID × 10³ to the target, 95% (down is better)")
+    axes.grid()
+
+
+def _draw_loss(axes: "Axes", row: Row) -> None:
+    looks = row["curve"]
+    colour, _ = _LOOKS[TUNED]
+    axes.plot(
+        [step for step, _, _ in looks],
+        [validation for _, _, validation in looks],
+        color=colour,
+        marker="o",
+        markersize=4,
+        label="held-out pictures, averaged weights",
+    )
+    axes.plot(
+        [step for step, training, _ in looks if training is not None],
+        [training for _, training, _ in looks if training is not None],
+        color=COLOURS["reference"],
+        linewidth=1.4,
+        label="training pictures",
+    )
+    axes.axvline(
+        row["best_step"],
+        ymax=0.78,
+        color=colour,
+        linestyle="--",
+        linewidth=1.4,
+        label="weights kept",
+    )
+    axes.set_title("Fine-tuning")
+    axes.set_xlabel("step of the optimizer")
+    axes.set_ylabel("mean square error of the noise")
+    # room for the legend above the curve
+    axes.margins(y=0.4)
+    axes.grid()
+    axes.legend(
+        loc="upper right", fontsize=9, frameon=True, framealpha=1, edgecolor="white", borderpad=0.1
+    )
