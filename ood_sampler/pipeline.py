@@ -36,7 +36,7 @@ from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.reconstruction import Reconstruction
-from ood_sampler.models.frozen import Model
+from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion, latent_at
@@ -99,6 +99,7 @@ class Outcome:
         originals: the few-shot pictures that `reconstructions` belong to.
         left_out: what the network returned NaN or infinity for, a sentence each.
         remarks: of the strategy about its fit, likewise.
+        weights: checksum of the network in memory before and after the run; it is frozen.
     """
 
     rows: list[Row]
@@ -113,6 +114,7 @@ class Outcome:
     in_domain: TensorSet
     left_out: Sequence[str]
     remarks: Sequence[str]
+    weights: tuple[str, str]
 
 
 @dataclass
@@ -215,6 +217,7 @@ class Pipeline:
     def run(self) -> Outcome:
         """Do what is not done yet, and measure."""
         self.check()
+        before = checksum(self.model.denoiser)
         self.invert()
         originals, reconstructions = self.reconstructed()
         samples, numbers, described = self.sampled()
@@ -245,6 +248,7 @@ class Pipeline:
             in_domain=_selected(in_domain.open(), own),
             left_out=self.left_out,
             remarks=self.remarks,
+            weights=(before, checksum(self.model.denoiser)),
         )
 
     def sampled(self) -> tuple[Artifact, list[int], Described]:
@@ -566,7 +570,9 @@ class Pipeline:
         start = time.perf_counter()
         yield record
         record.seconds = time.perf_counter() - start
-        self.stages.append(record)
+        # what this run has done before is told of once
+        if not (record.cached and any(stage.name == name for stage in self.stages)):
+            self.stages.append(record)
 
     def _few_shot(self, latents: TensorSet, images: TensorSet) -> InvertedSet:
         return InvertedSet(

@@ -77,7 +77,10 @@ def results(
     """
     reconstruction = outcome.reconstruction
     count = len(reconstruction["mse"])
-    remarks = {"strategy": "; ".join(outcome.remarks)} if outcome.remarks else {}
+    before, after = outcome.weights
+    remarks = {"weights sha256 before": before, "weights sha256 after": after}
+    if outcome.remarks:
+        remarks["strategy"] = "; ".join(outcome.remarks)
     run = settings(pipeline, choices)
     if choice is not None:
         remarks["search"] = choice.remark

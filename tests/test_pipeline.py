@@ -25,7 +25,7 @@ from ood_sampler.diffusion.solvers import (
 )
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
-from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline
 from ood_sampler.plan import Settings, code_version
@@ -520,3 +520,18 @@ def test_code_version_follows_the_code_and_not_its_comments(
         versions.append(code_version("parts"))
     code_version.cache_clear()
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_the_weights_are_those_of_before(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    run = pipeline(model_folder, reference, trainer)
+    before, after = run.run().weights
+    assert before == after
+    # of the network that was used, and that of the file
+    assert before == checksum(run.model.denoiser)
+    stored = load_file(model_folder / "unet" / "diffusion_pytorch_model.safetensors")
+    used = list(run.model.denoiser.state_dict().values())
+    assert all(any(torch.equal(x, y) for y in used) for x in stored.values())

@@ -1,6 +1,7 @@
 """Fidelity against novelty: the frozen model's latents and the pictures themselves, mixed alike."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +30,71 @@ if TYPE_CHECKING:
 
 LATENTS, PIXELS, REAL = "latents", "pixels", "real"
 
-_TRADES = {"kid": "authenticity", "blend_five": "precision"}
-"""What should be low at an equal value of what should be high."""
+
+@dataclass(frozen=True)
+class _Plane:
+    """Two figures that are traded for each other.
+
+    Attributes:
+        key: of the advantage in a row.
+        cost: figure that should be low.
+        gain: figure that should be equal.
+        better: whether that one is good when high (1) or low (-1).
+        words: the advantage.
+        label: of the second figure, for the axis.
+    """
+
+    key: str
+    cost: str
+    gain: str
+    better: int
+    words: str
+    label: str
+
+    @property
+    def scale(self) -> float:
+        """Of the cost, as it is shown."""
+        return _SCALES.get(self.cost, 1.0)
+
+
+_SCALES = {"kid": 1e3}
+_TITLES = {"kid": "KID × 10³, lower is better", "blend_five": "blend of five, lower is newer"}
+
+_PLANES = (
+    _Plane(
+        "kid_gain",
+        "kid",
+        "authenticity",
+        1,
+        "lower KID at equal authenticity",
+        "authenticity, higher is newer",
+    ),
+    _Plane(
+        "blend_gain",
+        "blend_five",
+        "precision",
+        1,
+        "a lower blend score at equal precision",
+        "precision, higher is more realistic",
+    ),
+    _Plane(
+        "blend_kid_gain",
+        "blend_five",
+        "kid",
+        -1,
+        "a lower blend score at equal KID",
+        "KID × 10³, lower is better",
+    ),
+)
 
 
 class FrontierStudy(Study):
     r"""Does decoding through the frozen model beat mixing the pictures, at equal novelty?
 
     Every strategy that combines members alone is also applied to the few-shot pictures (the
-    pixel-space control). All controls together make a frontier of KID over authenticity, and one
-    of the blend score (variance that the best five few-shot pictures explain) over precision. A
+    pixel-space control). All controls together make a frontier of KID over authenticity, and two
+    of the blend score (variance that the best five few-shot pictures explain) over precision and
+    over KID. A
     setting of the latents lies beyond a frontier if its interval does, corrected for the number of
     settings tried (`ood_sampler.latents.frontier`).
 
@@ -69,10 +125,16 @@ class FrontierStudy(Study):
             meaning="Frontier of the pixel controls at equal authenticity, less the KID.",
         ),
         Heading(
-            "blend_five_gain",
-            "blend below pixels",
+            "blend_gain",
+            "blend below, precision",
             3,
             meaning="Likewise, the blend of five at equal precision.",
+        ),
+        Heading(
+            "blend_kid_gain",
+            "blend below, KID",
+            3,
+            meaning="Likewise, the blend of five at equal KID.",
         ),
     )
 
@@ -98,7 +160,14 @@ class FrontierStudy(Study):
     def check(self, pipeline: Pipeline) -> None:
         if not any(sampler.mixes for sampler in (*self.samplers, *self.controls)):
             raise ValueError("study.samplers must hold one that mixes, to have a pixel control")
-        for run in self._runs(pipeline):
+        for sampler in self.controls:
+            if not sampler.mixes:
+                raise ValueError(
+                    f"study.controls must hold strategies that mix, got {label(sampler)}: a "
+                    "strategy of the latents belongs into study.samplers"
+                )
+        mixed = [variant(pipeline, sampler=sampler) for sampler in self.controls]
+        for run in (*self._runs(pipeline), *mixed):
             run.check()
 
     def work(self, pipeline: Pipeline) -> list[Work]:
@@ -121,45 +190,44 @@ class FrontierStudy(Study):
         latents = [row for row in rows if row["space"] == LATENTS]
         pixels = [row for row in rows if row["space"] == PIXELS]
         for row in latents:
-            for cost, gain in _TRADES.items():
+            for plane in _PLANES:
                 found = advantage(
-                    _trade(row, gain, cost),
-                    [_trade(other, gain, cost) for other in pixels],
+                    _trade(row, plane),
+                    [_trade(other, plane) for other in pixels],
                     comparisons=len(latents),
                 )
-                row |= bounds(f"{cost}_gain", found)
+                row |= bounds(plane.key, found)
         return Measured(rows)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences, beyond = [], {key: 0 for key in _TRADES}
+        sentences: list[str] = []
+        beyond = dict.fromkeys((plane.key for plane in _PLANES), 0)
         domains = list(dict.fromkeys(row["domain"] for row in rows))
         for domain in domains:
             latents = [r for r in rows if r["domain"] == domain and r["space"] == LATENTS]
             parts = []
-            for cost, words in (
-                ("kid", "lower KID at equal authenticity"),
-                ("blend_five", "a lower blend score at equal precision"),
-            ):
-                better = [row for row in latents if row[f"{cost}_gain_low"] > 0]
-                beyond[cost] += bool(better)
-                best = max(latents, key=lambda row: row[f"{cost}_gain_low"])
-                scale, unit = (1e3, "e-3") if cost == "kid" else (1, "")
-                gain = (
-                    f"{scale * best[f'{cost}_gain']:.3g} "
-                    f"[{scale * best[f'{cost}_gain_low']:.3g}, "
-                    f"{scale * best[f'{cost}_gain_high']:.3g}]{unit}"
+            for plane in _PLANES:
+                better = [row for row in latents if row[f"{plane.key}_low"] > 0]
+                beyond[plane.key] += bool(better)
+                best = max(latents, key=lambda row: row[f"{plane.key}_low"])
+                value, low, high = (
+                    f"{plane.scale * best[plane.key + end]:.3g}" for end in ("", "_low", "_high")
                 )
+                unit = " × 10⁻³" if plane.cost == "kid" else ""
                 parts.append(
-                    f"{len(better)} of {len(latents)} settings of the latents have {words} than "
-                    f"the pixel controls, beyond the error bars (best {best['strategy']} at "
-                    f"t = {best['step']}, η = {best['eta']:g}, by {gain})"
+                    f"{len(better)} of {len(latents)} have {plane.words} (most clearly "
+                    f"{best['strategy']} at t = {best['step']}, η = {best['eta']:g}: by {value} "
+                    f"[{low}, {high}]{unit})"
                 )
-            sentences.append(f"{domain}: {'; '.join(parts)}.")
-        if len(domains) > 1:
             sentences.append(
-                f"The frontier of the latents lies beyond that of the pixels on {beyond['kid']} of "
-                f"{len(domains)} domains by KID at equal authenticity, and on "
-                f"{beyond['blend_five']} by the blend score at equal precision."
+                f"{domain}, settings of the latents against the frontier of the pixel controls, "
+                f"beyond the error bars: {'; '.join(parts)}."
+            )
+        if len(domains) > 1:
+            counts = (f"{beyond[p.key]} of {len(domains)} for {p.words}" for p in _PLANES)
+            sentences.append(
+                "Domains on which a setting of the latents lies beyond the pixel controls: "
+                f"{'; '.join(counts)}."
             )
         return sentences
 
@@ -167,21 +235,17 @@ class FrontierStudy(Study):
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         domains = list(dict.fromkeys(row["domain"] for row in rows))
         figure, panels = panel_figure(
-            width=12, height=4 * len(domains) + 0.8, rows=len(domains), columns=2
+            width=15, height=3.8 * len(domains) + 0.8, rows=len(domains), columns=3
         )
         strategies = list(dict.fromkeys(r["strategy"] for r in rows if r["space"] == LATENTS))
         for i, domain in enumerate(domains):
             own = [row for row in rows if row["domain"] == domain]
-            for axes, (cost, gain) in zip(
-                panels[2 * i : 2 * i + 2], _TRADES.items(), strict=True
-            ):
-                _scatter(axes, own, strategies, gain, cost)
-            panels[2 * i].set_title(f"{domain}: KID × 10³, lower is better")
-            panels[2 * i].set_xlabel("authenticity, higher is newer")
-            panels[2 * i + 1].set_title(f"{domain}: blend of five, lower is less of a blend")
-            panels[2 * i + 1].set_xlabel("precision, higher is more realistic")
+            for axes, plane in zip(panels[3 * i : 3 * i + 3], _PLANES, strict=True):
+                _scatter(axes, own, strategies, plane)
+                axes.set_title(f"{domain}: {_TITLES[plane.cost]}")
+                axes.set_xlabel(plane.label)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
         return figure
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
@@ -191,21 +255,20 @@ class FrontierStudy(Study):
         ]
 
 
-def _trade(row: Row, gain: str, cost: str) -> Trade:
+def _trade(row: Row, plane: _Plane) -> Trade:
     def error(key: str) -> float:
         return float(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * 1.959964)
 
-    return Trade(row[gain], row[cost], error(gain), error(cost))
+    gain, cost = plane.better * row[plane.gain], row[plane.cost]
+    return Trade(gain, cost, error(plane.gain), error(plane.cost))
 
 
-def _scatter(
-    axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], gain: str, cost: str
-) -> None:
-    scale = 1e3 if cost == "kid" else 1.0
+def _scatter(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane: _Plane) -> None:
+    cost, scale, across = plane.cost, plane.scale, _SCALES.get(plane.gain, 1.0)
     pixels = [row for row in rows if row["space"] == PIXELS]
-    line = pareto([_trade(row, gain, cost) for row in pixels])
+    line = pareto([_trade(row, plane) for row in pixels])
     axes.plot(
-        [point.gain for point in line],
+        [across * plane.better * point.gain for point in line],
         [scale * point.cost for point in line],
         color=COLOURS["control"],
         linewidth=2,
@@ -214,11 +277,20 @@ def _scatter(
     shown = [("pixel controls", COLOURS["control"], "x", pixels)]
     for k, strategy in enumerate(strategies):
         own = [r for r in rows if r["space"] == LATENTS and r["strategy"] == strategy]
-        shown.append((f"{strategy}, latents", LINES[k % len(LINES)], MARKERS[k % 8], own))
-    shown.append(("real pictures", COLOURS["reference"], "*", [r for r in rows if r["space"] == REAL]))
+        shown.append(
+            (
+                f"{strategy}, latents at step t",
+                LINES[k % len(LINES)],
+                MARKERS[k % len(MARKERS)],
+                own,
+            )
+        )
+    shown.append(
+        ("real pictures", COLOURS["reference"], "*", [r for r in rows if r["space"] == REAL])
+    )
     for name, colour, marker, points in shown:
         axes.errorbar(
-            [row[gain] for row in points],
+            [across * row[plane.gain] for row in points],
             [scale * row[cost] for row in points],
             yerr=[
                 [max(0.0, scale * (row[cost] - row[f"{cost}_low"])) for row in points],
@@ -232,16 +304,19 @@ def _scatter(
             elinewidth=0.8,
             label=name,
         )
-        if name.endswith("latents"):
+        if name.endswith("at step t"):
             for row in points:
                 axes.annotate(
-                    f"{row['step']}",
-                    (row[gain], scale * row[cost]),
+                    f"{row['step']}" + (f", η = {row['eta']:g}" if row["eta"] else ""),
+                    (across * row[plane.gain], scale * row[cost]),
                     textcoords="offset points",
                     xytext=(5, 4),
                     fontsize=7.5,
                     color=colour,
                 )
-    if cost == "kid":
-        axes.set_yscale("symlog", linthresh=10)
+    for direction, key in (("x", plane.gain), ("y", cost)):
+        if key == "kid":
+            axes.set(**{f"{direction}scale": "symlog"})
+            axis: Any = getattr(axes, f"{direction}axis")
+            axis.set_major_formatter("{x:g}")
     axes.grid()
