@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.faults import FAULTS, CommandError
@@ -167,7 +167,7 @@ def _check_option(text: str) -> None:
     if text == f"{LAUNCHER}=basic":
         # Hydra's own: one run after the other
         return
-    if _is_group(text) and option not in options and text not in ("experiment=null", "study=null"):
+    if _is_group(text) and option not in options:
         raise CommandError(
             f"{group}={option} is not known{_nearest(option, options)}; there are: "
             + ", ".join(options)
@@ -246,6 +246,9 @@ def _check_key(
     allowed = (int, float) if type(default) is float else (type(default),)
     if (key, "null" if given.value is None else given.value) in special:
         return
+    if isinstance(default, ListConfig) and not isinstance(given.value, ListConfig):
+        example = "".join(str(default).split()).replace("'", "")
+        raise CommandError(f"{key} must be a list, for example {key}={example}, got {value}")
     if type(default) in kinds and type(given.value) not in allowed:
         raise CommandError(f"{key} must be {kinds[type(default)]}, got {value}")
 
@@ -331,6 +334,12 @@ def execute(cfg: DictConfig) -> None:
         samplers = [sampler]
         if isinstance(sampler, Candidates):
             samplers = list(sampler.samplers.values())
+        several = len(steps) * len(samplers) > 1
+        if several and study is not None:
+            raise ValueError(
+                "inversion.step=auto and sampler=auto choose for a run, not for a study: set both "
+                "by hand, or leave study out"
+            )
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run and model.missing_megabytes is not None:
             log.info(
@@ -370,7 +379,6 @@ def execute(cfg: DictConfig) -> None:
         if not cfg.dry_run:
             _answer(folder, cfg, pipeline, study)
         return
-    several = len(steps) * len(samplers) > 1
     searching = search.work(pipeline, steps=steps, samplers=samplers) if several else []
     log.info(pipeline.estimate([*searching, *pipeline.plan.work()]).text())
     if cfg.dry_run:

@@ -14,7 +14,7 @@ from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.capture import CapturedFraction
 from ood_sampler.metrics.evaluation import Described
 from ood_sampler.metrics.kernel import kernel_distance
-from ood_sampler.pipeline import Measure, Pipeline, label
+from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 
@@ -158,7 +158,8 @@ class Search:
         candidates, before, work = len(steps) * len(samplers), 0, []
         largest = max(pipeline.plan.evaluations(step) for step in steps)
         for number, samples in enumerate(self.samples, start=1):
-            work.append(Work(f"search {number}", candidates * (samples - before), largest))
+            new = _computed(samples, before, pipeline)
+            work.append(Work(f"search {number}", candidates * new, largest))
             before, candidates = samples, max(1, round(self.keep * candidates))
         return work
 
@@ -190,16 +191,19 @@ class Search:
         judge = _Judge(pipeline.measure, fit, validation, self.thresholds)
         trials: list[Trial] = []
         spent, before = 0, 0
-        for samples in self.samples:
-            found = []
+        for number, samples in enumerate(self.samples, start=1):
+            found, stages = [], list[StageRecord]()
             for run in runs:
-                run = replace(run, settings=replace(run.settings, num_samples=samples))
+                settings = replace(run.settings, num_samples=samples)
+                run = replace(run, settings=settings, stages=stages, left_out=[])
                 _copy_latents(inverted, run, fit)
                 found.append((judge.trial(run, run.sampled()[2]), run))
-                spent += (samples - before) * run.plan.evaluations(run.settings.step)
+                new = _computed(samples, before, run)
+                spent += new * run.plan.evaluations(run.settings.step)
             found.sort(key=lambda pair: judge.rank(pair[0]))
             trials += [trial for trial, _ in found]
             before = samples
+            pipeline.stages.append(_round(f"search {number}", len(found) * samples, stages))
             runs = [run for _, run in found[: max(1, round(self.keep * len(found)))]]
             log.info("search: %d samples each, ahead: %s", samples, _words(found[0][0]))
             if len(runs) == 1:
@@ -271,6 +275,18 @@ def _words(trial: Trial) -> str:
         f"step {trial.step}, {trial.sampler}, KID {1e3 * trial.point.distance:.1f}e-3, retention "
         f"{trial.point.retention:.2f}, novelty {trial.point.novelty:.2f}"
     )
+
+
+def _round(name: str, images: int, stages: Sequence[StageRecord]) -> StageRecord:
+    """The stages of all candidates as one; evaluations an image differ between steps."""
+    seconds = sum(stage.seconds for stage in stages)
+    return StageRecord(name, images, 0, seconds, all(stage.cached for stage in stages))
+
+
+def _computed(samples: int, before: int, run: Pipeline) -> int:
+    """Samples that are computed to have so many: a shard that is not full is made anew."""
+    shard = run.plan.samples().shard
+    return samples - before // shard * shard
 
 
 def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sampler) -> Pipeline:

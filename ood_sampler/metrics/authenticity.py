@@ -18,6 +18,14 @@ def nearest(samples: Tensor, reference: Tensor) -> Neighbours:
     return kth_nearest(samples, reference, k=1)
 
 
+def authentic(samples: Tensor, reference: Tensor) -> Tensor:
+    """Tell which samples count in `authenticity`: float64, 0 or 1, shape $(N,)$."""
+    check_sets(reference=reference, rows=2)
+    distance, indices = nearest(samples, reference)
+    own = neighbour_distance(reference, nearest_k=1)
+    return (distance > own[indices]).double()
+
+
 def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
     r"""Share of samples farther from their nearest reference than that is from its own nearest.
 
@@ -33,10 +41,7 @@ def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
     Returns:
         A float64 scalar in [0, 1].
     """
-    check_sets(reference=reference, rows=2)
-    distance, indices = nearest(samples, reference)
-    own = neighbour_distance(reference, nearest_k=1)
-    return (distance > own[indices]).double().mean()
+    return authentic(samples, reference).mean()
 
 
 class Authenticity(Metric):

@@ -2,18 +2,14 @@
 
 from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ood_sampler.metrics.feature_sets import check_sets, kth_nearest, stack
+from ood_sampler.metrics.feature_sets import check_sets, kth_nearest, stack, subsample
 
 
-def captured_fraction(
-    samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int
-) -> Tensor:
-    r"""Share of samples with most of their $k$ nearest neighbours in the in-domain set.
+def captured(samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int) -> Tensor:
+    r"""Tell which samples have most of their $k$ nearest neighbours in the in-domain set.
 
     Neighbours are taken among both reference sets together. For odd $k$ and $m = (k + 1) / 2$ the
     majority is in-domain exactly if the $m$-th nearest in-domain vector is nearer than the $m$-th
@@ -26,7 +22,7 @@ def captured_fraction(
         nearest_k: $k$, odd, at most $2 M - 1$.
 
     Returns:
-        A float64 scalar in [0, 1].
+        Float64, 0 or 1, shape $(N,)$.
 
     Raises:
         ValueError: The reference sets differ in size, or `nearest_k` does not fit them.
@@ -45,7 +41,14 @@ def captured_fraction(
         )
     to_in_domain = kth_nearest(samples, in_domain, k=majority).distance
     to_target = kth_nearest(samples, target, k=majority).distance
-    return (to_in_domain < to_target).double().mean()
+    return (to_in_domain < to_target).double()
+
+
+def captured_fraction(
+    samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int
+) -> Tensor:
+    """Share of samples that are `captured`: a float64 scalar in [0, 1]."""
+    return captured(samples, in_domain, target, nearest_k=nearest_k).mean()
 
 
 def _majority(nearest_k: int) -> int:
@@ -54,14 +57,14 @@ def _majority(nearest_k: int) -> int:
     return (nearest_k + 1) // 2
 
 
-def subsample(features: Tensor, size: int, *, seed: int) -> Tensor:
-    """Draw `size` rows without replacement; the rows drawn do not depend on their order."""
-    rows = features.contiguous().numpy(force=True)
-    # Any total order serves; that of the raw bytes tells all distinct rows apart.
-    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
-    order = torch.from_numpy(keys.argsort(kind="stable")).to(features.device)
-    draw = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:size]
-    return features[order[draw.to(features.device)]]
+def equal_sized(in_domain: Tensor, target: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Cut the larger reference set to the size of the smaller, by `seed`."""
+    size = min(len(in_domain), len(target))
+    if len(in_domain) > size:
+        in_domain = subsample(in_domain, size, seed=seed)
+    if len(target) > size:
+        target = subsample(target, size, seed=seed)
+    return in_domain, target
 
 
 class CapturedFraction(Metric):
@@ -90,13 +93,11 @@ class CapturedFraction(Metric):
         getattr(self, role).append(features.detach())
 
     def compute(self) -> Tensor:
-        in_domain = stack(self.in_domain, name="in_domain")
-        target = stack(self.target, name="target")
-        size = min(len(in_domain), len(target))
-        if len(in_domain) > size:
-            in_domain = subsample(in_domain, size, seed=self.seed)
-        if len(target) > size:
-            target = subsample(target, size, seed=self.seed)
+        in_domain, target = equal_sized(
+            stack(self.in_domain, name="in_domain"),
+            stack(self.target, name="target"),
+            seed=self.seed,
+        )
         return captured_fraction(
             stack(self.samples, name="samples"), in_domain, target, nearest_k=self.nearest_k
         )

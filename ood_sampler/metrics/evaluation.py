@@ -4,15 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
-from torchmetrics import Metric
 
-from ood_sampler.metrics.authenticity import Authenticity
-from ood_sampler.metrics.blend import BlendScore, BlendScores
-from ood_sampler.metrics.capture import CapturedFraction
+from ood_sampler.metrics.authenticity import authentic
+from ood_sampler.metrics.blend import best_pair, forward_selection
+from ood_sampler.metrics.capture import captured, equal_sized
+from ood_sampler.metrics.comparison import Comparison, compare
+from ood_sampler.metrics.diversity import diversity
+from ood_sampler.metrics.extrapolation import frechet_limit
 from ood_sampler.metrics.features import FeatureExtractor, InceptionFeatures
-from ood_sampler.metrics.frechet import FrechetDistance
-from ood_sampler.metrics.kernel import KernelDistance
-from ood_sampler.metrics.prdc import PRDC
+from ood_sampler.metrics.frechet import infinitesimal_jackknife
+from ood_sampler.metrics.intervals import mean_interval, normal_interval, with_bounds
+from ood_sampler.metrics.kernel import jackknife
+from ood_sampler.metrics.prdc import manifold_scores
 
 THUMBNAIL = 64
 """Side in pixels to which larger images are averaged for the blend score."""
@@ -71,49 +74,81 @@ class Evaluation:
                 )
 
     def against_held_out(self, samples: Described, held_out: Described) -> dict[str, float]:
-        """FID, KID with its standard error, precision, recall, density and coverage."""
-        frechet = FrechetDistance(width=samples.features.shape[1])
-        kernel = KernelDistance()
-        manifold = PRDC(nearest_k=self.nearest_k)
-        for metric in (frechet, kernel, manifold):
-            metric.update(samples.features, real=False)
-            metric.update(held_out.features, real=True)
-        distance = kernel.compute()
-        scores = manifold.compute()
+        """FID, its limit, KID, precision, recall, density and coverage, each with its interval.
+
+        Intervals are `<key>_low` and `<key>_high`, of 95%. Those of FID and KID come from
+        jackknife standard errors (a bootstrap would bias them), the others from resampled images
+        of the set that the share is of, the other set staying as it is. The limit of FID needs as
+        many images as features are wide, and is left out of smaller sets.
+        """
+        generated, real = samples.features, held_out.features
+        distance = jackknife(generated, real)
+        intervals = {"fid": normal_interval(*infinitesimal_jackknife(generated, real))}
+        if min(len(generated), len(real)) >= generated.shape[1]:
+            limit = frechet_limit(generated, real, seed=self.seed)
+            intervals["fid_infinity"] = normal_interval(*limit)
+        intervals["kid"] = normal_interval(*distance)
+        scores = manifold_scores(real, generated, nearest_k=self.nearest_k)
+        intervals |= {
+            name: mean_interval(values, seed=self.seed) for name, values in scores._asdict().items()
+        }
         return {
-            "fid": float(frechet.compute()),
-            "kid": float(distance.value),
+            **with_bounds(intervals),
             "kid_standard_error": float(distance.standard_error),
-            **{name: float(value) for name, value in scores._asdict().items()},
         }
 
     def against_few_shot(
         self, samples: Described, few_shot: Described
-    ) -> tuple[float, BlendScores]:
-        """Authenticity and blend scores: are they new, and more than double exposures?"""
-        authenticity, blend = Authenticity(), BlendScore()
-        authenticity.update(samples.features, reference=False)
-        authenticity.update(few_shot.features, reference=True)
-        _update_blend(blend, samples, few_shot)
-        return float(authenticity.compute()), blend.compute()
+    ) -> tuple[dict[str, float], Tensor]:
+        """Authenticity, blend scores and diversity: new, more than double exposures, and varied?
 
-    def captured(self, samples: Described, in_domain: Tensor, target: Described) -> float:
+        Returns:
+            The figures, each with its interval as in `against_held_out`, that of diversity over
+            clusters where there are two, and the number of these; then the blend score of each
+            sample on its best pair, shape $(N,)$.
+        """
+        pictures, reference = (
+            described.thumbnails.flatten(start_dim=1) for described in (samples, few_shot)
+        )
+        pair = best_pair(pictures, reference)
+        values = {
+            "authenticity": authentic(samples.features, few_shot.features),
+            "blend_pair": pair.r_squared,
+            "blend_five": forward_selection(pictures, reference, pair.indices, size=5).r_squared,
+        }
+        clusters = diversity(samples.features, few_shot.features).clusters
+        if len(clusters) > 1:
+            values["diversity"] = clusters
+        intervals = {key: mean_interval(each, seed=self.seed) for key, each in values.items()}
+        figures = {**with_bounds(intervals), "diversity_clusters": float(len(clusters))}
+        if len(clusters) == 1:
+            figures["diversity"] = float(clusters[0])
+        return figures, pair.r_squared
+
+    def captured(
+        self, samples: Described, in_domain: Tensor, target: Described
+    ) -> dict[str, float]:
         """Share of samples among whose neighbours the model's own domain has the majority."""
-        metric = CapturedFraction(nearest_k=self.nearest_k, seed=self.seed)
-        metric.update(samples.features, role="samples")
-        metric.update(in_domain, role="in_domain")
-        metric.update(target.features, role="target")
-        return float(metric.compute())
+        references = equal_sized(in_domain, target.features, seed=self.seed)
+        values = captured(samples.features, *references, nearest_k=self.nearest_k)
+        return with_bounds({"captured": mean_interval(values, seed=self.seed)})
+
+    def compare(
+        self, first: Described, second: Described, *, held_out: Described, few_shot: Described
+    ) -> Comparison:
+        """Figures of one set of samples less those of another, with intervals."""
+        return compare(
+            first.features,
+            second.features,
+            held_out=held_out.features,
+            few_shot=few_shot.features,
+            seed=self.seed,
+        )
 
 
 def thumbnails(images: Tensor) -> Tensor:
     """Average images to at most `THUMBNAIL` pixels a side; smaller ones stay as they are."""
     return images if images.shape[-1] <= THUMBNAIL else adaptive_avg_pool2d(images, THUMBNAIL)
-
-
-def _update_blend(metric: Metric, samples: Described, few_shot: Described) -> None:
-    metric.update(samples.thumbnails, reference=False)
-    metric.update(few_shot.thumbnails, reference=True)
 
 
 def inception_evaluation(

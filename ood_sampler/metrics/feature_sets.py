@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
@@ -46,6 +47,16 @@ def stack(batches: Tensor | Sequence[Tensor], *, name: str) -> Tensor:
         raise ValueError(f"{name} must not be empty, got no batch: call update before compute")
     joined: Tensor = dim_zero_cat(batches)  # type: ignore[arg-type]
     return joined
+
+
+def subsample(features: Tensor, size: int, *, seed: int) -> Tensor:
+    """Draw `size` rows without replacement; the rows drawn do not depend on their order."""
+    rows = features.contiguous().numpy(force=True)
+    # Any total order serves; that of the raw bytes tells all distinct rows apart.
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    order = torch.from_numpy(keys.argsort(kind="stable")).to(features.device)
+    draw = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:size]
+    return features[order[draw.to(features.device)]]
 
 
 class RowBlock(NamedTuple):

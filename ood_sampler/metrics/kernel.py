@@ -1,5 +1,6 @@
 """Kernel distance between two feature sets (KID; Bińkowski et al., 2018)."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -82,11 +83,19 @@ def _leave_one_out_variance(sums: _KernelSums) -> Tensor:
     return (estimates - estimates.mean()).square().sum() * (n - 1) / n
 
 
+def kernel_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    r"""Compute $k(x_i, y_j)$ for some rows of `x` at a time, float64, $(b, m)$, until the next."""
+    y = y.double()
+    for rows, values, room in row_blocks(x, columns=len(y)):
+        torch.mm(values, y.T, out=room)
+        yield rows, room.div_(y.shape[1]).add_(1).pow_(3)
+
+
 def _kernel_sums(x: Tensor, y: Tensor) -> _KernelSums:
     xy, yx = _row_sums(x, y)
     return _KernelSums(
-        xx=_row_sums(x, x)[0] - _self_kernel(x),
-        yy=_row_sums(y, y)[0] - _self_kernel(y),
+        xx=_row_sums(x, x)[0] - self_kernel(x),
+        yy=_row_sums(y, y)[0] - self_kernel(y),
         xy=xy,
         yx=yx,
     )
@@ -94,17 +103,16 @@ def _kernel_sums(x: Tensor, y: Tensor) -> _KernelSums:
 
 def _row_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Sum $k(x_i, y_j)$ over $j$, shape $(n,)$, and over $i$, shape $(m,)$."""
-    y = y.double()
-    over_y, over_x = y.new_empty(len(x)), y.new_zeros(len(y))
-    for rows, values, room in row_blocks(x, columns=len(y)):
-        torch.mm(values, y.T, out=room)
-        kernel = room.div_(y.shape[1]).add_(1).pow_(3)
+    over_y = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    over_x = torch.zeros(len(y), dtype=torch.float64, device=x.device)
+    for rows, kernel in kernel_blocks(x, y):
         over_y[rows] = kernel.sum(dim=1)
         over_x += kernel.sum(dim=0)
     return over_y, over_x
 
 
-def _self_kernel(x: Tensor) -> Tensor:
+def self_kernel(x: Tensor) -> Tensor:
+    """Compute $k(x_i, x_i)$, float64, shape $(n,)$."""
     squares: Tensor = torch.linalg.vecdot(x.double(), x.double())
     return (squares / x.shape[1] + 1) ** 3
 

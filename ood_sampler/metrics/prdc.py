@@ -23,6 +23,35 @@ class ManifoldScores(NamedTuple):
     coverage: Tensor
 
 
+def manifold_scores(real: Tensor, generated: Tensor, *, nearest_k: int) -> ManifoldScores:
+    """Find what each vector adds to `precision_recall_density_coverage`.
+
+    Returns:
+        Float64: precision and density of each generated vector, $(M,)$, recall and coverage of each
+        real one, $(N,)$; all but density are 0 or 1.
+
+    Raises:
+        ValueError: A set has too few vectors for `nearest_k`.
+    """
+    check_sets(real=real, generated=generated)
+    real_radius = neighbour_distance(real, nearest_k=nearest_k).square()
+    generated_radius = neighbour_distance(generated, nearest_k=nearest_k).square()
+    count = torch.empty_like(generated_radius)
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    covered = recalled.clone()
+    for rows, squared in distance_blocks(generated, real):
+        inside = squared <= real_radius
+        count[rows] = inside.sum(dim=1).double()
+        covered |= inside.any(dim=0)
+        recalled |= (squared <= generated_radius[rows, None]).any(dim=0)
+    return ManifoldScores(
+        precision=(count > 0).double(),
+        recall=recalled.double(),
+        density=count / nearest_k,
+        coverage=covered.double(),
+    )
+
+
 def precision_recall_density_coverage(
     real: Tensor, generated: Tensor, *, nearest_k: int
 ) -> ManifoldScores:
@@ -51,23 +80,8 @@ def precision_recall_density_coverage(
     Raises:
         ValueError: A set has too few vectors for `nearest_k`.
     """
-    check_sets(real=real, generated=generated)
-    real_radius = neighbour_distance(real, nearest_k=nearest_k).square()
-    generated_radius = neighbour_distance(generated, nearest_k=nearest_k).square()
-    count = torch.empty_like(generated_radius)
-    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    covered = recalled.clone()
-    for rows, squared in distance_blocks(generated, real):
-        inside = squared <= real_radius
-        count[rows] = inside.sum(dim=1).double()
-        covered |= inside.any(dim=0)
-        recalled |= (squared <= generated_radius[rows, None]).any(dim=0)
-    return ManifoldScores(
-        precision=(count > 0).double().mean(),
-        recall=recalled.double().mean(),
-        density=count.mean() / nearest_k,
-        coverage=covered.double().mean(),
-    )
+    scores = manifold_scores(real, generated, nearest_k=nearest_k)
+    return ManifoldScores(*(values.mean() for values in scores))
 
 
 class PRDC(Metric):

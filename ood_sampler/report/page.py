@@ -11,11 +11,14 @@ from torch import Tensor
 from ood_sampler.data.artifact import write_atomically
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.plots import run_figures, svg
-from ood_sampler.report.tables import COLUMNS, MISSING, Results, number, strategy
-from ood_sampler.report.verdicts import verdicts
+from ood_sampler.report.tables import COLUMNS, MISSING, Column, Results, Row, number, strategy
+from ood_sampler.report.verdicts import conclusion, verdicts
 
 _SAMPLES, _PAIRS, _HELD_OUT, _IN_DOMAIN, _RECONSTRUCTIONS = 50, 25, 30, 10, 15
 """Pictures shown of each kind, at most."""
+
+_SHORT = 0.05
+"""Seconds below which a rate says nothing."""
 
 _CITATIONS = (
     (
@@ -82,6 +85,9 @@ thead th { border-bottom: 2px solid #9aa2ad; vertical-align: bottom; white-space
 th:first-child, td:first-child { text-align: left; padding-left: 0.5rem; }
 tbody th { font-weight: 400; }
 .strategy { background: #eef4fc; font-weight: 600; }
+.interval { color: var(--faint); font-size: 0.78rem; font-weight: 400; display: block;
+  line-height: 1.2; }
+ol li { max-width: 76ch; margin: 0.35rem 0; }
 .role { color: var(--faint); font-size: 0.78rem; font-weight: 400; display: block; }
 table.text th, table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere;
   vertical-align: top; }
@@ -120,6 +126,7 @@ def page(results: Results, pictures: Mapping[str, Tensor]) -> str:
     title = f"{run['data']} from {run['model']}"
     sections = [
         ("verdicts", "What the figures say", _verdicts(results)),
+        ("method", "What was done", _method(results)),
         ("pictures", "Pictures", _pictures(pictures)),
         ("figures", "Figures", _figures(results)),
         ("plots", "Plots", _plots(results)),
@@ -183,54 +190,106 @@ def _summary(results: Results) -> str:
 
 
 def _verdicts(results: Results) -> str:
+    judged = verdicts(results)
     items = "".join(
         f'<li class="{verdict.outcome}"><b>{escape(verdict.question)}</b>'
         f'<span class="answer">{escape(verdict.answer)}</span>'
         f"<p>{escape(verdict.sentence)}</p></li>\n"
-        for verdict in verdicts(results)
+        for verdict in judged
     )
     if not items:
         return ""
+    summed_up = conclusion(judged)
     return (
-        f'<ul class="verdicts">\n{items}</ul>\n<p class="note">Computed from the figures below. '
-        "Two figures are told apart when they differ by more than two standard errors. All rest on "
-        "one feature network and one seed: look at the pictures too.</p>\n"
+        (f'<p class="lead"><b>In short:</b> {escape(summed_up)}</p>\n' if summed_up else "")
+        + f'<ul class="verdicts">\n{items}</ul>\n<p class="note">Computed from the figures below. '
+        "Two figures are told apart when they differ by more than two standard errors; numbers in "
+        "brackets are 95% intervals. All rest on one feature network and one seed: look at the "
+        "pictures too.</p>\n"
     )
+
+
+def _method(results: Results) -> str:
+    """Say in plain words how the pictures below came about."""
+    run = results["run"]
+    steps = (
+        "A diffusion model makes pictures out of noise: it was trained to remove noise from "
+        f"pictures, step by step. This one, {run['model']}, was trained on other pictures; not one "
+        "of its weights was changed (frozen).",
+        "Run backwards, it turns a picture into noise that leads back to that picture (inversion). "
+        f"This was done with a few pictures of {run['data']}, the few-shot pictures, as far as "
+        f"step {run['step']}: the higher the step, the less is left of the picture. The noisy "
+        "pictures there are called latents.",
+        f"New latents were drawn that resemble those of the few-shot pictures (strategy "
+        f"{run['sampler']}), and the model turned them into pictures: the samples. With η = 0 it "
+        "adds no noise of its own on the way, with η = 1 as much as the usual random sampling.",
+        "The samples are good if they look like the domain without repeating the few-shot pictures "
+        "or blending two of them. So they are compared with pictures that took no part in all this "
+        "(held-out), with the few-shot pictures, and with what anybody can make of these without "
+        "a model (controls).",
+    )
+    items = "".join(f"<li>{escape(step)}</li>\n" for step in steps)
+    return f"<ol>{items}</ol>\n"
 
 
 def _pictures(pictures: Mapping[str, Tensor]) -> str:
     samples = pictures.get("samples")
     parts = [
-        _singles("Samples", "sample", samples, _SAMPLES),
         _pairs(
-            "Samples beside their nearest few-shot picture",
+            "1. Few-shot pictures, inverted and decoded again",
+            "On the left a few-shot picture, on the right the same after its way to the latent and "
+            "back. If the two differ, the latents do not hold the pictures, and nothing that "
+            "follows can be good.",
+            ("few-shot picture", "reconstruction of few-shot picture"),
+            (pictures.get("originals"), pictures.get("reconstructions")),
+            _RECONSTRUCTIONS,
+        ),
+        _singles(
+            "2. Samples",
+            "What the model made of new latents, not selected: precision says how many of them "
+            "look real.",
+            "sample",
+            samples,
+            _SAMPLES,
+        ),
+        _singles(
+            "3. Held-out pictures",
+            "Real pictures of the domain that took no part: what samples should look like. FID and "
+            "KID say how far the samples are from these, recall how many of these they reach.",
+            "held-out picture",
+            pictures.get("held_out"),
+            _HELD_OUT,
+        ),
+        _pairs(
+            "4. Samples beside their nearest few-shot picture",
             "On the left the sample, on the right the few-shot picture nearest to it in feature "
-            "space: a copy looks the same as its neighbour.",
+            "space: a copy looks the same as its neighbour, a blend of two pictures shows a ghost "
+            "of the other one. Authenticity and blends say how many.",
             ("sample", "nearest few-shot picture of sample"),
             (samples, pictures.get("nearest")),
             _PAIRS,
         ),
-        _singles("Held-out pictures", "held-out picture", pictures.get("held_out"), _HELD_OUT),
         _singles(
-            "The model's own samples", "in-domain sample", pictures.get("in_domain"), _IN_DOMAIN
-        ),
-        _pairs(
-            "Reconstructions",
-            "On the left a few-shot picture, on the right the same inverted and decoded.",
-            ("few-shot picture", "reconstruction of few-shot picture"),
-            (pictures.get("originals"), pictures.get("reconstructions")),
-            _RECONSTRUCTIONS,
+            "5. The model's own samples",
+            "What the model makes of pure noise: the domain that it was trained on. Captured "
+            "samples look like these.",
+            "in-domain sample",
+            pictures.get("in_domain"),
+            _IN_DOMAIN,
         ),
     ]
     return "".join(parts)
 
 
-def _singles(heading: str, name: str, images: Tensor | None, most: int) -> str:
+def _singles(heading: str, explanation: str, name: str, images: Tensor | None, most: int) -> str:
     if images is None or not len(images):
         return ""
     shown = images[:most]
     tags = _frame(shown, _img_tags(shown, name))
-    return f"<h3>{escape(heading)}</h3>{_count(len(shown), len(images))}{tags}"
+    return (
+        f'<h3>{escape(heading)}</h3><p class="note">{escape(explanation)} '
+        f"{_count(len(shown), len(images))}</p>{tags}"
+    )
 
 
 def _pairs(
@@ -251,7 +310,7 @@ def _pairs(
 
 
 def _count(shown: int, total: int) -> str:
-    return f'<p class="note">The first {shown} of {total}.</p>' if shown < total else ""
+    return f"The first {shown} of {total}." if shown < total else ""
 
 
 def _frame(images: Tensor, tags: Iterable[str]) -> str:
@@ -286,7 +345,7 @@ def _figures(results: Results) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(column.title)}</th>'
         + "".join(
-            f"<td {kind}>{escape(column.text(row))}</td>"
+            f"<td {kind}>{escape(column.text(row))}{_interval(column, row)}</td>"
             for kind, row in zip(classes, sets, strict=True)
         )
         + "</tr>\n"
@@ -303,10 +362,16 @@ def _figures(results: Results) -> str:
         '<p class="note">A reference is what the best and the worst look like: real pictures, and '
         "the model's own samples. A control mixes the few-shot pictures themselves, as the "
         "strategy mixes their latents; a strategy that is no better than its control has not shown "
-        "that the frozen model contributes anything. A dash stands for a figure without meaning "
-        "there.</p>\n"
+        "that the frozen model contributes anything. In brackets are 95% intervals: over images, "
+        "the pictures compared with staying the same; of FID, FID∞ and KID by standard errors. A "
+        "dash stands for a figure without meaning there.</p>\n"
         f"<h3>What the lines mean</h3>\n<dl>{meanings}</dl>\n"
     )
+
+
+def _interval(column: Column, row: Row) -> str:
+    bounds = column.bounds(row)
+    return f'<span class="interval">{escape(bounds)}</span>' if bounds else ""
 
 
 def _plots(results: Results) -> str:
@@ -315,7 +380,12 @@ def _plots(results: Results) -> str:
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
         for caption, figure in run_figures(results)
     )
-    return f'<div class="plots">{figures}</div>\n' if figures else ""
+    if not figures:
+        return ""
+    return (
+        '<p class="note">Blue: the strategy; grey: references; orange: controls. Lines across are '
+        f'95% intervals.</p>\n<div class="plots">{figures}</div>\n'
+    )
 
 
 def _costs(results: Results) -> str:
@@ -341,7 +411,7 @@ def _costs(results: Results) -> str:
 def _rate(images: int, seconds: float, *, cached: bool) -> str:
     if cached:
         return "stored before"
-    return f"{images / seconds:.1f}" if seconds else MISSING
+    return f"{images / seconds:.1f}" if seconds >= _SHORT else MISSING
 
 
 def _protocol(results: Results) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from ood_sampler.report.tables import COLUMNS, Results, Row, number
+from ood_sampler.report.tables import COLUMNS, Column, Results, Row, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +122,7 @@ def share_figure(rows: Sequence[Row], keys: Sequence[str]) -> "Figure | None":
     if not shown:
         return None
     figure, (axes,) = panel_figure(width=6.4, height=0.9 + 0.52 * len(shown))
-    headings = {column.key: column.heading for column in COLUMNS}
+    columns = {column.key: column for column in COLUMNS}
     thickness = 0.76 / len(keys)
     for k, key in enumerate(keys):
         for y, row in enumerate(shown):
@@ -137,10 +137,17 @@ def share_figure(rows: Sequence[Row], keys: Sequence[str]) -> "Figure | None":
                 color=COLOURS[row["role"]],
                 alpha=1 if k == 0 else 0.5,
             )
-            axes.text(value + 0.012, middle, f"{value:.2f}", va="center", fontsize=8.5)
-    names = " (dark), ".join(headings[key] for key in keys) + (" (light)" if len(keys) > 1 else "")
+            below, above = _reach(columns[key], row)
+            if below or above:
+                axes.errorbar(
+                    value, middle, xerr=[[below], [above]], color=_INK, linewidth=1, capsize=2
+                )
+            axes.text(value + above + 0.012, middle, f"{value:.2f}", va="center", fontsize=8.5)
+    names = " (dark), ".join(columns[key].heading for key in keys) + (
+        " (light)" if len(keys) > 1 else ""
+    )
     axes.set_title(names[0].upper() + names[1:])
-    axes.set_xlim(0, 1.08)
+    axes.set_xlim(0, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     _name_rows(axes, shown)
     axes.grid(axis="x")
@@ -224,14 +231,11 @@ def curves(
                 key=lambda point: point[0],
             )
             drawn += [row for _, row in kept]
-            errors = [
-                2 * column.scale * (number(row.get(column.error)) or 0) if column.error else 0
-                for _, row in kept
-            ]
+            errors = [_reach(column, row) for _, row in kept]
             axes.errorbar(
                 [x for x, _ in kept],
                 [row[column.key] * column.scale for _, row in kept],
-                yerr=errors if any(errors) else None,
+                yerr=list(zip(*errors, strict=True)) if any(map(any, errors)) else None,
                 color=LINES[k % len(LINES)],
                 marker=MARKERS[k % len(MARKERS)],
                 markersize=5,
@@ -253,6 +257,16 @@ def curves(
             unique.values(), unique.keys(), loc="outside lower center", ncols=min(4, len(unique))
         )
     return figure
+
+
+def _reach(column: Column, row: Row) -> tuple[float, float]:
+    """How far the 95% interval of a figure, as shown, reaches below and above it."""
+    value = number(row.get(column.key)) or 0
+    low, high = (number(row.get(f"{column.key}_{end}")) for end in ("low", "high"))
+    if low is None or high is None:
+        error = 2 * (number(row.get(column.error)) or 0) if column.error else 0
+        low, high = value - error, value + error
+    return column.scale * max(value - low, 0), column.scale * max(high - value, 0)
 
 
 def panel_figure(

@@ -43,6 +43,8 @@ class Column:
         digits: decimals; none for three significant digits.
         scale: factor applied before it is shown; stored figures are unscaled.
         error: name of its standard error in a row.
+        interval: whether a row may hold the bounds of its 95% interval, `<key>_low` and
+            `<key>_high`.
     """
 
     key: str
@@ -53,6 +55,13 @@ class Column:
     digits: int | None = 3
     scale: float = 1.0
     error: str | None = None
+    interval: bool = True
+
+    @property
+    def keys(self) -> list[str]:
+        """Names in a row of the figure, its standard error and its bounds."""
+        bounds = [f"{self.key}_low", f"{self.key}_high"] if self.interval else []
+        return [self.key, *([self.error] if self.error else []), *bounds]
 
     @property
     def title(self) -> str:
@@ -72,6 +81,17 @@ class Column:
         digits = _decimals(error * self.scale, significant=2)
         return f"{_fixed(value, digits)} ± {_fixed(error * self.scale, digits)}"
 
+    def bounds(self, row: Row) -> str:
+        """Write the interval of the figure of a row, with its digits; empty where there is none."""
+        low, high = (number(row.get(f"{self.key}_{end}")) for end in ("low", "high"))
+        if number(row.get(self.key)) is None or low is None or high is None:
+            return ""
+        # two significant digits of the width, as of a standard error
+        digits = self.digits
+        if digits is None or self.error:
+            digits = _decimals((high - low) / 4 * self.scale, significant=2)
+        return f"[{_fixed(low * self.scale, digits)}, {_fixed(high * self.scale, digits)}]"
+
 
 COLUMNS = (
     Column(
@@ -79,6 +99,7 @@ COLUMNS = (
         heading="images",
         better=None,
         digits=0,
+        interval=False,
         meaning="Number of images compared with the held-out pictures.",
     ),
     Column(
@@ -90,6 +111,17 @@ COLUMNS = (
         meaning=(
             "Fréchet distance between Gaussians fitted to the features of both sets; biased upward "
             "for small sets, so compare only rows of equal size (Heusel et al., 2017)."
+        ),
+    ),
+    Column(
+        key="fid_infinity",
+        heading="FID∞",
+        better="lower",
+        digits=None,
+        meaning=(
+            "FID of endless sets, from a line through those of random subsets, which frees it of "
+            "that bias; around 0, also below, for sets of one distribution. Left out where there "
+            "are fewer images than features (Chong and Forsyth, 2020)."
         ),
     ),
     Column(
@@ -180,6 +212,25 @@ COLUMNS = (
         better="lower",
         meaning="The same for a mixture of five.",
     ),
+    Column(
+        key="diversity",
+        heading="diversity",
+        better="higher",
+        digits=None,
+        meaning=(
+            "Mean distance, in feature space, of images that have the same nearest few-shot "
+            "picture, over the pictures that have at least two such images; 0 where all are copies "
+            "(after Intra-LPIPS of Ojha et al., 2021)."
+        ),
+    ),
+    Column(
+        key="diversity_clusters",
+        heading="clusters",
+        better="higher",
+        digits=0,
+        interval=False,
+        meaning="Number of these few-shot pictures: over how many the images spread.",
+    ),
 )
 
 
@@ -204,6 +255,12 @@ def _decimals(value: float, *, significant: int = 3) -> int:
 def figure(key: str, row: Row) -> str:
     """Write one figure of a row as the tables do."""
     return next(column for column in COLUMNS if column.key == key).text(row)
+
+
+def figure_with_interval(key: str, row: Row) -> str:
+    """Write one figure of a row, and its interval where it has one."""
+    column = next(column for column in COLUMNS if column.key == key)
+    return f"{column.text(row)} {column.bounds(row)}".rstrip()
 
 
 def strategy(results: Results) -> Row:
@@ -308,7 +365,7 @@ def csv_table(rows: Sequence[Row], *, first: Sequence[str] = ()) -> str:
     """
     keys = [*first, "name", "role"]
     for column in COLUMNS:
-        keys += [column.key] if column.error is None else [column.key, column.error]
+        keys += column.keys
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(keys)

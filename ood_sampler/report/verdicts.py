@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from statistics import fmean, quantiles, variance
 from typing import Literal
 
-from ood_sampler.report.tables import IN_DOMAIN, Results, Row, figure, number, strategy
+from ood_sampler.report.tables import (
+    IN_DOMAIN,
+    Results,
+    Row,
+    figure,
+    figure_with_interval,
+    number,
+    strategy,
+)
 
 Order = Literal["lower", "higher", "same"]
 
@@ -17,6 +25,15 @@ _AUTHENTICITY = 0.5
 """Expected of new pictures where the authenticity of real ones is not known."""
 
 _CAPTURED_FEW, _CAPTURED_MANY = 0.05, 0.5
+
+_INTERVAL = 2 * 1.959964
+"""Standard errors in an interval of 95%."""
+
+_REACHED = "Nearer to the target than the model's own pictures?"
+_CONTROLS = "Better than mixing the few-shot pictures themselves?"
+_COPIES = "New, rather than copies?"
+_BLENDS = "More than blends of two few-shot pictures?"
+_KEPT = "Still in the target domain?"
 
 _DEEP_RANK = 0.95
 """Share of the real pictures below the blend score that samples are held against."""
@@ -65,8 +82,34 @@ def verdicts(results: Results) -> list[Verdict]:
         _copies(row, real),
         _blends(row, results.get("distributions", {}).get("blend_pair", {})),
         _captured(row),
+        _varied(row, real),
     ]
     return [verdict for verdict in judged if verdict is not None]
+
+
+def conclusion(judged: Sequence[Verdict]) -> str:
+    """Sum the verdicts up in a sentence or two; empty where what it rests on is missing."""
+    outcomes = {verdict.question: verdict.outcome for verdict in judged}
+    if not {_REACHED, _COPIES} <= set(outcomes):
+        return ""
+    if outcomes[_REACHED] != "good" or outcomes.get(_KEPT) == "bad":
+        return "The target domain was not reached."
+    faults = [
+        fault
+        for question, fault in (
+            (_COPIES, "partly copies of the few-shot pictures"),
+            (_BLENDS, "closer to double exposures of them than real pictures are"),
+        )
+        if outcomes.get(question) == "bad"
+    ]
+    reached = "The samples look like the target domain"
+    found = f"{reached}, but they are {' and '.join(faults)}." if faults else f"{reached} and new."
+    model = {
+        "good": "The frozen model does better than mixing the few-shot pictures without it.",
+        "open": "Mixing the few-shot pictures without the model does about as well.",
+        "bad": "Mixing the few-shot pictures without the model does better.",
+    }
+    return f"{found} {model[outcomes[_CONTROLS]]}" if _CONTROLS in outcomes else found
 
 
 def _kid_order(row: Row, other: Row | None) -> Order | None:
@@ -96,7 +139,7 @@ def _two_digits(ratio: float) -> str:
 
 
 def _against_in_domain(row: Row, ceiling: Row | None) -> Verdict | None:
-    question = "Nearer to the target than the model's own pictures?"
+    question = _REACHED
     found = _kid_order(row, ceiling)
     if found is None or ceiling is None:
         return None
@@ -126,7 +169,7 @@ def _against_in_domain(row: Row, ceiling: Row | None) -> Verdict | None:
 
 
 def _against_controls(row: Row, controls: Sequence[Row]) -> Verdict | None:
-    question = "Better than mixing the few-shot pictures themselves?"
+    question = _CONTROLS
     compared = [
         (found, control) for control in controls if (found := _kid_order(row, control)) is not None
     ]
@@ -192,7 +235,7 @@ def _against_real(row: Row, real: Row | None) -> Verdict | None:
 
 
 def _copies(row: Row, real: Row | None) -> Verdict | None:
-    question = "New, rather than copies?"
+    question = _COPIES
     value, images = number(row.get("authenticity")), number(row.get("samples"))
     if value is None or not images:
         return None
@@ -202,8 +245,8 @@ def _copies(row: Row, real: Row | None) -> Verdict | None:
         source = f"about {expected} is expected of new pictures"
     else:
         expected, error = known, _share_error(known, number(real.get("samples")) or math.inf)
-        source = f"real held-out pictures reach {figure('authenticity', real)}"
-    figures = f"Authenticity is {figure('authenticity', row)}; {source}."
+        source = f"real held-out pictures reach {figure_with_interval('authenticity', real)}"
+    figures = f"Authenticity is {figure_with_interval('authenticity', row)}; {source}."
     found = order(value, _share_error(value, images), expected, error)
     if found == "lower":
         copies = 1 - value / expected
@@ -233,7 +276,7 @@ def _share_error(share: float, count: float) -> float:
 
 
 def _blends(row: Row, scores: Results) -> Verdict | None:
-    question = "More than blends of two few-shot pictures?"
+    question = _BLENDS
     samples, held_out = (
         [value for x in scores.get(key) or () if (value := number(x)) is not None]
         for key in ("samples", "held_out")
@@ -265,14 +308,56 @@ def _blends(row: Row, scores: Results) -> Verdict | None:
 
 
 def _captured(row: Row) -> Verdict | None:
-    question = "Still in the target domain?"
+    question = _KEPT
     value = number(row.get("captured"))
     if value is None:
         return None
-    lost = f"{value:.1%} of the samples lie nearer to the model's own domain than to the target."
+    low, high = (number(row.get(f"captured_{end}")) for end in ("low", "high"))
+    interval = "" if low is None or high is None else f" ({low:.1%} to {high:.1%})"
+    lost = (
+        f"{value:.1%}{interval} of the samples lie nearer to the model's own domain than to the "
+        "target."
+    )
     if value <= _CAPTURED_FEW:
         return Verdict(question, "good", "yes", lost)
     remedy = "A lower inversion.step or decode.eta keeps more of the target."
     if value < _CAPTURED_MANY:
         return Verdict(question, "open", "mostly", f"{lost} {remedy}")
     return Verdict(question, "bad", "captured", f"{lost} {remedy}")
+
+
+def _varied(row: Row, real: Row | None) -> Verdict | None:
+    question = "As varied as real pictures?"
+    if real is None:
+        return None
+    values = [number(r.get("diversity")) for r in (row, real)]
+    errors = [_error("diversity", r) for r in (row, real)]
+    a, b, error_a, error_b = *values, *errors
+    if a is None or b is None or error_a is None or error_b is None:
+        return None
+    figures = (
+        f"Samples with the same nearest few-shot picture are "
+        f"{figure_with_interval('diversity', row)} apart, over "
+        f"{figure('diversity_clusters', row)} such pictures; real held-out pictures "
+        f"{figure_with_interval('diversity', real)}, over {figure('diversity_clusters', real)}."
+    )
+    found = order(a, error_a, b, error_b)
+    if found == "lower":
+        return Verdict(
+            question, "bad", "less varied", f"{figures} The samples are more like each other."
+        )
+    if found == "higher":
+        return Verdict(
+            question,
+            "open",
+            "farther apart",
+            f"{figures} The samples differ more than real pictures do, which may also mean that "
+            "some left the domain: see precision.",
+        )
+    return Verdict(question, "good", "yes", f"{figures} The two cannot be told apart.")
+
+
+def _error(key: str, row: Row) -> float | None:
+    """Standard error of a figure from its interval."""
+    low, high = (number(row.get(f"{key}_{end}")) for end in ("low", "high"))
+    return None if low is None or high is None else (high - low) / _INTERVAL

@@ -12,7 +12,6 @@ from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import (
@@ -24,7 +23,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.strips import draw_strips
+from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +82,8 @@ class BandwidthStudy(Study):
     def check(self, pipeline: Pipeline) -> None:
         if self._steps != sorted(set(self._steps)) or not self._steps:
             raise ValueError(f"study.steps must increase, got {self._steps}")
+        if not self.samplers:
+            raise ValueError("study.samplers must name at least one strategy, got none")
         for run in self._runs(pipeline):
             run.check()
 
@@ -108,7 +109,7 @@ class BandwidthStudy(Study):
                 found.append({**row, **_retention(row)})
                 if sampler is self.samplers[0]:
                     name = f"{pipeline.domain.name}/t = {run.settings.step}"
-                    pictures[name] = gather(run.plan.samples().open(), range(_SHOWN))
+                    pictures[name] = first_samples(run, _SHOWN)
             points = [_point(row) for row in found]
             band = find_band(points, relative)
             rows += [
@@ -160,7 +161,7 @@ class BandwidthStudy(Study):
         for i, domain in enumerate(domains):
             line = panels[4 * i : 4 * i + 4]
             own = [row for row in rows if row["domain"] == domain]
-            strip = {k: x for k, x in pictures.items() if k.split("/")[0] == domain}
+            strip = {k: x for k, x in pictures.items() if k.startswith(f"{domain}/")}
             draw_strips(line[0], strip, title=f"{domain} (gap {1e3 * own[0]['gap']:.0f})")
             for axes, key, name, scale, asked in (
                 (line[1], "retention", "retention", 1.0, "retention_asked"),
@@ -176,33 +177,50 @@ class BandwidthStudy(Study):
                             [max(0.0, scale * (row[key] - row[f"{key}_low"])) for row in curve],
                             [max(0.0, scale * (row[f"{key}_high"] - row[key])) for row in curve],
                         ],
-                        color=LINES[k],
-                        marker=MARKERS[k],
+                        color=LINES[k % len(LINES)],
+                        marker=MARKERS[k % len(MARKERS)],
                         markersize=4,
                         capsize=2,
                         label=strategy,
                     )
-                    if curve[0]["band_low"] is not None and k == 0:
+                    if k == 0 and curve and curve[0]["band_low"] is not None:
                         axes.axvspan(
-                            curve[0]["band_low"], curve[0]["band_high"], color=LINES[0], alpha=0.1
+                            curve[0]["band_low"],
+                            curve[0]["band_high"],
+                            color=LINES[0],
+                            alpha=0.1,
+                            label=f"band of {strategy}",
                         )
                         axes.axvline(
                             next(row["step"] for row in curve if row["chosen"]),
                             color=LINES[0],
                             linestyle=":",
+                            label="its step of least KID",
                         )
                 if asked is None:
                     axes.set_yscale("symlog", linthresh=10)
+                    axes.yaxis.set_major_formatter("{x:g}")
                 else:
-                    axes.axhline(own[0][asked], color="#77808c", linestyle="--", linewidth=1)
+                    axes.axhline(
+                        own[0][asked],
+                        color="#77808c",
+                        linestyle="--",
+                        linewidth=1,
+                        label="least share asked",
+                    )
                     axes.set_ylim(-0.03, 1.03)
                 if i == 0:
                     axes.set_title(name)
                 if i == len(domains) - 1:
                     axes.set_xlabel("inversion step t")
                 axes.grid()
-        handles, labels = panels[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        shown = [axes.get_legend_handles_labels() for axes in panels]
+        legend = {
+            label: handle
+            for handles, labels in shown
+            for handle, label in zip(handles, labels, strict=True)
+        }
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=5)
         return figure
 
     def _runs(
@@ -230,8 +248,13 @@ def _point(row: Row) -> Point:
 
 
 def _ends(band: Band | None) -> dict[str, float | bool | None]:
-    keys = {"low": "band_low", "high": "band_high", "open_low": "open_low", "open_high": "open_high"}
-    return {key: None if band is None else getattr(band, name) for name, key in keys.items()}
+    names = {
+        "band_low": "low",
+        "band_high": "high",
+        "open_low": "open_low",
+        "open_high": "open_high",
+    }
+    return {key: None if band is None else getattr(band, name) for key, name in names.items()}
 
 
 def _curves(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
@@ -252,11 +275,9 @@ def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
     gaps = torch.tensor([c["gap"] for c in curves])
     rho, p = rank_correlation(gaps, widths)
     open_ends = sum(bool(c["open_low"]) or bool(c["open_high"]) for c in curves)
-    claim = (
-        "as the paper says" if p < 0.05 and rho > 0 else
-        "against the paper" if p < 0.05 else
-        "so the paper's claim that a larger gap gives a wider band is not shown here"
-    )
+    claim = "so the paper's claim that a larger gap gives a wider band is not shown here"
+    if p < 0.05:
+        claim = "as the paper says" if rho > 0 else "against the paper"
     return [
         f"{strategy}: width of the band against domain gap over {len(curves)} domains: Spearman's "
         f"rank correlation {rho:.2f} (permutation p = {p:.3f}), {claim}; {open_ends} of the bands "

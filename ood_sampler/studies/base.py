@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import with_bounds
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
@@ -105,7 +106,7 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
-    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    return with_bounds({key: interval})
 
 
 def variant(

@@ -75,7 +75,7 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
         rows += found["rows"]
         pictures |= {key: x.float() / 127.5 - 1 for key, x in load_file(folder / _PICTURES).items()}
         protocol = found["protocol"]
-        shared = protocol if shared is None else dict(shared.items() & protocol.items())
+        shared = protocol if shared is None else _shared(shared, protocol)
     return Measured(rows, pictures), shared or {}
 
 
@@ -109,9 +109,13 @@ def text(heading: Heading, row: Row) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return value
+        return value.replace("|", "\\|")
     shown = [_figure(heading, row.get(heading.key + end)) for end in ("", "_low", "_high")]
     return shown[0] if MISSING in shown[1:] else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def _shared(protocol: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: value for k, value in protocol.items() if k in other and other[k] == value}
 
 
 def _figure(heading: Heading, value: object) -> str:

@@ -5,38 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ood_sampler.data.artifact import digest
-from ood_sampler.data.domain import ImageSet, TargetDomain, TensorImages, folder_domain
+from ood_sampler.data.domain import Part, TargetDomain, TensorImages, folder_domain
 from ood_sampler.diffusion.schedule import check_step
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import to_uint8
+from ood_sampler.studies.base import variant
 
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
-
-
-class First(ImageSet):
-    """The first pictures of a set.
-
-    Args:
-        images: the set.
-        count: how many of them.
-    """
-
-    def __init__(self, images: ImageSet, count: int) -> None:
-        self.names = images.names[:count]
-        self.resolution = images.resolution
-        self.upsampled = [name for name in self.names if name in set(images.upsampled)]
-        self.digest = digest({"images": images.digest, "first": count})
-        self._images = images
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._images[range(len(self.names))[index]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ class Sources:
         """The run on the first few-shot pictures alone, with latents of all steps."""
         images = pipeline.domain.few_shot
         if len(images) > self.count:
-            images = First(images, self.count)
+            images = Part(images, range(self.count))
         return self._at_all_steps(pipeline, replace(pipeline.domain, few_shot=images))
 
     def in_domain(self, pipeline: Pipeline) -> Pipeline:
@@ -121,13 +101,8 @@ class Sources:
 
     def _at_all_steps(self, pipeline: Pipeline, domain: TargetDomain) -> Pipeline:
         return replace(
-            at_step(pipeline, min(self.steps)), domain=domain, also=tuple(sorted(self.steps))
+            variant(pipeline, step=min(self.steps)), domain=domain, also=tuple(sorted(self.steps))
         )
-
-
-def at_step(pipeline: Pipeline, step: int) -> Pipeline:
-    """The same run at another step."""
-    return replace(pipeline, settings=replace(pipeline.settings, step=step))
 
 
 def latents(pipeline: Pipeline) -> dict[int, TensorSet]:
@@ -156,7 +131,7 @@ def inversion_work(sources: Sources, pipeline: Pipeline) -> list[Work]:
 def reconstruction_work(sources: Sources, pipeline: Pipeline) -> list[Work]:
     """Evaluations that decode the latents of both sets again, at most."""
     few_shot = sources.few_shot(pipeline)
-    runs = [at_step(few_shot, step) for step in sources.steps]
+    runs = [variant(few_shot, step=step) for step in sources.steps]
     return [
         Work(
             f"reconstruct, t = {run.settings.step}",

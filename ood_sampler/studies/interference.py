@@ -10,7 +10,6 @@ from torch import Tensor
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.studies.base import (
     Heading,
@@ -21,7 +20,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.strips import draw_strips
+from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +84,7 @@ class InterferenceStudy(Study):
         for run in self._runs(pipeline):
             rows.append({**strategy_row(run), "real_captured": real})
             name = f"{run.domain.name}/t = {run.settings.step}/η = {run.settings.eta:g}"
-            pictures[name] = gather(run.plan.samples().open(), range(_SHOWN))
+            pictures[name] = first_samples(run, _SHOWN)
         return Measured(rows, pictures)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
@@ -121,11 +120,11 @@ class InterferenceStudy(Study):
                     [row["eta"] for row in line],
                     [row["captured"] for row in line],
                     yerr=[
-                        [row["captured"] - row["captured_low"] for row in line],
-                        [row["captured_high"] - row["captured"] for row in line],
+                        [max(0.0, row["captured"] - row["captured_low"]) for row in line],
+                        [max(0.0, row["captured_high"] - row["captured"]) for row in line],
                     ],
-                    color=LINES[k],
-                    marker=MARKERS[k],
+                    color=LINES[k % len(LINES)],
+                    marker=MARKERS[k % len(MARKERS)],
                     capsize=3,
                     label=f"t = {step}",
                 )

@@ -12,13 +12,12 @@ from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, variant
 from ood_sampler.studies.curves import by_domain, draw_curve
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
     Sources,
-    at_step,
     inversion_work,
     latents,
     reconstruction_work,
@@ -75,7 +74,7 @@ class ReconstructionStudy(Study):
         for name, run in ((FEW_SHOT, few_shot), (IN_DOMAIN, self.sources.in_domain(pipeline))):
             latents(run)
             for step in sorted(set(self.sources.steps)):
-                at = at_step(run, step)
+                at = variant(run, step=step)
                 originals, reconstructions = at.reconstructed()
                 scores = at.compare(originals, reconstructions)
                 T = run.model.schedule.T

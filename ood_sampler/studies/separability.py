@@ -10,11 +10,10 @@ from ood_sampler.latents.separability import Detection, Pair, detection
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, variant
 from ood_sampler.studies.curves import by_domain, draw_curve, draw_level
 from ood_sampler.studies.in_domain import (
     Sources,
-    at_step,
     inversion_work,
     latents,
     reconstruction_work,
@@ -113,7 +112,7 @@ class SeparabilityStudy(Study):
             scores = {
                 "linear": pair.split(pair.linear()),
                 "typicality": pair.split(pair.typicality()),
-                "reconstruction": tuple(_reconstruction(at_step(run, step)) for run in runs),
+                "reconstruction": tuple(_reconstruction(variant(run, step=step)) for run in runs),
                 "denoising": tuple(of_step[step] for of_step in losses),
             }
             row: dict[str, Any] = {

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.verdicts import order
 from ood_sampler.samplers.base import Sampler
@@ -21,7 +20,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.strips import draw_strips
+from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +42,9 @@ class SynthesisStudy(Study):
     headings = (
         Heading("strategy", "set"),
         Heading("step", "step t", digits=0),
-        Heading("evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."),
+        Heading(
+            "evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."
+        ),
         Heading("fid", "FID", 1),
         Heading("kid", "KID × 10³", 1, 1e3),
         Heading("precision", "precision", 2),
@@ -76,7 +77,7 @@ class SynthesisStudy(Study):
             row = strategy_row(run)
             rows.append({**row, "role": STRATEGY})
             name = f"{run.domain.name}/{row['strategy']}"
-            pictures[name] = gather(run.plan.samples().open(), range(_SHOWN))
+            pictures[name] = first_samples(run, _SHOWN)
         others = [(REFERENCE, row) for row in pipeline.references()]
         for sampler in self.samplers:
             if sampler.mixes:
@@ -98,13 +99,16 @@ class SynthesisStudy(Study):
                 compared += 1
                 lower = 1 - best["kid"] / paper["kid"]
                 met += lower >= 0.3 and _order(best, paper) == "lower"
+            if best is paper:
+                sentence += ", the paper's recipe: no other has a lower KID at no less authenticity"
+            elif paper is not None:
                 sentence += (
                     f"; the paper's recipe {_PAPER} (slerp, criteria measured here) has "
                     f"{_words(paper)}: {lower:.0%} lower at no less authenticity, "
                     f"{_told(best, paper)}"
                 )
             noised = _named(own, _NOISED)
-            if noised is not None:
+            if noised is not None and noised is not best:
                 sentence += f"; {_NOISED} has {_words(noised)}, {_told(best, noised)}"
             sentences.append(sentence + ".")
         if compared > 1:
@@ -147,9 +151,12 @@ class SynthesisStudy(Study):
             kid.set_yticks(range(len(own)), [row["strategy"] for row in own], fontsize=8.5)
             authenticity.set_yticks(range(len(own)), [""] * len(own))
             kid.set_xscale("symlog", linthresh=10)
-            kid.set_title("KID × 10³, 95% interval (lower is better)")
-            authenticity.set_title("authenticity, 95% interval")
+            kid.xaxis.set_major_formatter("{x:g}")
+            kid.set_title("KID × 10³, lower is better")
+            authenticity.set_title("authenticity")
             authenticity.set_xlim(-0.03, 1.03)
+            for axes in (kid, authenticity):
+                axes.set_xlabel("with 95% interval")
         return figure
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
@@ -161,10 +168,9 @@ def _named(rows: Sequence[Row], name: str) -> Row | None:
 
 
 def _as_new(rows: Sequence[Row], paper: Row | None) -> list[Row]:
-    """Strategies whose authenticity is no less than that of the paper's recipe, which is none."""
+    """Strategies whose authenticity is no less than that of the paper's recipe."""
     least = 0.0 if paper is None else paper["authenticity"]
-    others = [row for row in rows if row is not paper and row["authenticity"] >= least]
-    return others or list(rows)
+    return [row for row in rows if row["authenticity"] >= least]
 
 
 def _words(row: Row) -> str:

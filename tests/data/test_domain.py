@@ -20,6 +20,7 @@ from ood_sampler.data import domain as domain_module
 from ood_sampler.data import images as images_module
 from ood_sampler.data.domain import (
     ImageSet,
+    Part,
     SourceImages,
     TargetDomain,
     TensorImages,
@@ -463,3 +464,17 @@ def test_damaged_embedded_domain_is_refused(
     monkeypatch.setattr(domain_module, "_ASSETS", tmp_path)
     with pytest.raises(ValueError, match=r"toy32\.safetensors is damaged .* install the package"):
         embedded_domain(name="toy32", resolution=4, few_shot=2, held_out=2)
+
+
+def test_a_part_of_a_set_holds_the_items_asked_for() -> None:
+    images = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 3, 4, 4)
+    whole = TensorImages(images, [f"p{i}" for i in range(6)], resolution=8)
+    part = Part(whole, [4, 1])
+    assert part.names == ["p4", "p1"]
+    assert part.upsampled == part.names
+    assert torch.equal(part[0], whole[4])
+    assert torch.equal(part[1], whole[1])
+    with pytest.raises(IndexError):
+        part[2]
+    digests = {whole.digest, part.digest, Part(whole, [1, 4]).digest, Part(whole, [4]).digest}
+    assert len(digests) == 4

@@ -71,9 +71,7 @@ class Done:
     returncode = 0
 
 
-def test_answers_of_all_domains_become_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_of_all_domains_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import save_file
 
     commands: list[list[str]] = []

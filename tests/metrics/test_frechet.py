@@ -8,7 +8,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ood_sampler.metrics import frechet
-from ood_sampler.metrics.frechet import FrechetDistance, frechet_distance
+from ood_sampler.metrics.frechet import FrechetDistance, frechet_distance, infinitesimal_jackknife
 
 WIDTH = 6
 
@@ -152,3 +152,46 @@ def test_bad_input() -> None:
     metric.update(torch.zeros(1, 3), real=False)
     with pytest.raises(ValueError, match="generated must hold at least 2 vectors"):
         metric.compute()
+
+
+def weighted_distance(x: Tensor, y: Tensor, weights: Tensor) -> float:
+    """Distance with the vectors of `x` weighted, as of endless sets."""
+    weights = weights / weights.sum()
+    mean = weights @ x
+    cov = (x - mean).T @ (weights[:, None] * (x - mean))
+    return float(frechet_distance(mean, cov, y.mean(0), y.T.cov(correction=0)))
+
+
+@pytest.mark.parametrize("rows", [40, 6])  # 6 in 8 dimensions: singular
+def test_jackknife_is_made_of_derivatives(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 8, generator=generator, dtype=torch.float64) * 1.5 + 0.3
+    y = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    step = 1e-5
+    variance = 0.0
+    for first, second in ((x, y), (y, x)):
+        n = len(first)
+        derivatives = []
+        for i in range(n):
+            change = step * (torch.eye(n, dtype=torch.float64)[i] - 1 / n)
+            ends = [weighted_distance(first, second, 1 / n + s * change) for s in (1, -1)]
+            derivatives.append((ends[0] - ends[1]) / (2 * step))
+        variance += float(torch.tensor(derivatives).var()) / n
+    estimate = infinitesimal_jackknife(x, y)
+    # moments divided by n there and by n - 1 here
+    assert float(estimate.standard_error) == pytest.approx(variance**0.5, rel=1.5 / (rows - 1))
+    assert float(estimate.value) == pytest.approx(
+        float(frechet_distance(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())), rel=1e-9
+    )
+
+
+def test_jackknife_is_the_spread_over_draws() -> None:
+    generator = torch.Generator().manual_seed(1)
+    estimates = []
+    for _ in range(60):
+        x = torch.randn(150, 5, generator=generator, dtype=torch.float64) * 1.4 + 0.2
+        y = torch.randn(200, 5, generator=generator, dtype=torch.float64)
+        estimates.append([float(value) for value in infinitesimal_jackknife(x, y)])
+    values, errors = torch.tensor(estimates).T
+    # the spread of 60 is known to 1 / sqrt(120) of it
+    assert float(errors.mean()) == pytest.approx(float(values.std()), rel=5 / 120**0.5)

@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from ood_sampler.report.page import page, write_page
-from ood_sampler.report.plots import histogram, run_figures, svg
+from ood_sampler.report.plots import curves, histogram, run_figures, share_figure, svg
 from ood_sampler.report.tables import COLUMNS
 
 Draw = Callable[..., Tensor]
@@ -71,6 +71,30 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
     anchors = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
     links = {str(attributes["href"]) for tag, attributes in reader.tags if tag == "a"}
     assert {link[1:] for link in links if link.startswith("#")} == anchors
+
+
+def test_intervals_are_shown_beside_the_figures(results: dict[str, Any]) -> None:
+    results["rows"][0] |= {"recall_low": 0.7512, "recall_high": 0.8488}
+    shown = Reader(page(results, {})).texts
+    assert shown[shown.index("[0.751, 0.849]") - 1] == "0.800"
+    assert sum(text.startswith("[") for text in shown) == 1
+
+
+def test_the_story_goes_from_the_few_shot_pictures_to_the_conclusion(
+    results: dict[str, Any], pictures: Draw
+) -> None:
+    kinds = ("samples", "nearest", "held_out", "in_domain", "originals", "reconstructions")
+    shown = Reader(page(results, {kind: pictures(2) for kind in kinds})).texts
+    numbered = [text for text in shown if text[:3] in {f"{n}. " for n in range(1, 6)}]
+    assert numbered == [
+        "1. Few-shot pictures, inverted and decoded again",
+        "2. Samples",
+        "3. Held-out pictures",
+        "4. Samples beside their nearest few-shot picture",
+        "5. The model's own samples",
+    ]
+    assert shown.index("In short:") < shown.index("What was done", shown.index("In short:"))
+    assert any("as far as step 500" in text for text in shown)
 
 
 def test_needs_no_other_file(results: dict[str, Any], pictures: Draw) -> None:
@@ -152,3 +176,19 @@ def test_kid_axis_of_any_range(results: dict[str, Any], kids: list[float]) -> No
         for row, kid in zip(results["rows"], kids, strict=False)
     ]
     assert svg(run_figures(results)[0][1])
+
+
+def test_bars_reach_as_far_as_the_intervals(results: dict[str, Any]) -> None:
+    results["rows"][0] |= {"precision_low": 0.65, "precision_high": 0.77}
+    figure = share_figure(results["rows"], ("precision", "recall"))
+    assert figure is not None
+    lines = [c for c in figure.axes[0].containers if hasattr(c, "has_xerr")]
+    assert len(lines) == 1
+    ends = lines[0].lines[2][0].get_segments()[0][:, 0]
+    assert ends.tolist() == pytest.approx([0.65, 0.77])
+
+    points = [(step, results["rows"][0]) for step in (100.0, 500.0)]
+    kid, precision, *_ = curves("step", {"cog": points}).axes
+    for axes, reach in ((kid, [0.6, 1.4]), (precision, [0.65, 0.77])):
+        ends = axes.containers[0].lines[2][0].get_segments()[0][:, 1]
+        assert ends.tolist() == pytest.approx(reach)

@@ -67,7 +67,7 @@ def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, An
 
     text = (tmp_path / "sweep" / "sweep.md").read_text()
     assert "Sweep over inversion.step and decode.eta" in text
-    assert "| step=400, eta=0.1 | 400 | 12.3 | 4.00 ± 0.20 |" in text
+    assert "| step=400, eta=0.1 | 400 | 12.3 | – | 4.00 ± 0.20 |" in text
     stored = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
     assert stored[3]["overrides"]["inversion.step"] == "400"
     assert stored[3]["rows"][0]["kid"] == 0.004
@@ -95,7 +95,7 @@ def test_one_key_without_numbers(tmp_path: Path, results: dict[str, Any]) -> Non
     assert table.row_count == 3 + 5
     text = (tmp_path / "sweep.md").read_text()
     assert "| cog (2) in pixels (sampler=cog) |" in text
-    assert "| cog (2) in pixels (sampler=slerp) | 400 | 12.3 | 500.00 ± 0.30 |" in text
+    assert "| cog (2) in pixels (sampler=slerp) | 400 | 12.3 | – | 500.00 ± 0.30 |" in text
     with Image.open(tmp_path / "sweep.png") as picture:
         width, height = picture.size
     assert width > 12 * 98

@@ -50,6 +50,24 @@ def test_fid_has_three_digits(fid: float | None, text: str) -> None:
     assert figure("fid", {"fid": fid}) == text
 
 
+@pytest.mark.parametrize(
+    ("key", "figures", "text"),
+    [
+        ("precision", (0.7, 0.6512, 0.7488), "[0.651, 0.749]"),
+        ("captured", (0.0, 0.0, 0.0366), "[0.000, 0.037]"),
+        # as many digits as a standard error, a quarter of the width, deserves
+        ("kid", (0.001, -0.00021, 0.00221), "[-0.21, 2.21]"),
+        ("kid", (0.3, 0.2, 0.4), "[200, 400]"),
+        ("fid", (81.26, 78.2, 84.3), "[78.2, 84.3]"),
+        ("fid", (81.26, None, 84.3), ""),
+        ("fid", (None, 78.2, 84.3), ""),
+    ],
+)
+def test_bounds(key: str, figures: tuple[float | None, ...], text: str) -> None:
+    row = dict(zip((key, f"{key}_low", f"{key}_high"), figures, strict=True))
+    assert next(column for column in COLUMNS if column.key == key).bounds(row) == text
+
+
 def test_shares_and_counts() -> None:
     assert figure("precision", {"precision": 0.70449}) == "0.704"
     assert figure("captured", {"captured": -1e-9}) == "0.000"
@@ -72,7 +90,7 @@ def test_strategy(results: dict[str, Any]) -> None:
 
 def test_directions() -> None:
     better = {column.key: column.better for column in COLUMNS}
-    lower = {"fid", "kid", "captured", "blend_pair", "blend_five"}
+    lower = {"fid", "fid_infinity", "kid", "captured", "blend_pair", "blend_five"}
     assert {key for key, direction in better.items() if direction == "lower"} == lower
     assert better["samples"] is None
     titles = {column.key: column.title for column in COLUMNS}
@@ -110,15 +128,19 @@ def test_markdown(results: dict[str, Any]) -> None:
     lines = markdown_table(results["rows"]).splitlines()
     assert len(lines) == 2 + 5
     assert {line.replace("\\|", "").count("|") for line in lines} == {len(COLUMNS) + 2}
-    assert lines[2].startswith(r"| a\|b c | 400 | 12.3 | 1.00 ± 0.20 | 0.700 | 0.800 |")
+    assert lines[2].startswith(r"| a\|b c | 400 | 12.3 | – | 1.00 ± 0.20 | 0.700 | 0.800 |")
 
 
 def test_csv_keeps_all_digits(results: dict[str, Any]) -> None:
     results["rows"][0] |= {"kid": 0.0012345678901, "fid": None, "recall": float("nan"), "step": "5"}
+    results["rows"][0] |= {"kid_low": 0.00012345, "kid_high": 0.0023456}
     rows = list(csv.DictReader(io.StringIO(csv_table(results["rows"], first=["step"]))))
     assert list(rows[0])[:4] == ["step", "name", "role", "samples"]
     assert rows[0]["step"] == "5"
     assert float(rows[0]["kid"]) == 0.0012345678901
     assert rows[0]["kid_standard_error"] == "0.0002"
+    assert (rows[0]["kid_low"], rows[0]["kid_high"]) == ("0.00012345", "0.0023456")
+    assert rows[0]["precision_low"] == ""
+    assert "samples_low" not in rows[0]
     assert rows[0]["fid"] == rows[0]["recall"] == rows[1]["step"] == ""
     assert [row["role"] for row in rows].count("control") == 2

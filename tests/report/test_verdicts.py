@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from ood_sampler.report.verdicts import Verdict, order, verdicts
+from ood_sampler.report.verdicts import Verdict, conclusion, order, verdicts
 
 CEILING, CONTROLS, REAL, COPIES, BLENDS, CAPTURED = range(6)
 
@@ -125,3 +125,58 @@ def test_what_is_missing_is_left_out(results: dict[str, Any]) -> None:
 def test_a_kid_without_standard_error_is_not_compared(results: dict[str, Any]) -> None:
     results["rows"][0]["kid_standard_error"] = None
     assert len(verdicts(results)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "look like the target domain and new. The frozen model does better than"),
+        ({"kid": 0.0046}, "and new. Mixing the few-shot pictures without the model does about as"),
+        ({"kid": 0.008}, "and new. Mixing the few-shot pictures without the model does better."),
+        ({"authenticity": 0.1}, "but they are partly copies of the few-shot pictures. The frozen"),
+        ({"kid": 0.4}, "The target domain was not reached."),
+        ({"captured": 0.7}, "The target domain was not reached."),
+    ],
+)
+def test_conclusion(results: dict[str, Any], changes: dict[str, float], words: str) -> None:
+    results["rows"][0] |= changes
+    assert words in conclusion(verdicts(results))
+
+
+def test_conclusion_of_blends_and_of_nothing(results: dict[str, Any]) -> None:
+    results["distributions"]["blend_pair"]["samples"] = [0.9] * 100
+    assert "but they are closer to double exposures of them" in conclusion(verdicts(results))
+    results["rows"][0]["authenticity"] = 0.1
+    assert "pictures and closer to double exposures" in conclusion(verdicts(results))
+    results["rows"][0]["kid"] = None
+    assert conclusion(verdicts(results)) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "words"),
+    # half of the intervals is 0.2, so both errors together are 0.144 and the margin 0.29
+    [
+        (3.8, "good", "cannot be told apart"),
+        (3.65, "bad", "more like each other"),
+        (4.35, "open", "left the domain"),
+    ],
+)
+def test_variety(results: dict[str, Any], value: float, outcome: str, words: str) -> None:
+    for row, diversity in zip(results["rows"][:2], (value, 4.0), strict=True):
+        row |= {
+            "diversity": diversity,
+            "diversity_low": diversity - 0.2,
+            "diversity_high": diversity + 0.2,
+            "diversity_clusters": 16.0,
+        }
+    verdict = judge(results, 6)
+    assert verdict.outcome == outcome
+    assert words in verdict.sentence
+    assert f"{value:.2f} [{value - 0.2:.2f}, {value + 0.2:.2f}] apart, over 16" in verdict.sentence
+
+
+def test_intervals_stand_in_the_sentences(results: dict[str, Any]) -> None:
+    results["rows"][0] |= {"captured_low": 0.0, "captured_high": 0.02}
+    results["rows"][0] |= {"authenticity_low": 0.45, "authenticity_high": 0.55}
+    assert "1.0% (0.0% to 2.0%) of the samples" in judge(results, CAPTURED).sentence
+    assert "Authenticity is 0.500 [0.450, 0.550];" in judge(results, COPIES).sentence

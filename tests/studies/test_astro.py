@@ -159,3 +159,12 @@ def test_figure_has_a_line_of_panels_for_each_domain() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"study.morphology_images must be 0 or .*, got 1"):
         AstroStudy(morphology_images=1)
+
+
+def test_overlapping_intervals_tell_nothing_apart() -> None:
+    study = AstroStudy(morphology_images=0)
+    others = [row("control", (0.5, 0.4, 0.6)), row("real", (0.1, 0.05, 0.3))]
+    sentences = study.conclude([row("strategy", (0.3, 0.2, 0.45)), *others])
+    assert [s.rpartition(": ")[2] for s in sentences[1:]] == [
+        "not to be told apart in power spectrum."
+    ] * 2

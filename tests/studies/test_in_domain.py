@@ -8,9 +8,9 @@ from PIL import Image
 
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
-from ood_sampler.studies.in_domain import First, Sources, latents
+from ood_sampler.studies.in_domain import Sources, latents
 from tests.conftest import RESOLUTION, smooth_images
-from tests.test_pipeline import domain, pipeline
+from tests.test_pipeline import pipeline
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +18,6 @@ def run(
     model_folder: Path, trainer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Pipeline:
     return pipeline(model_folder, tmp_path_factory.mktemp("in_domain"), trainer)
-
-
-def test_the_first_pictures_are_those_of_the_whole_set() -> None:
-    whole = domain().few_shot
-    first = First(whole, 5)
-    assert len(first) == 5
-    assert first.names == whole.names[:5]
-    assert torch.equal(first[4], whole[4])
-    with pytest.raises(IndexError):
-        first[5]
-    assert len({whole.digest, first.digest, First(whole, 6).digest}) == 3
 
 
 def test_samples_of_the_model_stand_for_its_domain(run: Pipeline) -> None:

@@ -10,8 +10,7 @@ from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.plots import bitmap
-from ood_sampler.studies.base import Row
-from ood_sampler.studies.in_domain import at_step
+from ood_sampler.studies.base import Row, variant
 from ood_sampler.studies.separability import DETECTORS, SeparabilityStudy
 from tests.test_pipeline import pipeline
 
@@ -54,7 +53,7 @@ def test_the_baselines_are_those_of_the_pictures(run: Pipeline, rows: list[Row])
     errors, losses = [], []
     for one in runs:
         x_0 = torch.stack([one.domain.few_shot[i] for i in range(30)])
-        decoded = torch.cat(list(at_step(one, 700).reconstruct().open().blocks()))
+        decoded = torch.cat(list(variant(one, step=700).reconstruct().open().blocks()))
         errors.append(reconstruction(decoded, x_0).mse)
         stage = DenoisingLoss(
             run.model.denoiser, at=[700], seed=run.settings.seed, names=one.domain.few_shot.names

@@ -1,0 +1,379 @@
+"""Measures of astronomy: power spectra, intensities and shapes of samples and of pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ood_sampler.data.domain import ImageSet
+from ood_sampler.data.radiation import FieldScale
+from ood_sampler.latents.resampling import Interval
+from ood_sampler.latents.store import Selected, TensorSet
+from ood_sampler.metrics.intensity import wasserstein_distance
+from ood_sampler.metrics.intervals import mean_interval
+from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
+from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
+from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.plan import configuration
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import COLOURS, panel_figure, styled
+from ood_sampler.report.tables import IN_DOMAIN, number
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, decoding
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_NAMES = {
+    "concentration": "concentration C",
+    "asymmetry": "asymmetry A",
+    "gini": "Gini coefficient",
+    "m20": "M20",
+}
+_DISTANCES = {
+    "spectrum": "power spectrum",
+    "intensity": "intensity",
+    **{f"{key}_distance": name for key, name in _NAMES.items()},
+}
+_QUANTILES = (5, 25, 50, 75, 95)
+_ROLE_COLOURS = {**COLOURS, "held-out": "#1c2026", "real": "#2a8a57"}
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What is compared of one set of images."""
+
+    spectra: Tensor
+    intensities: Tensor
+    shapes: Mapping[str, Tensor]
+    failed: Tensor
+
+
+class AstroStudy(Study):
+    """Field measures of samples, beside those of a pixel control, of own samples and real pictures.
+
+    Images of a domain with a scale are physical fields again before they are measured: spectra
+    are of the values themselves, intensities of their logarithm to base 10 where the scale is
+    logarithmic, shapes of the sum of bands. Of other domains the brightness is measured, the mean
+    of the colours from 0 to 1.
+
+    Args:
+        morphology_images: images of each set whose shape is measured, at most; 0 measures none.
+    """
+
+    name = "astro"
+    title = "Measures of astronomy against held-out pictures"
+    headings = (
+        Heading("set", "set"),
+        Heading("images", "images", 0),
+        Heading(
+            "spectrum",
+            "power spectrum, dex",
+            3,
+            meaning=(
+                "Root mean square difference of the mean logarithm of the radially averaged power "
+                "to that of held-out pictures; 0.3 is a factor of 2."
+            ),
+        ),
+        Heading(
+            "intensity",
+            "intensity",
+            4,
+            meaning=(
+                "1-Wasserstein distance between the distributions of all pixels: in decades of the "
+                "physical value where the scale of the domain is logarithmic, in its unit where it "
+                "is not, as a share of full brightness for pictures; the mean over bands."
+            ),
+        ),
+        *(
+            Heading(key, name, 3, meaning=f"Mean {name} of the images that could be measured.")
+            for key, name in _NAMES.items()
+        ),
+        *(
+            Heading(
+                f"{key}_distance",
+                f"{name}, distance",
+                3,
+                meaning=(
+                    f"1-Wasserstein distance between the distributions of {name}, in standard "
+                    "deviations of the held-out pictures."
+                ),
+            )
+            for key, name in _NAMES.items()
+        ),
+        Heading(
+            "failed",
+            "failed",
+            2,
+            meaning="Share of images whose shape could not be measured (flag 2 or more).",
+        ),
+    )
+
+    def __init__(self, *, morphology_images: int) -> None:
+        if morphology_images < 0 or morphology_images == 1:
+            raise ValueError(
+                f"study.morphology_images must be 0 or at least 2, got {morphology_images}"
+            )
+        self.morphology_images = morphology_images
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        if self.morphology_images:
+            check_statmorph()
+
+    def work(self, pipeline: Pipeline) -> list[Work]:
+        return decoding(pipeline, [pipeline])
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        scale, held_out = pipeline.domain.scale, _Pictures(pipeline.domain.held_out)
+        reference = self._values(held_out, scale)
+        numbers = wave_numbers(pipeline.model.resolution).tolist()
+        rows = []
+        for name, role, images in [("held-out pictures", "held-out", held_out), *_sets(pipeline)]:
+            values = reference if role == "held-out" else self._values(images, scale)
+            rows.append(
+                {
+                    **about(pipeline),
+                    "set": name,
+                    "role": role,
+                    "images": len(images),
+                    "step": pipeline.settings.step,
+                    **({} if role == "held-out" else _distances(values, reference)),
+                    **_shapes(values),
+                    **_curve(values.spectra, reference.spectra, numbers),
+                }
+            )
+        return Measured(rows)
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        sentences = []
+        for domain in dict.fromkeys(row["domain"] for row in rows):
+            own = {row["role"]: row for row in rows if row["domain"] == domain}
+            samples, real = own["strategy"], own["real"]
+            listed = ", ".join(
+                f"{name} {_interval(samples, key)} ({_interval(real, key)})"
+                for key, name in _DISTANCES.items()
+                if number(samples.get(key)) is not None
+            )
+            sentences.append(
+                f"{domain}: distances of {samples['set']} from held-out pictures, those of "
+                f"{real['set']} in brackets: {listed}."
+            )
+            sentences.append(f"{domain}: {_verdict(samples, real)}")
+            if "control" in own:
+                sentences.append(f"{domain}: {_verdict(samples, own['control'])}")
+            failed = [
+                f"{row['failed']:.0%} of {row['set']}"
+                for row in own.values()
+                if number(row.get("failed")) is not None
+            ]
+            if failed:
+                sentences.append(
+                    f"{domain}: shapes are those of the images that have one; it could not be "
+                    f"measured for {', '.join(failed)}."
+                )
+        return sentences
+
+    @styled
+    def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        columns = 2 + len(_NAMES)
+        figure, panels = panel_figure(
+            width=3.3 * columns, height=3.9 * len(domains) + 0.7, rows=len(domains), columns=columns
+        )
+        for i, domain in enumerate(domains):
+            own = [row for row in rows if row["domain"] == domain]
+            power, ratio, *shapes = panels[columns * i : columns * (i + 1)]
+            _draw_spectra(power, own, "power")
+            power.set_title(f"{domain}: power")
+            power.set_ylabel("mean log₁₀ of the power")
+            _draw_spectra(ratio, own, "excess")
+            ratio.set_title("power against held-out")
+            ratio.set_ylabel("difference, decades")
+            for axes, (key, name) in zip(shapes, _NAMES.items(), strict=True):
+                _draw_boxes(axes, own, key)
+                axes.set_title(name)
+        handles, labels = panels[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        return figure
+
+    def _values(self, images: TensorSet, scale: FieldScale | None) -> _Values:
+        spectra, intensities, planes = [], [], []
+        for fields in _fields(images, scale):
+            spectra.append(log_spectra(fields))
+            one_point = fields.log10() if _is_log(scale) else fields
+            intensities.append(one_point.flatten(start_dim=2).float())
+            planes.append(fields.sum(dim=1))
+        shapes: dict[str, Tensor] = {}
+        failed = torch.empty(0)
+        if self.morphology_images:
+            found = morphology(torch.cat(planes)[: self.morphology_images])
+            shapes = {key: getattr(found, key) for key in MEASURES}
+            failed = (found.flag >= BAD).double()
+        return _Values(torch.cat(spectra), torch.cat(intensities), shapes, failed)
+
+
+def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
+    """Name, role and images of each set that is compared with the held-out pictures."""
+    samples, kept, _ = pipeline.sampled()
+    yield label(pipeline.sampler), "strategy", Selected(samples.open(), kept)
+    control = _control(pipeline)
+    if control is not None:
+        pipeline.control(control)
+        yield f"{label(control)} in pixels", "control", pipeline.plan.mixed(control).open()
+    own, kept, _ = pipeline.own
+    yield IN_DOMAIN, "reference", Selected(own.open(), kept)
+    yield "few-shot pictures", "real", _Pictures(pipeline.domain.few_shot)
+
+
+def _control(pipeline: Pipeline) -> Sampler | None:
+    """The run's strategy on the pictures, or the control of two pictures if it mixes none."""
+    controls = pipeline.plan.controls()
+    same = [c for c in controls if configuration(c) == configuration(pipeline.sampler)]
+    return next(iter(same + controls[::-1]), None)
+
+
+class _Pictures(TensorSet):
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images[0].shape)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self.images[index] for index in indices])
+
+
+def _fields(images: TensorSet, scale: FieldScale | None) -> Iterator[Tensor]:
+    for block in images.blocks():
+        if scale is None:
+            yield (block.double().clamp(-1, 1) + 1).mean(dim=1, keepdim=True) / 2
+        else:
+            yield scale.from_pictures(block).double()
+
+
+def _is_log(scale: FieldScale | None) -> bool:
+    return scale is not None and scale.scaling == "log"
+
+
+def _distances(values: _Values, reference: _Values) -> dict[str, float]:
+    figures = bounds("spectrum", spectrum_distance(values.spectra, reference.spectra))
+    bands = [
+        wasserstein_distance(values.intensities[:, band], reference.intensities[:, band])
+        for band in range(values.intensities.shape[1])
+    ]
+    figures |= bounds(
+        "intensity", Interval(*(sum(ends) / len(bands) for ends in zip(*bands, strict=True)))
+    )
+    for key, measured in values.shapes.items():
+        own, other = (x[~x.isnan()][:, None] for x in (measured, reference.shapes[key]))
+        if min(len(own), len(other)) >= 2:
+            unit = other.std()
+            figures |= bounds(f"{key}_distance", wasserstein_distance(own / unit, other / unit))
+    return figures
+
+
+def _shapes(values: _Values) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for key, measured in values.shapes.items():
+        known = measured[~measured.isnan()]
+        if len(known) >= 2:
+            figures |= bounds(key, mean_interval(known))
+            levels = torch.tensor(_QUANTILES, dtype=torch.float64) / 100
+            found = known.quantile(levels).tolist()
+            figures |= {f"{key}_q{q}": v for q, v in zip(_QUANTILES, found, strict=True)}
+    if len(values.failed):
+        figures |= bounds("failed", mean_interval(values.failed))
+    return figures
+
+
+def _curve(spectra: Tensor, reference: Tensor, numbers: Sequence[float]) -> dict[str, float]:
+    """Mean logarithm of the power, and what it exceeds that of the reference by, ring by ring."""
+    figures: dict[str, float] = {}
+    for k, wave_number in enumerate(numbers):
+        interval = mean_interval(spectra[:, k])
+        middle = float(reference[:, k].mean())
+        figures[f"wave_number_{k}"] = wave_number
+        figures |= bounds(f"power_{k}", interval)
+        figures |= bounds(f"excess_{k}", Interval(*(end - middle for end in interval)))
+    return figures
+
+
+def _interval(row: Row, key: str) -> str:
+    return f"{row[key]:.3g} [{row[f'{key}_low']:.3g}, {row[f'{key}_high']:.3g}]"
+
+
+def _verdict(samples: Row, other: Row) -> str:
+    """Which distances of the samples are beyond those of another set, interval against interval."""
+    nearer, farther, same = [], [], []
+    for key, name in _DISTANCES.items():
+        if number(samples.get(key)) is None or number(other.get(key)) is None:
+            continue
+        if samples[f"{key}_high"] < other[f"{key}_low"]:
+            nearer.append(name)
+        elif samples[f"{key}_low"] > other[f"{key}_high"]:
+            farther.append(name)
+        else:
+            same.append(name)
+    parts = [
+        f"{what} in {', '.join(names)}"
+        for what, names in (
+            ("nearer to held-out pictures", nearer),
+            ("farther", farther),
+            ("not to be told apart", same),
+        )
+        if names
+    ]
+    return f"{samples['set']} against {other['set']}: {'; '.join(parts)}."
+
+
+def _points(row: Row, key: str) -> dict[str, list[float]]:
+    count = sum(name.startswith("wave_number_") for name in row)
+    names = ("", "_low", "_high")
+    points: dict[str, Any] = {end: [row[f"{key}_{k}{end}"] for k in range(count)] for end in names}
+    return {**points, "x": [row[f"wave_number_{k}"] for k in range(count)]}
+
+
+def _draw_spectra(axes: "Axes", rows: Sequence[Row], key: str) -> None:
+    for row in rows:
+        points, colour = _points(row, key), _ROLE_COLOURS[row["role"]]
+        line = "--" if row["role"] == "held-out" else "-"
+        axes.plot(points["x"], points[""], line, color=colour, label=str(row["set"]))
+        axes.fill_between(
+            points["x"], points["_low"], points["_high"], color=colour, alpha=0.2, linewidth=0
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("wave number, cycles a side")
+    axes.grid()
+
+
+def _draw_boxes(axes: "Axes", rows: Sequence[Row], key: str) -> None:
+    shown = [row for row in rows if number(row.get(key)) is not None]
+    boxes = [
+        dict(
+            zip(
+                ("whislo", "q1", "med", "q3", "whishi"),
+                (row[f"{key}_q{q}"] for q in _QUANTILES),
+                strict=True,
+            )
+        )
+        for row in shown
+    ]
+    if not boxes:
+        axes.set_axis_off()
+        return
+    drawn = axes.bxp(boxes, showfliers=False, patch_artist=True, widths=0.6)
+    for row, box, middle in zip(shown, drawn["boxes"], drawn["medians"], strict=True):
+        box.set(facecolor=_ROLE_COLOURS[row["role"]], alpha=0.75)
+        middle.set(color="#ffffff", linewidth=2)
+    axes.set_xticks([])
+    axes.set_xlabel("median, half, nine tenths")
+    axes.grid(axis="y")

@@ -1,0 +1,111 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ood_sampler.metrics.authenticity import authenticity
+from ood_sampler.metrics.blend import BlendScore
+from ood_sampler.metrics.capture import CapturedFraction
+from ood_sampler.metrics.evaluation import Described, Evaluation
+from ood_sampler.metrics.features import FeatureExtractor
+from ood_sampler.metrics.frechet import FrechetDistance
+from ood_sampler.metrics.kernel import KernelDistance
+from ood_sampler.metrics.prdc import PRDC
+
+
+class Nothing(FeatureExtractor):
+    name = "nothing"
+    width = 5
+    protocol = "nothing"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(start_dim=1)[:, : self.width]
+
+
+def described(rows: int, seed: int, shift: float = 0.0) -> Described:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(rows, 5, generator=generator) + shift
+    return Described(features, torch.randn(rows, 3, 4, 4, generator=generator))
+
+
+EVALUATION = Evaluation(extractor=Nothing(), nearest_k=3, seed=0)
+SAMPLES, HELD_OUT, FEW_SHOT = described(40, 0, 0.4), described(60, 1), described(20, 2)
+
+
+def figures() -> dict[str, float]:
+    return {
+        **EVALUATION.against_held_out(SAMPLES, HELD_OUT),
+        **EVALUATION.against_few_shot(SAMPLES, FEW_SHOT)[0],
+        **EVALUATION.captured(SAMPLES, described(30, 3, 2).features, HELD_OUT),
+    }
+
+
+def test_figures_are_those_of_the_metrics() -> None:
+    found = figures()
+    frechet, kernel, manifold = FrechetDistance(width=5), KernelDistance(), PRDC(nearest_k=3)
+    metrics: list[Any] = [frechet, kernel, manifold]
+    for metric in metrics:
+        metric.update(SAMPLES.features, real=False)
+        metric.update(HELD_OUT.features, real=True)
+    expected: dict[str, float] = {
+        "fid": float(frechet.compute()),
+        "kid": float(kernel.compute().value),
+        "kid_standard_error": float(kernel.compute().standard_error),
+        "authenticity": float(authenticity(SAMPLES.features, FEW_SHOT.features)),
+        **{name: float(value) for name, value in manifold.compute()._asdict().items()},
+    }
+    blend, captured = BlendScore(), CapturedFraction(nearest_k=3, seed=0)
+    blend.update(SAMPLES.thumbnails, reference=False)
+    blend.update(FEW_SHOT.thumbnails, reference=True)
+    captured.update(SAMPLES.features, role="samples")
+    captured.update(described(30, 3, 2).features, role="in_domain")
+    captured.update(HELD_OUT.features, role="target")
+    expected |= {
+        "blend_pair": float(blend.compute().mean_pair),
+        "blend_five": float(blend.compute().mean_five),
+        "captured": float(captured.compute()),
+    }
+    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_every_figure_has_an_interval() -> None:
+    found = figures()
+    for key in {key.removesuffix("_low") for key in found if key.endswith("_low")}:
+        assert found[f"{key}_low"] <= found[key] <= found[f"{key}_high"], key
+        assert found[f"{key}_low"] < found[f"{key}_high"], key
+    assert {
+        key for key in found if not key.endswith(("_low", "_high")) and key + "_low" not in found
+    } == {
+        "kid_standard_error",
+        "diversity_clusters",
+    }
+    half = 1.96 * found["kid_standard_error"]
+    assert found["kid_high"] - found["kid"] == pytest.approx(half, rel=1e-4)
+
+
+def test_what_has_no_meaning_is_left_out() -> None:
+    # fewer images than features have no limit, and samples all about different pictures no distance
+    few = EVALUATION.against_held_out(described(4, 0), HELD_OUT)
+    assert "fid_infinity" not in few
+    assert all(math.isfinite(value) for value in few.values())
+    alone, blend = EVALUATION.against_few_shot(FEW_SHOT, FEW_SHOT)
+    assert alone["diversity_clusters"] == 0
+    assert "diversity" not in alone
+    assert blend.shape == (20,)
+    one, _ = EVALUATION.against_few_shot(
+        Described(FEW_SHOT.features[:1] + 0.1 * torch.eye(5)[:2], SAMPLES.thumbnails[:2]), FEW_SHOT
+    )
+    assert one["diversity"] == pytest.approx(0.1 * 2**0.5, rel=1e-5)
+    assert "diversity_low" not in one
+
+
+def test_comparison_takes_the_first_less_the_second() -> None:
+    other = described(40, 5, 2.0)
+    kid, authentic = EVALUATION.compare(other, SAMPLES, held_out=HELD_OUT, few_shot=FEW_SHOT)
+    assert 0 < kid.low < kid.value < kid.high
+    expected = authenticity(other.features, FEW_SHOT.features) - authenticity(
+        SAMPLES.features, FEW_SHOT.features
+    )
+    assert authentic.value == pytest.approx(float(expected))

@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from ood_sampler.metrics.intervals import (
+    centred_interval,
+    difference_interval,
+    mean_interval,
+    normal_interval,
+    with_bounds,
+)
+
+
+def normal(rows: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, generator=generator, dtype=torch.float64)
+
+
+def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    values = 3 + 2 * normal(400)
+    value, low, high = mean_interval(values)
+    assert value == float(values.mean())
+    # percentiles of 1000 draws are uncertain by about a tenth of the half width
+    half = 1.96 * float(values.std()) / 20
+    assert low == pytest.approx(value - half, abs=0.2 * half)
+    assert high == pytest.approx(value + half, abs=0.2 * half)
+
+
+def test_interval_does_not_depend_on_the_order() -> None:
+    values = (normal(60) > 0.7).double()
+    assert mean_interval(values) == mean_interval(values.flip(0))
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    intervals = [mean_interval((normal(150, seed) > 0).double()) for seed in range(200)]
+    held = sum(low <= 0.5 <= high for _, low, high in intervals) / 200
+    assert held == pytest.approx(0.95, abs=5 * (0.95 * 0.05 / 200) ** 0.5)
+
+
+def test_a_share_of_none_or_all_is_not_certain() -> None:
+    value, low, high = mean_interval(torch.zeros(100))
+    assert value == low == 0
+    # at the bound, none in 100 have the chance of a fortieth
+    assert (1 - high) ** 100 == pytest.approx(0.025)
+    assert mean_interval(torch.ones(100)) == pytest.approx((1, 1 - high, 1))
+
+
+def test_a_constant_that_is_no_share_has_no_spread() -> None:
+    assert mean_interval(torch.full((9,), 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_difference_of_means() -> None:
+    first, second = 1 + normal(300), 3 * normal(200, 1)
+    value, low, high = difference_interval(first, second)
+    error = (float(first.var()) / 300 + float(second.var()) / 200) ** 0.5
+    assert value == pytest.approx(float(first.mean() - second.mean()), abs=1e-12)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert (high + low) / 2 == pytest.approx(value, abs=0.3 * error)
+    # equal sets are resampled each on its own
+    same = difference_interval(first, first)
+    assert same.value == 0
+    assert same.low < -0.05 < 0.05 < same.high
+
+
+def test_a_distance_is_in_the_middle_of_its_resampled_values() -> None:
+    resampled = 13 + normal(4000)
+    value, low, high = centred_interval(10.0, resampled)
+    assert value == 10
+    assert low == pytest.approx(10 - 1.96, abs=0.2)
+    assert high == pytest.approx(10 + 1.96, abs=0.2)
+    assert centred_interval(0.5, resampled).low == 0
+
+
+def test_from_a_standard_error() -> None:
+    interval = normal_interval(torch.tensor(2.0), torch.tensor(0.5))
+    assert interval == pytest.approx((2, 2 - 0.98, 2 + 0.98), abs=1e-4)
+    assert with_bounds({"kid": interval}) == {
+        "kid": 2.0,
+        "kid_low": interval.low,
+        "kid_high": interval.high,
+    }
