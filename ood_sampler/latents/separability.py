@@ -48,8 +48,11 @@ class Joined(TensorSet):
         where = torch.as_tensor(list(indices), dtype=torch.long)
         early = where < n
         items = torch.empty(len(where), *self.shape)
-        items[early] = self.first.take(where[early].tolist())
-        items[~early] = self.second.take((where[~early] - n).tolist())
+        # a stored set has no shape to give for no items
+        if early.any():
+            items[early] = self.first.take(where[early].tolist())
+        if not early.all():
+            items[~early] = self.second.take((where[~early] - n).tolist())
         return items
 
 

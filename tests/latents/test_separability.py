@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -44,6 +45,19 @@ def test_joined_sets_follow_each_other() -> None:
     assert torch.equal(joined.take([5, 0, 3]), torch.cat([first, second])[[5, 0, 3]])
     assert torch.equal(torch.cat(list(joined.blocks(2))), torch.cat([first, second]))
     assert torch.equal(joined.take([1]), first[1:2])
+
+
+class Stored(InMemory):
+    """Like shards on disk, which tell no shape where nothing is read."""
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self.items[index] for index in indices])
+
+
+def test_a_block_of_one_set_alone_reads_nothing_of_the_other() -> None:
+    first, second = normal(4, 0), normal(4, 1)
+    joined = Joined(Stored(first), Stored(second))
+    assert torch.equal(torch.cat(list(joined.blocks(4))), torch.cat([first, second]))
 
 
 @pytest.mark.parametrize("length", [0.0, 10.0, 30.0])
