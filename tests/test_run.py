@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text
-from ood_sampler.run import check_command, main, sweepable
+from ood_sampler.run import check_command, execute, main, sweepable
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.search import Candidates, Search
+from ood_sampler.studies.base import Study
+from tests.conftest import RESOLUTION
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
@@ -45,7 +50,7 @@ SMALL = [
     ("command", "message"),
     [
         (["smpler=cog"], "smpler is not known; did you mean sampler?"),
-        (["sampler=cgo"], "sampler=cgo is not known; did you mean cog?; there are: cog, gaussian"),
+        (["sampler=cgo"], "sampler=cgo is not known; did you mean cog?; there are: auto, bands, "),
         (["inversion.stp=4"], "inversion.stp is not known; did you mean inversion.step?"),
         (["inversion.step=abc"], "inversion.step must be a whole number, got abc"),
         (["num_samples=2.5"], "num_samples must be a whole number, got 2.5"),
@@ -54,6 +59,8 @@ SMALL = [
         (["data=folder"], "data.root must be set, for example data.root=/my/pictures"),
         (["nonsense"], "write KEY=VALUE"),
         (["sampler=null"], "sampler=null is not known"),
+        (["experiment=null"], "experiment=null is not known"),
+        (["study=null"], "study=null is not known"),
         (["inversion=5"], "inversion has keys of its own"),
         (["output=null"], "output must be set"),
         (["sampler.rank=3"], "sampler.rank is not known"),
@@ -71,6 +78,30 @@ SMALL = [
         (["output=/dev/null/x"], "output=/dev/null/x cannot be written"),
         (["sampler=cog,slrp"], "sampler=slrp is not known; did you mean slerp?"),
         (["inversion.step=400,x"], "inversion.step must be a whole number, got x"),
+        (["inversion.step=atuo"], "inversion.step must be a whole number, got atuo"),
+        (["search.keep=half"], "search.keep must be a number, got half"),
+        (["search.step=[400]"], "search.step is not known; did you mean search.steps?"),
+        (
+            ["search.samples=64"],
+            "search.samples must be a list, for example search.samples=[",
+        ),
+        (
+            ["sampler=auto", "sampler.references=2"],
+            "sampler.references is not known with sampler=auto",
+        ),
+        (["study=bandwith"], "study=bandwith is not known; did you mean bandwidth?"),
+        (["study.steps=[300]"], "study.steps is not known"),
+        (
+            ["study=bandwidth", "study.stps=[300]"],
+            "study.stps is not known with study=bandwidth; did you mean study.steps?",
+        ),
+        (["study=bandwidth", "study.steps=300"], "study.steps must be a list, for example"),
+        (
+            ["study=synthesis", "study.samplers.cog_2.references=two"],
+            "study.samplers.cog_2.references must be a whole number, got two",
+        ),
+        (["experiment=frontir"], "experiment=frontir is not known; did you mean frontier?"),
+        (["experiment=frontier", "study.stps=[300]"], "study.stps is not known"),
     ],
 )
 def test_a_mistaken_command_is_answered_in_one_sentence(command: list[str], message: str) -> None:
@@ -106,7 +137,15 @@ def test_several_values_without_a_sweep_are_answered_with_what_to_add(
         ["data=celeba", "data.few_shot=null", "data.held_out=null"],
         ["batch_size=null"],
         ["data=afhq_cat,afhq_dog", "data.root=/my/afhq"],
+        ["inversion.step=auto", "sampler=auto", "search.steps=[400,500]", "search.novelty=1"],
+        ["sampler=auto,cog", "inversion.step=500,auto"],
+        ["sampler=auto", "sampler.samplers.cog_2.references=4"],
+        ["study=bandwidth", "study.steps=[300]", "sampler=slerp"],
+        ["experiment=frontier", "study.steps=[300]", "study.controls.cog_4.references=6"],
+        ["experiment=interference", "study.etas=[0,1]", "data=folder", "data.root=/my/pictures"],
+        *([f"{group}={option}"] for group, option in OPTIONS if group in ("study", "experiment")),
     ],
+    ids=" ".join,
 )
 def test_a_right_command_is_let_through(command: list[str]) -> None:
     check_command(command)
@@ -120,7 +159,7 @@ def test_every_option_composes_and_binds_to_its_target(group: str, option: str) 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("run", overrides, return_hydra_config=False)
     if group == "experiment":
-        return
+        group = "study" if "study" in cfg else "solver"
     nodes = [OmegaConf.to_container(cfg[group])]
     while nodes:
         node = nodes.pop()
@@ -130,6 +169,43 @@ def test_every_option_composes_and_binds_to_its_target(group: str, option: str) 
             target = get_object(node["_target_"])
             keys = {str(key) for key in node if key not in ("_target_", "_partial_")}
             inspect.signature(target).bind(**dict.fromkeys(keys))
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "study"])
+def test_every_study_is_made_and_called_by_the_name_of_its_file(option: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        study = instantiate(compose("run", [f"study={option}"]).study)
+    assert isinstance(study, Study)
+    assert study.name == option
+    assert study.title
+    assert len({heading.key for heading in study.headings}) == len(study.headings)
+    # one inversion leaves the latents of all its steps
+    assert all(0 <= step <= 999 for step in study.steps)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "experiment"])
+def test_an_experiment_is_a_study_of_its_name_or_a_sweep(option: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", [f"experiment={option}"], return_hydra_config=True)
+    if "study" in cfg:
+        assert cfg.hydra.runtime.choices.study == option
+        assert instantiate(cfg.solver).decoding_evaluations(500, T=1000) > 0
+        for eta in cfg.study.get("etas", [0.0]):
+            instantiate(cfg.solver).check_eta(eta)
+    else:
+        assert cfg.hydra.mode.name == "MULTIRUN"
+        assert set(cfg.hydra.sweeper.params) <= {"inversion.step", "decode.eta"}
+
+
+def test_auto_takes_every_candidate_of_its_file() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", ["sampler=auto", "sampler.samplers.cog_2.references=4"])
+    candidates = instantiate(cfg.sampler)
+    assert isinstance(candidates, Candidates)
+    assert set(candidates.samplers) == {"cog_2", "cog_3", "cog_5", "bands", "slerp"}
+    assert all(isinstance(sampler, Sampler) for sampler in candidates.samplers.values())
+    assert vars(candidates.samplers["cog_2"])["references"] == 4
+    assert isinstance(instantiate(cfg.search), Search)
 
 
 def compose_default(group: str) -> str:
@@ -154,6 +230,9 @@ def test_help_explains_every_key_of_every_option() -> None:
     text = help_text()
     for group, option in OPTIONS:
         assert f"  {option}" in text
+        if group == "experiment":
+            # its keys are those of other groups
+            continue
         cfg = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
         assert isinstance(cfg, dict)
         for key, value in cfg.items():
@@ -182,6 +261,58 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert "inversion.step" in ended.stdout
 
 
+def execute_tiny(folder: Path, at: Path, *overrides: str) -> None:
+    """A command with the tiny model, in this process; its run goes to `at / "found"`."""
+    command = [
+        "model=diffusers",
+        "model.name=tiny",
+        f"model.path={folder}",
+        f"model.resolution={RESOLUTION}",
+        "data.few_shot=40",
+        "data.held_out=24",
+        "num_samples=16",
+        "solver=ddim",
+        "solver.steps=4",
+        "trainer=cpu",
+        "logger=none",
+        f"output={at}",
+        *overrides,
+    ]
+    check_command(command)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", command, return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(at / "found")
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg.hydra
+    execute(cfg)
+
+
+def test_a_study_leaves_its_answer(
+    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    command = ["study=interference", "study.steps=[300]", "study.etas=[0]", "inversion.step=300"]
+    execute_tiny(model_folder, tmp_path, *command, "dry_run=true")
+    assert "estimate" in caplog.text
+    assert not (tmp_path / "found").exists()
+    execute_tiny(model_folder, tmp_path, *command)
+    names = {file.name for file in (tmp_path / "found").iterdir()}
+    assert names == {f"interference.{end}" for end in ("json", "csv", "md", "png", "svg")} | {
+        "pictures.safetensors",
+        "config.yaml",
+    }
+    assert OmegaConf.load(tmp_path / "found" / "config.yaml").study.steps == [300]
+    found = json.loads((tmp_path / "found" / "interference.json").read_text())
+    assert [(row["model"], row["domain"], row["step"]) for row in found["rows"]] == [
+        ("tiny", "galaxy32", 300)
+    ]
+    assert found["protocol"]["seed"] == 0
+    assert found["protocol"]["few-shot pictures"] == 40
+    assert found["conclusion"][0] in caplog.text
+
+
 @pytest.mark.slow
 def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> None:
     ended = ood_sampler(*SMALL, cwd=tmp_path)
@@ -195,6 +326,8 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
         "cog (3) in pixels",
     ]
     assert OmegaConf.load(folder / "config.yaml").data.resolution == 32
+    assert "search" not in results["protocol"]
+    assert not (folder / "search.csv").exists()
     samples = sorted(folder.glob("samples/*.png"))
     assert len(samples) == 12
     with Image.open(samples[0]) as sample:

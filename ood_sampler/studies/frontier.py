@@ -93,8 +93,8 @@ class FrontierStudy(Study):
 
     Every strategy that combines members alone is also applied to the few-shot pictures (the
     pixel-space control). All controls together make a frontier of KID over authenticity, and two
-    of the blend score (variance that the best five few-shot pictures explain) over precision and
-    over KID. A
+    of the blend score (variance that the best five few-shot pictures explain) over precision and over
+    KID. A
     setting of the latents lies beyond a frontier if its interval does, corrected for the number of
     settings tried (`ood_sampler.latents.frontier`).
 

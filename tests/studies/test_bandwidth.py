@@ -223,13 +223,20 @@ def test_the_figure_has_a_line_for_each_domain(measured: Measured) -> None:
 def test_the_figure_shows_the_band_and_orders_domains_by_their_gap() -> None:
     rows = bands((0.3, wide(50)), (0.1, None))
     figure = STUDY.draw(rows, grey("0/t = 300", "1/t = 300", "1/t = 500"))
-    axes = figure.axes
+    axes: Any = figure.axes
     assert [axes[0].get_title(loc="left"), axes[4].get_title(loc="left")] == [
         "1 (gap 100)",
         "0 (gap 300)",
     ]
     # two steps of the first domain, one of the second
     assert [axes[i].images[0].get_array().shape[0] for i in (0, 4)] == [16, 8]
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "cog (2)",
+        "band of cog (2)",
+        "its step of least KID",
+        "least share asked",
+    }
     for panel in range(1, 4):
         assert not axes[panel].patches
         (span,) = axes[4 + panel].patches

@@ -55,7 +55,7 @@ def test_rows_have_what_the_table_shows(measured: Measured) -> None:
         (LATENTS, "gaussian (scalar)", 200),
         (LATENTS, "gaussian (scalar)", 700),
     ]
-    of_latents = {"step", "eta", "kid_gain", "blend_five_gain"}
+    of_latents = {"step", "eta", "kid_gain", "blend_gain", "blend_kid_gain"}
     for row in measured.rows:
         assert lacking(STUDY, row) == (set() if row["space"] == LATENTS else of_latents)
     assert measured.pictures == {}
@@ -71,32 +71,35 @@ def test_figures_are_those_of_a_run_and_of_its_control(
         assert {**measured.rows[i], **row.figures} == measured.rows[i]
 
 
-@pytest.mark.parametrize(("cost", "gain"), [("kid", "authenticity"), ("blend_five", "precision")])
+@pytest.mark.parametrize(
+    ("key", "cost", "gain", "better"),
+    [
+        ("kid_gain", "kid", "authenticity", 1),
+        ("blend_gain", "blend_five", "precision", 1),
+        ("blend_kid_gain", "blend_five", "kid", -1),
+    ],
+)
 def test_gains_are_over_all_controls_and_corrected_for_all_settings(
-    measured: Measured, cost: str, gain: str
+    measured: Measured, key: str, cost: str, gain: str, better: int
 ) -> None:
     def trade(row: Mapping[str, Any]) -> Trade:
         errors = [(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * 1.96) for key in (gain, cost)]
-        return Trade(row[gain], row[cost], *errors)
+        return Trade(better * row[gain], row[cost], *errors)
 
     controls = [trade(row) for row in measured.rows if row["space"] == PIXELS]
     for row in measured.rows[3:]:
         value, low, high = advantage(trade(row), controls, comparisons=4)
-        assert row[f"{cost}_gain"] == pytest.approx(value)
-        assert row[f"{cost}_gain_low"] == pytest.approx(low, rel=1e-3, abs=1e-4)
-        assert row[f"{cost}_gain_high"] == pytest.approx(high, rel=1e-3, abs=1e-4)
-        assert row[f"{cost}_gain_low"] < value < row[f"{cost}_gain_high"]
+        assert row[key] == pytest.approx(value)
+        assert row[f"{key}_low"] == pytest.approx(low, rel=1e-3, abs=1e-4)
+        assert row[f"{key}_high"] == pytest.approx(high, rel=1e-3, abs=1e-4)
+        assert row[f"{key}_low"] < value < row[f"{key}_high"]
 
 
-def latents(kid_gain: float, blend_gain: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def latents(*gains: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """A row with gains that are certain to 0.01."""
     row = about_strategy(space=LATENTS, **changes)
-    for key, gain in (("kid", kid_gain), ("blend_five", blend_gain)):
-        row |= {
-            f"{key}_gain": gain,
-            f"{key}_gain_low": gain - 0.01,
-            f"{key}_gain_high": gain + 0.01,
-        }
+    for key, gain in zip(("kid_gain", "blend_gain", "blend_kid_gain"), gains, strict=True):
+        row |= {key: gain, f"{key}_low": gain - 0.01, f"{key}_high": gain + 0.01}
     return row
 
 
@@ -113,39 +116,48 @@ def controls(*kids: tuple[float, float], **changes: Any) -> list[dict[str, Any]]
 def test_settings_count_where_the_interval_lies_beyond() -> None:
     rows = [
         *controls((0.2, 0.01), (0.6, 0.03)),
-        latents(0.02, -0.2, strategy="x", step=300),
-        latents(0.03, 0.005, strategy="x", step=500),
-        latents(0.009, 0.011, strategy="y", step=500, eta=0.5),
-        latents(-0.5, -0.3, strategy="y", step=700),
+        latents(0.02, -0.2, -0.1, strategy="x", step=300),
+        latents(0.03, 0.005, 0.02, strategy="x", step=500),
+        latents(0.009, 0.011, 0.5, strategy="y", step=500, eta=0.5),
+        latents(-0.5, -0.3, 0.02, strategy="y", step=700),
     ]
     (sentence,) = STUDY.conclude(rows)
-    by_kid, by_blend = sentence.split("; ")
-    assert by_kid.startswith("a: 2 of 4 settings of the latents have lower KID")
-    assert "(best x at t = 500, η = 0, by 30 [20, 40]e-3)" in by_kid
-    assert by_blend.startswith("1 of 4 settings of the latents have a lower blend score")
-    assert "(best y at t = 500, η = 0.5, by 0.011 [0.001, 0.021])" in by_blend
+    by_kid, by_blend, by_both = sentence.split("; ")
+    assert by_kid.startswith("a, settings of the latents")
+    assert "2 of 4 have lower KID at equal authenticity" in by_kid
+    assert "x at t = 500, η = 0: by 30 [20, 40] × 10⁻³)" in by_kid
+    assert by_blend.startswith("1 of 4 have a lower blend score at equal precision")
+    assert "y at t = 500, η = 0.5: by 0.011 [0.001, 0.021])" in by_blend
+    assert by_both.startswith("3 of 4 have a lower blend score at equal KID")
+    assert "y at t = 500, η = 0.5: by 0.5 [0.49, 0.51])" in by_both
 
 
 @pytest.mark.parametrize(
     ("gains", "counts"),
     [
-        ([(0.02, 0.02), (0.02, 0.02)], (2, 2)),
-        ([(0.02, 0.0), (0.02, 0.02)], (2, 1)),
-        ([(-0.02, 0.02), (0.005, 0.02)], (0, 2)),
+        ([(0.02, 0.02, 0.0), (0.02, 0.02, 0.0)], (2, 2, 0)),
+        ([(0.02, 0.0, 0.02), (0.02, 0.02, 0.02)], (2, 1, 2)),
+        ([(-0.02, 0.02, 0.02), (0.005, 0.02, -0.02)], (0, 2, 1)),
     ],
 )
 def test_domains_count_that_have_a_setting_beyond(
-    gains: list[tuple[float, float]], counts: tuple[int, int]
+    gains: list[tuple[float, float, float]], counts: tuple[int, int, int]
 ) -> None:
     rows = []
     for domain, gain in zip("ab", gains, strict=True):
-        rows += [*controls((0.2, 0.01), domain=domain), latents(*gain, domain=domain)]
-        rows.append(latents(-1, -1, domain=domain, step=700))
+        rows += controls((0.2, 0.01), domain=domain)
+        rows += [latents(*gain, domain=domain, step=step) for step in (300, 500)]
+        rows.append(latents(-1, -1, -1, domain=domain, step=700))
     sentences = STUDY.conclude(rows)
     assert len(sentences) == 3
-    by_kid, by_blend = sentences[-1].split(", and ")
-    assert f"on {counts[0]} of 2 domains by KID" in by_kid
-    assert by_blend.startswith(f"on {counts[1]} by the blend score")
+    parts = sentences[-1].split("; ")
+    words = (
+        "lower KID at equal authenticity",
+        "a lower blend score at equal precision",
+        "a lower blend score at equal KID",
+    )
+    for part, count, word in zip(parts, counts, words, strict=True):
+        assert f"{count} of 2 for {word}" in part
 
 
 def test_the_figure_has_a_line_for_each_domain(measured: Measured) -> None:
@@ -158,15 +170,19 @@ def test_the_figure_joins_the_controls_that_no_other_beats() -> None:
     rows = [
         # the second is beaten by the third
         *controls((0.2, 0.01), (0.4, 0.05), (0.6, 0.03)),
-        *(latents(0.1, 0.1, strategy=f"s{k}", step=100 * k) for k in range(9)),
+        *(latents(0.1, 0.1, 0.1, strategy=f"s{k}", step=100 * k) for k in range(9)),
     ]
-    left, right = STUDY.draw(rows, {}).axes
+    axes: Any = STUDY.draw(rows, {}).axes
+    left, middle, right = axes
     frontier = left.lines[0]
     assert frontier.get_label() == "frontier of pixel controls"
     assert frontier.get_xdata().tolist() == [0.2, 0.6]
     assert frontier.get_ydata().tolist() == pytest.approx([10, 30])
     # controls, real pictures and nine strategies
-    assert len(left.containers) == len(right.containers) == 11
+    assert len(left.containers) == len(middle.containers) == len(right.containers) == 11
+    # the blend over KID × 10³: all controls blend alike, and the nearest beats the others
+    assert right.lines[0].get_xdata().tolist() == pytest.approx([10])
+    assert right.lines[0].get_ydata().tolist() == pytest.approx([0.8])
     assert [text.get_text() for text in left.texts] == [str(100 * k) for k in range(9)]
 
 

@@ -73,6 +73,7 @@ def line(
         # the intervals of the ends overlap, in whatever direction
         ((0.1, 0.4, 0.3, 0.15), "no effect of noise beyond the intervals"),
         ((0.15, 0.4, 0.3, 0.1), "no effect of noise beyond the intervals"),
+        ((0.5, 0.3, 0.2, 0.42), "no effect of noise beyond the intervals"),
     ],
 )
 def test_noise_is_judged_by_the_intervals_of_the_ends(
@@ -128,7 +129,8 @@ def test_the_figure_shows_pictures_of_three_steps_and_curves_of_all() -> None:
     rows = [row for step in steps for row in line(0.1, 0.5, step=step, margin=-1e-17)]
     labels = [f"a/t = {step}/η = {eta}" for step in steps for eta in (0, 1)]
     drawn(STUDY, rows, grey(*labels))
-    curve, *strips = STUDY.draw(rows, grey(*labels)).axes
+    panels: Any = STUDY.draw(rows, grey(*labels)).axes
+    curve, *strips = panels
     assert len(curve.containers) == 9
     titles = [axes.get_title(loc="left") for axes in strips]
     assert titles == ["t = 100", "t = 800", "t = 900"]
