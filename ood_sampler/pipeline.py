@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -204,7 +205,13 @@ class Pipeline:
             ValueError: as `check`, and if the weights do not load.
         """
         self.check()
-        work = self.plan.work() if work is None else work
+        disk = self.plan.disk()
+        if work is None:
+            work = self.plan.work()
+        else:
+            # latents and images of all sets, as float32
+            disk += 8 * math.prod(self.plan.shape) * sum(stage.images for stage in work)
+            check_disk(self.root, disk)
         images = max(stage.images for stage in work)
         batch_size = min(self.plan.batch_size, max(images, 1))
         seconds = 0.0
@@ -212,7 +219,7 @@ class Pipeline:
             seconds = seconds_an_evaluation(
                 self.model.denoiser, self.plan.shape, batch_size, trainer=self.trainer
             )
-        return Estimate(work, batch_size, seconds, self.plan.disk())
+        return Estimate(work, batch_size, seconds, disk)
 
     def run(self) -> Outcome:
         """Do what is not done yet, and measure."""
@@ -646,7 +653,7 @@ class Measure:
 
     def _row(self, name: str, role: str, samples: Described, judged: Described) -> Row:
         key = {
-            "code": code_version("metrics"),
+            "code": code_version("metrics", "latents/resampling.py"),
             "nearest_k": self.evaluation.nearest_k,
             "seed": self.evaluation.seed,
             "sets": [

@@ -66,8 +66,8 @@ def main() -> None:
     try:
         options = get_args_parser().parse_args(arguments)
         overrides = options.overrides
-        # both of them can make a sweep of a command, as can -m
-        sweep = any(text.startswith(("experiment=", "hydra.mode=")) for text in overrides)
+        # as can -m
+        sweep = any(text.startswith("hydra.mode=") or _sweeps(text) for text in overrides)
         check_command(overrides, sweep=options.multirun or sweep)
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -82,6 +82,13 @@ def main() -> None:
         # while runs of a sweep are waited for; one in this process tells of itself
         sys.stderr.write(f"{_INTERRUPTED}\n")
         sys.exit(130)
+
+
+def _sweeps(override: str) -> bool:
+    """Whether a setting names an experiment that is a sweep."""
+    group, _, option = override.partition("=")
+    file = CONF / group / f"{option}.yaml"
+    return group == "experiment" and file.is_file() and "mode: MULTIRUN" in file.read_text()
 
 
 def check_command(overrides: Sequence[str], *, sweep: bool = True) -> None:
@@ -377,9 +384,13 @@ def execute(cfg: DictConfig) -> None:
         study.check(pipeline)
         log.info(pipeline.estimate(study.work(pipeline)).text())
         if not cfg.dry_run:
-            _answer(folder, cfg, pipeline, study)
+            _answer(folder, cfg, pipeline, study, notes)
+            tracker.record(folder, _plain(cfg), {}, folder / f"{study.name}.png")
         return
-    searching = search.work(pipeline, steps=steps, samplers=samplers) if several else []
+    searching = []
+    if several:
+        search.check(pipeline, steps=steps, samplers=samplers)
+        searching = search.work(pipeline, steps=steps, samplers=samplers)
     log.info(pipeline.estimate([*searching, *pipeline.plan.work()]).text())
     if cfg.dry_run:
         return
@@ -400,8 +411,7 @@ def execute(cfg: DictConfig) -> None:
         for key, value in found["rows"][0].items()
         if isinstance(value, float | int)
     }
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    tracker.record(folder, config, figures, folder / "grid.png")
+    tracker.record(folder, _plain(cfg), figures, folder / "grid.png")
     log.info("report: %s", folder / "report.html")
 
 
@@ -425,7 +435,14 @@ def swept_steps() -> list[int]:
     return sorted(steps)
 
 
-def _answer(folder: Path, cfg: DictConfig, pipeline: "Pipeline", study: "Study") -> None:
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return plain
+
+
+def _answer(
+    folder: Path, cfg: DictConfig, pipeline: "Pipeline", study: "Study", notes: Sequence[str]
+) -> None:
     """Make a study and write its files."""
     from ood_sampler.record import protocol, settings
     from ood_sampler.studies.files import write_study
@@ -433,6 +450,10 @@ def _answer(folder: Path, cfg: DictConfig, pipeline: "Pipeline", study: "Study")
     measured = study.measure(pipeline)
     _write_configuration(folder, cfg)
     found = {**settings(pipeline, HydraConfig.get().runtime.choices), **protocol(pipeline)}
+    told = [*notes, *pipeline.left_out]
+    told += [f"{name}: left out, {why}" for name, why in pipeline.domain.skipped]
+    if told:
+        found["warnings"] = "; ".join(told)
     for sentence in write_study(folder, study, measured, found):
         log.info("%s", sentence)
     log.info("study: %s", folder / f"{study.name}.png")
@@ -501,11 +522,29 @@ class SweepReport(Callback):
         if runs:
             Console(stderr=True).print(write_sweep(folder, runs))
             log.info("sweep: %s", folder / "sweep.png")
+        if "study" in config:
+            _merge(folder, config)
         failed = sorted(folder.glob(f"*/{FAILED}"))
         for file in failed:
             log.error("error: run %s failed: %s", file.parent.name, file.read_text().strip())
         if failed:
             sys.exit(1)
+
+
+def _merge(folder: Path, config: DictConfig) -> None:
+    """Put the answers of a sweep's studies together."""
+    from hydra.utils import instantiate
+
+    from ood_sampler.studies.files import read_studies, write_study
+
+    study = instantiate(config.study)
+    found = [f.parent for f in folder.glob(f"*/{study.name}.json") if f.parent.name.isdigit()]
+    if not found:
+        return
+    measured, shared = read_studies(study.name, sorted(found, key=lambda f: int(f.name)))
+    for sentence in write_study(folder, study, measured, shared):
+        log.info("%s", sentence)
+    log.info("study: %s", folder / f"{study.name}.png")
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -123,8 +123,8 @@ class Search:
         for name, share in (("validation", validation), ("keep", keep)):
             if not 0 < share < 1:
                 raise ValueError(f"search.{name} must be in (0, 1), got {share}")
-        if not steps:
-            raise ValueError("search.steps must name at least one step, got none")
+        if isinstance(steps, str) or not steps:
+            raise ValueError(f"search.steps must be a list of steps, got {steps!r}")
         if not samples or list(samples) != sorted(set(samples)) or samples[0] < _FEWEST:
             raise ValueError(
                 f"search.samples must increase from {_FEWEST} or more, got {list(samples)}"
@@ -151,6 +151,33 @@ class Search:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         return sorted(order[validating:]), sorted(order[:validating])
 
+    def check(
+        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+    ) -> None:
+        """Find what would end the search, before any work.
+
+        Raises:
+            ValueError: there are too few few-shot pictures or samples, or a step or a strategy
+                does not fit.
+        """
+        T = pipeline.model.schedule.T
+        for step in steps:
+            if not 0 <= step < T:
+                raise ValueError(f"search.steps must be in 0..{T - 1}, got {step}")
+        pipeline.evaluation.check({"search.samples": self.samples[0]})
+        for run in self._candidates(pipeline, steps, samplers):
+            run.check()
+
+    def _candidates(
+        self, pipeline: Pipeline, steps: Sequence[int], samplers: Sequence[Sampler]
+    ) -> list[Pipeline]:
+        fit, _ = self.split(len(pipeline.domain.few_shot), seed=pipeline.settings.seed)
+        return [
+            _candidate(pipeline, fit, step=step, sampler=sampler)
+            for step in sorted(steps)
+            for sampler in samplers
+        ]
+
     def work(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
     ) -> list[Work]:
@@ -174,16 +201,11 @@ class Search:
             samplers: to choose from.
 
         Raises:
-            ValueError: there are too few few-shot pictures.
+            ValueError: as `check`.
         """
+        self.check(pipeline, steps=steps, samplers=samplers)
         fit, validation = self.split(len(pipeline.domain.few_shot), seed=pipeline.settings.seed)
-        runs = [
-            _candidate(pipeline, fit, step=step, sampler=sampler)
-            for step in sorted(steps)
-            for sampler in samplers
-        ]
-        for run in runs:
-            run.check()
+        runs = self._candidates(pipeline, steps, samplers)
         settings = replace(pipeline.settings, step=max(steps))
         inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
         inverted.check()

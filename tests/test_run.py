@@ -120,6 +120,10 @@ def test_several_values_without_a_sweep_are_answered_with_what_to_add(
     assert ended.value.code == 2
     message = "error: seed=0,1 has several values: add -m to make a run of each\n"
     assert capsys.readouterr().err == message
+    monkeypatch.setattr("sys.argv", ["run", "experiment=bandwidth", "data=galaxy32,radiation32"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "has several values: add -m" in capsys.readouterr().err
     check_command(["seed=0,1"], sweep=True)
     check_command(["seed=3"], sweep=False)
 

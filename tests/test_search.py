@@ -281,7 +281,7 @@ def test_too_few_pictures_are_refused_with_the_remedy(make: Callable[..., Pipeli
 
 
 def test_a_step_that_the_model_does_not_have_is_refused(make: Callable[..., Pipeline]) -> None:
-    with pytest.raises(ValueError, match=r"inversion\.step must be in 0\.\.999"):
+    with pytest.raises(ValueError, match=r"search\.steps must be in 0\.\.999"):
         search().choose(make(), steps=[100, 1000], samplers=SAMPLERS)
 
 
@@ -291,7 +291,7 @@ def test_a_step_that_the_model_does_not_have_is_refused(make: Callable[..., Pipe
         ({"validation": 0.0}, r"search\.validation must be in \(0, 1\), got 0"),
         ({"validation": 1.0}, r"search\.validation must be in \(0, 1\), got 1"),
         ({"keep": 1.5}, r"search\.keep must be in \(0, 1\), got 1\.5"),
-        ({"steps": []}, r"search\.steps must name at least one step, got none"),
+        ({"steps": []}, r"search\.steps must be a list of steps, got \[\]"),
         ({"samples": []}, r"search\.samples must increase from 16 or more, got \[\]"),
         ({"samples": [8, 16]}, r"search\.samples must increase from 16 or more, got \[8, 16\]"),
         ({"samples": [32, 16]}, r"search\.samples must increase"),

@@ -7,8 +7,10 @@ it stopped; what they found is put together in `outputs/paper/<scale>/<name>`.
 """
 
 import argparse
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,10 @@ def runs(study: str, scale: str, domains: Sequence[str]) -> Iterator[Run]:
         study: its name.
         scale: `embedded` or `paper`.
         domains: folders or archives of pictures, each as PATH or NAME=PATH.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: two have one name.
     """
     chosen: list[tuple[str, tuple[str, ...]]] = []
     if scale == "paper":
@@ -76,6 +82,11 @@ def runs(study: str, scale: str, domains: Sequence[str]) -> Iterator[Run]:
         chosen = [(name, given) for name, given in chosen if name.endswith(FIELDS)]
     else:
         chosen += [_folder(text, scale) for text in domains]
+    twice = [name for name, count in Counter(name for name, _ in chosen).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"two domains are called {twice[0]}: name one of them, as in DOMAINS=name=/its/path"
+        )
     for name, overrides in chosen:
         for variant in VARIANTS.get(study, ("",)):
             extra = (variant,) if variant else ()
@@ -84,14 +95,25 @@ def runs(study: str, scale: str, domains: Sequence[str]) -> Iterator[Run]:
 
 
 def _folder(text: str, scale: str) -> tuple[str, tuple[str, ...]]:
-    name, equals, path = text.rpartition("=")
-    root = Path(path).resolve()
+    named = re.fullmatch(r"([\w-]+)=(.+)", text)
+    root = Path(named[2] if named else text).resolve()
     if not root.exists():
-        raise FileNotFoundError(f"{path} does not exist: DOMAINS takes folders or archives")
-    name = name if equals else root.stem
+        raise FileNotFoundError(f"{root} does not exist: DOMAINS takes folders or archives")
+    name = named[1] if named else root.stem
     size = PAPER_SETTINGS[:1] + PAPER_SETTINGS[2:] if scale == "paper" else ()
     model = ("model=iddpm_afhqdog",) if scale == "paper" else ()
-    return name, (*model, "data=folder", f"data.name={name}", f"data.root={root}", *size)
+    return name, (
+        *model,
+        "data=folder",
+        f"data.name={_quoted(name)}",
+        f"data.root={_quoted(str(root))}",
+        *size,
+    )
+
+
+def _quoted(text: str) -> str:
+    """As a string of Hydra's, whatever it holds."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def make(
@@ -142,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for study in given.studies:
         try:
             conclusion = make(study, given.scale, given.domains, given.output, given.set)
-        except (FileNotFoundError, RuntimeError) as error:
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue

@@ -39,9 +39,15 @@ def advantage(point: Trade, others: Sequence[Trade], *, comparisons: int = 1) ->
     r"""How much less a point costs than a frontier does at the same gain.
 
     Between two points of the frontier the cost is interpolated linearly; below and above all of
-    them it is that of the nearest one, which favours the frontier. The variance is that of both
-    costs and of the gain times the frontier's slope, all taken as independent; where both were
-    measured on the same pictures, the interval is too wide.
+    them it is that of the nearest one. An error of a gain moves the cost along the slope $b$ of
+    the segment (beyond the ends, of the nearest one): with the share $s$ of the way from $l$ to
+    $r$, and $s = 0$ or 1 beyond the ends,
+
+    $$\sigma^2 = \sigma_c^2 + (1-s)^2 \sigma_{c,l}^2 + s^2 \sigma_{c,r}^2
+    + b^2 \big(\sigma_g^2 + (1-s)^2 \sigma_{g,l}^2 + s^2 \sigma_{g,r}^2\big),$$
+
+    all taken as independent; where both were measured against the same pictures, the interval is
+    too wide. That the frontier is the best of many noisy points favours the frontier.
 
     Args:
         point: the one in question.
@@ -57,16 +63,17 @@ def advantage(point: Trade, others: Sequence[Trade], *, comparisons: int = 1) ->
     if not others:
         raise ValueError("others must hold at least one point, got none")
     line = pareto(others)
-    cost, variance, slope = line[0].cost, line[0].cost_error ** 2, 0.0
-    if point.gain >= line[-1].gain:
-        cost, variance = line[-1].cost, line[-1].cost_error ** 2
+    left, right = line[0], line[0]
     for a, b in pairwise(line):
-        if a.gain <= point.gain < b.gain:
-            share = (point.gain - a.gain) / (b.gain - a.gain)
-            slope = (b.cost - a.cost) / (b.gain - a.gain)
-            cost = a.cost + share * (b.cost - a.cost)
-            variance = ((1 - share) * a.cost_error) ** 2 + (share * b.cost_error) ** 2
-    error = math.sqrt(variance + point.cost_error**2 + (slope * point.gain_error) ** 2)
-    margin = NormalDist().inv_cdf(1 - 0.025 / comparisons) * error
-    value = cost - point.cost
+        left, right = a, b
+        if point.gain < b.gain:
+            break
+    width = right.gain - left.gain
+    share = min(max((point.gain - left.gain) / width, 0.0), 1.0) if width else 0.0
+    slope = (right.cost - left.cost) / width if width else 0.0
+    variance = point.cost_error**2 + (slope * point.gain_error) ** 2
+    for end, weight in ((left, 1 - share), (right, share)):
+        variance += weight**2 * (end.cost_error**2 + (slope * end.gain_error) ** 2)
+    margin = NormalDist().inv_cdf(1 - 0.025 / comparisons) * math.sqrt(variance)
+    value = left.cost + share * (right.cost - left.cost) - point.cost
     return Interval(value, value - margin, value + margin)

@@ -14,7 +14,7 @@ from ood_sampler.latents.normality import (
     shapiro_wilk,
     skewness,
 )
-from ood_sampler.latents.resampling import Interval, percentiles
+from ood_sampler.latents.resampling import REPLICATES, Interval, percentiles
 from ood_sampler.latents.resampling import draws as resample
 from ood_sampler.latents.spectrum import band_power, colour_products, neighbour_products
 from ood_sampler.latents.store import TensorSet, mean_and_variance
@@ -22,8 +22,14 @@ from ood_sampler.latents.store import TensorSet, mean_and_variance
 ERROR_RATE = 0.05
 """Chance that any test at all rejects a set of independent normal latents."""
 
-_REPLICATES = 1000
-"""Resampled sets of an interval."""
+DRAWS = 100_000
+"""Simulated normal sets."""
+
+_FAMILY = 4
+"""Tests a coordinate: two of it, and two of a direction."""
+
+_STANDARD_ERRORS = 1.959964
+"""From the mean of a normal distribution to the ends of its 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Gaussianity:
 
     Attributes:
         mean: root mean square over coordinates of the mean latent, corrected for its sampling
-            error [0].
+            error [0]; the interval is that of the jackknife.
         deviation: mean over coordinates of the standard deviation [1].
         deviation_spread: standard deviation over coordinates of the same
             [$1 / \sqrt{2 (N - 1)}$].
@@ -68,7 +74,7 @@ class Gaussianity:
         projections: normality along random directions.
     """
 
-    mean: float
+    mean: Interval
     deviation: float
     deviation_spread: float
     radius: float
@@ -83,29 +89,35 @@ class Gaussianity:
 
 
 def gaussianity(
-    latents: TensorSet, *, tests: int = 128, draws: int = 100_000, seed: int = 0
+    latents: TensorSet, *, tests: int = 128, draws: int = DRAWS, seed: int = 0
 ) -> Gaussianity:
     r"""Compare a set of latents with white noise, in three passes over it.
 
-    Space is looked at about the mean latent. Intervals are bootstrapped over the latents.
+    Space is looked at about the mean latent. Intervals are bootstrapped over the latents, but that
+    of the mean.
 
     Args:
         latents: shape $(C, H, W)$ each.
-        tests: coordinates, drawn at random, and random directions whose normality is tested.
-        draws: simulated normal sets that distances are compared with; the smallest p-value is
-            1 / draws.
+        tests: coordinates, drawn at random, and random directions whose normality is tested;
+            at most `most_tests(draws)`.
+        draws: simulated normal sets that distances are compared with.
         seed: of the coordinates, directions and resampling.
 
     Raises:
-        ValueError: there are fewer than 12 or more than 5000 latents.
+        ValueError: there are fewer than 12 or more than 5000 latents, or too many tests.
     """
+    if not 1 <= tests <= most_tests(draws):
+        raise ValueError(
+            f"tests must be in 1..{most_tests(draws)}, got {tests}: with more, no distance to the "
+            f"normal law is significant among {draws} simulated ones"
+        )
     n, d = len(latents), math.prod(latents.shape)
     mean, variance = mean_and_variance(latents)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(d, generator=generator)[:tests]
     directions = torch.randn(d, tests, generator=generator)
     directions /= directions.norm(dim=0)
-    per_latent, coordinates, projections = [], [], []
+    per_latent, coordinates, projections, along_mean = [], [], [], []
     for block in latents.blocks():
         centred = block.double() - mean
         flat = centred.flatten(1)
@@ -113,11 +125,12 @@ def gaussianity(
         # float32, as a product of large matrices takes long
         projections.append((flat.float() @ directions).double())
         per_latent.append(_measure(centred))
+        along_mean.append(flat @ mean.flatten())
     rows = torch.cat(per_latent)
     squares = rows[:, 0]
     scale = float(squares.sum() / (n - 1) / d)
 
-    resampled = resample(n, replicates=_REPLICATES, seed=seed)
+    resampled = resample(n, replicates=REPLICATES, seed=seed)
 
     def ratio(column: int) -> Interval:
         value = rows[:, column].sum() / squares.sum() * d
@@ -130,7 +143,7 @@ def gaussianity(
     expected = chi_deviation(d) * math.sqrt(scale)
     across, along = _shapes([torch.cat(coordinates), torch.cat(projections)], draws)
     return Gaussianity(
-        mean=math.sqrt(max(float((mean.square() - variance / n).mean()), 0)),
+        mean=_mean_size(squares, torch.cat(along_mean), float(mean.square().sum()), d),
         deviation=float(variance.sqrt().mean()),
         deviation_spread=float(variance.sqrt().std()),
         radius=float(radii.mean()) / chi_mean(d),
@@ -147,6 +160,15 @@ def gaussianity(
     )
 
 
+def most_tests(draws: int = DRAWS) -> int:
+    """Coordinates whose tests can all reject after Holm's correction.
+
+    The smallest p-value of a distance is 1 / (1 + draws), and the strictest level of the family is
+    the rate over its size.
+    """
+    return int(ERROR_RATE * (1 + draws) / _FAMILY)
+
+
 def chi_mean(d: int) -> float:
     r"""$\sqrt 2\, \Gamma((d + 1) / 2) / \Gamma(d / 2)$, the mean norm of $\mathcal{N}(0, I_d)$."""
     return math.sqrt(2) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
@@ -156,6 +178,29 @@ def chi_deviation(d: int) -> float:
     r"""Standard deviation of the norm of $\mathcal{N}(0, I_d)$, close to $1 / \sqrt 2$."""
     # d - mean^2 cancels; its expansion is exact to 1e-9 where that loses digits
     return math.sqrt(d - chi_mean(d) ** 2 if d < 100 else 0.5 - 1 / (8 * d) - 1 / (16 * d**2))
+
+
+def _mean_size(squares: Tensor, along: Tensor, mean_square: float, d: int) -> Interval:
+    r"""Root mean square of the true mean latent, from products of different latents.
+
+    $U = \frac{1}{n} \sum_i h_i$ with $h_i = \frac{1}{n - 1} \sum_{j \ne i} z_i \cdot z_j$ is
+    unbiased for $\lVert \mu \rVert^2$, and its jackknife variance is $4 \text{Var}(h_i) / n$
+    (Efron & Stein, 1981): too large, never too small, in the mean; twice the true one where
+    $\mu = 0$. A negative square counts as 0.
+
+    Args:
+        squares: $\lVert z_i - \bar z \rVert^2$, shape $(n,)$.
+        along: $(z_i - \bar z) \cdot \bar z$, shape $(n,)$.
+        mean_square: $\lVert \bar z \rVert^2$.
+        d: dimension of a latent.
+    """
+    n = len(squares)
+    # z_i with the sum of all, less with itself
+    others = (n * (along + mean_square) - squares - 2 * along - mean_square) / (n - 1)
+    value = float(others.mean())
+    reach = _STANDARD_ERRORS * 2 * float(others.std()) / math.sqrt(n)
+    ends = (value, value - reach, value + reach)
+    return Interval(*(math.sqrt(max(end, 0) / d) for end in ends))
 
 
 def _measure(centred: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+REPLICATES = 1000
+"""Resampled sets of a bootstrap."""
+
 
 class Interval(NamedTuple):
     """An estimate with the bounds of its confidence interval."""
@@ -24,11 +27,18 @@ def draws(count: int, *, replicates: int, seed: int) -> Tensor:
     return torch.randint(count, (replicates, count), generator=generator)
 
 
+def resampling_weights(size: int, *, replicates: int = REPLICATES, seed: int) -> Tensor:
+    """How often each item is in each resampled set, float64, shape (replicates, size)."""
+    index = draws(size, replicates=replicates, seed=seed)
+    counts = torch.zeros(replicates, size, dtype=torch.float64)
+    return counts.scatter_add_(1, index, torch.ones_like(index, dtype=torch.float64))
+
+
 def bootstrap(
     statistic: Callable[[Tensor], Tensor],
     values: Tensor,
     *,
-    replicates: int = 1000,
+    replicates: int = REPLICATES,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
@@ -66,3 +76,19 @@ def percentiles(value: float, resampled: Tensor, *, level: float = 0.95) -> Inte
     tail = (1 - level) / 2
     low, high = resampled.double().quantile(torch.tensor([tail, 1 - tail]).double()).tolist()
     return Interval(value, low, high)
+
+
+def beside_the_edge(found: Interval, count: int, *, level: float = 0.95) -> Interval:
+    r"""Widen the interval of a share of 0 or 1, beside which resampling finds little spread.
+
+    With $\alpha = (1 - \text{level}) / 2$ it reaches at least $1 - \alpha^{1/n}$ far, the largest
+    share that would be missed in `count` independent trials with a chance of $\alpha$ (Clopper &
+    Pearson, 1934). Other intervals stay.
+    """
+    reach = 1 - ((1 - level) / 2) ** (1 / count)
+    value, low, high = found
+    if value == 0:
+        return Interval(value, low, max(high, reach))
+    if value == 1:
+        return Interval(value, min(low, 1 - reach), high)
+    return found

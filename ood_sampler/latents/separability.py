@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.geometry import gram
-from ood_sampler.latents.resampling import Interval, draws, percentiles
+from ood_sampler.latents.resampling import (
+    REPLICATES,
+    Interval,
+    beside_the_edge,
+    draws,
+    percentiles,
+    resampling_weights,
+)
 from ood_sampler.latents.store import TensorSet, mean_and_variance
 
 
@@ -83,7 +90,7 @@ class Pair:
         self.outside = len(outside)
         self.d = math.prod(outside.shape)
 
-    def distance(self, *, replicates: int = 1000, seed: int = 0) -> Interval:
+    def distance(self, *, replicates: int = REPLICATES, seed: int = 0) -> Interval:
         r"""Distance of the means in units in which 1 begins to be separable.
 
         $\lVert \mu_{out} - \mu_{in} \rVert / (\sigma d^{1/4})$ with $\sigma^2$ the mean variance
@@ -94,9 +101,7 @@ class Pair:
         """
         n, m = self.outside, len(self.products) - self.outside
         counts = [
-            torch.nn.functional.one_hot(draws(size, replicates=replicates, seed=seed + k), size)
-            .sum(dim=1)
-            .double()
+            resampling_weights(size, replicates=replicates, seed=seed + k)
             for k, size in enumerate((n, m))
         ]
         value = self._distance(torch.ones(1, n).double(), torch.ones(1, m).double())
@@ -236,9 +241,12 @@ def fpr_at_tpr(positive: Tensor, negative: Tensor, *, tpr: float = 0.95) -> floa
 
 
 def detection(
-    positive: Tensor, negative: Tensor, *, replicates: int = 1000, seed: int = 0
+    positive: Tensor, negative: Tensor, *, replicates: int = REPLICATES, seed: int = 0
 ) -> Detection:
     """Measure scores, with intervals bootstrapped over the pictures of both sets.
+
+    A figure of 0 or 1 is as uncertain as a share of none or all of the pictures of the smaller set
+    (`beside_the_edge`).
 
     Args:
         positive: scores of outside pictures, shape (n,).
@@ -253,13 +261,15 @@ def detection(
     )
     wins = _wins(positive, negative)
     pairs = list(chosen)
+    smaller = min(len(positive), len(negative))
 
     def interval(measure: Callable[[Tensor, Tensor], float]) -> Interval:
         resampled = torch.tensor([measure(positive[i], negative[j]) for i, j in pairs])
-        return percentiles(measure(positive, negative), resampled)
+        return beside_the_edge(percentiles(measure(positive, negative), resampled), smaller)
 
     areas = torch.stack([wins[i][:, j].mean() for i, j in pairs])
-    return Detection(percentiles(float(wins.mean()), areas), interval(fpr_at_tpr))
+    area = beside_the_edge(percentiles(float(wins.mean()), areas), smaller)
+    return Detection(area, interval(fpr_at_tpr))
 
 
 def _wins(positive: Tensor, negative: Tensor) -> Tensor:

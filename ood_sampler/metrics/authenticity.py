@@ -19,11 +19,11 @@ def nearest(samples: Tensor, reference: Tensor) -> Neighbours:
 
 
 def authentic(samples: Tensor, reference: Tensor) -> Tensor:
-    """Tell which samples count in `authenticity`: float64, 0 or 1, shape $(N,)$."""
+    """Tell which samples count in `authenticity`: bool, shape $(N,)$."""
     check_sets(reference=reference, rows=2)
     distance, indices = nearest(samples, reference)
     own = neighbour_distance(reference, nearest_k=1)
-    return (distance > own[indices]).double()
+    return distance > own[indices]
 
 
 def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
     Returns:
         A float64 scalar in [0, 1].
     """
-    return authentic(samples, reference).mean()
+    return authentic(samples, reference).double().mean()
 
 
 class Authenticity(Metric):

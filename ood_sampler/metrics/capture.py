@@ -22,7 +22,7 @@ def captured(samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: i
         nearest_k: $k$, odd, at most $2 M - 1$.
 
     Returns:
-        Float64, 0 or 1, shape $(N,)$.
+        Bool, shape $(N,)$.
 
     Raises:
         ValueError: The reference sets differ in size, or `nearest_k` does not fit them.
@@ -41,14 +41,14 @@ def captured(samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: i
         )
     to_in_domain = kth_nearest(samples, in_domain, k=majority).distance
     to_target = kth_nearest(samples, target, k=majority).distance
-    return (to_in_domain < to_target).double()
+    return to_in_domain < to_target
 
 
 def captured_fraction(
     samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int
 ) -> Tensor:
     """Share of samples that are `captured`: a float64 scalar in [0, 1]."""
-    return captured(samples, in_domain, target, nearest_k=nearest_k).mean()
+    return captured(samples, in_domain, target, nearest_k=nearest_k).double().mean()
 
 
 def _majority(nearest_k: int) -> int:

@@ -1,45 +1,12 @@
-"""Differences between two sets of samples against the same pictures, with intervals."""
-
-from typing import NamedTuple
+"""Which of two sets of samples is nearer to the same pictures, with an interval."""
 
 import torch
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval, percentiles
-from ood_sampler.metrics.authenticity import authentic
 from ood_sampler.metrics.feature_sets import check_sets
-from ood_sampler.metrics.intervals import difference_interval, resampling_weights
+from ood_sampler.metrics.intervals import resampling_weights
 from ood_sampler.metrics.kernel import kernel_blocks, kernel_distance, self_kernel
-
-
-class Comparison(NamedTuple):
-    """Figures of one set of samples less those of another."""
-
-    kid: Interval
-    authenticity: Interval
-
-
-def compare(
-    first: Tensor, second: Tensor, *, held_out: Tensor, few_shot: Tensor, seed: int = 0
-) -> Comparison:
-    """Compare two sets of samples of one domain: KID and authenticity, first less second.
-
-    Bootstrap intervals of 95%; one that does not hold 0 tells the sets apart.
-
-    Args:
-        first: Features, shape $(N, D)$.
-        second: Features, shape $(M, D)$.
-        held_out: Features of the pictures that KID is against.
-        few_shot: Features of the pictures that authenticity is against, which stay as they are:
-            both sets were made from these.
-        seed: Of the resampling.
-    """
-    return Comparison(
-        kid=kernel_difference(first, second, held_out, seed=seed),
-        authenticity=difference_interval(
-            authentic(first, few_shot), authentic(second, few_shot), seed=seed
-        ),
-    )
 
 
 def kernel_difference(

@@ -8,9 +8,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ood_sampler.metrics.authenticity import authentic
 from ood_sampler.metrics.blend import best_pair, forward_selection
 from ood_sampler.metrics.capture import captured, equal_sized
-from ood_sampler.metrics.comparison import Comparison, compare
 from ood_sampler.metrics.diversity import diversity
-from ood_sampler.metrics.extrapolation import frechet_limit
+from ood_sampler.metrics.extrapolation import VECTORS_A_FEATURE, frechet_limit
 from ood_sampler.metrics.features import FeatureExtractor, InceptionFeatures
 from ood_sampler.metrics.frechet import infinitesimal_jackknife
 from ood_sampler.metrics.intervals import mean_interval, normal_interval, with_bounds
@@ -78,13 +77,13 @@ class Evaluation:
 
         Intervals are `<key>_low` and `<key>_high`, of 95%. Those of FID and KID come from
         jackknife standard errors (a bootstrap would bias them), the others from resampled images
-        of the set that the share is of, the other set staying as it is. The limit of FID needs as
-        many images as features are wide, and is left out of smaller sets.
+        of the set that the share is of, the other set staying as it is. The limit of FID needs
+        `VECTORS_A_FEATURE` images of both for each feature, and is left out of smaller sets.
         """
         generated, real = samples.features, held_out.features
         distance = jackknife(generated, real)
         intervals = {"fid": normal_interval(*infinitesimal_jackknife(generated, real))}
-        if min(len(generated), len(real)) >= generated.shape[1]:
+        if min(len(generated), len(real)) >= VECTORS_A_FEATURE * generated.shape[1]:
             limit = frechet_limit(generated, real, seed=self.seed)
             intervals["fid_infinity"] = normal_interval(*limit)
         intervals["kid"] = normal_interval(*distance)
@@ -132,18 +131,6 @@ class Evaluation:
         references = equal_sized(in_domain, target.features, seed=self.seed)
         values = captured(samples.features, *references, nearest_k=self.nearest_k)
         return with_bounds({"captured": mean_interval(values, seed=self.seed)})
-
-    def compare(
-        self, first: Described, second: Described, *, held_out: Described, few_shot: Described
-    ) -> Comparison:
-        """Figures of one set of samples less those of another, with intervals."""
-        return compare(
-            first.features,
-            second.features,
-            held_out=held_out.features,
-            few_shot=few_shot.features,
-            seed=self.seed,
-        )
 
 
 def thumbnails(images: Tensor) -> Tensor:

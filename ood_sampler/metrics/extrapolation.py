@@ -10,6 +10,10 @@ from ood_sampler.metrics.frechet import FrechetEstimate, frechet_distance, infin
 _SMALLEST = 0.5
 """Share of the vectors in the smallest subsets."""
 
+VECTORS_A_FEATURE = 4
+"""Fewest vectors for each feature, of which the smallest subsets have two: below, their covariances
+are nearly singular and the law fails."""
+
 
 def frechet_limit(x: Tensor, y: Tensor, *, points: int = 8, seed: int = 0) -> FrechetEstimate:
     r"""Extrapolate the Fréchet distance of two sets to endless ones.
@@ -23,12 +27,15 @@ def frechet_limit(x: Tensor, y: Tensor, *, points: int = 8, seed: int = 0) -> Fr
     `infinitesimal_jackknife`, whose leading term does not depend on $f$, together.
 
     Args:
-        x: Shape $(n, D)$, $n \ge 4$; the law is good where $n > D$.
-        y: Shape $(m, D)$, $m \ge 4$.
+        x: Shape $(n, D)$, $n \ge 4 D$.
+        y: Shape $(m, D)$, $m \ge 4 D$.
         points: At least 3.
         seed: Of the subsets; they do not depend on the order of the vectors.
+
+    Raises:
+        ValueError: A set is too small for the law, or there are too few points.
     """
-    check_sets(rows=4, x=x, y=y)
+    check_sets(rows=VECTORS_A_FEATURE * x.shape[-1], x=x, y=y)
     if points < 3:
         raise ValueError(f"points must be >= 3, got {points}: a line through 2 has no error")
     whole = infinitesimal_jackknife(x, y)

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import Interval, draws, percentiles
-
-REPLICATES = 1000
-"""Resampled sets of a bootstrap."""
+from ood_sampler.latents.resampling import REPLICATES, Interval, draws, percentiles
+from ood_sampler.latents.resampling import resampling_weights as resampling_weights
 
 _TAIL = 0.025
 _STANDARD_ERRORS = 1.959964
@@ -18,32 +16,22 @@ _STANDARD_ERRORS = 1.959964
 def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
     """Bootstrap interval of a mean over images, by percentiles.
 
-    Resampling finds no spread where all values are equal. If all are 0 or all are 1, as those of a
-    share may be, the other bound is $1 - 0.025^{1/n}$ away (Clopper & Pearson, 1934).
+    Resampling finds no spread where all values are equal. For numbers, the bounds are then the
+    mean. Of a share of none or all, the other bound is $1 - 0.025^{1/n}$ away (Clopper & Pearson,
+    1934).
 
     Args:
-        values: One for each image, shape $(n,)$, in any order.
+        values: One for each image, shape $(n,)$, in any order; their type is bool exactly if the
+            mean is a share of the images.
         seed: Of the resampling.
     """
+    is_share = values.dtype == torch.bool
     values = values.double().sort().values
     mean = float(values.mean())
     if values[0] == values[-1]:
-        reach = float(1 - _TAIL ** (1 / len(values)))
+        reach = is_share * float(1 - _TAIL ** (1 / len(values)))
         return Interval(mean, mean - reach * (mean == 1), mean + reach * (mean == 0))
     return percentiles(mean, resampled_means(values, seed=seed), level=1 - 2 * _TAIL)
-
-
-def difference_interval(first: Tensor, second: Tensor, *, seed: int = 0) -> Interval:
-    """Bootstrap interval of the mean of `first`, $(n,)$, less that of `second`, $(m,)$.
-
-    Both are resampled, each on its own.
-    """
-    means = [float(values.double().mean()) for values in (first, second)]
-    resampled = [
-        resampled_means(values.double().sort().values, seed=2 * seed + k)
-        for k, values in enumerate((first, second))
-    ]
-    return percentiles(means[0] - means[1], resampled[0] - resampled[1], level=1 - 2 * _TAIL)
 
 
 def normal_interval(value: Tensor, standard_error: Tensor) -> Interval:
@@ -62,13 +50,6 @@ def centred_interval(value: float, resampled: Tensor) -> Interval:
         value, value + resampled.double() - resampled.double().mean(), level=1 - 2 * _TAIL
     )
     return Interval(value, max(low, 0.0), high)
-
-
-def resampling_weights(size: int, *, seed: int) -> Tensor:
-    """How often each item is in each resampled set, float64, shape (`REPLICATES`, size)."""
-    index = draws(size, replicates=REPLICATES, seed=seed)
-    counts = torch.zeros(REPLICATES, size, dtype=torch.float64)
-    return counts.scatter_add_(1, index, torch.ones_like(index, dtype=torch.float64))
 
 
 def resampled_means(values: Tensor, *, seed: int) -> Tensor:

@@ -27,8 +27,8 @@ def manifold_scores(real: Tensor, generated: Tensor, *, nearest_k: int) -> Manif
     """Find what each vector adds to `precision_recall_density_coverage`.
 
     Returns:
-        Float64: precision and density of each generated vector, $(M,)$, recall and coverage of each
-        real one, $(N,)$; all but density are 0 or 1.
+        Precision and density of each generated vector, $(M,)$, recall and coverage of each real
+        one, $(N,)$: density is float64, the others are bool.
 
     Raises:
         ValueError: A set has too few vectors for `nearest_k`.
@@ -45,10 +45,10 @@ def manifold_scores(real: Tensor, generated: Tensor, *, nearest_k: int) -> Manif
         covered |= inside.any(dim=0)
         recalled |= (squared <= generated_radius[rows, None]).any(dim=0)
     return ManifoldScores(
-        precision=(count > 0).double(),
-        recall=recalled.double(),
+        precision=count > 0,
+        recall=recalled,
         density=count / nearest_k,
-        coverage=covered.double(),
+        coverage=covered,
     )
 
 
@@ -81,7 +81,7 @@ def precision_recall_density_coverage(
         ValueError: A set has too few vectors for `nearest_k`.
     """
     scores = manifold_scores(real, generated, nearest_k=nearest_k)
-    return ManifoldScores(*(values.mean() for values in scores))
+    return ManifoldScores(*(values.double().mean() for values in scores))
 
 
 class PRDC(Metric):

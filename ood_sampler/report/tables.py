@@ -120,8 +120,8 @@ COLUMNS = (
         digits=None,
         meaning=(
             "FID of endless sets, from a line through those of random subsets, which frees it of "
-            "that bias; around 0, also below, for sets of one distribution. Left out where there "
-            "are fewer images than features (Chong and Forsyth, 2020)."
+            "that bias; around 0, also below, for sets of one distribution. Left out where a "
+            "set has fewer than four images for each feature (Chong and Forsyth, 2020)."
         ),
     ),
     Column(

@@ -11,7 +11,7 @@ from ood_sampler.data.domain import ImageSet
 from ood_sampler.data.radiation import FieldScale
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.latents.store import Selected, TensorSet
-from ood_sampler.metrics.intensity import wasserstein_distance
+from ood_sampler.metrics.intensity import area_distance, areas, wasserstein_distance
 from ood_sampler.metrics.intervals import mean_interval
 from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
@@ -39,12 +39,21 @@ _DISTANCES = {
     **{f"{key}_distance": name for key, name in _NAMES.items()},
 }
 _QUANTILES = (5, 25, 50, 75, 95)
+_KNOTS = 1025
+"""Colours, evenly spaced, between which the distribution of intensities is integrated."""
 _ROLE_COLOURS = {**COLOURS, "held-out": "#1c2026", "real": "#2a8a57"}
 
 
 @dataclass(frozen=True)
 class _Values:
-    """What is compared of one set of images."""
+    """What is compared of one set of images.
+
+    Attributes:
+        spectra: of `log_spectra`, shape (N, rings).
+        intensities: `areas` of each band, shape (N, bands, bins).
+        shapes: measures of the first images, NaN where one could not be measured.
+        failed: which of these could not be measured, bool.
+    """
 
     spectra: Tensor
     intensities: Tensor
@@ -58,7 +67,8 @@ class AstroStudy(Study):
     Images of a domain with a scale are physical fields again before they are measured: spectra
     are of the values themselves, intensities of their logarithm to base 10 where the scale is
     logarithmic, shapes of the sum of bands. Of other domains the brightness is measured, the mean
-    of the colours from 0 to 1.
+    of the colours from 0 to 1. Distances are biased upward, more for few images: those of all
+    sets from the held-out pictures are of as many images as the smallest set has, the first ones.
 
     Args:
         morphology_images: images of each set whose shape is measured, at most; 0 measures none.
@@ -132,7 +142,10 @@ class AstroStudy(Study):
         reference = self._values(held_out, scale)
         numbers = wave_numbers(pipeline.model.resolution).tolist()
         rows = []
-        for name, role, images in [("held-out pictures", "held-out", held_out), *_sets(pipeline)]:
+        for name, role, images in [
+            ("held-out pictures", "held-out", held_out),
+            *_equal_sized(list(_sets(pipeline))),
+        ]:
             values = reference if role == "held-out" else self._values(images, scale)
             rows.append(
                 {
@@ -156,15 +169,22 @@ class AstroStudy(Study):
             listed = ", ".join(
                 f"{name} {_interval(samples, key)} ({_interval(real, key)})"
                 for key, name in _DISTANCES.items()
-                if number(samples.get(key)) is not None
+                if _both(samples, real, key)
             )
             sentences.append(
-                f"{domain}: distances of {samples['set']} from held-out pictures, those of "
-                f"{real['set']} in brackets: {listed}."
+                f"{domain}: distances of {samples['images']} images of {samples['set']} from "
+                f"held-out pictures, those of {real['images']} of {real['set']} in brackets: "
+                f"{listed}."
             )
-            sentences.append(f"{domain}: {_verdict(samples, real)}")
-            if "control" in own:
-                sentences.append(f"{domain}: {_verdict(samples, own['control'])}")
+            for other in [real, *([own["control"]] if "control" in own else [])]:
+                sentences.append(f"{domain}: {_verdict(samples, other)}")
+                lacking = _lacking(samples, other)
+                if lacking:
+                    sentences.append(
+                        f"{domain}: {samples['set']} and {other['set']} cannot be compared in "
+                        f"{', '.join(lacking)}: fewer than two images of a set have it, or all "
+                        "held-out pictures have the same."
+                    )
             failed = [
                 f"{row['failed']:.0%} of {row['set']}"
                 for row in own.values()
@@ -201,18 +221,21 @@ class AstroStudy(Study):
         return figure
 
     def _values(self, images: TensorSet, scale: FieldScale | None) -> _Values:
-        spectra, intensities, planes = [], [], []
-        for fields in _fields(images, scale):
+        knots = _knots(scale)
+        spectra, intensities, found = [], [], []
+        left = self.morphology_images
+        for block in images.blocks():
+            fields = _fields(block, scale)
             spectra.append(log_spectra(fields))
-            one_point = fields.log10() if _is_log(scale) else fields
-            intensities.append(one_point.flatten(start_dim=2).float())
-            planes.append(fields.sum(dim=1))
-        shapes: dict[str, Tensor] = {}
-        failed = torch.empty(0)
-        if self.morphology_images:
-            found = morphology(torch.cat(planes)[: self.morphology_images])
-            shapes = {key: getattr(found, key) for key in MEASURES}
-            failed = (found.flag >= BAD).double()
+            bands = zip(_one_point(fields, scale).unbind(dim=1), knots, strict=True)
+            intensities.append(
+                torch.stack([areas(band.flatten(start_dim=1), each) for band, each in bands], dim=1)
+            )
+            if left:
+                found.append(morphology(fields[:left].sum(dim=1)))
+                left -= len(fields[:left])
+        shapes = {key: torch.cat([getattr(m, key) for m in found]) for key in MEASURES if found}
+        failed = torch.cat([m.flag >= BAD for m in found]) if found else torch.empty(0)
         return _Values(torch.cat(spectra), torch.cat(intensities), shapes, failed)
 
 
@@ -227,6 +250,12 @@ def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
     own, kept, _ = pipeline.own
     yield IN_DOMAIN, "reference", Selected(own.open(), kept)
     yield "few-shot pictures", "real", _Pictures(pipeline.domain.few_shot)
+
+
+def _equal_sized(sets: Sequence[tuple[str, str, TensorSet]]) -> list[tuple[str, str, TensorSet]]:
+    """Cut all sets to the size of the smallest."""
+    count = min(len(images) for _, _, images in sets)
+    return [(name, role, images) for name, role, images in sets]
 
 
 def _control(pipeline: Pipeline) -> Sampler | None:
@@ -251,22 +280,28 @@ class _Pictures(TensorSet):
         return torch.stack([self.images[index] for index in indices])
 
 
-def _fields(images: TensorSet, scale: FieldScale | None) -> Iterator[Tensor]:
-    for block in images.blocks():
-        if scale is None:
-            yield (block.double().clamp(-1, 1) + 1).mean(dim=1, keepdim=True) / 2
-        else:
-            yield scale.from_pictures(block).double()
+def _fields(images: Tensor, scale: FieldScale | None) -> Tensor:
+    """What images stand for, float64, shape (N, bands, H, W)."""
+    if scale is None:
+        return (images.double().clamp(-1, 1) + 1).mean(dim=1, keepdim=True) / 2
+    return scale.from_pictures(images).double()
 
 
-def _is_log(scale: FieldScale | None) -> bool:
-    return scale is not None and scale.scaling == "log"
+def _one_point(fields: Tensor, scale: FieldScale | None) -> Tensor:
+    """What the distribution of intensities is of."""
+    return fields.log10() if scale is not None and scale.scaling == "log" else fields
+
+
+def _knots(scale: FieldScale | None) -> list[Tensor]:
+    """Those of `areas`, for each band: finer where the scale gives more colours to a value."""
+    colours = torch.linspace(-1, 1, _KNOTS, dtype=torch.float64).expand(3, 1, -1)
+    return list(_one_point(_fields(colours[None], scale), scale)[0, :, 0])
 
 
 def _distances(values: _Values, reference: _Values) -> dict[str, float]:
     figures = bounds("spectrum", spectrum_distance(values.spectra, reference.spectra))
     bands = [
-        wasserstein_distance(values.intensities[:, band], reference.intensities[:, band])
+        area_distance(values.intensities[:, band], reference.intensities[:, band])
         for band in range(values.intensities.shape[1])
     ]
     figures |= bounds(
@@ -274,7 +309,7 @@ def _distances(values: _Values, reference: _Values) -> dict[str, float]:
     )
     for key, measured in values.shapes.items():
         own, other = (x[~x.isnan()][:, None] for x in (measured, reference.shapes[key]))
-        if min(len(own), len(other)) >= 2:
+        if min(len(own), len(other)) >= 2 and other.min() < other.max():
             unit = other.std()
             figures |= bounds(f"{key}_distance", wasserstein_distance(own / unit, other / unit))
     return figures
@@ -306,6 +341,17 @@ def _curve(spectra: Tensor, reference: Tensor, numbers: Sequence[float]) -> dict
     return figures
 
 
+def _both(samples: Row, other: Row, key: str) -> bool:
+    return all(number(row.get(key)) is not None for row in (samples, other))
+
+
+def _lacking(samples: Row, other: Row) -> list[str]:
+    """The shapes that were measured, and of which a set has no distance."""
+    if number(samples.get("failed")) is None:
+        return []
+    return [name for key, name in _NAMES.items() if not _both(samples, other, f"{key}_distance")]
+
+
 def _interval(row: Row, key: str) -> str:
     return f"{row[key]:.3g} [{row[f'{key}_low']:.3g}, {row[f'{key}_high']:.3g}]"
 
@@ -314,7 +360,7 @@ def _verdict(samples: Row, other: Row) -> str:
     """Which distances of the samples are beyond those of another set, interval against interval."""
     nearer, farther, same = [], [], []
     for key, name in _DISTANCES.items():
-        if number(samples.get(key)) is None or number(other.get(key)) is None:
+        if not _both(samples, other, key):
             continue
         if samples[f"{key}_high"] < other[f"{key}_low"]:
             nearer.append(name)

@@ -53,6 +53,7 @@ class BandwidthStudy(Study):
     headings = (
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),
+        Heading("images", "images", digits=0),
         Heading("retention", "retention", 2, meaning="Share not captured by the model's domain."),
         Heading("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
@@ -142,9 +143,9 @@ class BandwidthStudy(Study):
             sentences.append(
                 f"{domain}, {strategy}: the band reaches from {below}t = {first['band_low']:.0f} "
                 f"to {above}{first['band_high']:.0f}; best KID in it at t = {chosen['step']}, "
-                f"{1e3 * chosen['kid']:.1f}e-3 (retention {chosen['retention']:.2f}, novelty "
-                f"{chosen['authenticity']:.2f}; {first['retention_asked']:.2f} and "
-                f"{first['novelty_asked']:.2f} were asked)."
+                f"{1e3 * chosen['kid']:.1f} × 10⁻³ (precision {chosen['precision']:.2f}, retention "
+                f"{chosen['retention']:.2f}, novelty {chosen['authenticity']:.2f}; of the last two "
+                f"{first['retention_asked']:.2f} and {first['novelty_asked']:.2f} were asked)."
             )
         for strategy in dict.fromkeys(row["strategy"] for row in rows):
             sentences += _correlation(strategy, rows)

@@ -1,9 +1,10 @@
 """The interface of a study: a question about a model and a domain, answered with numbers."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +16,12 @@ from ood_sampler.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SHARED = ("own", "measure")
 
 Row = Mapping[str, Any]
 """One line of a study's table; `model` and `domain` say what it is about, None is no figure."""
@@ -123,7 +130,47 @@ def variant(
         eta=pipeline.settings.eta if eta is None else eta,
     )
     chosen = pipeline.sampler if sampler is None else sampler
-    return replace(pipeline, sampler=chosen, also=(), settings=settings)
+    made = replace(pipeline, sampler=chosen, also=(), settings=settings)
+    # what samples are compared with is the same, and is read and described once
+    vars(made).update({key: vars(pipeline)[key] for key in _SHARED if key in vars(pipeline)})
+    return made
+
+
+def fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> list[Sampler]:
+    """Strategies that the few-shot pictures are enough for."""
+    count = len(pipeline.domain.few_shot)
+    return [sampler for sampler in samplers if sampler.minimum_images <= count]
+
+
+def check_fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> None:
+    """Tell of strategies that the few-shot pictures are not enough for.
+
+    Raises:
+        ValueError: none is left.
+    """
+    count, kept = len(pipeline.domain.few_shot), fitting(pipeline, samplers)
+    for sampler in samplers:
+        if sampler not in kept:
+            log.warning(
+                "warning: %s is left out: it needs %d few-shot pictures, there are %d",
+                label(sampler),
+                sampler.minimum_images,
+                count,
+            )
+    if not kept:
+        raise ValueError(
+            f"no strategy of study.samplers can do with {count} few-shot pictures: add pictures or "
+            "raise data.few_shot"
+        )
+
+
+def attempted(what: str, make: Callable[[], T]) -> T | None:
+    """What a strategy made, or None if it gave up, of which the log tells."""
+    try:
+        return make()
+    except ValueError as error:
+        log.warning("warning: %s is left out: %s", what, error)
+        return None
 
 
 def own_domain(pipeline: Pipeline) -> Work:
@@ -149,11 +196,13 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
 
 def strategy_row(run: Pipeline) -> dict[str, Any]:
     """A line about the samples of a run."""
+    row = run.sample_row()
     return {
         **about(run),
         "strategy": label(run.sampler),
         "step": run.settings.step,
         "eta": run.settings.eta,
         "evaluations": run.plan.evaluations(run.settings.step),
-        **run.sample_row().figures,
+        "images": row.samples,
+        **row.figures,
     }

@@ -62,19 +62,28 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     """Put the answers of several runs together, in the order of their folders.
 
     Returns:
-        All rows and pictures, and of the protocols what they share.
+        All rows and pictures, and of the protocols what they share. Where there are several models
+        each domain is named with its own.
 
     Raises:
         FileNotFoundError: a folder holds no answer to the study.
     """
+    runs = [
+        (json.loads((folder / f"{name}.json").read_text()), load_file(folder / _PICTURES))
+        for folder in folders
+    ]
+    # curves are of one model and one domain
+    several = len({found["protocol"].get("model") for found, _ in runs}) > 1
     rows: list[Row] = []
     pictures: dict[str, Tensor] = {}
     shared: dict[str, Any] | None = None
-    for folder in folders:
-        found = json.loads((folder / f"{name}.json").read_text())
-        rows += found["rows"]
-        pictures |= {key: x.float() / 127.5 - 1 for key, x in load_file(folder / _PICTURES).items()}
+    for found, strips in runs:
         protocol = found["protocol"]
+        of_model = f" from {protocol['model']}" if several else ""
+        rows += [{**row, "domain": f"{row['domain']}{of_model}"} for row in found["rows"]]
+        for key, picture in strips.items():
+            domain, slash, label = key.partition("/")
+            pictures[f"{domain}{of_model}{slash}{label}"] = picture.float() / 127.5 - 1
         shared = protocol if shared is None else _shared(shared, protocol)
     return Measured(rows, pictures), shared or {}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ from ood_sampler.studies.base import (
     Row,
     Study,
     about,
+    attempted,
     bounds,
+    check_fitting,
     decoding,
+    fitting,
     strategy_row,
     variant,
 )
@@ -93,10 +97,9 @@ class FrontierStudy(Study):
 
     Every strategy that combines members alone is also applied to the few-shot pictures (the
     pixel-space control). All controls together make a frontier of KID over authenticity, and two
-    of the blend score (variance that the best five few-shot pictures explain) over precision and over
-    KID. A
-    setting of the latents lies beyond a frontier if its interval does, corrected for the number of
-    settings tried (`ood_sampler.latents.frontier`).
+    of the blend score (variance that the best five few-shot pictures explain), over precision and
+    over KID. A setting of the latents lies beyond a frontier if its interval does, corrected for
+    the number of settings tried (`ood_sampler.latents.frontier`).
 
     Args:
         steps: inversion steps.
@@ -112,6 +115,7 @@ class FrontierStudy(Study):
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),
         Heading("eta", "η", digits=1),
+        Heading("images", "images", digits=0),
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Heading("authenticity", "authenticity", 2),
         Heading("precision", "precision", 2),
@@ -166,8 +170,9 @@ class FrontierStudy(Study):
                     f"study.controls must hold strategies that mix, got {label(sampler)}: a "
                     "strategy of the latents belongs into study.samplers"
                 )
-        mixed = [variant(pipeline, sampler=sampler) for sampler in self.controls]
-        for run in (*self._runs(pipeline), *mixed):
+        check_fitting(pipeline, self.samplers)
+        controls = fitting(pipeline, self.controls)
+        for run in (*self._runs(pipeline), *(variant(pipeline, sampler=s) for s in controls)):
             run.check()
 
     def work(self, pipeline: Pipeline) -> list[Work]:
@@ -177,26 +182,44 @@ class FrontierStudy(Study):
         pipeline.invert()
         real = pipeline.measure.real()
         rows: list[dict[str, Any]] = [
-            {**about(pipeline), "space": REAL, "strategy": real.name, **real.figures}
+            {
+                **about(pipeline),
+                "space": REAL,
+                "strategy": real.name,
+                "images": real.samples,
+                **real.figures,
+            }
         ]
         known: dict[str, Sampler] = {}
-        for sampler in (*self.samplers, *self.controls):
+        for sampler in fitting(pipeline, (*self.samplers, *self.controls)):
             if sampler.mixes:
                 known.setdefault(label(sampler), sampler)
         for name, sampler in known.items():
-            figures = pipeline.control_row(sampler).figures
-            rows.append({**about(pipeline), "space": PIXELS, "strategy": name, **figures})
-        rows += [{**strategy_row(run), "space": LATENTS} for run in self._runs(pipeline)]
+            found = attempted(f"{name} in pixels", partial(pipeline.control_row, sampler))
+            if found is not None:
+                rows.append(
+                    {
+                        **about(pipeline),
+                        "space": PIXELS,
+                        "strategy": name,
+                        "images": found.samples,
+                        **found.figures,
+                    }
+                )
+        for run in self._runs(pipeline):
+            row = attempted(label(run.sampler), partial(strategy_row, run))
+            if row is not None:
+                rows.append({**row, "space": LATENTS})
         latents = [row for row in rows if row["space"] == LATENTS]
         pixels = [row for row in rows if row["space"] == PIXELS]
         for row in latents:
             for plane in _PLANES:
-                found = advantage(
+                gained = advantage(
                     _trade(row, plane),
                     [_trade(other, plane) for other in pixels],
                     comparisons=len(latents),
                 )
-                row |= bounds(plane.key, found)
+                row |= bounds(plane.key, gained)
         return Measured(rows)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
@@ -251,7 +274,9 @@ class FrontierStudy(Study):
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
         return [
             variant(pipeline, sampler=sampler, step=step, eta=eta)
-            for sampler, step, eta in product(self.samplers, self._steps, self.etas)
+            for sampler, step, eta in product(
+                fitting(pipeline, self.samplers), self._steps, self.etas
+            )
         ]
 
 

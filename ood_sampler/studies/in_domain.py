@@ -1,13 +1,26 @@
 """The two sets that diagnostics compare: pictures of the target domain and of the model's own."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ood_sampler.data.domain import Part, TargetDomain, TensorImages, folder_domain
+from ood_sampler.data.domain import (
+    ImageSet,
+    Part,
+    Picture,
+    SourceImages,
+    TargetDomain,
+    TensorImages,
+    inspect,
+    warn_of_upsampling,
+)
+from ood_sampler.data.images import ImageError
+from ood_sampler.data.sources import ImageSource, open_source
 from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline import Pipeline
@@ -18,6 +31,12 @@ from ood_sampler.studies.base import variant
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
 
+SAMPLES, PICTURES = "samples of the model", "real pictures"
+"""What the in-domain set may be of."""
+
+_STAND_IN = MultistepSolver(steps=33, power=2)
+"""What decodes the samples that stand for the model's own domain: the default solver."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -27,7 +46,8 @@ class Sources:
         steps: inversion steps.
         count: pictures of each set, at most.
         in_domain_root: folder or archive of pictures of the model's own domain; None takes samples
-            of the model in their place.
+            of the model in their place, from pure noise by the default solver (multistep, 33
+            intervals, power 2) whatever the run's own is, so that all solvers see the same set.
     """
 
     steps: Sequence[int]
@@ -42,7 +62,8 @@ class Sources:
             least: pictures that the diagnosis needs.
 
         Raises:
-            ValueError: a step is not one of the model's, or there would be too few pictures.
+            ValueError: a step is not one of the model's, there would be too few pictures, or the
+                model's chain is too short for the samples that stand for its domain.
             FileNotFoundError: the in-domain pictures are not there.
         """
         if not self.steps:
@@ -59,11 +80,36 @@ class Sources:
             raise ValueError(
                 f"data.few_shot must be >= {least} for this study, got {few_shot} pictures"
             )
-        if self.in_domain_root is not None and not Path(self.in_domain_root).exists():
+        if self.in_domain_root is None:
+            try:
+                _STAND_IN.check(pipeline.model.schedule.T)
+            except ValueError as error:
+                raise ValueError(
+                    "study.in_domain_root must be pictures of the model's own domain, got null: its "
+                    f"chain is too short for the solver that would make samples ({error})"
+                ) from error
+            return
+        if not Path(self.in_domain_root).expanduser().exists():
             raise FileNotFoundError(
                 f"study.in_domain_root={self.in_domain_root} does not exist; set it to pictures of "
                 "the model's own domain, or to null"
             )
+        found = len(_readable(self._source(), least))
+        if found < least:
+            raise ValueError(
+                f"study.in_domain_root must hold >= {least} readable pictures for this study, got "
+                f"{found} in {self.in_domain_root}; add pictures, or set it to null"
+            )
+
+    @property
+    def kind(self) -> str:
+        """What the in-domain set is of."""
+        return SAMPLES if self.in_domain_root is None else PICTURES
+
+    @property
+    def in_domain_count(self) -> int:
+        """Pictures of the model's own domain, at most."""
+        return self.count if self.in_domain_root is None else min(self.count, len(self._source()))
 
     def few_shot(self, pipeline: Pipeline) -> Pipeline:
         """The run on the first few-shot pictures alone, with latents of all steps."""
@@ -75,34 +121,54 @@ class Sources:
     def in_domain(self, pipeline: Pipeline) -> Pipeline:
         """The run on pictures of the model's own domain, as its few-shot pictures.
 
-        Samples of the model are rounded to 8 bits, as pictures are stored.
+        All of them where there are no more than `count`, else a choice that is always the same;
+        unreadable ones are left out. Samples of the model are rounded to 8 bits, as pictures are
+        stored.
         """
-        if self.in_domain_root is not None:
-            domain = folder_domain(
-                name=IN_DOMAIN,
-                root=self.in_domain_root,
-                resolution=pipeline.model.resolution,
-                few_shot=self.count,
-                held_out=2,
-                held_out_root=None,
-                seed=0,
-                on_error="skip",
-            )
-            return self._at_all_steps(pipeline, domain)
-        made = replace(pipeline, settings=replace(pipeline.settings, num_samples=self.count))
+        given = self.in_domain_root is not None
+        images = self._pictures(pipeline) if given else self._samples(pipeline)
+        # nothing is compared with held-out ones
+        domain = TargetDomain(name=IN_DOMAIN, few_shot=images, held_out=Part(images, ()))
+        warn_of_upsampling(domain)
+        return self._at_all_steps(pipeline, domain)
+
+    def stand_in(self, pipeline: Pipeline) -> Pipeline:
+        """The run that makes samples in the place of pictures of the model's own domain."""
+        settings = replace(pipeline.settings, num_samples=self.count)
+        return replace(pipeline, solver=_STAND_IN, settings=settings)
+
+    def _samples(self, pipeline: Pipeline) -> ImageSet:
+        made = self.stand_in(pipeline)
         samples = made.in_domain()
         kept = made.usable(samples, "in-domain sample")
         pictures = torch.cat([to_uint8(block) for block in samples.open().blocks()])[kept]
-        images = TensorImages(
-            pictures, [f"sample{i}" for i in kept], resolution=pipeline.model.resolution
-        )
-        domain = TargetDomain(name=IN_DOMAIN, few_shot=images, held_out=pipeline.domain.held_out)
-        return self._at_all_steps(pipeline, domain)
+        names = [f"sample{i}" for i in kept]
+        return TensorImages(pictures, names, resolution=pipeline.model.resolution)
+
+    def _pictures(self, pipeline: Pipeline) -> ImageSet:
+        source = self._source()
+        pictures = _readable(source, self.count)
+        return SourceImages(source, pictures, resolution=pipeline.model.resolution)
+
+    def _source(self) -> ImageSource:
+        return open_source(str(self.in_domain_root), key="study.in_domain_root")
 
     def _at_all_steps(self, pipeline: Pipeline, domain: TargetDomain) -> Pipeline:
         return replace(
             variant(pipeline, step=min(self.steps)), domain=domain, also=tuple(sorted(self.steps))
         )
+
+
+def _readable(source: ImageSource, most: int) -> list[Picture]:
+    """The first readable pictures, in a random order that is always the same."""
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    found: list[Picture] = []
+    for index in order.tolist():
+        with suppress(ImageError):
+            found.append(inspect(source, index))
+        if len(found) == most:
+            break
+    return found
 
 
 def latents(pipeline: Pipeline) -> dict[int, TensorSet]:
@@ -119,10 +185,9 @@ def inversion_work(sources: Sources, pipeline: Pipeline) -> list[Work]:
     """Evaluations of the latents of both sets, at most."""
     few_shot = sources.few_shot(pipeline)
     own = few_shot.solver.inversion_evaluations(sources.steps, T=pipeline.model.schedule.T)
-    work = [few_shot.plan.inversion_work(), Work("invert in-domain", sources.count, own)]
+    work = [few_shot.plan.inversion_work(), Work("invert in-domain", sources.in_domain_count, own)]
     if sources.in_domain_root is None:
-        made = replace(pipeline, settings=replace(pipeline.settings, num_samples=sources.count))
-        plan = made.plan
+        plan = sources.stand_in(pipeline).plan
         missing = plan.in_domain().missing_items()
         work.append(Work("in-domain", missing, plan.evaluations(plan.last_step)))
     return work
@@ -135,7 +200,7 @@ def reconstruction_work(sources: Sources, pipeline: Pipeline) -> list[Work]:
     return [
         Work(
             f"reconstruct, t = {run.settings.step}",
-            run.plan.reconstructions().missing_items() + sources.count,
+            run.plan.reconstructions().missing_items() + sources.in_domain_count,
             run.plan.evaluations(run.settings.step),
         )
         for run in runs

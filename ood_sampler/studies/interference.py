@@ -45,6 +45,7 @@ class InterferenceStudy(Study):
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),
         Heading("eta", "η", digits=1),
+        Heading("images", "images", digits=0),
         Heading(
             "captured",
             "captured",

@@ -1,7 +1,10 @@
 """What becomes of the model's own domain: frozen weights against fine-tuned ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,10 +68,10 @@ class PreservationStudy(Study):
     """Does the model still make its own domain, and are its weights what they were?
 
     Three methods: the frozen model before anything was done; the same model, in the same process,
-    after inverting, sampling the target domain and fine-tuning a copy, its samples decoded anew;
-    and the copy. Each makes samples from the same pure noise, which are compared with the model's
-    own domain. For the target domain, the frozen model after is judged by the samples of the run's
-    strategy, the others by those from noise.
+    after inverting, sampling the target domain and fine-tuning a copy, its samples decoded anew
+    in every run, whatever is stored; and the copy. Each makes samples from the same pure noise,
+    which are compared with the model's own domain. For the target domain, the frozen model after is
+    judged by the samples of the run's strategy, the others by those from noise.
 
     Args:
         fine_tuning: how the copy is trained.
@@ -170,11 +173,16 @@ class PreservationStudy(Study):
 
     def work(self, pipeline: Pipeline) -> list[Work]:
         settings = self.fine_tuning
-        work = [*decoding(pipeline, [pipeline]), own_domain(_anew(pipeline))]
+        each = own_domain(pipeline).evaluations_each
+        # never stored
+        anew = Work("in-domain after", pipeline.settings.num_samples, each)
+        work = [*decoding(pipeline, [pipeline]), anew]
+        if _own_features(pipeline) is None:
+            missing = own_domain(_of_another_seed(pipeline)).images
+            work.append(Work("in-domain, another seed", missing, each))
         tuned = finished(pipeline.plan.fine_tuning_path(settings))
         if tuned is not None:
             return [*work, own_domain(_with_weights(pipeline, tuned))]
-        each = own_domain(pipeline).evaluations_each
         return [
             *work,
             Work("fine-tune", settings.steps * settings.batch_size, _BACKWARD),
@@ -189,9 +197,10 @@ class PreservationStudy(Study):
         target = pipeline.draw_and_decode(pipeline.inverted())
         other, tuned = fine_tuned(pipeline, self.fine_tuning)
         damaged = other.in_domain()
-        # not from the store: what the model in memory makes now
-        anew = _anew(pipeline)
-        after = anew.in_domain()
+        with _anew(pipeline) as fresh:
+            after = fresh.in_domain()
+            identical = _identical(before, after)
+            still = _features(fresh, "sample from noise", after)
         own = _features(pipeline, "sample from noise", before)
         made = _features(pipeline, "sample", target)
         strayed = _features(other, "sample of the fine-tuned model", damaged)
@@ -206,13 +215,9 @@ class PreservationStudy(Study):
                 "held_out_loss": tuned.curve[0].validation,
             },
             {
-                **judge.row(
-                    AFTER,
-                    _features(anew, "sample from noise", after),
-                    made,
-                ),
+                **judge.row(AFTER, still, made),
                 "weights": checksum(pipeline.model.denoiser),
-                "identical": _identical(before, after),
+                "identical": identical,
                 "made_by": strategy,
                 "held_out_loss": tuned.curve[0].validation,
             },
@@ -314,9 +319,22 @@ def _with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
     return replace(pipeline, model=FineTunedModel(pipeline.model, tuned.weights))
 
 
-def _anew(pipeline: Pipeline) -> Pipeline:
-    """The same run, with a store of its own."""
-    return replace(pipeline, root=pipeline.root / "after")
+@contextmanager
+def _anew(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """The same run with an empty store: what the model in memory makes now."""
+    pipeline.root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=pipeline.root, prefix="after-") as folder:
+        yield replace(pipeline, root=Path(folder))
+
+
+def _of_another_seed(pipeline: Pipeline) -> Pipeline:
+    """The same run with other noise."""
+    return replace(pipeline, settings=replace(pipeline.settings, seed=pipeline.settings.seed + 1))
+
+
+def _own_features(pipeline: Pipeline) -> Path | None:
+    """Stored features of real pictures of the model's own domain."""
+    return pipeline.model.in_domain_file(pipeline.evaluation.extractor.name)
 
 
 @dataclass(frozen=True)
@@ -339,10 +357,9 @@ class _Judge:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "_Judge":
-        domain, settings = pipeline.domain, pipeline.settings
-        file = pipeline.model.in_domain_file(pipeline.evaluation.extractor.name)
+        domain, file = pipeline.domain, _own_features(pipeline)
         if file is None:
-            other = replace(pipeline, settings=replace(settings, seed=settings.seed + 1))
+            other = _of_another_seed(pipeline)
             own = _features(other, "in-domain sample of another seed", other.in_domain())
         else:
             own = load_file(file)["features"].float()

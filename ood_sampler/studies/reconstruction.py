@@ -17,6 +17,7 @@ from ood_sampler.studies.curves import by_domain, draw_curve
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
+    SAMPLES,
     Sources,
     inversion_work,
     latents,
@@ -34,6 +35,9 @@ _SHOWN = 10
 class ReconstructionStudy(Study):
     """Compare pictures with what is decoded of their latents, for one solver.
 
+    Pictures of both sets are the same for all solvers, also where samples of the model stand for
+    its domain (`Sources`).
+
     Args:
         steps: inversion steps.
         count: pictures of each set, at most.
@@ -44,6 +48,7 @@ class ReconstructionStudy(Study):
     title = "Reconstruction: pictures inverted and decoded again"
     headings = (
         Heading("set", "set"),
+        Heading("in_domain", "in-domain set", meaning="Samples of the model come back easily."),
         Heading("solver", "solver"),
         Heading("step", "step t", 0),
         Heading("evaluations_in", "NFE in", 0, meaning="Network evaluations of the inversion."),
@@ -82,6 +87,7 @@ class ReconstructionStudy(Study):
                     {
                         **about(pipeline),
                         "set": name,
+                        "in_domain": self.sources.kind,
                         "solver": solver_label(run.solver),
                         "step": step,
                         "evaluations_in": run.solver.inversion_evaluations([step], T=T),
@@ -117,6 +123,12 @@ class ReconstructionStudy(Study):
                 if len(by_set) == 2:
                     outside, inside = by_set[FEW_SHOT], by_set[IN_DOMAIN]
                     sentences.append(f"{domain}, {solver}: {_gap(outside, inside)}.")
+        if any(row["in_domain"] == SAMPLES for row in rows):
+            sentences.append(
+                "The in-domain set is made of the model's own samples, the same for all solvers: "
+                "they lie on its trajectories and come back better than real pictures of its "
+                "domain would."
+            )
         return sentences
 
     @styled

@@ -10,6 +10,7 @@ from ood_sampler.latents.bandwidth import Point
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.report.verdicts import order
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Search
 from ood_sampler.studies.base import (
@@ -46,6 +47,7 @@ class SearchStudy(Study):
     headings = (
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),
+        Heading("images", "images", digits=0),
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Heading("authenticity", "authenticity", 2),
         Heading("captured", "captured", 2),
@@ -64,6 +66,7 @@ class SearchStudy(Study):
         return self.search.steps
 
     def check(self, pipeline: Pipeline) -> None:
+        self.search.check(pipeline, steps=self.search.steps, samplers=self.samplers)
         for run in self._runs(pipeline):
             run.check()
 
@@ -75,8 +78,8 @@ class SearchStudy(Study):
 
     def measure(self, pipeline: Pipeline) -> Measured:
         pipeline.invert()
-        choice = self.search.choose(pipeline, steps=self.search.steps, samplers=self.samplers)
         measure = pipeline.measure
+        choice = self.search.choose(pipeline, steps=self.search.steps, samplers=self.samplers)
         few_shot = measure.row("few-shot", "reference", measure.few_shot).figures
         relative = self.search.thresholds.relative_to(
             retention=1 - float(few_shot["captured"] or 0),
@@ -144,8 +147,8 @@ class SearchStudy(Study):
                 axes.scatter(
                     [1e3 * row["validation_kid"] for row in points],
                     [1e3 * row["kid"] for row in points],
-                    color=LINES[k],
-                    marker=MARKERS[k],
+                    color=LINES[k % len(LINES)],
+                    marker=MARKERS[k % len(MARKERS)],
                     s=[12 + row["samples"] / 6 for row in points],
                     label=strategy,
                 )
@@ -189,4 +192,10 @@ def _apart(chosen: Row, best: Row) -> str:
     difference = chosen["kid"] - best["kid"]
     if difference < 0:
         return "lower in KID, but not usable by the held-out figures"
-    return f"{difference / abs(best['kid']):.0%} above it"
+    told = order(
+        chosen["kid"], chosen["kid_standard_error"], best["kid"], best["kid_standard_error"]
+    )
+    apart = "not told apart by two standard errors" if told == "same" else "told apart"
+    if best["kid"] <= 2 * best["kid_standard_error"]:
+        return f"{1e3 * difference:.1f} × 10⁻³ above it, where a ratio means little ({apart})"
+    return f"{difference / best['kid']:.0%} above it ({apart})"

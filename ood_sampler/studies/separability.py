@@ -13,6 +13,7 @@ from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, variant
 from ood_sampler.studies.curves import by_domain, draw_curve, draw_level
 from ood_sampler.studies.in_domain import (
+    SAMPLES,
     Sources,
     inversion_work,
     latents,
@@ -41,8 +42,6 @@ _TITLES = {
 }
 
 _BASELINES = ("reconstruction", "denoising")
-
-_SAMPLES, _PICTURES = "samples of the model", "pictures"
 
 
 class SeparabilityStudy(Study):
@@ -120,7 +119,7 @@ class SeparabilityStudy(Study):
                 "step": step,
                 "images": len(outside),
                 "in_domain_images": len(inside),
-                "in_domain": _SAMPLES if self.sources.in_domain_root is None else _PICTURES,
+                "in_domain": self.sources.kind,
                 **bounds("distance", pair.distance()),
             }
             for name, (positive, negative) in scores.items():
@@ -136,13 +135,14 @@ class SeparabilityStudy(Study):
             sentences.append(
                 f"{domain}: "
                 + "; ".join(f"{DETECTORS[n]} {_score(row, n)}" for n, row in best.items())
-                + ", each at its best step."
+                + ", each at the step that is best for it on these same pictures."
             )
             baseline = max(_BASELINES, key=lambda name: _auroc(name)(best[name]))
             for name in ("linear", "typicality"):
                 sentences.append(
                     f"{domain}: the {DETECTORS[name]} is {_against(best, name, baseline)} the "
-                    f"better baseline, the {DETECTORS[baseline]}."
+                    f"better baseline, the {DETECTORS[baseline]} (step of each and baseline picked "
+                    "on the same pictures)."
                 )
             reversed_ = [
                 f"{DETECTORS[name]} at t = {', '.join(str(row['step']) for row in below)}"
@@ -154,10 +154,11 @@ class SeparabilityStudy(Study):
                     f"{domain}: pictures of the target domain score lower than the model's own: "
                     f"{'; '.join(reversed_)}."
                 )
-        if any(row["in_domain"] == _SAMPLES for row in rows):
+        if any(row["in_domain"] == SAMPLES for row in rows):
             sentences.append(
                 "The in-domain set is made of the model's own samples, which it reconstructs and "
-                "denoises better than real pictures of its domain."
+                "denoises better than real pictures of its domain; the linear classifier in part "
+                "tells real pictures from generated ones."
             )
         return sentences
 

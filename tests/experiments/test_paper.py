@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from experiments.paper import __main__ as paper
 from ood_sampler.help import CONF
@@ -27,14 +28,35 @@ def test_shipped_domains_come_first_and_folders_are_added(tmp_path: Path) -> Non
     assert found["birds"] == (
         "experiment=frontier",
         "data=folder",
-        "data.name=birds",
-        f"data.root={tmp_path}/b.zip",
+        "data.name='birds'",
+        f"data.root='{tmp_path}/b.zip'",
     )
 
 
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"/no/such does not exist: DOMAINS takes"):
         list(paper.runs("frontier", "embedded", ["/no/such"]))
+
+
+def test_any_path_and_name_is_a_command(tmp_path: Path) -> None:
+    odd = tmp_path / "it's, (a=b)"
+    (odd / "2023").mkdir(parents=True)
+    (run,) = list(paper.runs("frontier", "embedded", [str(odd / "2023")]))[2:]
+    check_command(run.overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", list(run.overrides))
+    assert cfg.data.name == "2023"
+    assert cfg.data.root == str(odd / "2023")
+
+
+def test_two_domains_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.zip").touch()
+    paths = [str(tmp_path / name / "train.zip") for name in ("a", "b")]
+    with pytest.raises(ValueError, match="two domains are called train"):
+        list(paper.runs("frontier", "embedded", paths))
+    assert paper.main(["frontier", "--domains", *paths]) == 1
 
 
 def test_fields_have_a_table_of_their_own() -> None:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from ood_sampler.latents.frontier import Trade, advantage, pareto
@@ -23,13 +24,43 @@ def test_beyond_its_ends_the_frontier_is_flat() -> None:
 
 
 def test_the_interval_holds_all_errors() -> None:
-    line = [Trade(0.2, 4.0, 0.0, 0.3), Trade(0.4, 6.0, 0.0, 0.4)]
-    found = advantage(Trade(0.3, 2.0, gain_error=0.05, cost_error=0.6), line)
-    # half way: slope 10 a unit of gain
-    error = math.sqrt((0.5 * 0.3) ** 2 + (0.5 * 0.4) ** 2 + 0.6**2 + (10 * 0.05) ** 2)
-    assert found.value == pytest.approx(3.0)
+    line = [Trade(0.2, 4.0, 0.02, 0.3), Trade(0.4, 6.0, 0.04, 0.4)]
+    found = advantage(Trade(0.25, 2.0, gain_error=0.05, cost_error=0.6), line)
+    # a quarter of the way: 4.5; slope 10 a unit of gain
+    error = math.sqrt(
+        0.6**2
+        + (0.75 * 0.3) ** 2
+        + (0.25 * 0.4) ** 2
+        + 10**2 * (0.05**2 + (0.75 * 0.02) ** 2 + (0.25 * 0.04) ** 2)
+    )
+    assert found.value == pytest.approx(2.5)
     assert found.high - found.value == pytest.approx(1.959964 * error, rel=1e-5)
     assert found.value - found.low == pytest.approx(1.959964 * error, rel=1e-5)
+
+
+@pytest.mark.parametrize(("gain", "end"), [(0.1, 0), (0.9, 1)])
+def test_beyond_an_end_its_own_errors_count(gain: float, end: int) -> None:
+    line = [Trade(0.2, 4.0, 0.02, 0.3), Trade(0.4, 6.0, 0.04, 0.4)]
+    found = advantage(Trade(gain, 2.0, gain_error=0.05, cost_error=0.6), line)
+    own = line[end]
+    error = math.hypot(0.6, own.cost_error, 10 * 0.05, 10 * own.gain_error)
+    assert found.value == pytest.approx(own.cost - 2.0)
+    assert found.high - found.value == pytest.approx(1.959964 * error, rel=1e-5)
+
+
+def test_the_covered_share_is_that_of_the_level() -> None:
+    # a point that costs what the line does, measured many times with errors in both
+    generator = np.random.default_rng(0)
+    truth, missed = [Trade(0.2, 4.0), Trade(0.4, 6.0)], 0
+    for _ in range(2000):
+        line = [
+            Trade(p.gain + generator.normal(0, 0.01), p.cost + generator.normal(0, 0.1), 0.01, 0.1)
+            for p in truth
+        ]
+        point = Trade(0.3 + generator.normal(0, 0.01), 5.0 + generator.normal(0, 0.1), 0.01, 0.1)
+        found = advantage(point, line)
+        missed += not found.low <= 0 <= found.high
+    assert missed / 2000 == pytest.approx(0.05, abs=5 * math.sqrt(0.05 * 0.95 / 2000))
 
 
 def test_more_comparisons_widen_the_interval() -> None:

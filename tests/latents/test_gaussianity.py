@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.gaussianity import Gaussianity, chi_deviation, chi_mean, gaussianity
+from ood_sampler.latents.gaussianity import (
+    Gaussianity,
+    chi_deviation,
+    chi_mean,
+    gaussianity,
+    most_tests,
+)
 from ood_sampler.latents.store import InMemory
 
 N, SHAPE = 150, (3, 12, 12)
@@ -23,7 +29,7 @@ def of(latents: Tensor, *, tests: int = 16, draws: int = DRAWS, seed: int = 0) -
 
 def test_white_noise_has_the_values_it_is_measured_by() -> None:
     found = of(noise())
-    assert found.mean < 0.03
+    assert found.mean.low == 0 <= found.mean.value <= found.mean.high < 0.05
     # standard errors: 1 / sqrt(2 N d) of the deviation, sqrt(1 / 2 N) of the spread of the radius
     assert found.deviation == pytest.approx(1, abs=0.005)
     assert found.deviation_spread == pytest.approx(1 / math.sqrt(2 * (N - 1)), rel=0.15)
@@ -58,7 +64,7 @@ def test_a_mean_and_a_scale_are_measured_and_no_departure_from_normality() -> No
     mean = 0.3 * torch.where(torch.arange(D) % 2 == 0, 1.0, -1.0).reshape(SHAPE)
     found = of(2 * noise() + mean)
     # error of the unbiased square: sigma^2 sqrt(2 / d) / N and 2 sigma |mu| / sqrt(N d)
-    assert found.mean == pytest.approx(0.3, abs=0.05)
+    assert found.mean.value == pytest.approx(0.3, abs=0.05)
     assert found.deviation == pytest.approx(2, abs=0.01)
     assert found.radius == pytest.approx(2, abs=0.02)
     assert found.radius_spread.value == pytest.approx(1, abs=5 / math.sqrt(2 * N))
@@ -144,6 +150,49 @@ def test_results_do_not_depend_on_blocks_and_depend_on_the_seed() -> None:
 
 def test_one_colour_has_no_correlation_of_colours() -> None:
     assert of(noise()[:, :1]).colours is None
+
+
+def test_the_size_of_the_mean_is_that_of_products_of_different_latents() -> None:
+    latents = noise(3, 20) + 0.2
+    found = of(latents).mean
+    K = latents.double().flatten(1) @ latents.double().flatten(1).T
+    off = ~torch.eye(20, dtype=torch.bool)
+    assert found.value == pytest.approx(float(K[off].mean() / D) ** 0.5)
+    # the jackknife by its definition
+    left_out = torch.stack([K[off & keep & keep[:, None]].mean() for keep in off])
+    variance = 19 / 20 * (left_out - left_out.mean()).square().sum()
+    reach = 1.959964 * float(variance) ** 0.5
+    high = ((found.value**2 * D + reach) / D) ** 0.5
+    # the one divides by n - 2 where the other does by n - 1
+    assert found.high == pytest.approx(high, rel=0.01)
+    assert found.low**2 + found.high**2 == pytest.approx(2 * found.value**2)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.03, 0.3])
+def test_the_interval_of_the_mean_holds_the_truth(size: float) -> None:
+    # neighbours are alike: as many independent numbers as white noise of a ninth of the pixels
+    held, excess = 0, 0
+    for seed in range(100):
+        white = noise(seed, 30)[..., :6, :6].repeat_interleave(3, 2).repeat_interleave(3, 3)
+        found = of(white + size, tests=1, draws=100).mean
+        held += found.low <= size <= found.high
+        excess += found.low > 0
+    # of 100 at 95% the chance of fewer than 87 is below 0.001
+    assert held >= 87
+    if not size:
+        assert excess <= 5
+    if size == 0.3:
+        assert excess == 100
+
+
+def test_more_tests_than_could_reject_are_refused() -> None:
+    assert most_tests() == 1250
+    assert 0.05 / (4 * 1250) >= 1 / 100_001 > 0.05 / (4 * 1251)
+    with pytest.raises(ValueError, match=r"tests must be in 1\.\.12, got 13"):
+        of(noise(), tests=13, draws=1000)
+    # all that may be tested are rejected by the smallest p-value there is
+    tails = noise(4, 1000)[:, :1, :4, :4].pow(5)
+    assert of(tails, tests=12, draws=1000).coordinates.rejected == 1
 
 
 @pytest.mark.parametrize("n", [11, 5001])

@@ -226,6 +226,29 @@ def test_intervals_of_a_detector_hold_the_value() -> None:
     assert found == detection(positive, negative, replicates=400)
 
 
+@pytest.mark.parametrize(("n", "m"), [(10, 10), (10, 40), (40, 10)])
+def test_perfect_separation_is_not_certain(n: int, m: int) -> None:
+    high, low = torch.linspace(2, 3, n), torch.linspace(0, 1, m)
+    # at the bound all of ten are as found with the chance of a fortieth
+    reach = 1 - 0.025**0.1
+    apart = detection(high, low)
+    assert apart.auroc == pytest.approx((1, 1 - reach, 1))
+    assert apart.fpr95 == pytest.approx((0, 0, reach))
+    reversed_ = detection(low, high)
+    assert reversed_.auroc == pytest.approx((0, 0, reach))
+    assert reversed_.fpr95 == pytest.approx((1, 1 - reach, 1))
+
+
+def test_resampling_many_latents_takes_no_cube_of_memory() -> None:
+    n = 400
+    both = pair(normal(n, 1)[:, :1, :2, :2], normal(n, 2)[:, :1, :2, :2])
+    with torch.profiler.profile(profile_memory=True) as profile:
+        both.distance(replicates=100)
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    # counts and products, and not replicates x n x n of 8 bytes
+    assert largest < 100 * n * n
+
+
 @pytest.mark.parametrize(
     ("outside", "inside", "message"),
     [

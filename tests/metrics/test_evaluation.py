@@ -86,7 +86,7 @@ def test_every_figure_has_an_interval() -> None:
 
 
 def test_what_has_no_meaning_is_left_out() -> None:
-    # fewer images than features have no limit, and samples all about different pictures no distance
+    # few images have no limit, and samples all about different pictures no distance
     few = EVALUATION.against_held_out(described(4, 0), HELD_OUT)
     assert "fid_infinity" not in few
     assert all(math.isfinite(value) for value in few.values())
@@ -101,11 +101,30 @@ def test_what_has_no_meaning_is_left_out() -> None:
     assert "diversity_low" not in one
 
 
-def test_comparison_takes_the_first_less_the_second() -> None:
-    other = described(40, 5, 2.0)
-    kid, authentic = EVALUATION.compare(other, SAMPLES, held_out=HELD_OUT, few_shot=FEW_SHOT)
-    assert 0 < kid.low < kid.value < kid.high
-    expected = authenticity(other.features, FEW_SHOT.features) - authenticity(
-        SAMPLES.features, FEW_SHOT.features
-    )
-    assert authentic.value == pytest.approx(float(expected))
+def test_the_limit_needs_four_images_a_feature_of_both_sets() -> None:
+    enough, few = described(20, 4), described(19, 5)
+    assert "fid_infinity_low" in EVALUATION.against_held_out(enough, enough.first(20))
+    for samples, held_out in [(enough, few), (few, enough)]:
+        figures = EVALUATION.against_held_out(samples, held_out)
+        assert "fid" in figures
+        assert not [key for key in figures if key.startswith("fid_infinity")]
+
+
+def test_only_shares_have_the_bounds_of_a_share() -> None:
+    # each in one neighbourhood of two pictures, as copies of two
+    line = torch.tensor([0.0, 1.0, 100.0, 101.0])[:, None] * torch.eye(5)[0]
+    pictures = Described(line, FEW_SHOT.thumbnails[:4])
+    copies = Described(line[[0, 0, 0, 2, 2, 2]] - 0.5 * torch.eye(5)[0], SAMPLES.thumbnails[:6])
+    evaluation = Evaluation(extractor=Nothing(), nearest_k=1, seed=0)
+    found = evaluation.against_held_out(copies, pictures)
+    found |= evaluation.against_few_shot(copies, pictures)[0]
+    reach = 1 - 0.025 ** (1 / 6)
+    for key, expected in {
+        "precision": (1 - reach, 1, 1),
+        "authenticity": (0, 0, reach),
+        "density": (1, 1, 1),
+        "diversity": (0, 0, 0),
+    }.items():
+        bounds = [found[f"{key}{end}"] for end in ("_low", "", "_high")]
+        assert bounds == pytest.approx(expected), key
+    assert found["diversity_clusters"] == 2

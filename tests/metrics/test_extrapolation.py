@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.metrics.extrapolation import FrechetLimit, frechet_limit
+from ood_sampler.metrics.extrapolation import VECTORS_A_FEATURE, FrechetLimit, frechet_limit
 from ood_sampler.metrics.frechet import infinitesimal_jackknife
 
 WIDTH, SHIFT, SCALE = 32, 0.2, 1.3
@@ -30,6 +30,23 @@ def test_limit_is_nearer_the_truth_than_the_distance() -> None:
     # biased by 1.6 at these sizes, of which the fit leaves less than a tenth
     error = float(limits.std()) / 8**0.5
     assert float(limits.mean()) == pytest.approx(TRUTH, abs=5 * error)
+
+
+@pytest.mark.parametrize("truth", [0.0, TRUTH])
+def test_the_law_holds_for_the_smallest_sets(truth: float) -> None:
+    # beside it, sets of as many vectors as features would have a limit of 5 and more
+    shift, scale = (SHIFT, SCALE) if truth else (0.0, 1.0)
+    rows = VECTORS_A_FEATURE * WIDTH
+    limits = [
+        frechet_limit(shift + scale * normal(rows, 2 * s), normal(rows, 2 * s + 1), seed=s)
+        for s in range(12)
+    ]
+    held = sum(abs(float(value) - truth) < 1.96 * float(error) for value, error in limits)
+    # fewer have a chance of 0.002 if it is 0.95 each
+    assert held >= 9
+    values = torch.stack([value for value, _ in limits])
+    error = float(values.std()) / 12**0.5
+    assert float(values.mean()) == pytest.approx(truth, abs=3 * error)
 
 
 def test_limit_of_one_distribution_is_0_within_its_error() -> None:
@@ -62,6 +79,9 @@ def test_ignores_order_and_batches() -> None:
 
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="points must be >= 3, got 2"):
-        frechet_limit(normal(9, 0), normal(9, 1), points=2)
-    with pytest.raises(ValueError, match="x must hold at least 4 vectors, got 3"):
-        frechet_limit(normal(3, 0), normal(9, 1))
+        frechet_limit(normal(128, 0), normal(128, 1), points=2)
+    enough, few = normal(4 * WIDTH, 0), normal(4 * WIDTH - 1, 1)
+    with pytest.raises(ValueError, match="y must hold at least 128 vectors, got 127"):
+        frechet_limit(enough, few)
+    with pytest.raises(ValueError, match="x must hold at least 128 vectors, got 127"):
+        frechet_limit(few, enough)

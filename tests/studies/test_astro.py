@@ -9,14 +9,17 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.diffusion.solvers import DdimSolver
+from ood_sampler.latents import store
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.plan import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
-from ood_sampler.studies.astro import AstroStudy
+from ood_sampler.studies import astro
+from ood_sampler.studies.astro import AstroStudy, _Values
 from ood_sampler.studies.base import Row
 from tests.conftest import RESOLUTION, smooth_images
 
@@ -66,7 +69,7 @@ def test_a_factor_of_ten_is_a_decade_of_a_logarithmic_field(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
     # 4 decades are 2 units of colour
-    found = rows(model_folder, tmp_path, trainer, grey(8), grey(8) + 0.5, scale=SCALE)
+    found = rows(model_folder, tmp_path, trainer, grey(6), grey(6) + 0.5, scale=SCALE)
     real = found["real"]
     assert real["intensity"] == pytest.approx(1, rel=1e-5)
     assert real["spectrum"] == pytest.approx(2, rel=1e-5)
@@ -79,7 +82,7 @@ def test_a_factor_of_ten_is_a_decade_of_a_logarithmic_field(
 def test_pictures_are_measured_by_their_brightness(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    coloured = grey(8) * torch.tensor([1.0, 0.8, 0.6]).view(3, 1, 1)
+    coloured = grey(6) * torch.tensor([1.0, 0.8, 0.6]).view(3, 1, 1)
     found = rows(model_folder, tmp_path, trainer, coloured, coloured + 0.1)
     # a shift moves no power, and half of it is the share of full brightness
     assert found["real"]["intensity"] == pytest.approx(0.05, rel=1e-4)
@@ -94,9 +97,82 @@ def test_the_control_of_a_strategy_that_mixes_nothing_mixes_two(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
     sampler = GaussianSampler(covariance="diagonal")
-    found = rows(model_folder, tmp_path, trainer, grey(8), grey(8), sampler=sampler)
+    found = rows(model_folder, tmp_path, trainer, grey(6), grey(6), sampler=sampler)
     assert found["control"]["set"] == "cog (2) in pixels"
     assert found["real"]["intensity"] == 0
+
+
+@pytest.mark.parametrize(("few_shot", "count"), [(9, 6), (5, 5)])
+def test_distances_are_of_equally_many_images(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    few_shot: int,
+    count: int,
+) -> None:
+    pictures = grey(few_shot)
+    found = rows(model_folder, tmp_path, trainer, pictures, pictures[:count] + 0.1)
+    assert {role: row["images"] for role, row in found.items()} == {
+        "held-out": count,
+        "strategy": count,
+        "control": count,
+        "reference": count,
+        "real": count,
+    }
+    # a shift, if the first are taken
+    assert found["real"]["intensity"] == pytest.approx(0.05, rel=1e-4)
+
+
+def test_intensities_need_no_memory_of_pixels(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = (model_folder, tmp_path, trainer, grey(6), grey(6) + 0.1)
+    expected = rows(*arguments, scale=SCALE)
+    kept: list[_Values] = []
+    measured = AstroStudy._values
+
+    def values(*arguments: Any) -> _Values:  # noqa: ANN401
+        kept.append(measured(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(AstroStudy, "_values", values)
+    monkeypatch.setattr(astro, "_KNOTS", 9)
+    monkeypatch.setattr(store, "_BLOCK_BYTES", 2 * 4 * 3 * RESOLUTION**2)
+    found = rows(*arguments, scale=SCALE)
+    assert {tuple(each.intensities.shape) for each in kept} == {(6, 1, 10)}
+    # the shift is exact with few knots, in blocks of two images
+    assert found["real"]["intensity"] == pytest.approx(expected["real"]["intensity"])
+    assert found["real"]["spectrum"] == pytest.approx(expected["real"]["spectrum"])
+
+
+def test_shapes_of_the_first_images_are_measured_block_by_block(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Tensor] = []
+
+    def measure(planes: Tensor) -> Morphology:
+        asked.append(planes)
+        number = planes.mean(dim=(1, 2))
+        return Morphology(number, number, number, 0 * number, torch.zeros(len(planes)).long())
+
+    monkeypatch.setattr(astro, "morphology", measure)
+    monkeypatch.setattr(astro, "check_statmorph", lambda: None)
+    monkeypatch.setattr(store, "_BLOCK_BYTES", 2 * 4 * 3 * RESOLUTION**2)
+    found = rows(model_folder, tmp_path, trainer, grey(6), grey(6), morphology_images=3)
+    assert [len(planes) for planes in asked] == [2, 1] * 5
+    brightness = (grey(3)[:, 0].double().mean(dim=(1, 2)) + 1) / 2
+    assert found["real"]["gini"] == pytest.approx(float(brightness.mean()), rel=1e-6)
+    assert found["real"]["gini_distance"] == 0
+    # all held-out pictures have one M20, which is no unit
+    assert found["held-out"]["m20"] == 0
+    assert "m20_distance" not in found["real"]
+    assert found["real"]["failed"] == 0
 
 
 def test_shapes_that_fail_are_counted(
@@ -117,6 +193,7 @@ def row(role: str, spectrum: tuple[float, float, float], **figures: float) -> di
         "domain": "stars",
         "set": role,
         "role": role,
+        "images": 20,
         **dict(zip(names, spectrum, strict=True)),
         **figures,
     }
@@ -128,8 +205,8 @@ def test_conclusion_follows_the_intervals() -> None:
     control = row("control", (0.5, 0.4, 0.6), failed=0.25)
     sentences = study.conclude([row("strategy", (0.3, 0.2, 0.39)), control, real])
     assert sentences == [
-        "stars: distances of strategy from held-out pictures, those of real in brackets: "
-        "power spectrum 0.3 [0.2, 0.39] (0.02 [0, 0.1]).",
+        "stars: distances of 20 images of strategy from held-out pictures, those of 20 of real in "
+        "brackets: power spectrum 0.3 [0.2, 0.39] (0.02 [0, 0.1]).",
         "stars: strategy against real: farther in power spectrum.",
         "stars: strategy against control: nearer to held-out pictures in power spectrum.",
         "stars: shapes are those of the images that have one; it could not be measured for 25% of "
@@ -137,6 +214,23 @@ def test_conclusion_follows_the_intervals() -> None:
     ]
     same = study.conclude([row("strategy", (0.09, 0.05, 0.2)), real])
     assert same[1] == "stars: strategy against real: not to be told apart in power spectrum."
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    study = AstroStudy(morphology_images=2)
+    shape = {"gini_distance": 0.3, "gini_distance_low": 0.2, "gini_distance_high": 0.4}
+    others = {f"{key}_distance{end}": 1.0 for key in ("m20",) for end in ("", "_low", "_high")}
+    samples = row("strategy", (0.3, 0.2, 0.39), **shape, **others, failed=0.0)
+    real = row("real", (0.02, 0.0, 0.1), **others, failed=0.95)
+    sentences = study.conclude([samples, real])
+    assert sentences[:3] == [
+        "stars: distances of 20 images of strategy from held-out pictures, those of 20 of real in "
+        "brackets: power spectrum 0.3 [0.2, 0.39] (0.02 [0, 0.1]), M20 1 [1, 1] (1 [1, 1]).",
+        "stars: strategy against real: farther in power spectrum; not to be told apart in M20.",
+        "stars: strategy and real cannot be compared in concentration C, asymmetry A, Gini "
+        "coefficient: fewer than two images of a set have it, or all held-out pictures have the "
+        "same.",
+    ]
 
 
 def test_figure_has_a_line_of_panels_for_each_domain() -> None:

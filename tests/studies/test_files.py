@@ -176,3 +176,16 @@ def test_a_full_disk_leaves_the_files_of_before(
     with pytest.raises(OSError, match="could not be written"):
         write(tmp_path, [toy(colour="blue")], "a/x", "a/y")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_domains_of_several_models_are_told_apart(tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        rows = [toy(model=model), toy(model=f"{model}, tuned")]
+        write(tmp_path / model, rows, "a/x", model=model, seed=1)
+    measured, protocol = read_studies("toy", [tmp_path / "m", tmp_path / "n"])
+    assert [row["domain"] for row in measured.rows] == ["a from m"] * 2 + ["a from n"] * 2
+    assert list(measured.pictures) == ["a from m/x", "a from n/x"]
+    assert protocol == {"seed": 1}
+    alone, _ = read_studies("toy", [tmp_path / "m"])
+    assert [row["domain"] for row in alone.rows] == ["a", "a"]
+    assert list(alone.pictures) == ["a/x"]

@@ -2,10 +2,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.frontier import Trade, advantage
 from ood_sampler.pipeline import REAL as REAL_PICTURES
-from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.lerp import LerpSampler
@@ -202,7 +204,7 @@ def test_the_figure_joins_the_controls_that_no_other_beats() -> None:
             {"controls": {"x": SAMPLERS["gaussian"]}},
             r"study\.controls must hold strategies that mix, got gaussian \(scalar\)",
         ),
-        ({"controls": {"x": CogSampler(references=13)}}, "needs at least 13 few-shot images"),
+        ({"samplers": {"x": CogSampler(references=13)}}, "no strategy of study.samplers can do"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -210,3 +212,31 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make(**changes).check(tiny_run())
+
+
+def test_strategies_that_ask_for_more_pictures_are_left_out_and_named(
+    tiny_run: TinyRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make(controls={"x": CogSampler(references=13)})
+    study.check(tiny_run())
+    labels = {row["strategy"] for row in study.measure(tiny_run(study)).rows}
+    assert "cog (13)" not in labels
+    small = make(samplers={"x": CogSampler(references=2), "y": CogSampler(references=13)})
+    with caplog.at_level("WARNING"):
+        small.check(tiny_run())
+    assert "cog (13) is left out: it needs 13 few-shot pictures, there are 12" in caplog.text
+
+
+class GivesUpSampler(CogSampler):
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        raise ValueError("nothing was accepted")
+
+
+def test_a_strategy_that_gives_up_is_left_out_and_named(
+    tiny_run: TinyRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make(samplers={"x": CogSampler(references=2), "y": GivesUpSampler(references=3)})
+    with caplog.at_level("WARNING"):
+        rows = study.measure(tiny_run(study)).rows
+    assert "givesup (3) in pixels is left out: nothing was accepted" in caplog.text
+    assert {row["strategy"] for row in rows if row["space"] == LATENTS} == {"cog (2)"}

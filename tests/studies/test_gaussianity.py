@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from ood_sampler.latents.gaussianity import gaussianity
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.plots import bitmap
 from ood_sampler.studies.base import Row
-from ood_sampler.studies.gaussianity import GaussianityStudy, WhiteNoise
+from ood_sampler.studies.gaussianity import GaussianityStudy, WhiteNoise, _figures, _traces_of
 from tests.conftest import RESOLUTION
 from tests.test_pipeline import pipeline
 
@@ -87,14 +88,35 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     below = {"neighbours": -0.4, "neighbours_low": -0.45, "neighbours_high": -0.35}
     assert "pixels -0.40" in study().conclude([{**normal, **below}, white])[1]
     same = {key: value for key, value in white.items() if key not in ("set", "step")}
-    silent = study().conclude([{**normal, **same, "mean": 0.25}, white])[1]
-    assert "a mean latent of 0.25 a coordinate and no other trace" in silent
+    silent = study().conclude([{**normal, **same}, white])[1]
+    assert silent == "smooth: at t = 700 they show no trace beyond white noise."
+    mean = {"mean": 0.25, "mean_low": 0.2, "mean_high": 0.3}
+    told = study().conclude([{**normal, **same, **mean}, white])[1]
+    assert "a mean latent of a root mean square 0.25 [0.20, 0.30] (white noise 0.0" in told
+    assert "began as white noise" in study().conclude([normal, white])[2]
+    real = [{**row, "in_domain": "real pictures"} for row in (normal, white)]
+    assert len(study().conclude(real)) == 2
+
+
+def test_white_noise_shows_a_trace_at_the_stated_rate() -> None:
+    shape, told = (3, 8, 8), 0
+    white = figures(WhiteNoise(shape, 40, seed=0))
+    for seed in range(1, 61):
+        row = {**figures(WhiteNoise(shape, 40, seed=seed)), "step": 500}
+        told += "no trace beyond white noise" not in _traces_of(row, white)
+    # of 60 at 5% the chance of more than 8 is below 0.005
+    assert told <= 8
+
+
+def figures(latents: WhiteNoise) -> dict[str, Any]:
+    return _figures(gaussianity(latents, tests=1, draws=100))
 
 
 def test_two_domains_share_a_figure(rows: list[Row]) -> None:
     other = [{**row, "domain": "other"} for row in rows]
     both = [*rows, *other]
-    assert len(study().conclude(both)) == 2 * len(study().conclude(rows))
+    # the caveat is said once
+    assert len(study().conclude(both)) == 2 * len(study().conclude(rows)) - 1
     figure = study().draw(both, {})
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
@@ -117,7 +139,8 @@ def test_the_work_is_what_is_left(run: Pipeline, rows: list[Row]) -> None:
         ({"steps": [300, 1000]}, r"study\.steps: step must be in 0\.\.999"),
         ({"steps": []}, r"study\.steps must hold a step"),
         ({"count": 11}, r"study\.count must be in 12\.\.5000, got 11"),
-        ({"tests": 0}, r"study\.tests must be >= 1"),
+        ({"tests": 0}, r"study\.tests must be in 1\.\.1250, got 0"),
+        ({"tests": 1251}, r"study\.tests must be in 1\.\.1250, got 1251"),
         ({"tests": 769}, r"study\.tests must be <= 768"),
         ({"tolerance": 0}, r"study\.tolerance must be > 0"),
     ],

@@ -1,14 +1,19 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
+from ood_sampler.help import CONF
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
-from ood_sampler.studies.in_domain import Sources, latents
+from ood_sampler.studies.in_domain import _STAND_IN, Sources, inversion_work, latents
 from tests.conftest import RESOLUTION, smooth_images
 from tests.test_pipeline import pipeline
 
@@ -22,7 +27,8 @@ def run(
 
 def test_samples_of_the_model_stand_for_its_domain(run: Pipeline) -> None:
     found = Sources([300, 500], 12, None).in_domain(run)
-    samples = torch.cat(list(run.in_domain().open().blocks()))
+    by_default = replace(run, solver=MultistepSolver(steps=33, power=2))
+    samples = torch.cat(list(by_default.in_domain().open().blocks()))
     pictures = torch.stack([found.domain.few_shot[i] for i in range(12)])
     assert torch.equal(pictures, to_uint8(samples[:12]).float() / 127.5 - 1)
     assert len(found.domain.few_shot) == 12
@@ -35,12 +41,65 @@ def test_samples_of_the_model_stand_for_its_domain(run: Pipeline) -> None:
 def test_pictures_of_the_domain_are_taken_where_they_are_given(
     run: Pipeline, tmp_path: Path
 ) -> None:
-    for i, image in enumerate(smooth_images(16, 5)):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02d}.png")
-    found = Sources([300], 12, str(tmp_path)).in_domain(run)
+    found = Sources([300], 12, saved(tmp_path, 16)).in_domain(run)
     assert len(found.domain.few_shot) == 12
     assert found.domain.few_shot.resolution == RESOLUTION
     assert all(name.endswith(".png") for name in found.domain.few_shot.names)
+
+
+def test_all_solvers_see_the_same_in_domain_set(run: Pipeline) -> None:
+    sources = Sources([300], 12, None)
+    other = replace(run, solver=HeunSolver(steps=4, power=1))
+    found = [sources.in_domain(made) for made in (run, other)]
+    assert found[0].domain.few_shot.digest == found[1].domain.few_shot.digest
+    # pictures are inverted by the run's own
+    assert [made.solver for made in found] == [run.solver, other.solver]
+    work = {work.name: work.evaluations for work in inversion_work(sources, other)}
+    assert work["in-domain"] == 0
+    assert work["invert in-domain"] == 12 * other.solver.inversion_evaluations([300], T=1000)
+
+
+def test_the_stand_in_is_made_as_the_default_solver_does() -> None:
+    default = yaml.safe_load((CONF / "solver" / "multistep.yaml").read_text())
+    arguments = {key: value for key, value in default.items() if key != "_target_"}
+    assert vars(_STAND_IN) == vars(MultistepSolver(**arguments))
+    run_default = yaml.safe_load((CONF / "run.yaml").read_text())["defaults"]
+    assert {"solver": "multistep"} in run_default
+
+
+def saved(folder: Path, count: int) -> str:
+    for i, image in enumerate(smooth_images(count, 5)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:02d}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("count", [10, 11, 12])
+def test_all_pictures_are_taken_where_there_are_no_more(
+    run: Pipeline, tmp_path: Path, count: int
+) -> None:
+    sources = Sources([300], 12, saved(tmp_path, count))
+    (tmp_path / "broken.png").write_bytes(b"none")
+    sources.check(run, least=10)
+    found = sources.in_domain(run).domain.few_shot
+    assert sorted(found.names) == [f"{i:02d}.png" for i in range(count)]
+    assert sources.in_domain_count == min(12, count + 1)
+
+
+def test_too_few_pictures_are_found_before_work_starts(run: Pipeline, tmp_path: Path) -> None:
+    root = saved(tmp_path, 9)
+    (tmp_path / "broken.png").write_bytes(b"none")
+    message = r"study\.in_domain_root must hold >= 10 readable pictures .*, got 9 in"
+    with pytest.raises(ValueError, match=message):
+        Sources([300], 12, root).check(run, least=10)
+
+
+def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
+    class Short:
+        schedule = SimpleNamespace(T=20)
+
+    short = replace(run, model=Short())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"study\.in_domain_root must be pictures .* too short"):
+        Sources([10], 12, None).check(short, least=2)
 
 
 def test_all_few_shot_pictures_keep_their_latents(run: Pipeline) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from ood_sampler.metrics.frechet import FrechetDistance
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.prdc import precision_recall_density_coverage
 from ood_sampler.models.frozen import FrozenModel, checksum
-from ood_sampler.modules.finetuning import FineTuning
+from ood_sampler.modules.finetuning import FineTuning, Tuned
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.plan import Settings
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.studies.base import Measured
+from ood_sampler.studies.base import Measured, own_domain
 from ood_sampler.studies.preservation import PreservationStudy, fine_tuned
 from tests.conftest import RESOLUTION, smooth_images
+from tests.test_pipeline import count_evaluations
 
 SETTINGS = FineTuning(
     steps=4,
@@ -51,6 +53,13 @@ def pipeline(folder: Path, root: Path, trainer: Callable[..., Any]) -> Pipeline:
         settings=Settings(step=400, eta=0.0, clip_x_0=False, num_samples=10, seed=0, batch_size=16),
         root=root,
     )
+
+
+def with_real_features(run: Pipeline) -> Pipeline:
+    """The same run with stored features of the model's own domain."""
+    file = "features32/dog_test_features.safetensors"
+    features = {run.evaluation.extractor.name: file}
+    return replace(run, model=replace(run.model, in_domain_features=features))  # type: ignore[type-var]
 
 
 def fid(features: Tensor, reference: Tensor) -> float:
@@ -137,21 +146,82 @@ def test_the_work_is_what_is_left_to_do(
         ("invert", 12 * 2),
         ("in-domain", 10 * 4),
         ("t = 400", 10 * 2),
-        ("in-domain", 10 * 4),
+        ("in-domain after", 10 * 4),
+        ("in-domain, another seed", 10 * 4),
         ("fine-tune", 4 * 4 * 3),
         ("in-domain", 10 * 4),
     ]
-    done = STUDY.work(pipeline(model_folder, root, trainer))
-    assert sum(work.evaluations for work in done) == 0
+    # samples after are decoded in every run
+    run = pipeline(model_folder, root, trainer)
+    done = {work.name: work.evaluations for work in STUDY.work(run) if work.evaluations}
+    assert done == {"in-domain after": 10 * 4}
+    other = [work.name for work in STUDY.work(with_real_features(run))]
+    assert "in-domain, another seed" not in other
+
+
+def test_the_network_does_what_was_said(
+    model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured, tmp_path: Path
+) -> None:
+    # all but the fine-tuning, whose evaluations are told in other units, is left to do
+    run = pipeline(model_folder, tmp_path, trainer)
+    kept, here = (r.plan.fine_tuning_path(SETTINGS) for r in (replace(run, root=root), run))
+    shutil.copytree(kept, here)
+    promised = sum(work.evaluations for work in STUDY.work(run))
+    other, _ = fine_tuned(run, SETTINGS)
+    own = own_domain(other).evaluations
+    other.in_domain()
+    with pytest.MonkeyPatch.context() as patch:
+        calls = count_evaluations(run, patch)
+        STUDY.measure(run)
+    assert sum(calls) == promised - own
+
+
+def test_samples_after_are_decoded_in_every_run_and_for_every_domain(
+    model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured
+) -> None:
+    run = pipeline(model_folder, root, trainer)
+    domain = replace(run.domain, name="second")
+    for again in (run, replace(run, domain=domain)):
+        with pytest.MonkeyPatch.context() as patch:
+            calls = count_evaluations(again, patch)
+            rows = STUDY.measure(again).rows
+        assert sum(calls) == 10 * 4
+        assert rows[1]["identical"] == 1
+        assert not list(root.glob("after*"))
+
+
+def test_weights_that_a_run_changes_are_found_though_all_is_stored(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    root: Path,
+    measured: Measured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = pipeline(model_folder, root, trainer)
+
+    def careless(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tuned]:
+        made = fine_tuned(pipeline, settings)
+        network: Any = pipeline.model.denoiser.network
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(1.1)
+        return made
+
+    monkeypatch.setattr("ood_sampler.studies.preservation.fine_tuned", careless)
+    before, after, tuned = STUDY.measure(run).rows
+    assert after["identical"] == 0
+    assert after["sha256"] != before["sha256"]
+    assert after["in_domain_kid"] != before["in_domain_kid"]
+    # the copy was made before that
+    assert tuned["sha256"] == measured.rows[2]["sha256"]
+    assert not list(root.glob("after*"))
 
 
 def test_stored_features_of_real_pictures_are_the_reference(
     model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured
 ) -> None:
     run = pipeline(model_folder, root, trainer)
-    file = "features32/dog_test_features.safetensors"
-    model = replace(run.model, in_domain_features={run.evaluation.extractor.name: file})  # type: ignore[type-var]
-    known = STUDY.measure(replace(run, model=model))
+    known = STUDY.measure(with_real_features(run))
     assert {row["reference"] for row in known.rows} == {"real pictures"}
     assert known.rows[0]["in_domain_fid"] != measured.rows[0]["in_domain_fid"]
     assert known.rows[0]["fid"] == measured.rows[0]["fid"]

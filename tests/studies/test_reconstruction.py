@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ood_sampler.diffusion.solvers import HeunSolver
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.plots import bitmap
@@ -66,6 +68,8 @@ def with_psnr(row: Row, psnr: float) -> Row:
 def test_the_conclusion_follows_the_numbers(measured: Measured) -> None:
     few_shot, own = measured.rows[1], measured.rows[3]
     sentences = study().conclude([with_psnr(few_shot, 30.0), with_psnr(own, 25.0)])
+    assert len(sentences) == 3
+    assert "model's own samples, the same for all solvers" in sentences[2]
     assert (
         "at t = 700 with 4 evaluations in and 4 out: few-shot 30.0 dB [29.9, 30.1]"
         in (sentences[0])
@@ -75,7 +79,17 @@ def test_the_conclusion_follows_the_numbers(measured: Measured) -> None:
     assert "reconstructed worse than the model's own, by 5.0 dB" in sentences[1]
     sentences = study().conclude([with_psnr(few_shot, 25.0), with_psnr(own, 25.1)])
     assert "as well as" in sentences[1]
-    assert len(study().conclude([with_psnr(few_shot, 25.0)])) == 1
+    real = {**few_shot, "in_domain": "real pictures"}
+    assert len(study().conclude([with_psnr(real, 25.0)])) == 1
+
+
+def test_the_in_domain_set_is_named_and_the_same_for_all_solvers(
+    run: Pipeline, measured: Measured
+) -> None:
+    assert {row["in_domain"] for row in measured.rows} == {"samples of the model"}
+    other = replace(run, solver=HeunSolver(steps=3, power=1))
+    own = [study().sources.in_domain(made).domain.few_shot for made in (run, other)]
+    assert own[0].digest == own[1].digest
 
 
 def test_domains_and_solvers_share_a_figure(measured: Measured) -> None:

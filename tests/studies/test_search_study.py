@@ -38,7 +38,10 @@ def test_a_choice_within_the_goals_is_told() -> None:
     (sentence,) = STUDY.conclude(rows)
     assert "auto chose cog (2) at t = 500 (KID 11.0" in sentence
     assert "is cog (2) at t = 300" in sentence
-    assert "10% above it; it took 20% of the evaluations" in sentence
+    assert (
+        "10% above it (not told apart by two standard errors); it took 20% of the evaluations"
+        in sentence
+    )
     assert "met, met" in sentence
 
 
@@ -49,6 +52,13 @@ def test_a_choice_within_the_goals_is_told() -> None:
 def test_missed_goals_are_told(kid: float, cost: float, verdict: str) -> None:
     rows = [row(300, 0.010, cost=cost), row(500, kid, chosen=True, cost=cost)]
     assert verdict in STUDY.conclude(rows)[0]
+
+
+def test_ratios_of_nothing_are_not_told() -> None:
+    rows = [row(300, -0.0002), row(500, 0.0004, chosen=True)]
+    assert "0.6 × 10⁻³ above it, where a ratio means little (not told" in STUDY.conclude(rows)[0]
+    rows = [row(300, 0.010), row(500, 0.020, chosen=True)]
+    assert "100% above it (told apart)" in STUDY.conclude(rows)[0]
 
 
 def test_the_best_is_the_best_usable_one() -> None:

@@ -86,12 +86,17 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     assert "linear classifier of latents is better than" in sentences[2]
     assert "in-domain shell is worse than the better baseline, the reconstruction" in sentences[3]
     assert "lower than the model's own: denoising loss at t = 300, 700." in sentences[4]
-    assert "samples" in sentences[5]
+    assert sentences[1].endswith("each at the step that is best for it on these same pictures.")
+    picked = "(step of each and baseline picked on the same pictures)."
+    assert sentences[2].endswith(picked)
+    assert sentences[3].endswith(picked)
+    assert "model's own samples" in sentences[5]
+    assert "tells real pictures from generated ones" in sentences[5]
 
     close = changed(
         row, distance=1.0, linear_auroc=0.79, denoising_auroc=0.6, reconstruction_auroc=0.55
     )
-    close = changed(close, denoising_auroc=0.8) | {"in_domain": "pictures"}
+    close = changed(close, denoising_auroc=0.8) | {"in_domain": "real pictures"}
     sentences = study().conclude([close])
     assert "at no step tried" in sentences[0]
     assert "not told apart from the better baseline, the denoising loss" in sentences[2]
