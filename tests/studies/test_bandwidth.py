@@ -135,7 +135,7 @@ def curve(band: Band | None, *, gap: float = 0.1, **changes: Any) -> list[dict[s
         (Band(300, 655.6, 500, True, False), "reaches from at most t = 300 to 656;"),
         (Band(412.4, 700, 500, False, True), "reaches from t = 412 to at least 700;"),
         (Band(412.4, 700, 700, False, True), "best KID in it at t = 700, 40.0 × 10⁻³"),
-        (Band(412.4, 700, 500, False, True), "best KID in it at t = 500, 20.0e-3"),
+        (Band(412.4, 700, 500, False, True), "best KID in it at t = 500, 20.0 × 10⁻³"),
         (None, "no step tried keeps retention >= 0.80 and novelty >= 0.30"),
     ],
 )
