@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import Interval, percentiles
+from ood_sampler.latents.resampling import Interval, percentiles, resampling_weights
 from ood_sampler.metrics.feature_sets import check_sets
-from ood_sampler.metrics.intervals import resampling_weights
 from ood_sampler.metrics.kernel import kernel_blocks, kernel_distance, self_kernel
 
 

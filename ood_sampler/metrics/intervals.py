@@ -5,8 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import REPLICATES, Interval, draws, percentiles
-from ood_sampler.latents.resampling import resampling_weights as resampling_weights
+from ood_sampler.latents.resampling import (
+    REPLICATES,
+    Interval,
+    beside_the_edge,
+    draws,
+    percentiles,
+)
 
 _TAIL = 0.025
 _STANDARD_ERRORS = 1.959964
@@ -17,8 +22,7 @@ def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
     """Bootstrap interval of a mean over images, by percentiles.
 
     Resampling finds no spread where all values are equal. For numbers, the bounds are then the
-    mean. Of a share of none or all, the other bound is $1 - 0.025^{1/n}$ away (Clopper & Pearson,
-    1934).
+    mean; those of a share of none or all lie `beside_the_edge`.
 
     Args:
         values: One for each image, shape $(n,)$, in any order; their type is bool exactly if the
@@ -29,8 +33,8 @@ def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
     values = values.double().sort().values
     mean = float(values.mean())
     if values[0] == values[-1]:
-        reach = is_share * float(1 - _TAIL ** (1 / len(values)))
-        return Interval(mean, mean - reach * (mean == 1), mean + reach * (mean == 0))
+        constant = Interval(mean, mean, mean)
+        return beside_the_edge(constant, len(values)) if is_share else constant
     return percentiles(mean, resampled_means(values, seed=seed), level=1 - 2 * _TAIL)
 
 

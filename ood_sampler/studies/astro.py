@@ -309,7 +309,7 @@ def _distances(values: _Values, reference: _Values) -> dict[str, float]:
     )
     for key, measured in values.shapes.items():
         own, other = (x[~x.isnan()][:, None] for x in (measured, reference.shapes[key]))
-        if min(len(own), len(other)) >= 2 :
+        if min(len(own), len(other)) >= 2 and other.min() < other.max():
             unit = other.std()
             figures |= bounds(f"{key}_distance", wasserstein_distance(own / unit, other / unit))
     return figures

@@ -85,8 +85,8 @@ class Sources:
                 _STAND_IN.check(pipeline.model.schedule.T)
             except ValueError as error:
                 raise ValueError(
-                    "study.in_domain_root must be pictures of the model's own domain, got null: its "
-                    f"chain is too short for the solver that would make samples ({error})"
+                    "study.in_domain_root must be pictures of the model's own domain, got null: "
+                    f"its chain is too short for the solver that would make samples ({error})"
                 ) from error
             return
         if not Path(self.in_domain_root).expanduser().exists():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 
 from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
@@ -60,11 +60,10 @@ def test_all_solvers_see_the_same_in_domain_set(run: Pipeline) -> None:
 
 
 def test_the_stand_in_is_made_as_the_default_solver_does() -> None:
-    default = yaml.safe_load((CONF / "solver" / "multistep.yaml").read_text())
-    arguments = {key: value for key, value in default.items() if key != "_target_"}
+    default = OmegaConf.load(CONF / "solver" / "multistep.yaml")
+    arguments = {str(key): value for key, value in default.items() if key != "_target_"}
     assert vars(_STAND_IN) == vars(MultistepSolver(**arguments))
-    run_default = yaml.safe_load((CONF / "run.yaml").read_text())["defaults"]
-    assert {"solver": "multistep"} in run_default
+    assert {"solver": "multistep"} in OmegaConf.load(CONF / "run.yaml").defaults
 
 
 def saved(folder: Path, count: int) -> str:
