@@ -486,7 +486,7 @@ class Pipeline:
             {"features": artifact},
             evaluations_each=0,
         )
-        pictures = _Taken(images, len(names))
+        pictures = Taken(images, len(names))
         return Described(
             torch.cat(list(artifact.open().blocks())),
             torch.cat([thumbnails(block) for block in pictures.blocks()]),
@@ -679,7 +679,7 @@ class Measure:
         return Row(name, role, len(samples), stored["figures"], stored["blend_pair"])
 
 
-class _Taken(TensorSet):
+class Taken(TensorSet):
     """A data set of single items as a tensor set."""
 
     def __init__(self, items: Dataset[Tensor], count: int) -> None:
@@ -714,8 +714,8 @@ class _NoImages(TensorSet):
         raise IndexError("the set is empty")
 
 
-def _images(images: ImageSet) -> _Taken:
-    return _Taken(images, len(images))
+def _images(images: ImageSet) -> Taken:
+    return Taken(images, len(images))
 
 
 def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:

@@ -15,7 +15,7 @@ from ood_sampler.metrics.intensity import area_distance, areas, wasserstein_dist
 from ood_sampler.metrics.intervals import mean_interval
 from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
-from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.pipeline import Pipeline, Taken, label
 from ood_sampler.plan import configuration
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
@@ -138,7 +138,7 @@ class AstroStudy(Study):
         return decoding(pipeline, [pipeline])
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        scale, held_out = pipeline.domain.scale, _Pictures(pipeline.domain.held_out)
+        scale, held_out = pipeline.domain.scale, _taken(pipeline.domain.held_out)
         reference = self._values(held_out, scale)
         numbers = wave_numbers(pipeline.model.resolution).tolist()
         rows = []
@@ -249,7 +249,7 @@ def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
         yield f"{label(control)} in pixels", "control", pipeline.plan.mixed(control).open()
     own, kept, _ = pipeline.own
     yield IN_DOMAIN, "reference", Selected(own.open(), kept)
-    yield "few-shot pictures", "real", _Pictures(pipeline.domain.few_shot)
+    yield "few-shot pictures", "real", _taken(pipeline.domain.few_shot)
 
 
 def _equal_sized(sets: Sequence[tuple[str, str, TensorSet]]) -> list[tuple[str, str, TensorSet]]:
@@ -265,19 +265,8 @@ def _control(pipeline: Pipeline) -> Sampler | None:
     return next(iter(same + controls[::-1]), None)
 
 
-class _Pictures(TensorSet):
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.images[0].shape)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self.images[index] for index in indices])
+def _taken(images: ImageSet) -> Taken:
+    return Taken(images, len(images))
 
 
 def _fields(images: Tensor, scale: FieldScale | None) -> Tensor:
