@@ -226,8 +226,9 @@ class Pipeline:
         self.check()
         before = checksum(self.model.denoiser)
         self.invert()
+        inverted = self.inverted()
         originals, reconstructions = self.reconstructed()
-        samples, numbers, described = self.sampled()
+        samples, numbers, described = self._sampled(inverted)
         in_domain, own, _ = self.own
         measure = self.measure
         with self._record("measure", self.settings.num_samples, 0):
@@ -261,7 +262,10 @@ class Pipeline:
     def sampled(self) -> tuple[Artifact, list[int], Described]:
         """The samples, the numbers of those that are finite, and those as the metrics see them."""
         self.invert()
-        samples = self.draw_and_decode(self.inverted())
+        return self._sampled(self.inverted())
+
+    def _sampled(self, inverted: InvertedSet) -> tuple[Artifact, list[int], Described]:
+        samples = self.draw_and_decode(inverted)
         numbers = self.usable(samples, SAMPLE)
         self.evaluation.check({"samples without NaN": len(numbers)})
         return samples, numbers, self.describe("samples", samples, numbers)

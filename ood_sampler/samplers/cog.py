@@ -31,9 +31,9 @@ class CogSampler(Sampler):
     def __init__(self, references: int, *, among: int | None = None) -> None:
         if references < 2:
             raise ValueError(f"references must be >= 2, got {references}")
-        if among is not None and among < references:
+        if among is not None and not (isinstance(among, int) and among >= references):
             raise ValueError(
-                f"among must be >= references={references}, or null, got {among}: they are drawn "
+                f"among must be >= references={references}, or null, got {among!r}: they are drawn "
                 "from so many"
             )
         self.references = references

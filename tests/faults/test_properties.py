@@ -253,6 +253,8 @@ TARGETS = [
     (group, file.stem)
     for group in ("logger", "solver", "sampler", "trainer")
     for file in sorted((CONF / group).glob("*.yaml"))
+    # what is put together of other options is as good as those
+    if "defaults" not in OmegaConf.load(file)
 ]
 
 
