@@ -14,7 +14,7 @@ from ood_sampler.latents.resampling import (
 )
 
 _TAIL = 0.025
-_STANDARD_ERRORS = 1.959964
+STANDARD_ERRORS = 1.959964
 """From the mean of a normal distribution to where a tail of this share begins."""
 
 
@@ -40,7 +40,7 @@ def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
 
 def normal_interval(value: Tensor, standard_error: Tensor) -> Interval:
     """Interval of an estimate that is normal about the truth."""
-    reach = _STANDARD_ERRORS * float(standard_error)
+    reach = STANDARD_ERRORS * float(standard_error)
     return Interval(float(value), float(value) - reach, float(value) + reach)
 
 

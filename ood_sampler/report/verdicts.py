@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, quantiles, variance
 from typing import Literal
 
+from ood_sampler.metrics.intervals import STANDARD_ERRORS
 from ood_sampler.report.tables import (
     IN_DOMAIN,
     Results,
@@ -26,7 +27,7 @@ _AUTHENTICITY = 0.5
 
 _CAPTURED_FEW, _CAPTURED_MANY = 0.05, 0.5
 
-_INTERVAL = 2 * 1.959964
+_INTERVAL = 2 * STANDARD_ERRORS
 """Standard errors in an interval of 95%."""
 
 _REACHED = "Nearer to the target than the model's own pictures?"

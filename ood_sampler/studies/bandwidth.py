@@ -23,6 +23,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
+from ood_sampler.studies.curves import error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
@@ -174,10 +175,7 @@ class BandwidthStudy(Study):
                     axes.errorbar(
                         [row["step"] for row in curve],
                         [scale * row[key] for row in curve],
-                        yerr=[
-                            [max(0.0, scale * (row[key] - row[f"{key}_low"])) for row in curve],
-                            [max(0.0, scale * (row[f"{key}_high"] - row[key])) for row in curve],
-                        ],
+                        yerr=error_bars(curve, key, scale=scale),
                         color=LINES[k % len(LINES)],
                         marker=MARKERS[k % len(MARKERS)],
                         markersize=4,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import with_bounds
+from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
@@ -114,6 +114,11 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
     return with_bounds({key: interval})
+
+
+def standard_error(row: Row, key: str) -> float:
+    """Of a figure, from the width of its interval."""
+    return float(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * STANDARD_ERRORS)
 
 
 def variant(

@@ -18,6 +18,14 @@ def by_domain(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
     return found
 
 
+def error_bars(rows: Sequence[Row], key: str, *, scale: float = 1.0) -> list[list[float]]:
+    """Lengths of the bars below and above a figure of each row, from its interval."""
+    return [
+        [max(0.0, scale * (row[key] - row[f"{key}_low"])) for row in rows],
+        [max(0.0, scale * (row[f"{key}_high"] - row[key])) for row in rows],
+    ]
+
+
 def draw_curve(
     axes: "Axes",
     rows: Sequence[Row],
@@ -37,10 +45,7 @@ def draw_curve(
         return
     bars = None
     if all(number(row.get(f"{key}_{end}")) is not None for row in shown for end in ("low", "high")):
-        bars = [
-            [max(0.0, row[key] - row[f"{key}_low"]) for row in shown],
-            [max(0.0, row[f"{key}_high"] - row[key]) for row in shown],
-        ]
+        bars = error_bars(shown, key)
     style = {"markersize": 4.5, "capsize": 2.5, "linewidth": 1.6, **style}
     axes.errorbar([row["step"] for row in shown], [row[key] for row in shown], yerr=bars, **style)
 

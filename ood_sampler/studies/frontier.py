@@ -24,9 +24,11 @@ from ood_sampler.studies.base import (
     check_fitting,
     decoding,
     fitting,
+    standard_error,
     strategy_row,
     variant,
 )
+from ood_sampler.studies.curves import error_bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -281,11 +283,12 @@ class FrontierStudy(Study):
 
 
 def _trade(row: Row, plane: _Plane) -> Trade:
-    def error(key: str) -> float:
-        return float(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * 1.959964)
-
-    gain, cost = plane.better * row[plane.gain], row[plane.cost]
-    return Trade(gain, cost, error(plane.gain), error(plane.cost))
+    return Trade(
+        plane.better * row[plane.gain],
+        row[plane.cost],
+        standard_error(row, plane.gain),
+        standard_error(row, plane.cost),
+    )
 
 
 def _scatter(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane: _Plane) -> None:
@@ -317,10 +320,7 @@ def _scatter(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane
         axes.errorbar(
             [across * row[plane.gain] for row in points],
             [scale * row[cost] for row in points],
-            yerr=[
-                [max(0.0, scale * (row[cost] - row[f"{cost}_low"])) for row in points],
-                [max(0.0, scale * (row[f"{cost}_high"] - row[cost])) for row in points],
-            ],
+            yerr=error_bars(points, cost, scale=scale),
             linestyle="",
             color=colour,
             marker=marker,

@@ -20,6 +20,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
+from ood_sampler.studies.curves import error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
@@ -120,10 +121,7 @@ class InterferenceStudy(Study):
                 curve.errorbar(
                     [row["eta"] for row in line],
                     [row["captured"] for row in line],
-                    yerr=[
-                        [max(0.0, row["captured"] - row["captured_low"]) for row in line],
-                        [max(0.0, row["captured_high"] - row["captured"]) for row in line],
-                    ],
+                    yerr=error_bars(line, "captured"),
                     color=LINES[k % len(LINES)],
                     marker=MARKERS[k % len(MARKERS)],
                     capsize=3,

@@ -34,6 +34,7 @@ from ood_sampler.studies.base import (
     decoding,
     own_domain,
 )
+from ood_sampler.studies.curves import error_bars
 from ood_sampler.studies.strips import draw_strips
 
 if TYPE_CHECKING:
@@ -441,20 +442,14 @@ def _identical(images: Artifact, others: Artifact) -> float:
     return float(torch.cat(equal).double().mean())
 
 
-def _bar(row: Row, key: str, *, scale: float = 1) -> list[list[float]]:
-    """Lengths of the error bar below and above."""
-    low, value, high = row[f"{key}_low"], row[key], row[f"{key}_high"]
-    return [[scale * (value - low)], [scale * (high - value)]]
-
-
 def _draw_trade(axes: "Axes", group: Mapping[str, Row]) -> None:
     for method, row in group.items():
         colour, marker = _LOOKS[method]
         axes.errorbar(
             row["in_domain_fid"],
             1e3 * row["kid"],
-            xerr=_bar(row, "in_domain_fid"),
-            yerr=_bar(row, "kid", scale=1e3),
+            xerr=error_bars([row], "in_domain_fid"),
+            yerr=error_bars([row], "kid", scale=1e3),
             fmt=marker,
             color=colour,
             markersize=8,

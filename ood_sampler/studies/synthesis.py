@@ -21,9 +21,11 @@ from ood_sampler.studies.base import (
     check_fitting,
     decoding,
     fitting,
+    standard_error,
     strategy_row,
     variant,
 )
+from ood_sampler.studies.curves import error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
@@ -156,11 +158,10 @@ class SynthesisStudy(Study):
             )
             for axes, key, scale in ((kid, "kid", 1e3), (authenticity, "authenticity", 1.0)):
                 for y, row in enumerate(own):
-                    value, low, high = (scale * row[key + end] for end in ("", "_low", "_high"))
                     axes.errorbar(
-                        value,
+                        scale * row[key],
                         y,
-                        xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                        xerr=error_bars([row], key, scale=scale),
                         fmt="o",
                         color=COLOURS[row["role"]],
                         capsize=3,
@@ -190,13 +191,9 @@ def _as_new(rows: Sequence[Row], paper: Row | None) -> list[Row]:
     """Strategies whose authenticity is not lower than that of the paper's recipe, beyond doubt."""
     if paper is None:
         return list(rows)
-    value, error = paper["authenticity"], _error(paper)
-    return [r for r in rows if order(r["authenticity"], _error(r), value, error) != "lower"]
-
-
-def _error(row: Row) -> float:
-    """Standard error of the authenticity, from its interval."""
-    return float(row["authenticity_high"] - row["authenticity_low"]) / (2 * 1.959964)
+    key = "authenticity"
+    asked = paper[key], standard_error(paper, key)
+    return [row for row in rows if order(row[key], standard_error(row, key), *asked) != "lower"]
 
 
 def _lower(best: Row, paper: Row) -> str:
