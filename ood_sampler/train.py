@@ -98,7 +98,7 @@ def train(cfg: DictConfig) -> None:
     from ood_sampler.data.sources import load_training_images
     from ood_sampler.diffusion.schedule import Schedule
     from ood_sampler.models.pretrained import UNet
-    from ood_sampler.report.training import SamplePictures
+    from ood_sampler.report.training import Snapshots
 
     output = Path(cfg.output)
     images = load_training_images(cfg.data.root, cfg.data.resolution)
@@ -125,7 +125,7 @@ def train(cfg: DictConfig) -> None:
         callbacks=[
             ModelCheckpoint(output, save_last=True, every_n_train_steps=cfg.checkpoint_every),
             Timer(),
-            SamplePictures(folder=output, every=cfg.pictures_every, count=64, steps=50),
+            Snapshots(folder=output, every=cfg.snapshot_every, count=64, steps=50),
         ],
         gradient_clip_val=1.0,
     )
@@ -139,9 +139,8 @@ def train(cfg: DictConfig) -> None:
         weights_only=True,
     )
     unet.load_state_dict(module.ema.unet.state_dict())
-    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(**cfg.schedule)).save_pretrained(
-        output / "pipeline"
-    )
+    scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
+    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")
     log.info("finished: %s", output / "pipeline")
 
 

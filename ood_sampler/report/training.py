@@ -1,23 +1,25 @@
-"""Pictures of a training while it runs."""
+"""What a training leaves while it runs: pictures, and the weights that made them."""
 
 from pathlib import Path
 
 import lightning
+import safetensors.torch
 from lightning.pytorch.callbacks import Callback
 
-from ood_sampler.diffusion.denoiser import EpsilonDenoiser
+from ood_sampler.data.artifact import write_atomically
+from ood_sampler.diffusion.denoiser import VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.modules.training import DenoiserTraining
 from ood_sampler.report.grid import save_grid
 
 
-class SamplePictures(Callback):
-    """Save a picture of samples from pure noise, by the averaged weights, while a training runs.
+class Snapshots(Callback):
+    """Save averaged weights and a picture of their samples from pure noise, while a training runs.
 
     Args:
-        folder: where the pictures go.
-        every: training steps between two pictures.
+        folder: where `weights_<images seen>.safetensors` and `samples_<images seen>.png` go.
+        every: training steps between two snapshots.
         count: samples a picture.
         steps: DDIM steps.
     """
@@ -39,9 +41,13 @@ class SamplePictures(Callback):
         step = trainer.global_step
         if (step % self.every and step != trainer.max_steps) or not trainer.is_global_zero:
             return
-        denoiser = EpsilonDenoiser(pl_module.ema, pl_module.schedule)
+        denoiser = VelocityDenoiser(pl_module.ema, pl_module.schedule)
         noise = SampleNoise(0, range(self.count), stream=Stream.LATENT)
         x_T = noise.normal(*pl_module.images.shape[1:]).to(pl_module.device)
         T = pl_module.schedule.T
         images = self.solver.decode(denoiser, x_T, step=T - 1, clip_x_0=True)
-        save_grid(images, self.folder / f"samples_{step * pl_module.batch_size:09d}.png")
+        seen = f"{step * pl_module.batch_size:09d}"
+        save_grid(images, self.folder / f"samples_{seen}.png")
+        weights = {name: value.contiguous() for name, value in pl_module.ema.state_dict().items()}
+        path = self.folder / f"weights_{seen}.safetensors"
+        write_atomically(path, safetensors.torch.save(weights))

@@ -6,12 +6,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.modules.training import DenoiserTraining, multiscale
-from ood_sampler.report.training import SamplePictures
+from ood_sampler.models.process import PREDICTIONS
+from ood_sampler.modules.training import DenoiserTraining
+from ood_sampler.report.training import Snapshots
 
 
 class Linear(nn.Module):
@@ -37,7 +39,7 @@ def module(**changes: Any) -> DenoiserTraining:  # noqa: ANN401
         "decay_share": 0.5,
         "ema_decay": 0.9,
         "snr_clip": 5.0,
-        "noise_gain": 10.0,
+        "steps_power": 1.0,
         "seed": 0,
     }
     return DenoiserTraining(**{**arguments, **changes})
@@ -53,7 +55,7 @@ def fit(folder: Path, steps: int, *, resume: Path | None = None) -> DenoiserTrai
         enable_model_summary=False,
         callbacks=[
             ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1),
-            SamplePictures(folder=folder, every=4, count=2, steps=2),
+            Snapshots(folder=folder, every=4, count=2, steps=2),
         ],
     ).fit(trained, DataLoader(range(100), batch_size=None), ckpt_path=resume, weights_only=True)  # type: ignore[arg-type]
     return trained
@@ -71,6 +73,12 @@ def test_the_steps_of_a_batch_are_spread_over_the_chain() -> None:
     assert torch.equal(t // 50, torch.arange(20))  # one in each twentieth of 1,000
 
 
+def test_a_power_draws_less_noisy_steps_more_often() -> None:
+    _, t, _ = module(batch_size=10_000, steps_power=2.0).batch(0)
+    assert float(t.double().mean()) == pytest.approx(1000 / 3 - 0.5, rel=1e-3)
+    assert t.max() == 999
+
+
 def test_pictures_are_mirrored_half_of_the_time() -> None:
     stage = module(batch_size=2000)
     x_0, _, _ = stage.batch(0)
@@ -81,26 +89,27 @@ def test_pictures_are_mirrored_half_of_the_time() -> None:
     assert abs(float(mirrored.float().mean()) - 0.5) < 5 * 0.5 / 2000**0.5
 
 
-def test_the_loss_is_the_weighted_noise_error() -> None:
-    stage = module(snr_clip=2.0, noise_gain=3.0)
+def test_the_loss_is_the_weighted_velocity_error() -> None:
+    stage = module(snr_clip=2.0)
     x_0, t, eps = stage.batch(0)
-    alpha_t, sigma_t = stage.schedule(t)
+    alpha_t, sigma_t = (scale.view(-1, 1, 1, 1) for scale in stage.schedule(t))
+    velocity = alpha_t * eps - sigma_t * x_0
     snr = alpha_t.square() / sigma_t.square()
-    weight = torch.minimum(snr, torch.tensor(2.0)) / snr * (1 / alpha_t).clamp(max=3.0)
-    expected = (weight * multiscale(eps.double())).mean()  # the network returns zero
+    expected = (torch.minimum(snr, torch.tensor(2.0)) / snr * velocity.square()).mean()
     stage.log = lambda *a, **k: None  # type: ignore[assignment, method-assign]
-    loss = stage.training_step(None, 0).detach()
+    loss = stage.training_step(None, 0).detach()  # the network returns zero
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert x_0.abs().max() <= 1
 
 
-def test_the_multiscale_error_counts_noise_less_and_colour_more_from_scale_to_scale() -> None:
-    white = torch.randn(4000, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    values = multiscale(white)
-    assert abs(float(values.mean()) - 1.75) < 5 * float(values.std()) / 4000**0.5
-    # a constant error of 1 is 1, 2 and 4 at the three scales of 4 x 4 pixels
-    assert float(multiscale(torch.ones(1, 3, 4, 4))) == pytest.approx(1 + 2 + 4)
-    assert multiscale(torch.ones(2, 3, 3, 5)).tolist() == [1, 1]
+def test_the_network_learns_what_its_scheduler_says_it_predicts() -> None:
+    stage = module()
+    x_0, t, eps = stage.batch(0)
+    x_t, alpha_t, sigma_t = stage.diffuse(x_0, t, eps)
+    exact = PREDICTIONS[stage.prediction_type](
+        lambda x, t: (alpha_t * eps - sigma_t * x_0).to(x), stage.schedule
+    )
+    torch.testing.assert_close(exact.eps(x_t, t), eps, rtol=0, atol=1e-5)
 
 
 def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
@@ -122,3 +131,11 @@ def test_pictures_are_saved_on_the_way(tmp_path: Path) -> None:
     assert names == ["samples_000000080.png", "samples_000000160.png"]
     with Image.open(tmp_path / names[0]) as picture:
         assert picture.mode == "RGB"
+
+
+def test_the_weights_of_a_snapshot_are_the_averaged_ones(tmp_path: Path) -> None:
+    trained = fit(tmp_path, 8)
+    names = sorted(file.name for file in tmp_path.glob("*.safetensors"))
+    assert names == ["weights_000000080.safetensors", "weights_000000160.safetensors"]
+    weights = load_file(tmp_path / names[-1])
+    assert torch.equal(weights["bias"], trained.ema.bias)  # type: ignore[arg-type]
