@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, most_tests
+from ood_sampler.latents.geometry import Criteria, gram, member_criteria
 from ood_sampler.latents.normality import SHAPIRO_RANGE
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Pipeline
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WHITE = "white noise"
+
+_REFERENCES = 10
+"""Latents that each one's distance and angles are averaged over, as in the paper."""
 
 _TRACES = {
     "mean": "a mean latent of a root mean square",
@@ -78,6 +84,17 @@ class GaussianityStudy(Study):
         Heading("radius", "radius", 3, meaning="About the mean, over that of the chi law; 1."),
         Heading("radius_spread", "spread of radius", 2, meaning="Over that of the chi law; 1."),
         Heading("radius_p", "p of spread", meaning="Of white noise with such a spread."),
+        Heading(
+            "distance",
+            "distance",
+            1,
+            meaning="Between two latents (Zhu et al., 2023); √2 times the radius, sqrt(2 d).",
+        ),
+        Heading("distance_deviation", "its spread", 1, meaning="Over latents, each against 10."),
+        Heading("origin_angle", "origin angle, °", 1, meaning="Of two latents, at the origin; 90."),
+        Heading("origin_angle_deviation", "its spread, °", 2),
+        Heading("pair_angle", "pair angle, °", 1, meaning="Of two latents, at a third one; 60."),
+        Heading("pair_angle_deviation", "its spread, °", 2),
         Heading("neighbours", "neighbours", 3, meaning="Correlation at one pixel's distance; 0."),
         Heading("colours", "colours", 3, meaning="Correlation of two colours of a pixel; 0."),
         Heading("low_band", "low band", 2, meaning="Power below 1/8 cycle a pixel over all; 1."),
@@ -163,6 +180,7 @@ class GaussianityStudy(Study):
                 f"{_shape_of(last)}.",
                 f"{domain}: {_traces_of(last, white)}.",
             ]
+            sentences.append(f"{domain}: {_geometry_of(last, white)}.")
             for other in _curve(own, IN_DOMAIN)[-1:]:
                 sentences.append(f"{domain}: in-domain latents: {_traces_of(other, white)}.")
         if any(row["in_domain"] == SAMPLES for row in rows):
@@ -201,18 +219,20 @@ class GaussianityStudy(Study):
                 marker=MARKERS[k % len(MARKERS)],
                 label=domain,
             )
-        # one model, so that these are the same for all domains
-        own = next(iter(domains.values()))
-        draw_curve(
-            axes,
-            _curve(own, IN_DOMAIN),
-            key,
-            color="#77808c",
-            marker="x",
-            linestyle="--",
-            label="the model's own domain",
-        )
-        draw_level(axes, next(row for row in own if row["set"] == WHITE)[key], label=WHITE)
+        # one model's are the same for all domains
+        of_models = {rows[0]["model"]: rows for rows in reversed(list(domains.values()))}
+        for (model, own), marker in zip(sorted(of_models.items()), cycle("x+1234|"), strict=False):
+            draw_curve(
+                axes,
+                _curve(own, IN_DOMAIN),
+                key,
+                color="#77808c",
+                marker=marker,
+                linestyle="--",
+                label=f"{model}'s own domain",
+            )
+        white = next(row for rows in domains.values() for row in rows if row["set"] == WHITE)
+        draw_level(axes, white[key], label=WHITE)
 
     def _row(self, pipeline: Pipeline, name: str, step: int | None, found: TensorSet) -> Row:
         measured = gaussianity(found, tests=self.tests, seed=pipeline.settings.seed)
@@ -223,6 +243,7 @@ class GaussianityStudy(Study):
             "step": step,
             "images": len(found),
             **_figures(measured),
+            **_geometry(found),
         }
 
     def _normal_from(self, curve: Sequence[Row], white: Row) -> str:
@@ -287,6 +308,17 @@ def _figures(found: Gaussianity) -> dict[str, Any]:
     }
 
 
+def _geometry(latents: TensorSet) -> dict[str, float]:
+    """The paper's three criteria: mean and spread over the members of a set."""
+    products = gram(latents, torch.zeros(latents.shape))
+    noise = SampleNoise(0, range(len(latents)), stream=Stream.FIT)
+    measured = member_criteria(products, min(_REFERENCES, len(latents) - 1), noise)
+    figures: dict[str, float] = {}
+    for key, values in zip(Criteria._fields, measured, strict=True):
+        figures |= {key: float(values.mean()), f"{key}_deviation": float(values.std())}
+    return figures
+
+
 def _shape_figures(name: str, shape: Shape) -> dict[str, float]:
     return {f"{name}_{key}": value for key, value in vars(shape).items()}
 
@@ -300,6 +332,15 @@ def _shape_of(row: Row) -> str:
         f"D = {row['coordinate_distance']:.3f}, excess kurtosis {row['coordinate_kurtosis']:.2f}, "
         f"and {100 * row['coordinate_rejected']:.0f}% of the coordinates and "
         f"{100 * row['projection_rejected']:.0f}% of random directions are rejected as normal"
+    )
+
+
+def _geometry_of(row: Row, white: Row) -> str:
+    return (
+        f"at t = {row['step']} two latents are {row['distance']:.1f} apart (white noise "
+        f"{white['distance']:.1f}), at {row['origin_angle']:.1f}° seen from the origin "
+        f"({white['origin_angle']:.1f}°) and {row['pair_angle']:.1f}° from a third latent "
+        f"({white['pair_angle']:.1f}°)"
     )
 
 

@@ -1,17 +1,24 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from ood_sampler.latents.gaussianity import gaussianity
+from ood_sampler.latents.gaussianity import chi_mean, gaussianity
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.plots import bitmap
 from ood_sampler.studies.base import Row
-from ood_sampler.studies.gaussianity import GaussianityStudy, WhiteNoise, _figures, _traces_of
+from ood_sampler.studies.gaussianity import (
+    GaussianityStudy,
+    WhiteNoise,
+    _figures,
+    _geometry,
+    _traces_of,
+)
 from tests.conftest import RESOLUTION
 from tests.test_pipeline import pipeline
 
@@ -63,6 +70,32 @@ def test_white_noise_looks_like_white_noise_and_smooth_pictures_do_not(rows: lis
     assert smooth["low_band_low"] > 1.2
 
 
+def test_the_geometry_of_white_noise_is_that_of_the_chi_law(rows: list[Row]) -> None:
+    white, d = rows[-1], 3 * RESOLUTION**2
+    # of 30 latents, each angle has a standard deviation of 1 / sqrt(d) rad
+    angle = 5 * math.degrees(1) / math.sqrt(d)
+    assert white["distance"] == pytest.approx(math.sqrt(2 * d), rel=0.03)
+    assert white["origin_angle"] == pytest.approx(90, abs=angle)
+    assert white["pair_angle"] == pytest.approx(60, abs=angle)
+    apart = math.sqrt(2) * white["radius"] * chi_mean(d)
+    assert white["distance"] == pytest.approx(apart, rel=0.01)
+
+
+def test_latents_with_a_common_mean_are_closer_and_at_smaller_angles() -> None:
+    class Shifted(WhiteNoise):
+        def take(self, indices: Sequence[int]) -> Tensor:
+            return super().take(indices) / 2 + 0.5
+
+    white, shifted = (
+        _geometry(WhiteNoise((3, 8, 8), 40, seed=1)),
+        _geometry(Shifted((3, 8, 8), 40, seed=1)),
+    )
+    assert shifted["distance"] == pytest.approx(white["distance"] / 2, rel=1e-6)
+    # z = 1/2 + n/2: products 1/4 d, squares 1/2 d
+    assert shifted["origin_angle"] == pytest.approx(60, abs=1)
+    assert shifted["pair_angle"] == pytest.approx(white["pair_angle"], abs=1e-4)
+
+
 def test_the_rows_are_those_of_the_latents(run: Pipeline, rows: list[Row]) -> None:
     images = torch.stack([run.domain.few_shot[i] for i in range(30)])
     latents = run.solver.invert(run.model.denoiser, images, STEPS)
@@ -93,9 +126,9 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     mean = {"mean": 0.25, "mean_low": 0.2, "mean_high": 0.3}
     told = study().conclude([{**normal, **same, **mean}, white])[1]
     assert "a mean latent of a root mean square 0.25 [0.20, 0.30] (white noise 0.0" in told
-    assert "began as white noise" in study().conclude([normal, white])[2]
+    assert "began as white noise" in study().conclude([normal, white])[3]
     real = [{**row, "in_domain": "real pictures"} for row in (normal, white)]
-    assert len(study().conclude(real)) == 2
+    assert len(study().conclude(real)) == 3
 
 
 def test_white_noise_shows_a_trace_at_the_stated_rate() -> None:
@@ -112,6 +145,13 @@ def figures(latents: WhiteNoise) -> dict[str, Any]:
     return _figures(gaussianity(latents, tests=1, draws=100))
 
 
+def test_each_model_has_its_own_domain_in_the_figure(rows: list[Row]) -> None:
+    other = [{**row, "model": "big", "domain": "smooth from big"} for row in rows]
+    figure = study().draw([*rows, *other], {})
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"tiny's own domain", "big's own domain"} <= set(labels)
+
+
 def test_two_domains_share_a_figure(rows: list[Row]) -> None:
     other = [{**row, "domain": "other"} for row in rows]
     both = [*rows, *other]
@@ -120,7 +160,7 @@ def test_two_domains_share_a_figure(rows: list[Row]) -> None:
     figure = study().draw(both, {})
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert sorted(labels) == ["other", "smooth", "the model's own domain", "white noise"]
+    assert sorted(labels) == ["other", "smooth", "tiny's own domain", "white noise"]
     assert bitmap(figure, dots_per_inch=40).startswith(b"\x89PNG")
 
 
