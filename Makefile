@@ -7,6 +7,7 @@ ARGS ?=
 DATA ?= cifar10
 # of the paper's tables and figures
 DOMAINS ?=
+MODELS ?=
 SCALE ?= embedded
 STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
 	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
@@ -49,17 +50,19 @@ bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour
 
 paper: $(STUDIES) ## all tables and figures; each alone is one of the targets below
 
-# DOMAINS="/my/cats birds=/my/birds.zip" adds folders, SCALE=paper takes the paper's models and sizes
+# DOMAINS="/my/cats birds=/my/birds.zip" adds folders, MODELS=ship32 takes one base, SCALE=paper the paper's models and sizes
 $(STUDIES): $(READY)
 	$(BIN)/python -m experiments.paper $(word 2,$(subst -, ,$@)) --scale $(SCALE) \
-		$(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
+		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
 
 assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips
 	$(BIN)/python experiments/assets/galaxy32.py
 	$(BIN)/python experiments/assets/radiation32.py
 	$(BIN)/python experiments/assets/features32.py --data $(DATA)
-	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip
-	$(BIN)/python experiments/assets/dog32.py
+	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=@DOG@
+	$(BIN)/python experiments/assets/base_model.py dog32
+	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=@SHIP@
+	$(BIN)/python experiments/assets/base_model.py ship32
 
 clean: ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

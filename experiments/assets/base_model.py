@@ -1,43 +1,75 @@
 """Ship the averaged weights of a training as a frozen model, with a card of what they can do.
 
     python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip
-    python experiments/assets/dog32.py
+    python experiments/assets/base_model.py dog32
 
-reads the last checkpoint of the training and writes the diffusers pipeline (weights in half
-precision), a picture of 64 samples and the card into the package's assets. FID and KID are taken
-against the stored features of real test pictures, from samples in the precision that ships.
+reads the last checkpoint and the snapshots of the training and writes the diffusers pipeline
+(weights in half precision), a picture of 64 samples, the curves and the card into the package's
+assets. FID and KID are taken against the stored features of real test pictures, from samples in the
+precision that ships.
 """
 
 import argparse
 import csv
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
-from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.data.sources import load_training_images
+from ood_sampler.diffusion.denoiser import Denoiser, VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import DdimSolver
-from ood_sampler.metrics.features import EmbeddedFeatures, dog_test_features
+from ood_sampler.metrics.features import EmbeddedFeatures, in_domain_features
 from ood_sampler.metrics.frechet import FrechetDistance
-from ood_sampler.metrics.kernel import jackknife
-from ood_sampler.models.pretrained import load_pipeline
+from ood_sampler.metrics.kernel import KernelEstimate, jackknife
+from ood_sampler.models.pretrained import UNet, load_pipeline
 from ood_sampler.models.weights import ASSETS
+from ood_sampler.modules.training import DenoiserTraining
 from ood_sampler.report.grid import save_grid
+from ood_sampler.report.plots import bitmap, styled
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOMAINS = {"dog32": "dog", "ship32": "ship"}
 STEPS = 50
-UNTIMED = 0.33  # hours of the first part, before checkpoints kept the time
-REMARK = (
-    "The loss was changed on the way: images to 80,000 saw the min-SNR loss alone (gamma 5), those "
-    "to 160,000 the weight min(1/alpha, 10) in addition, those to 208,000 scales weighted by 2^k "
-    "instead of 2^(k/2), those to 464,000 the loss of the code with gamma 5, the rest the "
-    "configuration as it stands. Losses of the parts cannot be compared, noise MSEs can."
-)
+SNAPSHOT_SAMPLES = 250
+REAL = 1000  # training pictures that are measured for comparison
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far pictures are from the test pictures of a class."""
+
+    fid: float
+    kid: KernelEstimate
+
+    def __str__(self) -> str:
+        kid = f"{1e3 * self.kid.value:.1f} ± {1e3 * self.kid.standard_error:.1f}"
+        return f"{self.fid:.1f} | {kid}"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a training had reached after some images.
+
+    Attributes:
+        images: seen.
+        loss: mean over what was logged since the moment before.
+        kid: of a few samples by the weights of then.
+    """
+
+    images: int
+    loss: float
+    kid: KernelEstimate
 
 
 def configuration(training: Path) -> dict[str, Any]:
@@ -48,7 +80,7 @@ def configuration(training: Path) -> dict[str, Any]:
     return config
 
 
-def export(checkpoint: dict[str, Any], training: Path, out: Path) -> None:
+def export(checkpoint: dict[str, Any], config: dict[str, Any], out: Path) -> None:
     """Write the pipeline folder with the averaged weights of a checkpoint."""
     prefix = "ema.unet."
     state = {
@@ -56,64 +88,134 @@ def export(checkpoint: dict[str, Any], training: Path, out: Path) -> None:
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(prefix)
     }
-    config = configuration(training)
     unet = UNet2DModel(**config["network"]).half()
     unet.load_state_dict(state)
-    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(**config["schedule"])).save_pretrained(out)
+    prediction = DenoiserTraining.prediction_type
+    scheduler = DDPMScheduler(**config["schedule"], prediction_type=prediction)
+    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(out)
 
 
 @torch.inference_mode()
 def samples(denoiser: Denoiser, count: int) -> Tensor:
     """Draw images from pure noise, seed 0."""
     solver, blocks = DdimSolver(steps=STEPS, power=1), []
-    for start in range(0, count, 100):
-        noise = SampleNoise(0, range(start, min(start + 100, count)), stream=Stream.LATENT)
+    for start in range(0, count, 50):
+        noise = SampleNoise(0, range(start, min(start + 50, count)), stream=Stream.LATENT)
         x_T = noise.normal(3, 32, 32)
         blocks.append(solver.decode(denoiser, x_T, step=999, clip_x_0=True))
     return torch.cat(blocks)
 
 
-def card(training: Path, *, steps: int, parameters: int, fid: float, kid: str, hours: float) -> str:
-    """Describe the model in Markdown."""
-    config = configuration(training)
-    module = config["module"]
-    rows = []
-    for curve in sorted(training.glob("curves/*/metrics.csv")):
+@torch.inference_mode()
+def quality(images: Tensor, real: Tensor) -> Quality:
+    """Compare images in [-1, 1] with stored features of real ones."""
+    extractor = EmbeddedFeatures()
+    features = torch.cat([extractor(block) for block in images.split(100)])
+    frechet = FrechetDistance(width=extractor.width)
+    frechet.update(features, real=False)
+    frechet.update(real, real=True)
+    return Quality(float(frechet.compute()), jackknife(features, real))
+
+
+def losses(training: Path) -> dict[int, float]:
+    """Read the logged losses by images seen; of parts that were trained twice the last."""
+    found = {}
+    curves = training.glob("curves/version_*/metrics.csv")
+    for curve in sorted(curves, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         with curve.open() as file:
-            rows += [row for row in csv.DictReader(file) if row["train/loss"]]
-    images = steps * module["batch_size"]
-    rows = [row for row in rows if float(row["train/images"]) <= images]
-    table = "\n".join(
-        f"| {float(r['train/images']):,.0f} | {float(r['train/loss']):.4f} | "
-        f"{float(r['train/noise_mse']):.4f} |"
-        for r in rows[:: max(1, len(rows) // 12)] + rows[-1:]
+            for row in csv.DictReader(file):
+                found[int(float(row["train/images"]))] = float(row["train/loss"])
+    return dict(sorted(found.items()))
+
+
+def history(
+    training: Path, config: dict[str, Any], denoiser: Denoiser, real: Tensor
+) -> list[Moment]:
+    """Measure samples of the averaged weights of every snapshot."""
+    logged, moments, before = losses(training), [], 0
+    unet = UNet(UNet2DModel(**config["network"])).to(memory_format=torch.channels_last)
+    velocity = VelocityDenoiser(unet, denoiser.schedule)
+    for path in sorted(training.glob("weights_*.safetensors")):
+        images = int(path.stem.rpartition("_")[2])
+        unet.load_state_dict(load_file(path))
+        kid = quality(samples(velocity, SNAPSHOT_SAMPLES), real).kid
+        since = [loss for seen, loss in logged.items() if before < seen <= images]
+        moments.append(Moment(images, sum(since) / len(since), kid))
+        print(f"{images:,} images: loss {moments[-1].loss:.4f}, KID {kid.value:.4f}", flush=True)
+        before = images
+    return moments
+
+
+@styled
+def curves(moments: list[Moment], logged: dict[int, float]) -> "Figure":
+    """Draw loss and KID against images seen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([n / 1e3 for n in logged], list(logged.values()), color="#c3cad3", linewidth=0.8)
+    seen = [moment.images / 1e3 for moment in moments]
+    left.plot(seen, [moment.loss for moment in moments], "o-", color="#1a5fb4", markersize=4)
+    left.set(yscale="log", title="Loss: each 50th step, mean between snapshots")
+    kid = [1e3 * float(moment.kid.value) for moment in moments]
+    errors = [1e3 * float(moment.kid.standard_error) for moment in moments]
+    right.errorbar(seen, kid, yerr=errors, fmt="o-", color="#1a5fb4", markersize=4, capsize=2.5)
+    right.set(yscale="log", title=f"KID × 10³ of {SNAPSHOT_SAMPLES} samples")
+    for axes in (left, right):
+        axes.set_xlabel("thousand images seen")
+        axes.grid(True, axis="y")
+    return figure
+
+
+def card(name: str, config: dict[str, Any], facts: dict[str, Any]) -> str:
+    """Describe the model in Markdown."""
+    domain, module, network = DOMAINS[name], config["module"], config["network"]
+    rows = "\n".join(
+        f"| {moment.images:,} | {moment.loss:.4f} | "
+        f"{1e3 * moment.kid.value:.1f} ± {1e3 * moment.kid.standard_error:.1f} |"
+        for moment in facts["moments"]
     )
-    batch_size, rate = module["batch_size"], module["learning_rate"]
-    speed = images / hours / 3600
-    return f"""# dog32
+    before = f"| weights shipped before | {facts['before']} |\n" if facts["before"] else ""
+    images = facts["images"]
+    return f"""# {name}
 
-An epsilon-prediction DDPM of dogs at 32x32 (T = 1000, linear beta 1e-4 to 0.02), the frozen model
-of the default run. Diffusers pipeline layout, weights in float16, computed in float32.
+A DDPM of {domain}s at 32x32 (T = 1000, linear beta 1e-4 to 0.02) that predicts
+v = alpha_t eps - sigma_t x_0 (Salimans & Ho, 2022), trained from scratch. Diffusers pipeline
+layout, weights in float16, computed in float32.
 
-- **Data**: the 5,000 training pictures of the class dog of CIFAR-10 (Krizhevsky, 2009; 32x32 JPEG
-  re-encodings), mirrored at random. No picture is shipped.
-- **Network**: diffusers `UNet2DModel`, {parameters / 1e6:.2f} M parameters, `unet/config.json`.
-- **Training**: `python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip`, seed
-  {config["seed"]}, {images:,} images seen ({steps:,} steps of {batch_size}), AdamW at {rate} with
-  linear decay over the last {module["decay_share"]:.0%}, min-SNR weighting (gamma
-  {module["snr_clip"]}) times min(1/alpha, {module["noise_gain"]}), EMA {module["ema_decay"]},
-  {config["trainer"]["precision"]}. {REMARK}
-- **Hardware**: two cores of an AMD EPYC (AVX-512, bfloat16), no GPU; {hours:.1f} h of training,
-  {speed:.0f} images/s on average while other work ran on the same cores.
-- **Against the 1,000 dog test pictures**, features `features32`, 1,000 samples from pure noise,
-  seed 0, {STEPS} DDIM steps with clipping: FID {fid:.2f}, KID {kid}.
-- **Licence**: MIT for the weights; CIFAR-10 is published for research.
+- **Data**: the 5,000 training pictures of the class {domain} of CIFAR-10 (Krizhevsky, 2009; 32x32
+  JPEG re-encodings), mirrored at random. No picture is shipped.
+- **Network**: diffusers `UNet2DModel`, {facts["parameters"] / 1e6:.2f} M parameters, channels
+  {network["block_out_channels"]}, `unet/config.json`.
+- **Training**: {images:,} images seen ({images // module["batch_size"]:,} steps of
+  {module["batch_size"]}), seed {config["seed"]}, AdamW at {module["learning_rate"]} with linear
+  decay over the last {module["decay_share"]:.0%}, velocity loss weighted by
+  min(1, {module["snr_clip"]:g} / SNR), t = T u^{module["steps_power"]:g}, EMA
+  {module["ema_decay"]}, {config["trainer"]["precision"]}; `conf/train.yaml`.
+- **Commands**: `python -m ood_sampler.train name={name} data.root=cifar10/train/{domain}.zip
+  images={config["images"]}`, then `python experiments/assets/base_model.py {name}`.
+- **Hardware**: one of two shared cores of an AMD EPYC (AVX-512, bfloat16), no GPU;
+  {facts["hours"]:.1f} h of training, {images / facts["hours"] / 3600:.0f} images/s on average
+  beside other work.
+- **Licence**: MIT for the weights; CIFAR-10 states no licence and asks for its citation.
+
+Against the 1,000 {domain} test pictures, features `features32`, {facts["samples"]} samples from
+pure noise, seed 0, {STEPS} DDIM steps with clipping, half-precision weights:
+
+| | FID ↓ | KID × 10³ ↓ |
+|---|---|---|
+| **these weights** | {facts["quality"]} |
+{before}| {REAL} real training pictures | {facts["real"]} |
 
 ![64 samples, seed 0](samples.png)
 
-| images seen | loss | noise MSE |
+![loss and KID against images seen](curves.png)
+
+KID of {SNAPSHOT_SAMPLES} samples by the averaged weights on the way; mean loss between rows:
+
+| images seen | loss | KID × 10³ |
 |---|---|---|
-{table}
+{rows}
 """
 
 
@@ -122,35 +224,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--training", type=Path, default=Path("outputs/train/dog32"))
-    parser.add_argument("--out", type=Path, default=ASSETS / "dog32")
+    parser.add_argument("name", choices=DOMAINS)
+    parser.add_argument("--training", type=Path, help="default: outputs/train/NAME")
+    parser.add_argument("--out", type=Path, help="default: the package's assets")
     parser.add_argument("--samples", type=int, default=1000, help="for FID and KID")
+    parser.add_argument("--before", type=Path, help="pipeline to compare with, measured alike")
     arguments = parser.parse_args()
-    path = arguments.training / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    export(checkpoint, arguments.training, arguments.out)
-    denoiser = load_pipeline(arguments.out)
+    name: str = arguments.name
+    training: Path = arguments.training or Path("outputs/train") / name
+    out: Path = arguments.out or ASSETS / name
+    config = configuration(training)
+    checkpoint = torch.load(training / "last.ckpt", weights_only=True, map_location="cpu")
+    export(checkpoint, config, out)
+    denoiser = load_pipeline(out).to(memory_format=torch.channels_last)
+    real = in_domain_features(DOMAINS[name])
     start = time.perf_counter()
     images = samples(denoiser, arguments.samples)
-    print(f"{arguments.samples} samples in {time.perf_counter() - start:.0f} s")
-    save_grid(images[:64], arguments.out / "samples.png")
-    with torch.inference_mode():
-        extractor = EmbeddedFeatures()
-        features = torch.cat([extractor(block) for block in images.split(100)])
-    real = dog_test_features().float()
-    frechet = FrechetDistance(width=extractor.width)
-    frechet.update(features, real=False)
-    frechet.update(real, real=True)
-    kid = jackknife(features, real)
-    text = card(
-        arguments.training,
-        steps=checkpoint["global_step"],
-        parameters=sum(p.numel() for p in denoiser.parameters()),
-        fid=float(frechet.compute()),
-        kid=f"{kid.value:.5f} ± {kid.standard_error:.5f}",
-        hours=checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] / 3600 + UNTIMED,
-    )
-    write_atomically(arguments.out / "CARD.md", text.encode())
+    print(f"{arguments.samples} samples in {time.perf_counter() - start:.0f} s", flush=True)
+    save_grid(images[:64], out / "samples.png")
+    before = None
+    if arguments.before is not None:
+        other = load_pipeline(arguments.before).to(memory_format=torch.channels_last)
+        before = quality(samples(other, arguments.samples), real)
+    pictures = load_training_images(config["data"]["root"], 32)[:REAL].float() / 127.5 - 1
+    moments = history(training, config, denoiser, real)
+    facts = {
+        "images": checkpoint["global_step"] * config["module"]["batch_size"],
+        "parameters": sum(p.numel() for p in denoiser.parameters()),
+        "hours": checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] / 3600,
+        "samples": arguments.samples,
+        "quality": quality(images, real),
+        "before": before,
+        "real": quality(pictures, real),
+        "moments": moments,
+    }
+    write_atomically(out / "curves.png", bitmap(curves(moments, losses(training))))
+    text = card(name, config, facts)
+    write_atomically(out / "CARD.md", text.encode())
     print(text)
 
 

@@ -1,10 +1,11 @@
-"""Train the embedded feature network `features32` and store it with its in-domain reference.
+"""Train the embedded feature network `features32` and store it with in-domain references.
 
     python experiments/assets/features32.py --data cifar10
 
 reads `cifar10/{train,test}/<class>.zip`, one picture of 32x32 per file, the classes in alphabetical
 order. It writes a checkpoint after each epoch, continues from it when started again, and ends by
-writing the assets `features32.safetensors` and `dog_test_features.safetensors`.
+writing the assets `features32.safetensors` and `<class>_test_features.safetensors`. The recipe
+follows K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498.
 """
 
 import argparse
@@ -26,11 +27,18 @@ from torch.nn import functional
 from ood_sampler.metrics.features import EMBEDDED, EmbeddedFeatures, FeatureNetwork
 
 BATCH = 500
-PEAK_RATE = 0.2
+PEAK_RATE = 0.75
+BIAS_GAIN = 64  # how much faster the offsets of the batch normalisations learn
+MOMENTUM = 0.85
 WEIGHT_DECAY = 1e-3
-LABEL_SMOOTHING = 0.1
+LABEL_SMOOTHING = 0.2
+LOGIT_SCALE = 1 / 9
 SHIFT = 3  # largest translation in pixels
+CUT = 8  # side of the square that is greyed, in pixels
 WARM_UP = 0.2  # part of the steps during which the learning rate rises
+LOOKAHEAD = 5  # steps between two moves of the weights to their average
+AVERAGE_DECAY = 0.95  # of that average, a step
+IN_DOMAIN = ("dog", "ship")  # classes of the frozen models that ship
 
 
 def read_zip(path: Path) -> Tensor:
@@ -79,39 +87,79 @@ def whiten(stem: nn.Conv2d, images: Tensor) -> None:
     stem.weight.requires_grad_(False)
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and translate each by at most `SHIFT` pixels."""
+def mirrored(count: int, epoch: int, *, seed: int) -> Tensor:
+    """Tell which of the pictures an epoch mirrors: a random half, the other half the next time."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed - 1)
+    return (torch.rand(count, generator=generator) < 0.5) ^ bool(epoch % 2)
+
+
+def augment(images: Tensor, mirror: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror images, translate each by at most `SHIFT` pixels and grey a square of side `CUT`."""
     count, _, height, width = images.shape
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    images = torch.where(mirror.view(-1, 1, 1, 1), images.flip(3), images)
     padded = functional.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT), mode="reflect")
     shift = torch.randint(2 * SHIFT + 1, (2, count), generator=generator)
     rows = (shift[0].unsqueeze(1) + torch.arange(height)).view(count, 1, height, 1)
     columns = (shift[1].unsqueeze(1) + torch.arange(width)).view(count, 1, 1, width)
     batch = torch.arange(count).view(-1, 1, 1, 1)
-    return padded[batch, torch.arange(3).view(1, 3, 1, 1), rows, columns]
+    moved = padded[batch, torch.arange(3).view(1, 3, 1, 1), rows, columns]
+    corner = torch.randint(height - CUT + 1, (2, count), generator=generator)
+    inside = [
+        (torch.arange(side) >= start.unsqueeze(1)) & (torch.arange(side) < start.unsqueeze(1) + CUT)
+        for start, side in zip(corner, (height, width), strict=True)
+    ]
+    return moved.masked_fill((inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1), 0.0)
 
 
 def learning_rate(progress: float) -> float:
-    """Return the rate after the part `progress` of all steps: a line up, then a half cosine."""
+    """Return the share of the peak rate after the part `progress` of all steps: up, then down."""
     if progress < WARM_UP:
-        return PEAK_RATE * (0.05 + 0.95 * progress / WARM_UP)
-    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+        return 0.2 + 0.8 * progress / WARM_UP
+    return (1 - progress) / (1 - WARM_UP)
+
+
+def initialise(network: FeatureNetwork, images: Tensor) -> None:
+    """Let every convolution begin by handing on what it sees; normalised channels keep scale 1."""
+    stem = network.stem[0]
+    if not isinstance(stem, nn.Conv2d):
+        raise TypeError(f"the stem must begin with a convolution, got {type(stem).__name__}")
+    for layer in network.blocks.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.dirac_(layer.weight.data[: layer.in_channels])
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.weight.requires_grad_(False)
+    whiten(stem, images)
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.SGD:
-    """Return SGD with weight decay on the matrices alone: norms and biases keep their scale."""
+    """Return SGD with weight decay on the matrices, and fast offsets without."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=PEAK_RATE, momentum=0.9, nesterov=True)
+    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY}
+    offsets = {"params": [p for p in parameters if p.ndim == 1], "peak": BIAS_GAIN * PEAK_RATE}
+    return torch.optim.SGD(
+        [{"peak": PEAK_RATE} | matrices, offsets], lr=PEAK_RATE, momentum=MOMENTUM, nesterov=True
+    )
+
+
+class Average:
+    """A slow average of weights that the weights are set to every few steps (lookahead)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights = [p for p in network.parameters() if p.requires_grad]
+        self.slow = [p.detach().clone() for p in self.weights]
+
+    @torch.no_grad()
+    def update(self, progress: float) -> None:
+        """Move the average to the weights, less towards the end, and the weights to it."""
+        decay = AVERAGE_DECAY**LOOKAHEAD * progress**3
+        torch._foreach_lerp_(self.slow, [p.detach() for p in self.weights], 1 - decay)
+        torch._foreach_copy_([p.detach() for p in self.weights], self.slow)
 
 
 def train_epoch(
     network: FeatureNetwork,
     optimizer: torch.optim.SGD,
+    average: Average,
     images: Tensor,
     labels: Tensor,
     *,
@@ -122,21 +170,25 @@ def train_epoch(
     """Run one epoch and return its mean loss; `seed` and `epoch` alone determine its draws."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     order = torch.randperm(len(images), generator=generator)
+    mirror = mirrored(len(images), epoch, seed=seed)
     batches = torch.split(order, BATCH)
     network.train()
     total = 0.0
     for step, batch in enumerate(batches):
+        progress = (epoch + step / len(batches)) / epochs
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate((epoch + step / len(batches)) / epochs)
-        pixels = augment(to_float(images[batch]), generator)
+            group["lr"] = group["peak"] * learning_rate(progress)
+        pixels = augment(to_float(images[batch]), mirror[batch], generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(pixels.contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(
-            logits.float(), labels[batch], label_smoothing=LABEL_SMOOTHING
+            LOGIT_SCALE * logits.float(), labels[batch], label_smoothing=LABEL_SMOOTHING
         )
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
+        if (epoch * len(batches) + step + 1) % LOOKAHEAD == 0:
+            average.update(progress)
         total += loss.item() / len(batches)
     return total
 
@@ -165,11 +217,9 @@ def train(data: Path, out: Path, *, epochs: int, seed: int) -> FeatureNetwork:
     test_images, test_labels, classes = read_classes(data / "test")
     torch.manual_seed(seed)
     network = FeatureNetwork(len(classes)).to(memory_format=torch.channels_last)
-    stem = network.stem[0]
-    if not isinstance(stem, nn.Conv2d):
-        raise TypeError(f"the stem must begin with a convolution, got {type(stem).__name__}")
-    whiten(stem, images[::10])
+    initialise(network, images[::10])
     optimizer = make_optimizer(network)
+    average = Average(network)
 
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
@@ -178,11 +228,12 @@ def train(data: Path, out: Path, *, epochs: int, seed: int) -> FeatureNetwork:
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
+        average.slow = state["average"]
         first = state["epoch"]
     for epoch in range(first, epochs):
         start = time.monotonic()
         loss = train_epoch(
-            network, optimizer, images, labels, epoch=epoch, epochs=epochs, seed=seed
+            network, optimizer, average, images, labels, epoch=epoch, epochs=epochs, seed=seed
         )
         seconds = time.monotonic() - start
         accuracy = math.nan
@@ -192,6 +243,7 @@ def train(data: Path, out: Path, *, epochs: int, seed: int) -> FeatureNetwork:
             {
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "average": average.slow,
                 "epoch": epoch + 1,
             },
             checkpoint,
@@ -212,7 +264,7 @@ def train(data: Path, out: Path, *, epochs: int, seed: int) -> FeatureNetwork:
 
 
 def export(network: FeatureNetwork, data: Path, out: Path) -> None:
-    """Store the weights in float16 and the features of the dog test images made with them."""
+    """Store the weights in float16 and in-domain references made with them."""
     weights = {
         name: (weight.half() if weight.is_floating_point() else weight).contiguous()
         for name, weight in network.state_dict().items()
@@ -227,14 +279,18 @@ def export(network: FeatureNetwork, data: Path, out: Path) -> None:
     (out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
-    dogs = to_float(read_zip(data / "test" / "dog.zip"))
-    features = torch.cat([extractor(batch) for batch in torch.split(dogs, BATCH)])
-    metadata = {
-        "content": "features32 of the 1,000 dog test images of CIFAR-10, in the order of the files",
-        "protocol": extractor.protocol,
-        "digest": extractor.digest,
-    }
-    save_file({"features": features}, EMBEDDED / "dog_test_features.safetensors", metadata)
+    for domain in IN_DOMAIN:
+        pictures = to_float(read_zip(data / "test" / f"{domain}.zip"))
+        features = torch.cat([extractor(batch) for batch in torch.split(pictures, BATCH)])
+        metadata = {
+            "content": f"features32 of the 1,000 {domain} test images of CIFAR-10, in the order of "
+            "the files",
+            "protocol": extractor.protocol,
+            "digest": extractor.digest,
+        }
+        save_file(
+            {"features": features}, EMBEDDED / f"{domain}_test_features.safetensors", metadata
+        )
 
 
 def main() -> None:
@@ -244,7 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
     parser.add_argument("--out", type=Path, default=Path("outputs/features32"))
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=26)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     network = train(arguments.data, arguments.out, epochs=arguments.epochs, seed=arguments.seed)

@@ -2,8 +2,8 @@
 
     python -m experiments.paper frontier bandwidth --domains /my/cats birds=/my/birds.zip
 
-Each domain is a run of its own (`python -m ood_sampler.run experiment=NAME`), which continues where
-it stopped; what they found is put together in `outputs/paper/<scale>/<name>`.
+Each model with each domain is a run of its own (`python -m ood_sampler.run experiment=NAME`), which
+continues where it stopped; what they found is put together in `outputs/paper/<scale>/<name>`.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from hydra.utils import instantiate
 from ood_sampler.help import CONF
 from ood_sampler.studies.files import read_studies, write_study
 
-EMBEDDED = ("galaxy32", "radiation32")
 FIELDS = ("galaxy32", "radiation32", "galaxyzoo", "radiation")
 """Domains that have measures of their field."""
 
@@ -33,15 +32,24 @@ VARIANTS = {
 }
 """Settings that a study is repeated with."""
 
-PAPER = {
-    "iddpm_afhqdog": ("celeba", "church", "bedroom", "afhq_cat", "galaxyzoo", "radiation"),
-    "ddpm_celebahq": ("church", "bedroom", "afhq_dog"),
-    "ddpm_church": ("celeba", "bedroom", "afhq_dog"),
-    "ddpm_bedroom": ("celeba", "church", "afhq_dog"),
+TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "embedded": {
+        "dog32": ("galaxy32", "radiation32"),
+        "ship32": ("galaxy32", "radiation32"),
+    },
+    "paper": {
+        "iddpm_afhqdog": ("celeba", "church", "bedroom", "afhq_cat", "galaxyzoo", "radiation"),
+        "ddpm_celebahq": ("church", "bedroom", "afhq_dog"),
+        "ddpm_church": ("celeba", "bedroom", "afhq_dog"),
+        "ddpm_bedroom": ("celeba", "church", "afhq_dog"),
+    },
 }
-"""Target domains of each base model in the paper (Zhu et al., 2023)."""
+"""Target domains of each base model, by scale; of the paper those of Zhu et al., 2023."""
 
-PAPER_SETTINGS = ("num_samples=5000", "data.few_shot=1000", "metrics=inception")
+_SIZES: dict[str, dict[str, str]] = {
+    "embedded": {},
+    "paper": {"num_samples": "5000", "data.few_shot": "1000", "metrics": "inception"},
+}
 
 
 @dataclass(frozen=True)
@@ -57,58 +65,59 @@ class Run:
     overrides: tuple[str, ...]
 
 
-def runs(study: str, scale: str, domains: Sequence[str]) -> Iterator[Run]:
+def runs(
+    study: str, scale: str, domains: Sequence[str], models: Sequence[str] = ()
+) -> Iterator[Run]:
     """All runs of a study.
 
     Args:
         study: its name.
         scale: `embedded` or `paper`.
-        domains: folders or archives of pictures, each as PATH or NAME=PATH.
+        domains: folders or archives of pictures, each as PATH or NAME=PATH, beside those that a
+            model has.
+        models: base models; none takes all of the scale.
 
     Raises:
-        FileNotFoundError: one is not there.
-        ValueError: two have one name.
+        FileNotFoundError: a folder is not there.
+        ValueError: two domains have one name, or a model is not of the scale.
     """
-    chosen: list[tuple[str, tuple[str, ...]]] = []
-    if scale == "paper":
-        for model, targets in PAPER.items():
-            for data in targets:
-                chosen.append(
-                    (f"{model}_{data}", (f"model={model}", f"data={data}", *PAPER_SETTINGS))
+    targets = TARGETS[scale]
+    unknown = [model for model in models if model not in targets]
+    if unknown:
+        raise ValueError(f"MODELS must be some of {' '.join(targets)}, got {unknown[0]}")
+    sizes = _SIZES[scale]
+    size = tuple(f"{key}={value}" for key, value in sizes.items())
+    folders = [] if study == "astro" else [_folder(text, sizes) for text in domains]
+    for model in models or targets:
+        chosen = [(name, (f"data={name}", *size)) for name in targets[model]]
+        if study == "astro":
+            chosen = [(name, given) for name, given in chosen if name in FIELDS]
+        chosen += folders
+        twice = [name for name, count in Counter(name for name, _ in chosen).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"two domains are called {twice[0]}: name one of them, as in DOMAINS=name=/its/path"
+            )
+        for name, overrides in chosen:
+            for variant in VARIANTS.get(study, ("",)):
+                extra = (variant,) if variant else ()
+                parts = (model, name, variant.partition("=")[2])
+                yield Run(
+                    "_".join(part for part in parts if part),
+                    (f"experiment={study}", f"model={model}", *overrides, *extra),
                 )
-    else:
-        chosen += [(name, (f"data={name}",)) for name in EMBEDDED]
-    if study == "astro":
-        chosen = [(name, given) for name, given in chosen if name.endswith(FIELDS)]
-    else:
-        chosen += [_folder(text, scale) for text in domains]
-    twice = [name for name, count in Counter(name for name, _ in chosen).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"two domains are called {twice[0]}: name one of them, as in DOMAINS=name=/its/path"
-        )
-    for name, overrides in chosen:
-        for variant in VARIANTS.get(study, ("",)):
-            extra = (variant,) if variant else ()
-            folder = f"{name}_{variant.partition('=')[2]}" if variant else name
-            yield Run(folder, (f"experiment={study}", *overrides, *extra))
 
 
-def _folder(text: str, scale: str) -> tuple[str, tuple[str, ...]]:
+def _folder(text: str, sizes: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     named = re.fullmatch(r"([\w-]+)=(.+)", text)
     root = Path(named[2] if named else text).resolve()
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: DOMAINS takes folders or archives")
     name = named[1] if named else root.stem
-    size = PAPER_SETTINGS[:1] + PAPER_SETTINGS[2:] if scale == "paper" else ()
-    model = ("model=iddpm_afhqdog",) if scale == "paper" else ()
-    return name, (
-        *model,
-        "data=folder",
-        f"data.name={_quoted(name)}",
-        f"data.root={_quoted(str(root))}",
-        *size,
-    )
+    # how many pictures a folder of one's own has is not known
+    size = (f"{key}={value}" for key, value in sizes.items() if key != "data.few_shot")
+    data = ("data=folder", f"data.name={_quoted(name)}", f"data.root={_quoted(str(root))}")
+    return name, (*data, *size)
 
 
 def _quoted(text: str) -> str:
@@ -117,9 +126,9 @@ def _quoted(text: str) -> str:
 
 
 def make(
-    study: str, scale: str, domains: Sequence[str], output: Path, settings: Sequence[str]
+    study: str, scale: str, every: Sequence[Run], output: Path, settings: Sequence[str]
 ) -> list[str]:
-    """Run a study on every domain and put the answers together.
+    """Run a study on every model and domain and put the answers together.
 
     Returns:
         The conclusion over all domains.
@@ -128,7 +137,6 @@ def make(
         RuntimeError: a run failed.
     """
     folder = output / "paper" / scale / study
-    every = list(runs(study, scale, domains))
     for run in every:
         command = [
             sys.executable,
@@ -156,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("studies", nargs="+", choices=names, metavar="STUDY", help=", ".join(names))
     parser.add_argument("--domains", nargs="*", default=[], help="folders, as PATH or NAME=PATH")
+    parser.add_argument("--models", nargs="*", default=[], help="base models of the scale; all")
     parser.add_argument("--scale", choices=("embedded", "paper"), default="embedded")
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
@@ -163,7 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     for study in given.studies:
         try:
-            conclusion = make(study, given.scale, given.domains, given.output, given.set)
+            every = list(runs(study, given.scale, given.domains, given.models))
+            if not every:
+                raise ValueError(f"{study} has no domain with these models: leave out MODELS")
+            conclusion = make(study, given.scale, every, given.output, given.set)
         except (FileNotFoundError, RuntimeError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True

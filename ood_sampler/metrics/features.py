@@ -140,9 +140,13 @@ class EmbeddedFeatures(FeatureExtractor):
             return self.network.features(images)
 
 
-def dog_test_features() -> Tensor:
-    """Return the in-domain reference: `EmbeddedFeatures` of 1,000 dog test images, (1000, 256)."""
-    features: Tensor = load_file(EMBEDDED / "dog_test_features.safetensors")["features"]
+def in_domain_features(domain: str) -> Tensor:
+    """Return an in-domain reference: `EmbeddedFeatures` of 1,000 real images, (1000, 256).
+
+    Args:
+        domain: the class of CIFAR-10 whose test images they are, `dog` or `ship`.
+    """
+    features: Tensor = load_file(EMBEDDED / f"{domain}_test_features.safetensors")["features"]
     return features
 
 

@@ -15,22 +15,38 @@ from ood_sampler.run import check_command
 STUDIES = sorted(file.stem for file in (CONF / "study").glob("*.yaml"))
 
 
-def overrides(study: str, scale: str, domains: list[str]) -> dict[str, tuple[str, ...]]:
-    return {run.folder: run.overrides for run in paper.runs(study, scale, domains)}
+def overrides(
+    study: str, scale: str, domains: list[str], models: list[str] | None = None
+) -> dict[str, tuple[str, ...]]:
+    return {run.folder: run.overrides for run in paper.runs(study, scale, domains, models or [])}
 
 
-def test_shipped_domains_come_first_and_folders_are_added(tmp_path: Path) -> None:
+def test_every_model_has_the_shipped_domains_first_and_then_the_folders(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     (tmp_path / "b.zip").touch()
     found = overrides("frontier", "embedded", [str(tmp_path / "cats"), f"birds={tmp_path}/b.zip"])
-    assert list(found) == ["galaxy32", "radiation32", "cats", "birds"]
-    assert found["galaxy32"] == ("experiment=frontier", "data=galaxy32")
-    assert found["birds"] == (
+    domains = ["galaxy32", "radiation32", "cats", "birds"]
+    assert list(found) == [f"{model}_{d}" for model in ("dog32", "ship32") for d in domains]
+    assert found["dog32_galaxy32"] == ("experiment=frontier", "model=dog32", "data=galaxy32")
+    assert found["ship32_birds"] == (
         "experiment=frontier",
+        "model=ship32",
         "data=folder",
         "data.name='birds'",
         f"data.root='{tmp_path}/b.zip'",
     )
+
+
+def test_models_are_chosen_from_those_of_the_scale() -> None:
+    chosen = overrides("frontier", "paper", [], ["ddpm_church"])
+    assert list(chosen) == ["ddpm_church_celeba", "ddpm_church_bedroom", "ddpm_church_afhq_dog"]
+    with pytest.raises(ValueError, match="MODELS must be some of dog32 ship32, got cat32"):
+        overrides("frontier", "embedded", [], ["cat32"])
+
+
+def test_a_table_without_a_domain_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert paper.main(["astro", "--scale", "paper", "--models", "ddpm_church"]) == 1
+    assert "error: astro has no domain with these models" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_named() -> None:
@@ -41,7 +57,7 @@ def test_a_missing_folder_is_named() -> None:
 def test_any_path_and_name_is_a_command(tmp_path: Path) -> None:
     odd = tmp_path / "it's, (a=b)"
     (odd / "2023").mkdir(parents=True)
-    (run,) = list(paper.runs("frontier", "embedded", [str(odd / "2023")]))[2:]
+    (run,) = list(paper.runs("frontier", "embedded", [str(odd / "2023")], ["ship32"]))[2:]
     check_command(run.overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("run", list(run.overrides))
@@ -60,7 +76,10 @@ def test_two_domains_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_fields_have_a_table_of_their_own() -> None:
-    assert list(overrides("astro", "embedded", [])) == ["galaxy32", "radiation32"]
+    assert list(overrides("astro", "embedded", [], ["dog32"])) == [
+        "dog32_galaxy32",
+        "dog32_radiation32",
+    ]
     assert list(overrides("astro", "paper", [])) == [
         "iddpm_afhqdog_galaxyzoo",
         "iddpm_afhqdog_radiation",
@@ -70,7 +89,7 @@ def test_fields_have_a_table_of_their_own() -> None:
 def test_reconstruction_is_repeated_with_every_solver() -> None:
     solvers = {file.stem for file in (CONF / "solver").glob("*.yaml")}
     found = overrides("reconstruction", "embedded", [])
-    assert len(found) == 2 * len(solvers)
+    assert len(found) == 4 * len(solvers)
     assert {text for given in found.values() for text in given if "solver" in text} == {
         f"solver={name}" for name in solvers
     }
@@ -93,7 +112,9 @@ class Done:
     returncode = 0
 
 
-def test_answers_of_all_domains_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_of_all_models_and_domains_become_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import save_file
 
     commands: list[list[str]] = []
@@ -102,9 +123,9 @@ def test_answers_of_all_domains_become_one(tmp_path: Path, monkeypatch: pytest.M
         commands.append(command)
         folder = Path(next(c for c in command if c.startswith("hydra.run.dir=")).partition("=")[2])
         folder.mkdir(parents=True)
-        domain = folder.name
-        rows = [row(domain, eta, captured) for eta, captured in ((0.0, 0.1), (1.0, 0.6))]
-        protocol = {"seed": 0, "few-shot sha256": domain}
+        model, _, domain = folder.name.partition("_")
+        rows = [row(model, domain, eta, captured) for eta, captured in ((0.0, 0.1), (1.0, 0.6))]
+        protocol = {"seed": 0, "model": model, "few-shot sha256": domain}
         text = json.dumps({"rows": rows, "protocol": protocol})
         (folder / "interference.json").write_text(text)
         save_file({}, folder / "pictures.safetensors")
@@ -112,17 +133,21 @@ def test_answers_of_all_domains_become_one(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(subprocess, "run", run)
     assert paper.main(["interference", "--output", str(tmp_path), "--set", "seed=0"]) == 0
-    assert len(commands) == 2
+    assert len(commands) == 4
     assert all("seed=0" in command for command in commands)
     merged = json.loads((tmp_path / "paper/embedded/interference/interference.json").read_text())
-    assert [row["domain"] for row in merged["rows"]] == ["galaxy32"] * 2 + ["radiation32"] * 2
+    assert [row["domain"] for row in merged["rows"]] == [
+        f"{domain} from {model}"
+        for model in ("dog32", "ship32")
+        for domain in ("galaxy32", "galaxy32", "radiation32", "radiation32")
+    ]
     assert merged["protocol"] == {"seed": 0}
     assert (tmp_path / "paper/embedded/interference/interference.png").stat().st_size > 1000
 
 
-def row(domain: str, eta: float, captured: float) -> dict[str, Any]:
+def row(model: str, domain: str, eta: float, captured: float) -> dict[str, Any]:
     return {
-        "model": "m",
+        "model": model,
         "domain": domain,
         "strategy": "cog (3)",
         "step": 500,
@@ -145,4 +170,4 @@ def test_a_run_that_fails_is_told(
 
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: Failed())
     assert paper.main(["frontier", "--output", str(tmp_path)]) == 1
-    assert "error: frontier of galaxy32 failed" in capsys.readouterr().err
+    assert "error: frontier of dog32_galaxy32 failed" in capsys.readouterr().err

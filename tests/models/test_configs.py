@@ -28,7 +28,8 @@ from ood_sampler.samplers.cog import CogSampler
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 GENERIC = ["checkpoint", "diffusers"]
-PUBLISHED = [name for name in NAMES if name not in ("dog32", *GENERIC)]
+SHIPPED = ["dog32", "ship32"]
+PUBLISHED = [name for name in NAMES if name not in (*SHIPPED, *GENERIC)]
 SIZE = 32
 
 GUIDED = {
@@ -133,6 +134,7 @@ def any_checkpoint(fixture: str, *overrides: str) -> Callable[[Path], FrozenMode
 
 STAND_INS: dict[str, Callable[[Path], FrozenModel]] = {
     "dog32": lambda cache: model("dog32"),
+    "ship32": lambda cache: model("ship32"),
     "iddpm_afhqdog": file("iddpm_afhqdog", "afhqdog_p2.pt", "guided_diffusion"),
     "iddpm_ffhq": file("iddpm_ffhq", "ffhq_10m.pt", "guided_diffusion"),
     "ddpm_celebahq": hub("ddpm_celebahq", "google/ddpm-celebahq-256"),
