@@ -98,6 +98,7 @@ def train(cfg: DictConfig) -> None:
     from ood_sampler.data.sources import load_training_images
     from ood_sampler.diffusion.schedule import Schedule
     from ood_sampler.models.pretrained import UNet
+    from ood_sampler.modules.allocation import keep_freed_memory
     from ood_sampler.report.training import Snapshots
 
     output = Path(cfg.output)
@@ -117,6 +118,7 @@ def train(cfg: DictConfig) -> None:
     module = hydra.utils.instantiate(cfg.module)(network=network, schedule=schedule, images=images)
     if cfg.compile:
         network.compile()
+    keep_freed_memory()
     steps = -(-cfg.images // cfg.module.batch_size)
     trainer = lightning.Trainer(
         **{str(key): value for key, value in cfg.trainer.items()},
