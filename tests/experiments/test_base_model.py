@@ -70,6 +70,7 @@ def test_the_export_is_half_precision_with_a_card_of_what_was_measured(
     base_model: ModuleType, training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_model, "SNAPSHOT_SAMPLES", 3)
+    monkeypatch.setattr(base_model, "SNAPSHOT_STEPS", 2)
     monkeypatch.setattr(base_model, "STEPS", 2)
     monkeypatch.setattr(base_model, "REAL", 6)
     options = ["--training", str(training), "--out", str(tmp_path), "--samples", "64"]
