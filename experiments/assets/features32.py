@@ -194,7 +194,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def class_accuracy(network: FeatureNetwork, images: Tensor, labels: Tensor) -> Tensor:
+def class_accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the accuracy of each class in evaluation mode, float32, without augmentation."""
     network.eval()
     predicted = torch.cat(
@@ -274,7 +274,8 @@ def export(network: FeatureNetwork, data: Path, out: Path) -> None:
 
     extractor = EmbeddedFeatures()
     images, labels, classes = read_classes(data / "test")
-    accuracy = class_accuracy(extractor.network, images, labels)
+    classify = nn.Sequential(extractor, extractor.network.head)
+    accuracy = class_accuracy(classify, images, labels)
     report = {"total": float(accuracy.mean())} | dict(zip(classes, accuracy.tolist(), strict=True))
     (out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

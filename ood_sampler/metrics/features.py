@@ -107,14 +107,15 @@ class FeatureNetwork(nn.Module):
 class EmbeddedFeatures(FeatureExtractor):
     """The penultimate layer of the classifier that ships with the package.
 
-    Weights are stored in float16 and computed in float32.
+    The mean over an image and its mirror image, so that left and right do not count. Weights are
+    stored in float16 and computed in float32.
     """
 
     name = "features32"
     width = FeatureNetwork.width
     protocol = (
-        "features32: penultimate layer (256) of a classifier of eight CIFAR-10 classes; images of "
-        "other sizes resized to 32x32 by antialiased bicubic interpolation and clipped; float32, "
+        "features32: penultimate layer (256) of a classifier of eight CIFAR-10 classes, mean over an "
+        "image and its mirror image; images of other sizes resized to 32x32 by antialiased bicubic interpolation and clipped; float32, "
         "not quantised"
     )
 
@@ -137,7 +138,7 @@ class EmbeddedFeatures(FeatureExtractor):
             if images.shape[2:] != size:
                 images = functional.interpolate(images, size, mode="bicubic", antialias=True)
                 images = images.clamp(-1, 1)
-            return self.network.features(images)
+            return (self.network.features(images) + self.network.features(images.flip(3))) / 2
 
 
 def in_domain_features(domain: str) -> Tensor:
