@@ -11,6 +11,7 @@ from experiments.bench.network import STEP, best_batch, default_solver, network,
 from experiments.bench.table import Ratio, in_turn
 from experiments.solvers.measure import Trip, converged, trips
 from ood_sampler.diffusion.solvers import DdimSolver, Solver
+from ood_sampler.models.process import PREDICTIONS
 
 PAIRS = {1: 11}
 """At a batch size, else three."""
@@ -58,9 +59,15 @@ def diffusers_trip(x: Tensor, up: int, down: int) -> Tensor:
     """
     denoiser: Any = network()
     unet = denoiser.network.unet
+    prediction = next(name for name, kind in PREDICTIONS.items() if isinstance(denoiser, kind))
+    settings: dict[str, Any] = {
+        "clip_sample": False,
+        "timestep_spacing": "leading",
+        "prediction_type": prediction,
+    }
     for scheduler, evaluations in (
-        (DDIMInverseScheduler(clip_sample=False, timestep_spacing="leading"), up),
-        (DDIMScheduler(clip_sample=False, timestep_spacing="leading"), down),
+        (DDIMInverseScheduler(**settings), up),
+        (DDIMScheduler(**settings), down),
     ):
         scheduler.set_timesteps(evaluations)
         for t in scheduler.timesteps:

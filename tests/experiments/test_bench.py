@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from experiments.bench import __main__ as bench
 from experiments.bench import against_diffusers, gpu, overhead, table
 from experiments.bench.table import Pairs, Ratio, in_turn, markdown
-from ood_sampler.diffusion.denoiser import EpsilonDenoiser
+from ood_sampler.diffusion.denoiser import EpsilonDenoiser, NetworkDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
+from ood_sampler.models.pretrained import UNet
 
 
 def ratio(measured: float, *, at_most: bool = True, name: str = "a") -> Ratio:
@@ -91,18 +92,22 @@ def test_clock_counts_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Counted(nn.Module):
+    """Called as diffusers' networks are."""
+
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[int] = []
 
-    def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
-        self.asked.append(int(t))
-        return SimpleNamespace(sample=0.1 * x)
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, *, return_dict: bool = True
+    ) -> SimpleNamespace | tuple[Tensor]:
+        self.asked.append(int(t.flatten()[0]))
+        return SimpleNamespace(sample=0.1 * x) if return_dict else (0.1 * x,)
 
 
 def test_diffusers_takes_as_many_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     unet = Counted()
-    denoiser = SimpleNamespace(network=SimpleNamespace(unet=unet))
+    denoiser = EpsilonDenoiser(UNet(unet), Schedule.linear())
     monkeypatch.setattr(against_diffusers, "network", lambda: denoiser)
     x_0 = torch.linspace(-1, 1, 12).reshape(1, 3, 2, 2)
     back = against_diffusers.diffusers_trip(x_0, 7, 5)
@@ -113,20 +118,18 @@ def test_diffusers_takes_as_many_evaluations(monkeypatch: pytest.MonkeyPatch) ->
     assert back.shape == x_0.shape
 
 
-def test_diffusers_agrees_with_ddim(monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser = SimpleNamespace(network=SimpleNamespace(unet=Counted()))
+@pytest.mark.parametrize("kind", [EpsilonDenoiser, VelocityDenoiser])
+def test_diffusers_agrees_with_ddim(
+    kind: type[NetworkDenoiser], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = kind(UNet(Counted()), Schedule.linear())
     monkeypatch.setattr(against_diffusers, "network", lambda: denoiser)
     x_0 = torch.linspace(-1, 1, 12).reshape(1, 3, 2, 2)
     diffusers = against_diffusers.diffusers_trip(x_0, 500, 500)
-
-    class Plain(nn.Module):
-        def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            return 0.1 * x
-
-    ours, solver = EpsilonDenoiser(Plain(), Schedule.linear()), DdimSolver(steps=500, power=1)
-    latents = solver.invert(ours, x_0, [999])[999]
+    solver = DdimSolver(steps=500, power=1)
+    latents = solver.invert(denoiser, x_0, [999])[999]
     torch.testing.assert_close(
-        diffusers, solver.decode(ours, latents, step=999), rtol=0.02, atol=0.0
+        diffusers, solver.decode(denoiser, latents, step=999), rtol=0.02, atol=2e-3
     )
 
 
