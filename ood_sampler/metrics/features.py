@@ -114,8 +114,9 @@ class EmbeddedFeatures(FeatureExtractor):
     name = "features32"
     width = FeatureNetwork.width
     protocol = (
-        "features32: penultimate layer (256) of a classifier of eight CIFAR-10 classes, mean over an "
-        "image and its mirror image; images of other sizes resized to 32x32 by antialiased bicubic interpolation and clipped; float32, "
+        "features32: penultimate layer (256) of a classifier of eight CIFAR-10 classes, mean over "
+        "an image and its mirror image; images of other sizes resized to 32x32 by antialiased "
+        "bicubic interpolation and clipped; float32, "
         "not quantised"
     )
 
