@@ -1,6 +1,6 @@
 """The process a network was trained on: its noise schedule and what the network predicts."""
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from ood_sampler.diffusion.denoiser import (
     Denoiser,
     EpsilonDenoiser,
+    NetworkDenoiser,
     SampleDenoiser,
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.fields import flag, integer, number, numbers, read_fields, word
 
-PREDICTIONS: Mapping[str, Callable[..., Denoiser]] = {
+PREDICTIONS: Mapping[str, type[NetworkDenoiser]] = {
     "epsilon": EpsilonDenoiser,
     "v_prediction": VelocityDenoiser,
     "sample": SampleDenoiser,

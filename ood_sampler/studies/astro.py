@@ -22,6 +22,7 @@ from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN, number
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, decoding
+from ood_sampler.studies.curves import by_domain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,8 +164,8 @@ class AstroStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
-        for domain in dict.fromkeys(row["domain"] for row in rows):
-            own = {row["role"]: row for row in rows if row["domain"] == domain}
+        for domain, of_domain in by_domain(rows).items():
+            own = {row["role"]: row for row in of_domain}
             samples, real = own["strategy"], own["real"]
             listed = ", ".join(
                 f"{name} {_interval(samples, key)} ({_interval(real, key)})"
@@ -199,13 +200,12 @@ class AstroStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        domains = by_domain(rows)
         columns = 2 + len(_NAMES)
         figure, panels = panel_figure(
             width=3.3 * columns, height=3.9 * len(domains) + 0.7, rows=len(domains), columns=columns
         )
-        for i, domain in enumerate(domains):
-            own = [row for row in rows if row["domain"] == domain]
+        for i, (domain, own) in enumerate(domains.items()):
             power, ratio, *shapes = panels[columns * i : columns * (i + 1)]
             _draw_spectra(power, own, "power")
             power.set_title(f"{domain}: power")

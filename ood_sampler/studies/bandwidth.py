@@ -23,7 +23,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.curves import error_bars
+from ood_sampler.studies.curves import by_domain, error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ class BandwidthStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        rows_of = by_domain(rows)
         by_gap = sorted({(row["gap"], row["domain"]) for row in rows})
         domains = [domain for _, domain in by_gap]
         strategies = list(dict.fromkeys(row["strategy"] for row in rows))
@@ -162,7 +163,7 @@ class BandwidthStudy(Study):
         )
         for i, domain in enumerate(domains):
             line = panels[4 * i : 4 * i + 4]
-            own = [row for row in rows if row["domain"] == domain]
+            own = rows_of[domain]
             strip = {k: x for k, x in pictures.items() if k.startswith(f"{domain}/")}
             draw_strips(line[0], strip, title=f"{domain} (gap {1e3 * own[0]['gap']:.0f})")
             for axes, key, name, scale, asked in (

@@ -28,7 +28,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.curves import error_bars
+from ood_sampler.studies.curves import by_domain, error_bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,9 +227,9 @@ class FrontierStudy(Study):
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences: list[str] = []
         beyond = dict.fromkeys((plane.key for plane in _PLANES), 0)
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
-        for domain in domains:
-            latents = [r for r in rows if r["domain"] == domain and r["space"] == LATENTS]
+        domains = by_domain(rows)
+        for domain, own in domains.items():
+            latents = [row for row in own if row["space"] == LATENTS]
             parts = []
             for plane in _PLANES:
                 better = [row for row in latents if row[f"{plane.key}_low"] > 0]
@@ -258,13 +258,12 @@ class FrontierStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        domains = by_domain(rows)
         figure, panels = panel_figure(
             width=15, height=3.8 * len(domains) + 0.8, rows=len(domains), columns=3
         )
         strategies = list(dict.fromkeys(r["strategy"] for r in rows if r["space"] == LATENTS))
-        for i, domain in enumerate(domains):
-            own = [row for row in rows if row["domain"] == domain]
+        for i, (domain, own) in enumerate(domains.items()):
             for axes, plane in zip(panels[3 * i : 3 * i + 3], _PLANES, strict=True):
                 _scatter(axes, own, strategies, plane)
                 axes.set_title(f"{domain}: {_TITLES[plane.cost]}")

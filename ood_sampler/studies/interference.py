@@ -20,7 +20,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.curves import error_bars
+from ood_sampler.studies.curves import by_domain, error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class InterferenceStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
-        for domain in dict.fromkeys(row["domain"] for row in rows):
-            own = [row for row in rows if row["domain"] == domain]
+        for domain, own in by_domain(rows).items():
             still = [row for row in own if row["eta"] == own[0]["eta"]]
             low, high = (min(still, key=_step), max(still, key=_step))
             noisy = max(own, key=lambda row: (row["eta"], row["step"]))
@@ -108,13 +107,12 @@ class InterferenceStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        domains = by_domain(rows)
         figure, panels = panel_figure(
             width=14, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=4
         )
-        for i, domain in enumerate(domains):
+        for i, (domain, own) in enumerate(domains.items()):
             curve, *strips = panels[4 * i : 4 * i + 4]
-            own = [row for row in rows if row["domain"] == domain]
             steps = sorted({row["step"] for row in own})
             for k, step in enumerate(steps):
                 line = [row for row in own if row["step"] == step]

@@ -22,6 +22,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
+from ood_sampler.studies.curves import by_domain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,9 +109,8 @@ class SearchStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences, met = [], 0
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
-        for domain in domains:
-            own = [row for row in rows if row["domain"] == domain]
+        domains = by_domain(rows)
+        for domain, own in domains.items():
             chosen = next(row for row in own if row["chosen"])
             usable = [row for row in own if row["usable"]] or own
             best = min(usable, key=lambda row: row["kid"])
@@ -131,7 +131,7 @@ class SearchStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
+        domains = by_domain(rows)
         columns = min(3, len(domains))
         lines = -(-len(domains) // columns)
         figure, panels = panel_figure(
@@ -140,8 +140,7 @@ class SearchStudy(Study):
         strategies = list(dict.fromkeys(row["strategy"] for row in rows))
         for axes in panels[len(domains) :]:
             axes.set_axis_off()
-        for axes, domain in zip(panels, domains, strict=False):
-            own = [row for row in rows if row["domain"] == domain]
+        for axes, (domain, own) in zip(panels, domains.items(), strict=False):
             for k, strategy in enumerate(strategies):
                 points = [row for row in own if row["strategy"] == strategy]
                 axes.scatter(

@@ -25,7 +25,7 @@ from ood_sampler.studies.base import (
     strategy_row,
     variant,
 )
-from ood_sampler.studies.curves import error_bars
+from ood_sampler.studies.curves import by_domain, error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class SynthesisStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences, compared, met, sure = [], 0, 0, 0
-        for domain in dict.fromkeys(row["domain"] for row in rows):
-            own = [r for r in rows if r["domain"] == domain and r["role"] == STRATEGY]
+        for domain, of_domain in by_domain(rows).items():
+            own = [row for row in of_domain if row["role"] == STRATEGY]
             paper = _named(own, _PAPER)
             best = min(_as_new(own, paper), key=lambda row: row["kid"])
             sentence = f"{domain}, t = {best['step']}: best is {best['strategy']}, {_words(best)}"
@@ -141,16 +141,15 @@ class SynthesisStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = list(dict.fromkeys(row["domain"] for row in rows))
-        longest = max(sum(row["domain"] == domain for row in rows) for domain in domains)
+        domains = by_domain(rows)
+        longest = max(map(len, domains.values()))
         figure, panels = panel_figure(
             width=14,
             height=(0.31 * longest + 1.0) * len(domains),
             rows=len(domains),
             columns=3,
         )
-        for i, domain in enumerate(domains):
-            own = [row for row in rows if row["domain"] == domain]
+        for i, (domain, own) in enumerate(domains.items()):
             strips, kid, authenticity = panels[3 * i : 3 * i + 3]
             prefix = f"{domain}/"
             draw_strips(
