@@ -109,7 +109,7 @@ def test_the_nearest_of_the_usable_ones_is_chosen_and_a_copier_is_not(
         (100, "cog (3)"),
     }
     last = [trial for trial in choice.trials if trial.samples == 32]
-    nearest = min(last, key=lambda trial: trial.point.distance)
+    nearest = min(last, key=lambda trial: (not trial.usable, trial.point.distance))
     assert nearest.usable
     assert (choice.step, choice.sampler) == (100, NAMED[nearest.sampler])
 
