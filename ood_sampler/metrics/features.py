@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "features32"
+_TINY = 1e-6
+"""Size of features below which they stay small."""
+
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 
@@ -105,19 +108,20 @@ class FeatureNetwork(nn.Module):
 
 
 class EmbeddedFeatures(FeatureExtractor):
-    """The penultimate layer of the classifier that ships with the package.
+    r"""The penultimate layer of the classifier that ships with the package.
 
-    The mean over an image and its mirror image, so that left and right do not count. Weights are
-    stored in float16 and computed in float32.
+    The mean $f$ over an image and its mirror image, so that left and right do not count, divided by
+    its root mean square, so that no image counts more than others for the size of its features: the
+    kernel of KID becomes $(1 + \cos(f, f'))^3$. Weights are stored in float16 and computed in
+    float32.
     """
 
     name = "features32"
     width = FeatureNetwork.width
     protocol = (
         "features32: penultimate layer (256) of a classifier of eight CIFAR-10 classes, mean over "
-        "an image and its mirror image; images of other sizes resized to 32x32 by antialiased "
-        "bicubic interpolation and clipped; float32, "
-        "not quantised"
+        "an image and its mirror image, of root mean square 1; images of other sizes resized to "
+        "32x32 by antialiased bicubic interpolation and clipped; float32, not quantised"
     )
 
     def __init__(self) -> None:
@@ -139,7 +143,8 @@ class EmbeddedFeatures(FeatureExtractor):
             if images.shape[2:] != size:
                 images = functional.interpolate(images, size, mode="bicubic", antialias=True)
                 images = images.clamp(-1, 1)
-            return (self.network.features(images) + self.network.features(images.flip(3))) / 2
+            features = self.network.features(images) + self.network.features(images.flip(3))
+            return features / features.square().mean(1, keepdim=True).sqrt().clamp(min=_TINY)
 
 
 def in_domain_features(domain: str) -> Tensor:
