@@ -152,16 +152,17 @@ def curves(moments: list[Moment], logged: dict[int, float]) -> "Figure":
     """Draw loss and KID against images seen."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([n / 1e3 for n in logged], list(logged.values()), color="#c3cad3", linewidth=0.8)
     seen = [moment.images / 1e3 for moment in moments]
     left.plot(seen, [moment.loss for moment in moments], "o-", color="#1a5fb4", markersize=4)
-    left.set(yscale="log", title="Loss: each 50th step, mean between snapshots")
+    left.set(title="Loss, and its means", ylim=(0, 4 * moments[-1].loss))
     kid = [1e3 * float(moment.kid.value) for moment in moments]
     errors = [1e3 * float(moment.kid.standard_error) for moment in moments]
     right.errorbar(seen, kid, yerr=errors, fmt="o-", color="#1a5fb4", markersize=4, capsize=2.5)
-    right.set(yscale="log", title=f"KID × 10³ of {SNAPSHOT_SAMPLES} samples")
+    right.set(title=f"KID × 10³ of {SNAPSHOT_SAMPLES} samples")
+    right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.set_xlabel("thousand images seen")
         axes.grid(True, axis="y")
@@ -260,7 +261,9 @@ def main() -> None:
         "real": quality(pictures, real),
         "moments": moments,
     }
-    write_atomically(out / "curves.png", bitmap(curves(moments, losses(training))))
+    write_atomically(
+        out / "curves.png", bitmap(curves(moments, losses(training)), dots_per_inch=100)
+    )
     text = card(name, config, facts)
     write_atomically(out / "CARD.md", text.encode())
     print(text)
