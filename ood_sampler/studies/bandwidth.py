@@ -165,7 +165,7 @@ class BandwidthStudy(Study):
             line = panels[4 * i : 4 * i + 4]
             own = rows_of[domain]
             strip = {k: x for k, x in pictures.items() if k.startswith(f"{domain}/")}
-            draw_strips(line[0], strip, title=f"{domain} (gap {1e3 * own[0]['gap']:.0f})")
+            draw_strips(line[0], strip, title=f"{domain}\ngap {1e3 * own[0]['gap']:.0f}")
             for axes, key, name, scale, asked in (
                 (line[1], "retention", "retention", 1.0, "retention_asked"),
                 (line[2], "authenticity", "novelty", 1.0, "novelty_asked"),

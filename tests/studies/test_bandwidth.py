@@ -225,8 +225,8 @@ def test_the_figure_shows_the_band_and_orders_domains_by_their_gap() -> None:
     figure = STUDY.draw(rows, grey("0/t = 300", "1/t = 300", "1/t = 500"))
     axes: Any = figure.axes
     assert [axes[0].get_title(loc="left"), axes[4].get_title(loc="left")] == [
-        "1 (gap 100)",
-        "0 (gap 300)",
+        "1\ngap 100",
+        "0\ngap 300",
     ]
     # two steps of the first domain, one of the second
     assert [axes[i].images[0].get_array().shape[0] for i in (0, 4)] == [16, 8]
