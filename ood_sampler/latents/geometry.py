@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.store import TensorSet
 
 ROUNDS = 32
@@ -82,6 +82,21 @@ def member_criteria(products: Tensor, references: int, noise: SampleNoise) -> Cr
         between = products[index[:, :, None], index[:, None, :]]
         measured.append(criteria_of_products(products.diagonal(), products[member, index], between))
     return Criteria(*(torch.cat(values) for values in zip(*measured, strict=True)))
+
+
+def set_criteria(latents: TensorSet, references: int) -> tuple[Tensor, Criteria]:
+    r"""Measure the members of a set against each other.
+
+    Args:
+        latents: the set, three or more.
+        references: others a measurement; at most as many as there are.
+
+    Returns:
+        $z_i \cdot z_j$, shape $(N, N)$, and the criteria of `member_criteria`.
+    """
+    products = gram(latents, torch.zeros(latents.shape))
+    noise = SampleNoise(0, range(len(latents)), stream=Stream.FIT)
+    return products, member_criteria(products, min(references, len(latents) - 1), noise)
 
 
 def criteria_of_products(squares: Tensor, products: Tensor, between: Tensor) -> Criteria:

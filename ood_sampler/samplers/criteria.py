@@ -8,8 +8,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.latents.geometry import Criteria, gram, member_criteria
+from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.samplers.base import Fitted, Sampler
 
@@ -131,9 +130,7 @@ class CriteriaSampler(Sampler, ABC):
 
     def measure(self, latents: TensorSet) -> tuple[Tensor, Targets]:
         """Inner products of the set, shape (N, N), float64, and what its members ask of a draw."""
-        products = gram(latents, torch.zeros(latents.shape))
-        noise = SampleNoise(0, range(len(latents)), stream=Stream.FIT)
-        measured = member_criteria(products, self.references_of(latents), noise)
+        products, measured = set_criteria(latents, self.references)
         values, tolerances = [], []
         for name, members in zip(CRITERIA, measured, strict=True):
             value, width = getattr(self, name), getattr(self, f"{name}_tolerance")

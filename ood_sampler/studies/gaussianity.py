@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, most_tests
-from ood_sampler.latents.geometry import Criteria, gram, member_criteria
+from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.latents.normality import SHAPIRO_RANGE
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Pipeline
@@ -310,9 +309,7 @@ def _figures(found: Gaussianity) -> dict[str, Any]:
 
 def _geometry(latents: TensorSet) -> dict[str, float]:
     """The paper's three criteria: mean and spread over the members of a set."""
-    products = gram(latents, torch.zeros(latents.shape))
-    noise = SampleNoise(0, range(len(latents)), stream=Stream.FIT)
-    measured = member_criteria(products, min(_REFERENCES, len(latents) - 1), noise)
+    _, measured = set_criteria(latents, _REFERENCES)
     figures: dict[str, float] = {}
     for key, values in zip(Criteria._fields, measured, strict=True):
         figures |= {key: float(values.mean()), f"{key}_deviation": float(values.std())}
