@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -16,6 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +90,34 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
         )
 
 
+def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
+    """Build the network, and try it on one blank picture before any training.
+
+    Raises:
+        ValueError: it cannot be built, cannot take such a picture or returns none of its shape.
+    """
+    import torch
+
+    size = (1, 3, resolution, resolution)
+    try:
+        unet: UNet2DModel = hydra.utils.instantiate(network, _convert_="all")
+        with torch.no_grad():
+            returned = tuple(unet(torch.zeros(size), 0).sample.shape)
+    except (HydraException, ArithmeticError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the network of network.* does not work on {resolution}x{resolution} pixels: "
+            f"{' '.join(str(error).split())}; "
+            "attention_head_dim and norm_num_groups must divide block_out_channels, and the "
+            "resolution be divisible by two for every level but the last"
+        ) from error
+    if returned != size:
+        raise ValueError(
+            f"the network of network.* turns pictures of shape {size[1:]} into {returned[1:]}: "
+            "in_channels and out_channels must be 3"
+        )
+    return unet
+
+
 def train(cfg: DictConfig) -> None:
     """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline."""
     import lightning
@@ -104,10 +136,10 @@ def train(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     images = load_training_images(cfg.data.root, cfg.data.resolution)
     log.info("%d pictures of %s", len(images), cfg.data.root)
+    lightning.seed_everything(cfg.seed, verbose=False)
+    unet = build_network(cfg.network, cfg.data.resolution)
     check_resumed(output, cfg, hashlib.sha256(images.numpy().tobytes()).hexdigest())
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    lightning.seed_everything(cfg.seed, verbose=False)
-    unet = hydra.utils.instantiate(cfg.network, _convert_="all")
     schedule = Schedule.from_name(
         cfg.schedule.beta_schedule,
         cfg.schedule.num_train_timesteps,

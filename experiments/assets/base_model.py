@@ -1,7 +1,8 @@
 """Ship the averaged weights of a training as a frozen model, with a card of what they can do.
 
-    python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip
-    python experiments/assets/base_model.py dog32
+    python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip images=448000
+    python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip images=1024000
+    python experiments/assets/base_model.py dog32 --after 448000
 
 reads the last checkpoint and the snapshots of the training and writes the diffusers pipeline
 (weights in half precision), a picture of 64 samples, the curves and the card into the package's
@@ -12,7 +13,9 @@ precision that ships.
 import argparse
 import csv
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ from ood_sampler.data.artifact import write_atomically
 from ood_sampler.data.sources import load_training_images
 from ood_sampler.diffusion.denoiser import Denoiser, VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.features import EmbeddedFeatures, in_domain_features
 from ood_sampler.metrics.frechet import FrechetDistance
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 DOMAINS = {"dog32": "dog", "ship32": "ship"}
 STEPS = 50
+SNAPSHOTS = 8  # that are measured at most
 SNAPSHOT_SAMPLES = 250
 SNAPSHOT_STEPS = 25
 REAL = 1000  # training pictures that are measured for comparison
@@ -108,9 +113,8 @@ def samples(denoiser: Denoiser, count: int, *, steps: int) -> Tensor:
 
 
 @torch.inference_mode()
-def quality(images: Tensor, real: Tensor) -> Quality:
+def quality(images: Tensor, real: Tensor, extractor: EmbeddedFeatures) -> Quality:
     """Compare images in [-1, 1] with stored features of real ones."""
-    extractor = EmbeddedFeatures()
     features = torch.cat([extractor(block) for block in images.split(100)])
     frechet = FrechetDistance(width=extractor.width)
     frechet.update(features, real=False)
@@ -130,16 +134,21 @@ def losses(training: Path) -> dict[int, float]:
 
 
 def history(
-    training: Path, config: dict[str, Any], denoiser: Denoiser, real: Tensor
+    training: Path,
+    config: dict[str, Any],
+    schedule: Schedule,
+    logged: dict[int, float],
+    compare: Callable[[Tensor], Quality],
 ) -> list[Moment]:
-    """Measure samples of the averaged weights of every snapshot."""
-    logged, moments, before = losses(training), [], 0
+    """Measure the averaged weights of snapshots: even parts of them, and the last one."""
+    moments, before = [], 0
     unet = UNet(UNet2DModel(**config["network"])).to(memory_format=torch.channels_last)
-    velocity = VelocityDenoiser(unet, denoiser.schedule)
-    for path in sorted(training.glob("weights_*.safetensors")):
+    velocity = VelocityDenoiser(unet, schedule)
+    snapshots = sorted(training.glob("weights_*.safetensors"))
+    for path in snapshots[::-1][:: -(-len(snapshots) // SNAPSHOTS)][::-1]:
         images = int(path.stem.rpartition("_")[2])
         unet.load_state_dict(load_file(path))
-        kid = quality(samples(velocity, SNAPSHOT_SAMPLES, steps=SNAPSHOT_STEPS), real).kid
+        kid = compare(samples(velocity, SNAPSHOT_SAMPLES, steps=SNAPSHOT_STEPS)).kid
         since = [loss for seen, loss in logged.items() if before < seen <= images]
         moments.append(Moment(images, sum(since) / len(since), kid))
         print(f"{images:,} images: loss {moments[-1].loss:.4f}, KID {kid.value:.4f}", flush=True)
@@ -179,6 +188,18 @@ def card(name: str, config: dict[str, Any], facts: dict[str, Any]) -> str:
     )
     before = f"| weights shipped before | {facts['before']} |\n" if facts["before"] else ""
     images = facts["images"]
+    restarts = ""
+    if facts["after"]:
+        counts = " and ".join(f"{count:,}" for count in facts["after"])
+        restarts = f"""
+  The training went on after the {counts} images of an earlier command, with a rate that rose
+  again: the same command with a higher `images`."""
+    commands = "\n".join(
+        f"  - `python -m ood_sampler.train name={name} data.root=cifar10/train/{domain}.zip "
+        f"images={count}`"
+        for count in (*facts["after"], config["images"])
+    )
+    after = "".join(f" {count}" for count in facts["after"])
     return f"""# {name}
 
 A DDPM of {domain}s at 32x32 (T = 1000, linear beta 1e-4 to 0.02) that predicts
@@ -193,9 +214,10 @@ layout, weights in float16, computed in float32.
   {module["batch_size"]}), seed {config["seed"]}, AdamW at {module["learning_rate"]} with linear
   decay over the last {module["decay_share"]:.0%}, velocity loss weighted by
   min(1, {module["snr_clip"]:g} / SNR), t = T u^{module["steps_power"]:g}, EMA
-  {module["ema_decay"]}, {config["trainer"]["precision"]}; `conf/train.yaml`.
-- **Commands**: `python -m ood_sampler.train name={name} data.root=cifar10/train/{domain}.zip
-  images={config["images"]}`, then `python experiments/assets/base_model.py {name}`.
+  {module["ema_decay"]}, {config["trainer"]["precision"]}; `conf/train.yaml`.{restarts}
+- **Commands**:
+{commands}
+  - `python experiments/assets/base_model.py {name}{after and " --after" + after}`
 - **Hardware**: one of two shared cores of an AMD EPYC (AVX-512, bfloat16), no GPU;
   {facts["hours"]:.1f} h of training, {images / facts["hours"] / 3600:.0f} images/s on average
   beside other work.
@@ -231,6 +253,14 @@ def main() -> None:
     parser.add_argument("--training", type=Path, help="default: outputs/train/NAME")
     parser.add_argument("--out", type=Path, help="default: the package's assets")
     parser.add_argument("--samples", type=int, default=1000, help="for FID and KID")
+    parser.add_argument(
+        "--after",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="IMAGES",
+        help="images= of the commands that the last one went on from",
+    )
     parser.add_argument("--before", type=Path, help="pipeline to compare with, measured alike")
     arguments = parser.parse_args()
     name: str = arguments.name
@@ -240,7 +270,7 @@ def main() -> None:
     checkpoint = torch.load(training / "last.ckpt", weights_only=True, map_location="cpu")
     export(checkpoint, config, out)
     denoiser = load_pipeline(out).to(memory_format=torch.channels_last)
-    real = in_domain_features(DOMAINS[name])
+    compare = partial(quality, real=in_domain_features(DOMAINS[name]), extractor=EmbeddedFeatures())
     start = time.perf_counter()
     images = samples(denoiser, arguments.samples, steps=STEPS)
     print(f"{arguments.samples} samples in {time.perf_counter() - start:.0f} s", flush=True)
@@ -248,22 +278,22 @@ def main() -> None:
     before = None
     if arguments.before is not None:
         other = load_pipeline(arguments.before).to(memory_format=torch.channels_last)
-        before = quality(samples(other, arguments.samples, steps=STEPS), real)
+        before = compare(samples(other, arguments.samples, steps=STEPS))
     pictures = load_training_images(config["data"]["root"], 32)[:REAL].float() / 127.5 - 1
-    moments = history(training, config, denoiser, real)
+    logged = losses(training)
+    moments = history(training, config, denoiser.schedule, logged, compare)
     facts = {
         "images": checkpoint["global_step"] * config["module"]["batch_size"],
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "hours": checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] / 3600,
         "samples": arguments.samples,
-        "quality": quality(images, real),
+        "quality": compare(images),
         "before": before,
-        "real": quality(pictures, real),
+        "real": compare(pictures),
         "moments": moments,
+        "after": arguments.after,
     }
-    write_atomically(
-        out / "curves.png", bitmap(curves(moments, losses(training)), dots_per_inch=100)
-    )
+    write_atomically(out / "curves.png", bitmap(curves(moments, logged), dots_per_inch=100))
     text = card(name, config, facts)
     write_atomically(out / "CARD.md", text.encode())
     print(text)

@@ -1,6 +1,7 @@
 """The commands that made the frozen models, on a network of a few weights."""
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,8 +75,8 @@ def test_the_export_is_half_precision_with_a_card_of_what_was_measured(
     monkeypatch.setattr(base_model, "STEPS", 2)
     monkeypatch.setattr(base_model, "REAL", 6)
     options = ["--training", str(training), "--out", str(tmp_path), "--samples", "64"]
-    before = ["--before", str(training / "pipeline")]
-    monkeypatch.setattr(sys, "argv", ["base_model.py", "dog32", *options, *before])
+    further = ["--before", str(training / "pipeline"), "--after", "4"]
+    monkeypatch.setattr(sys, "argv", ["base_model.py", "dog32", *options, *further])
     base_model.main()
 
     shipped, whole = load_pipeline(tmp_path), load_pipeline(training / "pipeline")
@@ -85,7 +86,8 @@ def test_the_export_is_half_precision_with_a_card_of_what_was_measured(
     assert weights.stat().st_size < 2.2 * sum(p.numel() for p in whole.parameters())
     card = (tmp_path / "CARD.md").read_text()
     assert "8 images seen (4 steps of" in card
-    assert "images=8" in card
+    assert re.findall(r"images=(\d+)`", card) == ["4", "8"]
+    assert "base_model.py dog32 --after 4`" in card
     assert [line.split(" | ")[0] for line in card.splitlines()[-2:]] == ["| 4", "| 8"]
     assert "weights shipped before" in card
     with Image.open(tmp_path / "samples.png") as picture:

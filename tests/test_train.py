@@ -1,0 +1,60 @@
+"""What training refuses before it starts."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from ood_sampler.faults import CommandError
+from ood_sampler.help import CONF
+from ood_sampler.train import build_network, check_keys, check_resumed
+
+
+def composed(overrides: Sequence[str] = ()) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", ["name=mine", "data.root=x", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["name=mine"], "data.root must be set"),
+        ([], "name and data.root must be set"),
+        (["name=mine", "data.root=x", "imagse=3"], "imagse"),
+    ],
+)
+def test_a_mistaken_command_is_named(overrides: list[str], said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        check_keys(overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("network.block_out_channels=[16,16,16,16]", "modulo by zero"),
+        ("network.norm_num_groups=48", "num_channels must be divisible"),
+        ("data.resolution=20", "20x20 pixels"),
+        ("network.down_block_types=[DownBlock2D]", "down_block_types"),
+        ("network.out_channels=6", "must be 3"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_network_that_cannot_take_the_pictures_is_refused(override: str, said: str) -> None:
+    cfg = composed([override])
+    with pytest.raises(ValueError, match=re.escape(said)):
+        build_network(cfg.network, cfg.data.resolution)
+
+
+def test_the_default_network_is_accepted() -> None:
+    cfg = composed()
+    assert build_network(cfg.network, cfg.data.resolution).config["sample_size"] == 32
+
+
+def test_a_training_goes_on_with_its_own_pictures_and_network_alone(tmp_path: Path) -> None:
+    check_resumed(tmp_path, composed(), "pictures")
+    check_resumed(tmp_path, composed(["images=9"]), "pictures")
+    with pytest.raises(ValueError, match="another pictures and network"):
+        check_resumed(tmp_path, composed(["network.layers_per_block=2"]), "others")
