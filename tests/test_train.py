@@ -35,7 +35,7 @@ def test_a_mistaken_command_is_named(overrides: list[str], said: str) -> None:
     ("override", "said"),
     [
         ("network.block_out_channels=[16,16,16,16]", "modulo by zero"),
-        ("network.norm_num_groups=48", "num_channels must be divisible"),
+        ("network.norm_num_groups=48", "must be divisible by num_groups"),
         ("data.resolution=20", "20x20 pixels"),
         ("network.down_block_types=[DownBlock2D]", "down_block_types"),
         ("network.out_channels=6", "must be 3"),
