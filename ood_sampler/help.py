@@ -22,13 +22,30 @@ ood_sampler: new images of a domain that a frozen diffusion model has never seen
 
 usage: python -m ood_sampler.run [KEY=VALUE ...]
        python -m ood_sampler.run -m KEY=VALUE,VALUE ...   a sweep over all combinations
-       python -m ood_sampler.train name=MINE data.root=PICTURES
+       python -m ood_sampler.train --help              train a base model of your own
 
 examples:
   python -m ood_sampler.run
   python -m ood_sampler.run data=folder data.root=/my/pictures sampler=slerp inversion.step=700
-  python -m ood_sampler.run -m inversion.step=400,500,600,700 decode.eta=0,0.1,0.3
+  python -m ood_sampler.run -m inversion.step=400,500,600,700
+  python -m ood_sampler.run -m solver=fixed_point inversion.step=500,700 decode.eta=0,0.1,0.3
   python -m ood_sampler.run --cfg job                     show the configuration and stop
+"""
+
+TRAINING = """\
+ood_sampler.train: a denoiser for the pictures of one domain, as dog32 and ship32 are.
+
+Stopped, or called again with a higher images=, it goes on where it was.
+
+usage: python -m ood_sampler.train name=MINE data.root=PICTURES [KEY=VALUE ...]
+
+examples:
+  python -m ood_sampler.train name=mine data.root=/my/pictures images=200000
+  python -m ood_sampler.train name=mine data.root=/my/pictures trainer.precision=32-true
+  python -m ood_sampler.run model=diffusers model.name=mine model.resolution=32 \\
+    model.path=outputs/train/mine/pipeline
+
+keys:
 """
 
 _COLUMN = 43
@@ -65,6 +82,12 @@ def help_text() -> str:
     lines += ["", "experiment=OPTION (an overlay over all of the above)"]
     lines += [f"  {o.stem}  {_title(o)}" for o in sorted((CONF / "experiment").glob("*.yaml"))]
     return "\n".join(lines) + "\n"
+
+
+def training_help_text() -> str:
+    """Explain every key of a training."""
+    lines = [_line(*key) for key in keys(CONF / "train.yaml", prefix="")]
+    return TRAINING + "\n".join(lines) + "\n"
 
 
 def _title(file: Path) -> str:

@@ -193,7 +193,8 @@ def _check_launcher(option: str) -> None:
     if found is None:
         extra = "ray" if option == "ray" else "launchers"
         raise CommandError(
-            f"{LAUNCHER}={option} is not installed: pip install 'ood-sampler[{extra}]'"
+            f"{LAUNCHER}={option} is not installed: pip install -e '.[{extra}]' in the project's "
+            "folder"
         )
     if option == "submitit_slurm" and shutil.which("srun") is None:
         raise CommandError(

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import CONF
+from ood_sampler.help import CONF, training_help_text
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -25,9 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Refuse a mistaken command, else hand over to Hydra."""
+    """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    if arguments.help:
+        sys.stdout.write(training_help_text())
+        return
     try:
-        check_keys(get_args_parser().parse_args(sys.argv[1:]).overrides)
+        check_keys(arguments.overrides)
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF, help_text
+from ood_sampler.help import CONF, help_text, training_help_text
 from ood_sampler.run import check_command, execute, main, sweepable
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Candidates, Search
@@ -245,6 +245,12 @@ def test_help_explains_every_key_of_every_option() -> None:
                 assert f"{group}.{key}=" in text, key
     for key in ("seed", "num_samples", "inversion.step", "decode.eta", "output"):
         assert f"    {key}=" in text
+
+
+def test_help_of_training_names_its_keys() -> None:
+    text = training_help_text()
+    for key in ("images=512000", "data.root=???", "network=", "module.batch_size=64"):
+        assert f"    {key} " in text
 
 
 def test_a_key_of_a_swept_group_is_forced() -> None:

@@ -171,6 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     failed = False
     for study in given.studies:
+        if study == "astro" and given.domains:
+            print(
+                "astro leaves DOMAINS out, as it measures physical fields; for galaxies of yours: "
+                "python -m ood_sampler.run experiment=astro data=folder data.root=PICTURES",
+                file=sys.stderr,
+            )
         try:
             every = list(runs(study, given.scale, given.domains, given.models))
             if not every:

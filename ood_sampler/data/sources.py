@@ -327,7 +327,7 @@ def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingPackageError(
-            f"{use} needs the package {package}: pip install 'ood-sampler[data]'"
+            f"{use} needs the package {package}: pip install -e '.[data]' in the project's folder"
         ) from error
 
 

@@ -53,7 +53,7 @@ def check_statmorph() -> None:
     except ImportError as error:
         raise ValueError(
             "concentration, asymmetry, Gini and M20 need the package statmorph: "
-            "pip install 'ood-sampler[astro]'"
+            "pip install -e '.[astro]' in the project's folder"
         ) from error
 
 

@@ -252,7 +252,9 @@ class DriveSource(FileSource):
             import gdown
             from gdown.exceptions import DownloadError
         except ImportError as error:
-            raise FetchError("needs gdown: pip install 'ood-sampler[data]'") from error
+            raise FetchError(
+                "needs gdown: pip install -e '.[data]' in the project's folder"
+            ) from error
         partial = folder / f".{self.file}.partial"
         try:
             gdown.download(
