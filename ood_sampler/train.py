@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_POSITIVE = (
+    "images",
+    "data.resolution",
+    "schedule.num_train_timesteps",
+    "module.batch_size",
+    "module.learning_rate",
+    "module.snr_clip",
+    "module.steps_power",
+    "checkpoint_every",
+    "snapshot_every",
+)
+
 
 def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
@@ -42,7 +54,8 @@ def check_keys(overrides: Sequence[str]) -> None:
     """Say in one sentence what is wrong with a command.
 
     Raises:
-        CommandError: it does not compose, or a key that must be set is not.
+        CommandError: it does not compose, a key that must be set is not, or a number is out of its
+            range.
     """
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -55,6 +68,14 @@ def check_keys(overrides: Sequence[str]) -> None:
         raise CommandError(
             f"{' and '.join(missing)} must be set: "
             "python -m ood_sampler.train name=mine data.root=/my/pictures"
+        )
+    for key in _POSITIVE:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int | float) or value <= 0:
+            raise CommandError(f"{key} must be a number above 0, got {value}")
+    if cfg.trainer.devices != 1:
+        raise CommandError(
+            f"trainer.devices must be 1, got {cfg.trainer.devices}: each would see the same batches"
         )
 
 
@@ -69,7 +90,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
-    """Make sure that a training goes on with the pictures and the network it began with.
+    """Make sure that a training goes on with the settings and the pictures it began with.
 
     Raises:
         ValueError: they differ.
@@ -81,12 +102,13 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
         "pictures": pictures,
         "network": OmegaConf.to_container(cfg.network, resolve=True),
         "schedule": OmegaConf.to_container(cfg.schedule, resolve=True),
+        "module": OmegaConf.to_container(cfg.module, resolve=True),
     }
     if not identity.exists():
         write_atomically(identity, json.dumps(found).encode())
         return
     begun = json.loads(identity.read_text())
-    other = [key for key in found if begun[key] != found[key]]
+    other = [key for key in found if begun.get(key) != found[key]]
     if other:
         raise ValueError(
             f"{output} holds a training with another {' and '.join(other)}: "
@@ -122,11 +144,31 @@ def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
     return unet
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find the whole checkpoint of the most steps; broken ones are told and left out."""
+    from ood_sampler.models.state import read_file
+
+    steps: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            checkpoint: dict[str, int] = read_file(path)  # type: ignore[assignment]
+        except ValueError as error:
+            log.warning("warning: %s is left out: %s", path.name, error)
+            continue
+        steps[checkpoint["global_step"]] = path
+    return steps[max(steps)] if steps else None
+
+
 def train(cfg: DictConfig) -> None:
-    """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline."""
+    """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline.
+
+    Raises:
+        ValueError: the network, the trainer or its compiler do not work, or the loss diverged.
+    """
     import lightning
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import ModelCheckpoint, Timer
     from lightning.pytorch.loggers import CSVLogger
     from torch.utils.data import DataLoader
@@ -135,13 +177,14 @@ def train(cfg: DictConfig) -> None:
     from ood_sampler.diffusion.schedule import Schedule
     from ood_sampler.models.pretrained import UNet
     from ood_sampler.modules.allocation import keep_freed_memory
+    from ood_sampler.modules.compilation import refuse_to_compile
     from ood_sampler.report.training import Snapshots
 
     output = Path(cfg.output)
-    images = load_training_images(cfg.data.root, cfg.data.resolution)
-    log.info("%d pictures of %s", len(images), cfg.data.root)
     lightning.seed_everything(cfg.seed, verbose=False)
     unet = build_network(cfg.network, cfg.data.resolution)
+    images = load_training_images(cfg.data.root, cfg.data.resolution)
+    log.info("%d pictures of %s", len(images), cfg.data.root)
     check_resumed(output, cfg, hashlib.sha256(images.numpy().tobytes()).hexdigest())
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     schedule = Schedule.from_name(
@@ -156,26 +199,41 @@ def train(cfg: DictConfig) -> None:
         network.compile()
     keep_freed_memory()
     steps = -(-cfg.images // cfg.module.batch_size)
-    trainer = lightning.Trainer(
-        **{str(key): value for key, value in cfg.trainer.items()},
-        max_steps=steps,
-        logger=CSVLogger(output, name="curves"),
-        callbacks=[
-            ModelCheckpoint(output, save_last=True, every_n_train_steps=cfg.checkpoint_every),
-            Timer(),
-            Snapshots(folder=output, every=cfg.snapshot_every, count=64, steps=50),
-        ],
-        gradient_clip_val=1.0,
+    every = cfg.checkpoint_every
+    # two files, written in turn: one is whole whenever the process ends
+    checkpoints = ModelCheckpoint(
+        output, save_last=True, every_n_train_steps=every, enable_version_counter=False
     )
-    resume = output / "last.ckpt"
-    # the loader only counts: the module draws its batches, so that a resumed run draws the same
-    # (Lightning, which cannot know, warns of a loader that does not resume)
-    trainer.fit(
-        module,
-        DataLoader(range(steps), batch_size=None),  # type: ignore[arg-type]
-        ckpt_path=resume if resume.exists() else None,
-        weights_only=True,
+    snapshots = Snapshots(
+        folder=output, every=cfg.snapshot_every, count=64, steps=min(50, schedule.T // 2)
     )
+    try:
+        trainer = lightning.Trainer(
+            **{str(key): value for key, value in cfg.trainer.items()},
+            max_steps=steps,
+            logger=CSVLogger(output, name="curves"),
+            callbacks=[checkpoints, Timer(), snapshots],
+            gradient_clip_val=1.0,
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(
+            f"trainer does not fit this machine: {error}; trainer.accelerator=auto takes what is "
+            "there"
+        ) from error
+    try:
+        # the loader only counts: the module draws its batches, so that a resumed run draws the same
+        # (Lightning, which cannot know, warns of a loader that does not resume)
+        trainer.fit(
+            module,
+            DataLoader(range(steps), batch_size=None),  # type: ignore[arg-type]
+            ckpt_path=newest_checkpoint(output),
+            weights_only=True,
+        )
+    except RuntimeError as error:
+        refuse_to_compile(error, "compile=true", off="compile=false")
+        raise
+    if trainer.global_step % every:
+        trainer.save_checkpoint(output / "last.ckpt")
     unet.load_state_dict(module.ema.unet.state_dict())
     scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
     DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")

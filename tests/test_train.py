@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF
-from ood_sampler.train import build_network, check_keys, check_resumed
+from ood_sampler.train import build_network, check_keys, check_resumed, newest_checkpoint
 
 
 def composed(overrides: Sequence[str] = ()) -> DictConfig:
@@ -24,6 +25,9 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
         (["name=mine"], "data.root must be set"),
         ([], "name and data.root must be set"),
         (["name=mine", "data.root=x", "imagse=3"], "imagse"),
+        (["name=mine", "data.root=x", "module.batch_size=0"], "module.batch_size must be .* got 0"),
+        (["name=mine", "data.root=x", "images=many"], "images must be a number above 0, got many"),
+        (["name=mine", "data.root=x", "trainer.devices=2"], "trainer.devices must be 1, got 2"),
     ],
 )
 def test_a_mistaken_command_is_named(overrides: list[str], said: str) -> None:
@@ -53,8 +57,24 @@ def test_the_default_network_is_accepted() -> None:
     assert build_network(cfg.network, cfg.data.resolution).config["sample_size"] == 32
 
 
-def test_a_training_goes_on_with_its_own_pictures_and_network_alone(tmp_path: Path) -> None:
+def test_a_training_goes_on_with_its_own_pictures_and_settings_alone(tmp_path: Path) -> None:
     check_resumed(tmp_path, composed(), "pictures")
     check_resumed(tmp_path, composed(["images=9"]), "pictures")
     with pytest.raises(ValueError, match="another pictures and network"):
         check_resumed(tmp_path, composed(["network.layers_per_block=2"]), "others")
+    with pytest.raises(ValueError, match="another module"):
+        check_resumed(tmp_path, composed(["seed=1"]), "pictures")
+
+
+def test_a_broken_checkpoint_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    # a moved folder: the file that is called last is not the last one
+    for name, step in (("last", 2), ("epoch=0-step=4", 4), ("epoch=1-step=6", 6)):
+        torch.save({"global_step": step}, tmp_path / f"{name}.ckpt")
+    newest = tmp_path / "epoch=1-step=6.ckpt"
+    assert newest_checkpoint(tmp_path) == newest
+    newest.write_bytes(newest.read_bytes()[:-40])
+    assert newest_checkpoint(tmp_path) == tmp_path / "epoch=0-step=4.ckpt"
+    assert "epoch=1-step=6.ckpt is left out" in caplog.text

@@ -4,7 +4,7 @@
     python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip images=1024000
     python experiments/assets/base_model.py dog32 --after 448000
 
-reads the last checkpoint and the snapshots of the training and writes the diffusers pipeline
+reads the snapshots of the training and writes the diffusers pipeline
 (weights in half precision), a picture of 64 samples, the curves and the card into the package's
 assets. FID and KID are taken against the stored features of real test pictures, from samples in the
 precision that ships.
@@ -39,6 +39,7 @@ from ood_sampler.models.weights import ASSETS
 from ood_sampler.modules.training import DenoiserTraining
 from ood_sampler.report.grid import save_grid
 from ood_sampler.report.plots import bitmap, styled
+from ood_sampler.train import newest_checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,14 +87,15 @@ def configuration(training: Path) -> dict[str, Any]:
     return config
 
 
-def export(checkpoint: dict[str, Any], config: dict[str, Any], out: Path) -> None:
-    """Write the pipeline folder with the averaged weights of a checkpoint."""
-    prefix = "ema.unet."
-    state = {
-        name.removeprefix(prefix): value.half()
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
+def snapshots(training: Path) -> dict[int, Path]:
+    """Find the files of averaged weights by images seen, the last of which ended the training."""
+    paths = sorted(training.glob("weights_*.safetensors"))
+    return {int(path.stem.rpartition("_")[2]): path for path in paths}
+
+
+def export(weights: Path, config: dict[str, Any], out: Path) -> None:
+    """Write the pipeline folder with the weights of a snapshot."""
+    state = {name.removeprefix("unet."): value.half() for name, value in load_file(weights).items()}
     unet = UNet2DModel(**config["network"]).half()
     unet.load_state_dict(state)
     prediction = DenoiserTraining.prediction_type
@@ -144,9 +146,8 @@ def history(
     moments, before = [], 0
     unet = UNet(UNet2DModel(**config["network"])).to(memory_format=torch.channels_last)
     velocity = VelocityDenoiser(unet, schedule)
-    snapshots = sorted(training.glob("weights_*.safetensors"))
-    for path in snapshots[::-1][:: -(-len(snapshots) // SNAPSHOTS)][::-1]:
-        images = int(path.stem.rpartition("_")[2])
+    every = list(snapshots(training).items())
+    for images, path in every[::-1][:: -(-len(every) // SNAPSHOTS)][::-1]:
         unet.load_state_dict(load_file(path))
         kid = compare(samples(velocity, SNAPSHOT_SAMPLES, steps=SNAPSHOT_STEPS)).kid
         since = [loss for seen, loss in logged.items() if before < seen <= images]
@@ -266,24 +267,28 @@ def main() -> None:
     name: str = arguments.name
     training: Path = arguments.training or Path("outputs/train") / name
     out: Path = arguments.out or ASSETS / name
-    config = configuration(training)
-    checkpoint = torch.load(training / "last.ckpt", weights_only=True, map_location="cpu")
-    export(checkpoint, config, out)
-    denoiser = load_pipeline(out).to(memory_format=torch.channels_last)
+    config, every, last = configuration(training), snapshots(training), newest_checkpoint(training)
+    if not every or last is None:
+        raise FileNotFoundError(f"{training} holds no finished training")
+    seen, weights = list(every.items())[-1]
     compare = partial(quality, real=in_domain_features(DOMAINS[name]), extractor=EmbeddedFeatures())
+    before = None
+    if arguments.before is not None:
+        # first, as it may be the folder that is written
+        other = load_pipeline(arguments.before).to(memory_format=torch.channels_last)
+        before = compare(samples(other, arguments.samples, steps=STEPS))
+    export(weights, config, out)
+    denoiser = load_pipeline(out).to(memory_format=torch.channels_last)
     start = time.perf_counter()
     images = samples(denoiser, arguments.samples, steps=STEPS)
     print(f"{arguments.samples} samples in {time.perf_counter() - start:.0f} s", flush=True)
     save_grid(images[:64], out / "samples.png")
-    before = None
-    if arguments.before is not None:
-        other = load_pipeline(arguments.before).to(memory_format=torch.channels_last)
-        before = compare(samples(other, arguments.samples, steps=STEPS))
     pictures = load_training_images(config["data"]["root"], 32)[:REAL].float() / 127.5 - 1
     logged = losses(training)
     moments = history(training, config, denoiser.schedule, logged, compare)
+    checkpoint = torch.load(last, weights_only=True, map_location="cpu")
     facts = {
-        "images": checkpoint["global_step"] * config["module"]["batch_size"],
+        "images": seen,
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "hours": checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] / 3600,
         "samples": arguments.samples,

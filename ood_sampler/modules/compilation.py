@@ -34,17 +34,31 @@ class CompiledNetwork(nn.Module):
         try:
             prediction: Tensor = self.compiled(*inputs)
         except RuntimeError as error:
-            # takes a second to import
-            from torch._dynamo.exc import TorchDynamoException
-
-            if not isinstance(error, TorchDynamoException):
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"trainer.compile={self.mode} does not work on this machine ({reason}): a CPU "
-                "needs a C++ compiler (g++), a GPU triton; or set trainer.compile=null"
-            ) from error
+            refuse_to_compile(error, f"trainer.compile={self.mode}", off="trainer.compile=null")
+            raise
         return prediction.clone()
+
+
+def refuse_to_compile(error: RuntimeError, setting: str, *, off: str) -> None:
+    """Say what to do if `error` came from the compiler.
+
+    Args:
+        error: what a compiled network raised.
+        setting: that asked for compiling.
+        off: the setting without it.
+
+    Raises:
+        ValueError: the network cannot be compiled on this machine.
+    """
+    # takes a second to import
+    from torch._dynamo.exc import TorchDynamoException
+
+    if isinstance(error, TorchDynamoException):
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{setting} does not work on this machine ({reason}): a CPU needs a C++ compiler "
+            f"(g++), a GPU triton; or set {off}"
+        ) from error
 
 
 class Compile(Callback):

@@ -169,6 +169,19 @@ class DenoiserTraining(NoiseTraining):
         self.log("train/images", float((self.global_step + 1) * self.batch_size))
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the last checkpoint that is of use.
+
+        Raises:
+            ValueError: a weight is not finite.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.network.parameters()):
+            raise ValueError(
+                f"module.learning_rate must be lower: with {self.learning_rate} weights are no "
+                f"longer finite at step {self.global_step}; the last checkpoint is from before, "
+                "and a new start needs another name"
+            )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.learning_rate, weight_decay=0.0

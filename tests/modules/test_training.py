@@ -125,6 +125,14 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
     assert not torch.equal(whole.ema.bias, whole.network.bias)  # type: ignore[arg-type]
 
 
+def test_weights_that_are_no_longer_finite_are_not_kept(tmp_path: Path) -> None:
+    diverged = fit(tmp_path, 1)
+    next(iter(diverged.network.parameters())).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"module\.learning_rate must be lower: .* at step 1"):
+        diverged.trainer.save_checkpoint(tmp_path / "later.ckpt")
+    assert not (tmp_path / "later.ckpt").exists()
+
+
 def test_pictures_are_saved_on_the_way(tmp_path: Path) -> None:
     fit(tmp_path, 8)
     names = sorted(file.name for file in tmp_path.glob("*.png"))
