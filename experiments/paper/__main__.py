@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from ood_sampler.help import CONF
@@ -134,17 +135,20 @@ def make(
         The conclusion over all domains.
 
     Raises:
+        HydraException: the settings do not fit the configuration.
         RuntimeError: a run failed.
     """
     folder = output / "paper" / scale / study
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", [*every[0].overrides, *settings])
     for run in every:
         command = [
             sys.executable,
             "-m",
             "ood_sampler.run",
             *run.overrides,
-            f"output={output}",
-            f"hydra.run.dir={folder / run.folder}",
+            f"output={_quoted(str(output))}",
+            f"hydra.run.dir={_quoted(str(folder / run.folder))}",
             *settings,
         ]
         print(" ".join(command[1:]), file=sys.stderr, flush=True)
@@ -152,8 +156,6 @@ def make(
             raise RuntimeError(f"{study} of {run.folder} failed, see above")
     if any(text == "dry_run=true" for text in settings):
         return []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("run", [f"experiment={study}", *settings])
     measured, protocol = read_studies(study, [folder / run.folder for run in every])
     return write_study(folder, instantiate(cfg.study), measured, protocol)
 
@@ -182,8 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not every:
                 raise ValueError(f"{study} has no domain with these models: leave out MODELS")
             conclusion = make(study, given.scale, every, given.output, given.set)
-        except (FileNotFoundError, RuntimeError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (FileNotFoundError, RuntimeError, ValueError, HydraException) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             failed = True
             continue
         print("\n".join(conclusion))

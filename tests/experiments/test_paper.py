@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.paper import __main__ as paper
 from ood_sampler.help import CONF
@@ -121,7 +122,9 @@ def test_answers_of_all_models_and_domains_become_one(
 
     def run(command: list[str], **_: Any) -> Done:  # noqa: ANN401
         commands.append(command)
-        folder = Path(next(c for c in command if c.startswith("hydra.run.dir=")).partition("=")[2])
+        check_command([text for text in command[3:] if not text.startswith("hydra.")])
+        place = next(text for text in command if text.startswith("hydra.run.dir="))
+        folder = Path(str(OverridesParser.create().parse_override(place).value()))
         folder.mkdir(parents=True)
         model, _, domain = folder.name.partition("_")
         rows = [row(model, domain, eta, captured) for eta, captured in ((0.0, 0.1), (1.0, 0.6))]
@@ -132,17 +135,32 @@ def test_answers_of_all_models_and_domains_become_one(
         return Done()
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert paper.main(["interference", "--output", str(tmp_path), "--set", "seed=0"]) == 0
+    output = tmp_path / "it's (mine), Vögel"
+    assert paper.main(["interference", "--output", str(output), "--set", "seed=0"]) == 0
     assert len(commands) == 4
     assert all("seed=0" in command for command in commands)
-    merged = json.loads((tmp_path / "paper/embedded/interference/interference.json").read_text())
+    merged = json.loads((output / "paper/embedded/interference/interference.json").read_text())
     assert [row["domain"] for row in merged["rows"]] == [
         f"{domain} from {model}"
         for model in ("dog32", "ship32")
         for domain in ("galaxy32", "galaxy32", "radiation32", "radiation32")
     ]
     assert merged["protocol"] == {"seed": 0}
-    assert (tmp_path / "paper/embedded/interference/interference.png").stat().st_size > 1000
+    assert (output / "paper/embedded/interference/interference.png").stat().st_size > 1000
+
+
+def test_settings_of_the_scale_are_known_before_and_after_the_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or Done())
+    sets = ["--set", "dry_run=true", "metrics.download=true"]
+    assert paper.main(["frontier", "--scale", "paper", *sets]) == 0
+    assert commands
+    commands.clear()
+    assert paper.main(["frontier", *sets]) == 1
+    assert not commands
+    assert "download" in capsys.readouterr().err
 
 
 def row(model: str, domain: str, eta: float, captured: float) -> dict[str, Any]:
