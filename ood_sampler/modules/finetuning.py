@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ood_sampler.data.artifact import load_json, load_state, save_json, save_state
 from ood_sampler.data.lease import hold
-from ood_sampler.diffusion.denoiser import Denoiser
+from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.models.state import read_file
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
@@ -38,7 +38,7 @@ _RESUME = "resume"
 
 
 class Look(NamedTuple):
-    """One look at the losses: mean square errors of the noise, 1 for an estimate of zero.
+    """One look at the losses: mean square errors of what the network predicts.
 
     Attributes:
         step: of the optimizer.
@@ -132,11 +132,13 @@ class Tuned:
 
 
 class DenoiserFineTuning(NoiseTraining):
-    r"""Minimise the noise error of a copy of a frozen model on a few pictures.
+    r"""Minimise the error of a copy of a frozen model on a few pictures.
 
     $$\mathbb{E} \lVert \epsilon - \epsilon_\theta(x_t, t) \rVert^2 / d$$
 
-    (Ho et al., 2020, eq. 14), over antithetic steps: with each $t$ the batch holds $T - 1 - t$.
+    (Ho et al., 2020, eq. 14) is the loss of Zhu et al. (2023), whose networks predict the noise. Of
+    other networks it is the error of what they predict themselves, see `prediction_error`. Steps
+    are antithetic: with each $t$ the batch holds $T - 1 - t$.
     Nothing but `(seed, step)` is drawn from, so dropout is off. The loss of the averaged weights on
     held-out pictures, with the same noise at every look, decides when to stop and which weights
     are kept; losses so far and the kept weights are part of a checkpoint.
@@ -190,19 +192,20 @@ class DenoiserFineTuning(NoiseTraining):
         return torch.cat([t, T - 1 - t])[:n]
 
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
-        loss = self.noise_error(self.network, *self.batch(self.global_step)).mean()
+        loss = self.error(self.network, *self.batch(self.global_step)).mean()
         self.loss_sum += loss.detach()
         self.log("train/loss", loss)
         return loss
 
-    def noise_error(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Mean square error of the noise in each image, shape (B,)."""
-        x_t, _, _ = self.diffuse(x_0, t, eps)
-        return (denoiser.eps(x_t, t) - eps).square().flatten(1).mean(1)
+    def error(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Mean square error of the prediction for each image, shape (B,)."""
+        x_t, alpha_t, sigma_t = self.diffuse(x_0, t, eps)
+        error = prediction_error(denoiser, x_t, t, x_0, eps, alpha_t, sigma_t)
+        return error.square().flatten(1).mean(1)
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean noise error of the averaged weights on the held-out part.
+        """Mean error of the averaged weights on the held-out part.
 
         Picture `i` is denoised at `TIMES` steps spread over the chain, drawn from `(seed, i)`, the
         same at every look.
@@ -216,7 +219,7 @@ class DenoiserFineTuning(NoiseTraining):
             eps = noise.normal(TIMES, *self.held_out.shape[1:]).flatten(0, 1)
             x_0 = self.held_out[list(block)].repeat_interleave(TIMES, 0)
             t = (u * T).long().flatten()
-            errors = self.noise_error(self.ema, x_0, t.to(x_0.device), eps.to(x_0.device))
+            errors = self.error(self.ema, x_0, t.to(x_0.device), eps.to(x_0.device))
             total += float(errors.double().sum())
         return total / (TIMES * len(self.held_out))
 
@@ -284,6 +287,30 @@ class DenoiserFineTuning(NoiseTraining):
     def _stop_if_over(self) -> None:
         if self.settings.is_over(self.curve()):
             self.trainer.should_stop = True
+
+
+def prediction_error(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    x_0: Tensor,
+    eps: Tensor,
+    alpha_t: Tensor,
+    sigma_t: Tensor,
+) -> Tensor:
+    r"""What a network predicts less what it should, shape $(B, C, H, W)$.
+
+    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, of all others, $\epsilon$.
+    The noise error of the first two would be this one times $\alpha_t$ and
+    $-\alpha_t / \sigma_t$: next to nothing at the noisy end of the chain, which samples begin at.
+    """
+    match denoiser:
+        case VelocityDenoiser():
+            return denoiser.predict(x_t, t) - (alpha_t * eps - sigma_t * x_0)
+        case SampleDenoiser():
+            return denoiser.predict(x_t, t) - x_0
+        case _:
+            return denoiser.eps(x_t, t) - eps
 
 
 def fine_tune(

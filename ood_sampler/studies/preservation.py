@@ -74,6 +74,9 @@ class PreservationStudy(Study):
     which are compared with the model's own domain. For the target domain, the frozen model after is
     judged by the samples of the run's strategy, the others by those from noise.
 
+    The copy is trained on the error of what its network predicts: the noise, as in the paper, or
+    the velocity or the picture (`ood_sampler.modules.finetuning.DenoiserFineTuning`).
+
     Args:
         fine_tuning: how the copy is trained.
     """
@@ -159,8 +162,8 @@ class PreservationStudy(Study):
             "held_out_loss",
             "held-out loss",
             digits=4,
-            meaning="Noise-prediction loss on the held-out part of the few-shot pictures, with "
-            "the same noise for all rows.",
+            meaning="Mean square error of what the network predicts (noise, velocity or picture) "
+            "on the held-out part of the few-shot pictures, with the same noise for all rows.",
         ),
     )
 
@@ -493,7 +496,7 @@ def _draw_loss(axes: "Axes", row: Row) -> None:
     )
     axes.set_title("Fine-tuning")
     axes.set_xlabel("step of the optimizer")
-    axes.set_ylabel("mean square error of the noise")
+    axes.set_ylabel("mean square error of the prediction")
     # room for the legend above the curve
     axes.margins(y=0.4)
     axes.grid()

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ood_sampler.data.artifact import load_state
-from ood_sampler.diffusion.denoiser import Denoiser, EpsilonDenoiser, VelocityDenoiser
+from ood_sampler.diffusion.denoiser import (
+    Denoiser,
+    EpsilonDenoiser,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    SampleDenoiser,
+    VelocityDenoiser,
+)
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.finetuning import DenoiserFineTuning, FineTuning, Look, Tuned, fine_tune
@@ -118,14 +125,35 @@ def test_the_loss_is_the_plain_noise_error_of_the_image_channels() -> None:
     assert float(stage.training_step(None, 0).detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_what_a_network_predicts_does_not_change_what_is_minimised() -> None:
-    stage = module(denoiser=VelocityDenoiser(Shift(), Schedule.linear()))
+@pytest.mark.parametrize("kind", [EpsilonDenoiser, VelocityDenoiser, SampleDenoiser])
+def test_the_loss_is_the_error_of_what_the_network_predicts(kind: type[NetworkDenoiser]) -> None:
+    stage = module(denoiser=kind(Shift(), Schedule.linear()))
     x_0, t, eps = stage.batch(0)
     alpha_t, sigma_t = (scale.reshape(-1, 1, 1, 1) for scale in stage.schedule(t))
     x_t = alpha_t * x_0 + sigma_t * eps
-    expected = (alpha_t * 0.2 * x_t + sigma_t * x_t - eps).square().flatten(1).mean(1)
-    errors = stage.noise_error(stage.network, x_0, t, eps).detach().double()
-    assert torch.allclose(errors, expected, rtol=1e-5)
+    targets = {EpsilonDenoiser: eps, VelocityDenoiser: alpha_t * eps - sigma_t * x_0}
+    expected = (0.2 * x_t - targets.get(kind, x_0)).square().flatten(1).mean(1)
+    errors = stage.error(stage.network, x_0, t, eps).detach().double()
+    assert torch.allclose(errors, expected.double(), rtol=1e-4)
+
+
+def test_the_noisy_end_counts_as_much_for_a_velocity_as_for_the_noise() -> None:
+    # alpha is 0.006 there, and its square would leave nothing of the error
+    stage = module(denoiser=VelocityDenoiser(Shift(), Schedule.linear()))
+    x_0, t = images()[:2], torch.tensor([999, 999])
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    errors = stage.error(stage.network, x_0, t, eps).detach()
+    # there v is -x_0 and x_t the noise
+    expected = (0.2 * eps + x_0).square().flatten(1).mean(1)
+    assert torch.allclose(errors, expected, rtol=0.05)
+
+
+def test_a_model_without_a_network_is_judged_by_its_noise() -> None:
+    exact = GaussianDenoiser(torch.zeros(3, 1, 1), 0.0, Schedule.linear())
+    stage = module()
+    x_0, t, eps = stage.batch(0)
+    errors = stage.error(exact, torch.zeros_like(x_0), t, eps)
+    assert float(errors.max()) < 1e-9
 
 
 @pytest.mark.parametrize("batch_size", [6, 7])
@@ -192,9 +220,7 @@ def test_the_curve_holds_the_mean_of_the_training_losses(
     tuned = tune(tmp_path, trainer, settings)
     train, _ = settings.split(12, seed=0)
     stage = module(settings, images=images()[train])
-    losses = [
-        float(stage.noise_error(stage.network, *stage.batch(k)).mean().detach()) for k in range(7)
-    ]
+    losses = [float(stage.error(stage.network, *stage.batch(k)).mean().detach()) for k in range(7)]
     assert tuned.curve[0].training is None
     assert tuned.curve[1].training == pytest.approx(sum(losses[:5]) / 5, rel=1e-6)
     assert tuned.curve[2].step == 7
