@@ -41,10 +41,10 @@ _POWER = 2
 """The grid of plain DDIM moves, few, as a large network is slow on a CPU."""
 
 _MEANING = """\
-The noise estimate tells trained weights that fit the architecture and the schedule (well below 1)
-from others (1 and more). The round trip tells that inversion and decoding undo each other on this
-grid, by plain DDIM, the least exact solver; weights that estimate no noise at all would do as
-well. Neither tells how good the model's samples are.
+The estimate of noisy pictures tells trained weights that fit the architecture and the schedule
+(well below 1) from others (1 and more). The round trip tells that inversion and decoding undo
+each other on this grid, by plain DDIM, the least exact solver; weights that estimate no noise at
+all would do as well. Neither tells how good the model's samples are.
 """
 
 
@@ -161,12 +161,18 @@ def _identity(model: "FrozenModel") -> str:
 
 def _figures(found: "Verification") -> str:
     return (
-        f"{'noise':<12}estimated with a relative error of {found.noise_error:.3f} at step "
-        f"{found.step}\n"
+        f"{'estimate':<12}of pictures in as much noise (step {found.noisy_step}) with a relative "
+        f"error of {found.error:.3f}: {_verdict(found)}\n"
         f"{'round trip':<12}RMSE {found.rmse:.4f}, PSNR {found.psnr:.1f} dB: {found.pictures} "
         f"smooth synthetic pictures to step {found.step} and back, {found.evaluations} evaluations "
         f"each, {found.seconds:.1f} s\n\n{_MEANING}"
     )
+
+
+def _verdict(found: "Verification") -> str:
+    if found.is_trained:
+        return "trained weights"
+    return "NOT what trained weights that fit this configuration do"
 
 
 def _megabytes(files: WeightFiles, found: Weights | None) -> float:

@@ -3,18 +3,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, cast
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ood_sampler.diffusion.denoiser import EpsilonDenoiser, GaussianDenoiser
+from ood_sampler.diffusion.denoiser import (
+    EpsilonDenoiser,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    SampleDenoiser,
+    VelocityDenoiser,
+)
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF
 from ood_sampler.models.__main__ import answer, main, model_fields
-from ood_sampler.models.verification import smooth_pictures, verify
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -117,11 +125,12 @@ def test_the_shipped_model_verifies(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "verify", "dog32")
     for part in ("assets/dog32", "3x32x32", "4.33 M", "1000 steps", "34 evaluations"):
         assert part in text
-    found = re.search(r"relative error of ([\d.]+) .*RMSE ([\d.]+), PSNR ([\d.]+)", text, re.S)
+    assert ": trained weights\n" in text
+    found = re.search(r"relative error of ([\d.]+): .*RMSE ([\d.]+), PSNR ([\d.]+)", text, re.S)
     assert found is not None
-    noise, rmse, psnr = map(float, found.groups())
-    # the shipped model is good; an untrained one has 1 or more in both
-    assert noise < 0.3
+    error, rmse, psnr = map(float, found.groups())
+    # an untrained one has 1 or more
+    assert error < 0.6 < TRAINED
     assert rmse < 0.2
     assert psnr > 20
     assert psnr == pytest.approx(20 * math.log10(2 / rmse), abs=0.06)
@@ -143,27 +152,58 @@ def test_a_checkpoint_verifies_and_says_where_its_checksum_is(
         *[f"architecture.model.{field}" for field in small],
     )
     assert "1.53 M" in text
+    # its weights are random
+    assert ": NOT what trained weights that fit" in text
     assert f"recorded in {file.parent / 'sha256.json'}" in text
     assert (file.parent / "sha256.json").exists()
 
 
 def test_the_figures_are_those_of_a_known_denoiser() -> None:
-    # of N(0, 1) data the estimate is sigma_t x_t
+    # of N(0, 1) data the estimate is alpha_t x_t
     schedule = Schedule.linear()
     denoiser = GaussianDenoiser(torch.zeros(()), 1.0, schedule)
     pictures = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     found = verify(denoiser, pictures, solver=DdimSolver(steps=10, power=1))
-    # the error sigma alpha x_0 - alpha^2 eps has the variance alpha^2 (sigma^2 + alpha^2)
-    assert found.noise_error == pytest.approx(float(schedule(torch.tensor(500))[0]), rel=0.02)
+    # the error alpha sigma eps - sigma^2 x_0 has the variance sigma^2 (alpha^2 + sigma^2)
+    alpha_t, sigma_t = schedule.scales(found.noisy_step)
+    assert found.error == pytest.approx(sigma_t, rel=0.02)
+    assert alpha_t == pytest.approx(sigma_t, rel=0.01)
     assert found.evaluations == 10
     assert found.step == 500
 
 
-def test_weights_that_estimate_no_noise_are_told_by_their_noise_alone() -> None:
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("kind", [EpsilonDenoiser, VelocityDenoiser, SampleDenoiser])
+def test_a_network_whose_output_is_zero_is_told_whatever_it_predicts(
+    kind: type[NetworkDenoiser], schedule: Literal["linear", "squaredcos_cap_v2"]
+) -> None:
+    chain = Schedule.from_name(schedule, 1000, beta_start=1e-4, beta_end=0.02)
+    denoiser = kind(lambda x_t, t: torch.zeros_like(x_t), chain)
+    pictures = smooth_pictures(2, channels=3, resolution=16)
+    found = verify(denoiser, pictures, solver=DdimSolver(steps=2, power=1))
+    assert found.error > 1 - 1e-6
+    assert not found.is_trained
+
+
+@pytest.mark.parametrize("name", ["dog32", "ship32"])
+@pytest.mark.parametrize("kind", [EpsilonDenoiser, VelocityDenoiser])
+def test_shipped_weights_are_told_from_a_wrong_kind_of_prediction(
+    name: str, kind: type[NetworkDenoiser]
+) -> None:
+    model = FrozenModel(**model_fields(name, []))
+    pictures = smooth_pictures(2, channels=3, resolution=32)
+    network = cast("NetworkDenoiser", model.denoiser).network
+    denoiser = kind(network, model.schedule)
+    found = verify(denoiser, pictures, solver=DdimSolver(steps=1, power=1))
+    # both predict the velocity
+    assert found.is_trained == (kind is VelocityDenoiser)
+
+
+def test_weights_that_estimate_no_noise_are_told_by_their_estimate_alone() -> None:
     denoiser = EpsilonDenoiser(lambda x_t, t: torch.zeros_like(x_t), Schedule.linear())
     pictures = smooth_pictures(2, channels=3, resolution=16)
     found = verify(denoiser, pictures, solver=DdimSolver(steps=10, power=1))
-    assert found.noise_error == 1
+    assert not found.is_trained
     assert found.rmse < 1e-6
     assert found.psnr > 100
 
