@@ -11,10 +11,11 @@ from ood_sampler.modules.prediction import Batch, OnNonFinite, Stage
 
 
 class DenoisingLoss(Stage):
-    r"""Compute the loss that the model was trained on, for each picture and each of some steps.
+    r"""Compute the noise error for each picture and each of some steps.
 
     $\lVert \epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t) \rVert^2 / d$ (Ho et
-    al., 2020, eq. 14), with noise $\epsilon$ that depends on `(seed, i, t)` alone.
+    al., 2020, eq. 14), whatever the model was trained on, with noise $\epsilon$ that depends on
+    `(seed, i, t)` alone.
 
     Args:
         denoiser: the frozen model.
