@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -36,6 +35,7 @@ from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
+from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
@@ -595,13 +595,7 @@ class Pipeline:
 
     def _in_domain_reference(self, samples: Tensor) -> Tensor:
         file = self.model.in_domain_file(self.evaluation.extractor.name)
-        if file is None:
-            return samples
-        try:
-            features: Tensor = load_file(file)["features"].float()
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{file} is damaged ({error}): install the package again") from error
-        return features
+        return samples if file is None else read_reference(file, self.evaluation.extractor)
 
 
 def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence[int]) -> None:

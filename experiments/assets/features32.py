@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ood_sampler.data.artifact import write_atomically
 from ood_sampler.metrics.features import EMBEDDED, EmbeddedFeatures, FeatureNetwork
 
 BATCH = 500
@@ -270,7 +271,7 @@ def export(network: FeatureNetwork, data: Path, out: Path) -> None:
         for name, weight in network.state_dict().items()
     }
     EMBEDDED.mkdir(parents=True, exist_ok=True)
-    save_file(weights, EMBEDDED / "features32.safetensors")
+    write_atomically(EMBEDDED / "features32.safetensors", save(weights))
 
     extractor = EmbeddedFeatures()
     images, labels, classes = read_classes(data / "test")
@@ -289,9 +290,8 @@ def export(network: FeatureNetwork, data: Path, out: Path) -> None:
             "protocol": extractor.protocol,
             "digest": extractor.digest,
         }
-        save_file(
-            {"features": features}, EMBEDDED / f"{domain}_test_features.safetensors", metadata
-        )
+        path = EMBEDDED / f"{domain}_test_features.safetensors"
+        write_atomically(path, save({"features": features}, metadata))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -154,6 +154,26 @@ def in_domain_features(domain: str) -> Tensor:
         domain: the class of CIFAR-10 whose test images they are, `dog` or `ship`.
     """
     features: Tensor = load_file(EMBEDDED / f"{domain}_test_features.safetensors")["features"]
+    return features
+
+
+def read_reference(file: Path, extractor: FeatureExtractor) -> Tensor:
+    """Read stored features of real in-domain pictures, (N, width).
+
+    Raises:
+        ValueError: the file is damaged, or its features were made with other weights.
+    """
+    try:
+        with safe_open(file, "pt") as stored:
+            made_with = (stored.metadata() or {}).get("digest", extractor.digest)
+            features: Tensor = stored.get_tensor("features").float()
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}): install the package again") from error
+    if made_with != extractor.digest:
+        raise ValueError(
+            f"{file} holds features of other weights of {extractor.name}: make it again, or leave "
+            "it out of model.in_domain_features"
+        )
     return features
 
 

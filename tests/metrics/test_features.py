@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +21,7 @@ from ood_sampler.metrics.features import (
     InceptionFeatures,
     in_domain_features,
     quantise,
+    read_reference,
 )
 
 # The stand-in for clean-fid's network must be made with what torch has deprecated.
@@ -134,6 +136,8 @@ def test_wrong_shapes_are_named(embedded: EmbeddedFeatures, shape: tuple[int, ..
 
 
 class LinearFeatures(FeatureExtractor):
+    name = "linear"
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -150,6 +154,23 @@ def test_digest_is_that_of_the_weights() -> None:
         for name, values in (("first", [1, 2]), ("second", [3, 4]))
     )
     assert extractor.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_references_of_other_weights_are_refused(tmp_path: Path) -> None:
+    extractor, file = LinearFeatures(), tmp_path / "features.safetensors"
+    features = torch.arange(6.0).reshape(2, 3)
+    for metadata in ({"digest": extractor.digest}, None):
+        save_file({"features": features}, file, metadata)
+        torch.testing.assert_close(read_reference(file, extractor), features)
+    save_file({"features": features}, file, {"digest": "of before"})
+    with pytest.raises(ValueError, match="features of other weights of"):
+        read_reference(file, extractor)
+    save_file({"other": features}, file)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_reference(file, extractor)
+    file.write_bytes(b"half")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_reference(file, extractor)
 
 
 def test_digest_changes_with_a_weight_its_name_and_its_shape() -> None:
