@@ -30,6 +30,10 @@ class InvertedSet:
     step: int
 
 
+class GaveUpError(ValueError):
+    """A strategy can make nothing of these latents; others may, and settings of its own."""
+
+
 class Sampler(ABC):
     """A strategy. Its constructor arguments are its configuration; it keeps no other state.
 
@@ -50,16 +54,21 @@ class Sampler(ABC):
         """Refuse a set that the strategy cannot use.
 
         Raises:
-            ValueError: too few pictures, or a step that the strategy has no meaning at.
+            GaveUpError: there are too few pictures.
+            ValueError: a setting does not fit them, or the step.
         """
         if len(inverted.latents) < self.minimum_images:
-            raise ValueError(
+            raise GaveUpError(
                 f"{type(self).__name__} needs at least {self.minimum_images} few-shot images, got "
                 f"{len(inverted.latents)}: add pictures or raise data.few_shot"
             )
 
     def fit(self, inverted: InvertedSet) -> Fitted:
-        """Learn what the draws need; nothing by default."""
+        """Learn what the draws need; nothing by default.
+
+        Raises:
+            GaveUpError: the strategy can make nothing of the latents.
+        """
         return {}
 
     def remarks(self, fitted: Fitted) -> list[str]:
@@ -68,4 +77,8 @@ class Sampler(ABC):
 
     @abstractmethod
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
-        """Draw one latent for each stream of `noise`, shape $(B, C, H, W)$, float32."""
+        """Draw one latent for each stream of `noise`, shape $(B, C, H, W)$, float32.
+
+        Raises:
+            GaveUpError: the strategy cannot make one.
+        """

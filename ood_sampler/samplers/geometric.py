@@ -10,7 +10,7 @@ from torch import Tensor
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import Criteria, criteria_of_products
 from ood_sampler.latents.store import mean_and_variance
-from ood_sampler.samplers.base import Fitted, InvertedSet
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import (
     CriteriaOptions,
     CriteriaSampler,
@@ -75,7 +75,7 @@ class GeometricSampler(CriteriaSampler):
         """Measure the shell, and the share of draws that meet the criteria on it.
 
         Raises:
-            ValueError: none of 32 draws meets them.
+            GaveUpError: the latents are all equal, or none of 32 draws meets them.
         """
         products, targets = self.measure(inverted.latents)
         mean, variance = mean_and_variance(inverted.latents)
@@ -96,7 +96,7 @@ class GeometricSampler(CriteriaSampler):
             "tolerances": targets.tolerances,
         }
         if not targets.values[0] > 0:
-            raise ValueError("GeometricSampler needs latents that differ, and they are all equal")
+            raise GaveUpError("GeometricSampler needs latents that differ, and they are all equal")
         probes = SampleNoise(0, range(_PROBES), stream=Stream.FIT)
         _, measured = self._make(fitted, inverted, probes)
         passed = targets.passed(measured).all(1).double().mean()
@@ -104,7 +104,7 @@ class GeometricSampler(CriteriaSampler):
             apart = float(_distances(products).sum() / (n * (n - 1)))
             distance = float(targets.values[0])
             fitting = math.degrees(2 * math.asin(min(1.0, apart / (2 * distance))))
-            raise ValueError(
+            raise GaveUpError(
                 f"none of {_PROBES} latents of GeometricSampler meets all three criteria, which "
                 f"are {targets.describe(measured)}: with distance={distance:.6g} goes "
                 f"pair_angle={fitting:.4g}, as one follows from the other; set both so or to null, "

@@ -10,7 +10,7 @@ from torch import Tensor
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.geometry import arc_over_chord, frechet_mean, gram
 from ood_sampler.latents.store import TensorSet
-from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 
 
 class HypersphereSampler(Sampler):
@@ -55,7 +55,7 @@ class HypersphereSampler(Sampler):
         """Find the mean direction and the spread about it.
 
         Raises:
-            ValueError: the directions cancel.
+            GaveUpError: the directions cancel.
         """
         latents = inverted.latents
         n, d = len(latents), math.prod(latents.shape)
@@ -64,7 +64,7 @@ class HypersphereSampler(Sampler):
         cosines = products / (norms[:, None] * norms)
         length = cosines.mean().clamp(min=0).sqrt()
         if length < 1e-6:
-            raise ValueError(
+            raise GaveUpError(
                 "HypersphereSampler needs latents with a mean direction, and theirs cancel: take "
                 "sampler=cog"
             )

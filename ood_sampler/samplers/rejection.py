@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import Criteria, criteria_of_products
-from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.criteria import (
     CriteriaOptions,
     CriteriaSampler,
@@ -73,7 +73,7 @@ class RejectionSampler(CriteriaSampler):
         """Measure the criteria, and the share of candidates that meet them.
 
         Raises:
-            ValueError: no candidate of `attempts` meets them.
+            GaveUpError: no candidate of `attempts` meets them.
         """
         products, targets = self.measure(inverted.latents)
         fitted = {
@@ -91,7 +91,7 @@ class RejectionSampler(CriteriaSampler):
             if accepted >= _ENOUGH:
                 break
         if not accepted:
-            raise ValueError(self._refusal(targets, seen))
+            raise GaveUpError(self._refusal(targets, seen))
         rate = accepted / (block[-1] + 1)
         return {**fitted, "acceptance": torch.tensor(rate)}
 
@@ -103,7 +103,7 @@ class RejectionSampler(CriteriaSampler):
         """Draw as the interface says, and log the share of accepted candidates.
 
         Raises:
-            ValueError: no candidate of `attempts` for a sample meets the criteria.
+            GaveUpError: no candidate of `attempts` for a sample meets the criteria.
         """
         targets = targets_of(fitted)
         # the same in every batch, as a product may round differently in another shape
@@ -121,7 +121,7 @@ class RejectionSampler(CriteriaSampler):
                     made += block[first] + 1
                     break
             else:
-                raise ValueError(self._refusal(targets, seen))
+                raise GaveUpError(self._refusal(targets, seen))
         log.info(
             "rejection: %d latents of %d candidates (%.3g %%)",
             len(drawn),

@@ -12,7 +12,7 @@ from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.estimate import Work
-from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.base import GaveUpError, Sampler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,9 +173,22 @@ def attempted(what: str, make: Callable[[], T]) -> T | None:
     """What a strategy made, or None if it gave up, of which the log tells."""
     try:
         return make()
-    except ValueError as error:
+    except GaveUpError as error:
         log.warning("warning: %s is left out: %s", what, error)
         return None
+
+
+def check_left(rows: Sequence[Row], what: str) -> None:
+    """Tell that nothing was measured.
+
+    Raises:
+        ValueError: all that was `attempted` gave up.
+    """
+    if not rows:
+        raise ValueError(
+            f"no {what} is left: each gave up, with a warning above that says why; change the "
+            "settings of study.samplers or add others"
+        )
 
 
 def own_domain(pipeline: Pipeline) -> Work:

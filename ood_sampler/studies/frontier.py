@@ -22,6 +22,7 @@ from ood_sampler.studies.base import (
     attempted,
     bounds,
     check_fitting,
+    check_left,
     decoding,
     fitting,
     standard_error,
@@ -214,6 +215,8 @@ class FrontierStudy(Study):
                 rows.append({**row, "space": LATENTS})
         latents = [row for row in rows if row["space"] == LATENTS]
         pixels = [row for row in rows if row["space"] == PIXELS]
+        check_left(latents, "strategy")
+        check_left(pixels, "pixel control")
         for row in latents:
             for plane in _PLANES:
                 gained = advantage(

@@ -19,6 +19,7 @@ from ood_sampler.studies.base import (
     about,
     attempted,
     check_fitting,
+    check_left,
     decoding,
     fitting,
     standard_error,
@@ -89,6 +90,7 @@ class SynthesisStudy(Study):
                 continue
             rows.append({**row, "role": STRATEGY})
             pictures[f"{run.domain.name}/{row['strategy']}"] = first_samples(run, _SHOWN)
+        check_left(rows, "strategy")
         for sampler in fitting(pipeline, self.samplers):
             if sampler.mixes:
                 name = f"{label(sampler)} in pixels"

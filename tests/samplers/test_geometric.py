@@ -10,7 +10,7 @@ from criteria_options import OPTIONS
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
 from ood_sampler.latents.store import InMemory
-from ood_sampler.samplers.base import InvertedSet
+from ood_sampler.samplers.base import GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import targets_of
 from ood_sampler.samplers.geometric import GeometricSampler
 
@@ -125,7 +125,7 @@ def test_values_that_fit_each_other_are_met(factor: float, gaussian: InvertedSet
 
 def test_values_that_contradict_each_other_are_refused(gaussian: InvertedSet) -> None:
     distance = 1.2 * float(geometric().fit(gaussian)["values"][0])
-    with pytest.raises(ValueError, match="none of 32 latents of GeometricSampler") as caught:
+    with pytest.raises(GaveUpError, match="none of 32 latents of GeometricSampler") as caught:
         geometric(distance=distance).fit(gaussian)
     fitting = math.degrees(2 * math.asin(0.5 / 1.2))
     assert f"goes pair_angle={fitting:.3g}" in str(caught.value)
@@ -151,7 +151,7 @@ def test_the_share_is_told(gaussian: InvertedSet) -> None:
 
 def test_equal_latents_are_refused(gaussian: InvertedSet) -> None:
     same = replace(gaussian, latents=InMemory(torch.ones(12, *gaussian.latents.shape)))
-    with pytest.raises(ValueError, match="latents that differ, and they are all equal"):
+    with pytest.raises(GaveUpError, match="latents that differ, and they are all equal"):
         geometric().fit(same)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
-from ood_sampler.samplers.base import Fitted, InvertedSet
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import targets_of
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.rejection import RejectionSampler
@@ -91,7 +91,7 @@ def test_a_looser_tolerance_accepts_more(make_set: MakeSet) -> None:
 
 def test_what_cannot_be_accepted_is_said_at_once(make_set: MakeSet) -> None:
     inverted = make_set(8, 3, 4, 4, mean=1.0)
-    with pytest.raises(ValueError, match="none of 300 candidates") as caught:
+    with pytest.raises(GaveUpError, match="none of 300 candidates") as caught:
         rejection(attempts=300, origin_angle=5.0).fit(inverted)
     message = str(caught.value)
     assert "origin_angle 5 +- " in message
@@ -103,7 +103,7 @@ def test_what_cannot_be_accepted_is_said_at_once(make_set: MakeSet) -> None:
 def test_a_draw_gives_up(make_set: MakeSet) -> None:
     inverted = make_set(8, 3, 4, 4, mean=1.0)
     fitted = rejection(tolerance=0.5).fit(inverted)
-    with pytest.raises(ValueError, match="none of 1 candidates"):
+    with pytest.raises(GaveUpError, match="none of 1 candidates"):
         rejection(attempts=1, tolerance=0.5).draw(fitted, inverted, noise(20))
 
 

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.frontier import Trade, advantage
+from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.pipeline import REAL as REAL_PICTURES
-from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.lerp import LerpSampler
@@ -229,7 +230,7 @@ def test_strategies_that_ask_for_more_pictures_are_left_out_and_named(
 
 class GivesUpSampler(CogSampler):
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
-        raise ValueError("nothing was accepted")
+        raise GaveUpError("nothing was accepted")
 
 
 def test_a_strategy_that_gives_up_is_left_out_and_named(
@@ -240,3 +241,25 @@ def test_a_strategy_that_gives_up_is_left_out_and_named(
         rows = study.measure(tiny_run(study)).rows
     assert "givesup (3) in pixels is left out: nothing was accepted" in caplog.text
     assert {row["strategy"] for row in rows if row["space"] == LATENTS} == {"cog (2)"}
+
+
+def test_nothing_left_is_told(tiny_run: TinyRun) -> None:
+    study = make(samplers={"y": GivesUpSampler(references=3)})
+    with pytest.raises(ValueError, match="no strategy is left: each gave up"):
+        study.measure(tiny_run(study))
+    # one that does not mix is left, without a control
+    samplers = {"x": GaussianSampler("scalar"), "y": GivesUpSampler(references=3)}
+    study = make(samplers=samplers, controls={})
+    with pytest.raises(ValueError, match="no pixel control is left: each gave up"):
+        study.measure(tiny_run(study))
+
+
+class BreaksSampler(CogSampler):
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        raise NonFiniteError("sample", [3])
+
+
+def test_what_is_no_giving_up_ends_the_run(tiny_run: TinyRun) -> None:
+    study = make(samplers={"x": CogSampler(references=2), "y": BreaksSampler(references=3)})
+    with pytest.raises(NonFiniteError, match="sample 3"):
+        study.measure(tiny_run(study))

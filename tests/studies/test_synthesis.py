@@ -5,7 +5,7 @@ import pytest
 
 from ood_sampler.pipeline import IN_DOMAIN
 from ood_sampler.pipeline import REAL as REAL_PICTURES
-from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.studies.base import Measured
@@ -150,6 +150,20 @@ def test_the_figure_shows_each_set_with_its_interval() -> None:
     bar = kid.containers[0].lines[2][0].get_segments()[0]
     assert bar.tolist() == [pytest.approx([10, 0]), pytest.approx([50, 0])]
     assert len(authenticity.containers) == 2
+
+
+class GivesUpSampler(CogSampler):
+    def fit(self, inverted: InvertedSet) -> Fitted:
+        raise GaveUpError("nothing was accepted")
+
+
+def test_strategies_that_all_give_up_are_told(
+    tiny_run: TinyRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = SynthesisStudy(samplers={"x": GivesUpSampler(references=2)})
+    with caplog.at_level("WARNING"), pytest.raises(ValueError, match="no strategy is left: each"):
+        study.measure(tiny_run(study))
+    assert "givesup (2) is left out: nothing was accepted" in caplog.text
 
 
 def test_what_cannot_be_measured_is_refused(tiny_run: TinyRun) -> None:
