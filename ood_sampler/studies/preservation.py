@@ -402,8 +402,11 @@ class _Judge:
 
 
 def _ended(tuned: Row) -> str:
-    """More of the training might help a copy that the limit of its steps stopped."""
-    return "" if tuned["stopped"] else ", the limit: it was still improving"
+    """More of the training might help a copy that the limit of its steps stopped at its best."""
+    if tuned["stopped"]:
+        return ""
+    improving = tuned["best_step"] == tuned["last_step"]
+    return ", the limit: it was still improving" if improving else ", the limit"
 
 
 def _verdict(row: Row, key: str) -> str:

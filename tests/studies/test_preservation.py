@@ -286,9 +286,10 @@ def test_conclusions_say_what_is_beyond_the_errors() -> None:
 
 def test_a_training_that_its_limit_ended_is_told() -> None:
     assert "kept at step 25 of 50) takes" in STUDY.conclude(group())[1]
-    assert (
-        "of 50, the limit: it was still improving) takes" in STUDY.conclude(group(stopped=False))[1]
-    )
+    # looks since the best were in vain, though fewer than patience
+    assert "25 of 50, the limit) takes" in STUDY.conclude(group(stopped=False))[1]
+    sentence = STUDY.conclude(group(stopped=False, best_step=50))[1]
+    assert "50 of 50, the limit: it was still improving) takes" in sentence
 
 
 def test_changed_weights_are_shouted() -> None:
