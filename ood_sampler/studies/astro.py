@@ -22,7 +22,7 @@ from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN, number
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, decoding
-from ood_sampler.studies.curves import by_domain
+from ood_sampler.studies.curves import Run, by_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,25 +164,24 @@ class AstroStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
-        for domain, of_domain in by_domain(rows).items():
-            own = {row["role"]: row for row in of_domain}
+        for name, own in by_run(rows, "role", _settings).items():
             samples, real = own["strategy"], own["real"]
             listed = ", ".join(
-                f"{name} {_interval(samples, key)} ({_interval(real, key)})"
-                for key, name in _DISTANCES.items()
+                f"{what} {_interval(samples, key)} ({_interval(real, key)})"
+                for key, what in _DISTANCES.items()
                 if _both(samples, real, key)
             )
             sentences.append(
-                f"{domain}: distances of {samples['images']} images of {samples['set']} from "
+                f"{name}: distances of {samples['images']} images of {samples['set']} from "
                 f"held-out pictures, those of {real['images']} of {real['set']} in brackets: "
                 f"{listed}."
             )
             for other in [real, *([own["control"]] if "control" in own else [])]:
-                sentences.append(f"{domain}: {_verdict(samples, other)}")
+                sentences.append(f"{name}: {_verdict(samples, other)}")
                 lacking = _lacking(samples, other)
                 if lacking:
                     sentences.append(
-                        f"{domain}: {samples['set']} and {other['set']} cannot be compared in "
+                        f"{name}: {samples['set']} and {other['set']} cannot be compared in "
                         f"{', '.join(lacking)}: fewer than two images of a set have it, or all "
                         "held-out pictures have the same."
                     )
@@ -193,31 +192,37 @@ class AstroStudy(Study):
             ]
             if failed:
                 sentences.append(
-                    f"{domain}: shapes are those of the images that have one; it could not be "
+                    f"{name}: shapes are those of the images that have one; it could not be "
                     f"measured for {', '.join(failed)}."
                 )
         return sentences
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = by_domain(rows)
+        runs = by_run(rows, "role", _settings)
         columns = 2 + len(_NAMES)
         figure, panels = panel_figure(
-            width=3.3 * columns, height=3.9 * len(domains) + 0.7, rows=len(domains), columns=columns
+            width=3.3 * columns, height=3.9 * len(runs) + 0.7, rows=len(runs), columns=columns
         )
-        for i, (domain, own) in enumerate(domains.items()):
+        legend: dict[str, Any] = {}
+        for i, (name, run) in enumerate(runs.items()):
+            own = list(run.values())
             power, ratio, *shapes = panels[columns * i : columns * (i + 1)]
             _draw_spectra(power, own, "power")
-            power.set_title(f"{domain}: power")
+            power.set_title(f"{name}: power")
             power.set_ylabel("mean log₁₀ of the power")
             _draw_spectra(ratio, own, "excess")
             ratio.set_title("power against held-out")
             ratio.set_ylabel("difference, decades")
-            for axes, (key, name) in zip(shapes, _NAMES.items(), strict=True):
+            for axes, (key, shape) in zip(shapes, _NAMES.items(), strict=True):
                 _draw_boxes(axes, own, key)
-                axes.set_title(name)
-        handles, labels = panels[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+                axes.set_title(shape)
+            handles, labels = ratio.get_legend_handles_labels()
+            # strategies of several runs share a colour, and their panels tell them apart
+            legend |= dict(zip(labels, handles, strict=True))
+        figure.legend(
+            legend.values(), legend.keys(), loc="outside lower center", ncols=min(6, len(legend))
+        )
         return figure
 
     def _values(self, images: TensorSet, scale: FieldScale | None) -> _Values:
@@ -237,6 +242,12 @@ class AstroStudy(Study):
         shapes = {key: torch.cat([getattr(m, key) for m in found]) for key in MEASURES if found}
         failed = torch.cat([m.flag >= BAD for m in found]) if found else torch.empty(0)
         return _Values(torch.cat(spectra), torch.cat(intensities), shapes, failed)
+
+
+def _settings(run: Run) -> dict[str, object]:
+    """What runs of a sweep may differ in."""
+    samples = run["strategy"]
+    return {"strategy": samples["set"], "t": samples["step"]}
 
 
 def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:

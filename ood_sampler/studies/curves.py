@@ -1,6 +1,6 @@
-"""Figures of rows over the inversion step."""
+"""Figures of rows over the inversion step, and which rows belong together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ood_sampler.report.tables import number
@@ -9,6 +9,9 @@ from ood_sampler.studies.base import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Run = Mapping[str, Row]
+"""Rows of one run, by the figure that tells them apart."""
+
 
 def by_domain(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
     """Rows of each domain, in the order in which the domains come."""
@@ -16,6 +19,44 @@ def by_domain(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
     for row in rows:
         found.setdefault(row["domain"], []).append(row)
     return found
+
+
+def by_run(
+    rows: Sequence[Row], key: str, settings: Callable[[Run], Mapping[str, object]]
+) -> Mapping[str, Run]:
+    """Rows of each run, by its domain and, where a sweep has several, what they differ in.
+
+    Args:
+        rows: of one run after the other.
+        key: of a figure that no two rows of a run share.
+        settings: of a run, by name.
+    """
+    runs: dict[str, list[dict[str, Row]]] = {}
+    about = None
+    for row in rows:
+        own = runs.setdefault(row["domain"], [])
+        if not own or row[key] in own[-1] or about != (row.get("model"), row["domain"]):
+            own.append({})
+        about = row.get("model"), row["domain"]
+        own[-1][row[key]] = row
+    return {
+        name: run
+        for domain, own in runs.items()
+        for name, run in zip(_names(domain, own, settings), own, strict=True)
+    }
+
+
+def _names(
+    domain: str, runs: Sequence[Run], settings: Callable[[Run], Mapping[str, object]]
+) -> list[str]:
+    if len(runs) == 1:
+        return [domain]
+    found = [settings(run) for run in runs]
+    keys = [key for key in found[0] if any(each[key] != found[0][key] for each in found)]
+    names = [", ".join([domain, *(f"{key} {each[key]}" for key in keys)]) for each in found]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name}, run {k}" for k, name in enumerate(names, 1)]
 
 
 def error_bars(rows: Sequence[Row], key: str, *, scale: float = 1.0) -> list[list[float]]:

@@ -34,7 +34,7 @@ from ood_sampler.studies.base import (
     decoding,
     own_domain,
 )
-from ood_sampler.studies.curves import error_bars
+from ood_sampler.studies.curves import Run, by_run, error_bars
 from ood_sampler.studies.strips import draw_strips
 
 if TYPE_CHECKING:
@@ -241,22 +241,24 @@ class PreservationStudy(Study):
             },
         ]
         first = range(min(_SHOWN, pipeline.settings.num_samples))
+        strips = _strips_of({row["method"]: row for row in rows})
         return Measured(
             [
                 {**row, "weights": row["weights"][:_DIGITS], "sha256": row["weights"]}
                 for row in rows
             ],
             {
-                f"{pipeline.domain.name}/{name}": images.open().take(first)
+                f"{strips}/{name}": images.open().take(first)
                 for name, images in zip(_STRIPS, (before, target, damaged), strict=True)
             },
         )
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences, worse, better, compared = [], 0, 0, 0
-        for group in _groups(rows):
+        sentences, worse, better = [], 0, 0
+        groups = by_run(rows, "method", _settings)
+        for name, group in groups.items():
             before, after, tuned = group[BEFORE], group[AFTER], group[TUNED]
-            about_it = f"{before['model']} for {before['domain']}"
+            about_it = f"{before['model']} for {name}"
             sentences.append(f"{about_it}: {_preserved(before, after)}")
             sentences.append(
                 f"{about_it}: fine-tuning (held-out loss {before['held_out_loss']:.4f} to "
@@ -272,33 +274,35 @@ class PreservationStudy(Study):
                 f"{after['fid']:.3g}, {after['precision']:.2f}, {after['recall']:.2f} and "
                 f"{after['authenticity']:.2f}; {_verdict(tuned, 'cost')}."
             )
-            compared += 1
             worse += tuned["damage_low"] > 0
             better += tuned["cost_high"] < 0
-        if compared > 1:
+        if len(groups) > 1:
+            domains = {(row["model"], row["domain"]) for row in rows}
+            compared = f"{len(groups)} {'domains' if len(domains) == len(groups) else 'runs'}"
             sentences.append(
-                f"Of {compared} domains, fine-tuning damages the original one beyond the errors "
+                f"Of {compared}, fine-tuning damages the original one beyond the errors "
                 f"in {worse} and makes the target better than the frozen model does in {better}."
             )
         return sentences
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        groups = list(_groups(rows))
+        groups = by_run(rows, "method", _settings)
         figure, panels = panel_figure(
             width=13.5, height=0.4 + 3.9 * len(groups), rows=len(groups), columns=3
         )
-        for k, group in enumerate(groups):
+        legend: dict[str, Any] = {}
+        for k, (title, group) in enumerate(groups.items()):
             trade, loss, images = panels[3 * k : 3 * k + 3]
-            domain = str(group[BEFORE]["domain"])
             _draw_trade(trade, group)
             _draw_loss(loss, group[TUNED])
-            names = [f"{domain}/{name}" for name in _STRIPS]
+            names = [f"{_strips_of(group)}/{name}" for name in _STRIPS]
             strips = {name: pictures[name] for name in names if name in pictures}
             draw_strips(images, strips, title="Samples")
-            trade.set_title(f"{domain}: before and after")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+            trade.set_title(f"{title}: before and after")
+            handles, labels = trade.get_legend_handles_labels()
+            legend |= dict(zip(labels, handles, strict=True))
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3)
         return figure
 
 
@@ -431,10 +435,14 @@ def _preserved(before: Row, after: Row) -> str:
     )
 
 
-def _groups(rows: Sequence[Row]) -> Iterator[dict[str, Row]]:
-    """The rows of each model and domain by their method."""
-    for key in dict.fromkeys((row["model"], row["domain"]) for row in rows):
-        yield {row["method"]: row for row in rows if (row["model"], row["domain"]) == key}
+def _settings(run: Run) -> dict[str, object]:
+    """What runs of a sweep may differ in."""
+    return {"strategy": run[AFTER]["made_by"], **run[TUNED]["fine_tuning"]}
+
+
+def _strips_of(run: Run) -> str:
+    """What labels of a run's pictures begin with, as other runs of a domain have others."""
+    return f"{run[TUNED]['domain']}/{run[AFTER]['made_by']}, {run[TUNED]['weights'][:_DIGITS]}"
 
 
 def _features(pipeline: Pipeline, what: str, images: Artifact) -> Tensor:

@@ -233,6 +233,27 @@ def test_what_cannot_be_compared_is_said() -> None:
     ]
 
 
+def test_strategies_of_a_sweep_are_told_apart() -> None:
+    study = AstroStudy(morphology_images=0)
+    real = row("real", (0.02, 0.0, 0.1))
+    runs = [
+        {**row("strategy", (distance, 0.2, 0.39)), "set": name, "step": step}
+        for name, step, distance in (("cog (2)", 500, 0.3), ("slerp", 500, 0.25))
+    ]
+    sentences = study.conclude([runs[0], real, runs[1], real])
+    assert len(sentences) == 4
+    assert sentences[0].startswith("stars, strategy cog (2): distances of 20 images of cog (2)")
+    assert "power spectrum 0.3 [0.2, 0.39]" in sentences[0]
+    assert sentences[2].startswith("stars, strategy slerp: distances of 20 images of slerp")
+    assert "power spectrum 0.25 [0.2, 0.39]" in sentences[2]
+    later = {**runs[0], "step": 700}
+    sentences = study.conclude([runs[0], real, later, real])
+    assert [sentence.split(":")[0] for sentence in sentences[::2]] == [
+        "stars, t 500",
+        "stars, t 700",
+    ]
+
+
 def test_figure_has_a_line_of_panels_for_each_domain() -> None:
     curve = {
         f"{key}_{k}{end}": float(k)
@@ -245,6 +266,11 @@ def test_figure_has_a_line_of_panels_for_each_domain() -> None:
     quantiles = {f"gini_q{q}": q / 100 for q in (5, 25, 50, 75, 95)}
     figure = AstroStudy(morphology_images=0).draw([one, {**one, "domain": "b", **quantiles}], {})
     assert len(figure.axes) == 12
+    other = {**one, "set": "slerp", "step": 500}
+    figure = AstroStudy(morphology_images=0).draw([{**one, "step": 500}, other], {})
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[::6] == ["stars, strategy strategy: power", "stars, strategy slerp: power"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["strategy", "slerp"]
     figure = AstroStudy(morphology_images=0).draw([{**one, "gini": 0.5, **quantiles}], {})
     assert [axes.get_title(loc="left") for axes in figure.axes][4] == "Gini coefficient"
     assert len(figure.axes[4].patches) == 1

@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,7 @@ def row(method: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
     }
     if method == "fine-tuned":
         made |= {"best_step": 25, "last_step": 50, "stopped": True}
+        made |= {"fine_tuning": asdict(SETTINGS)}
         made |= interval("damage", 0.001) | interval("cost", -0.001)
     return {**made, **changes}
 
@@ -305,10 +306,27 @@ def test_several_domains_are_counted() -> None:
     assert "in 1 and makes the target better than the frozen model does in 0" in sentence
 
 
+def test_runs_of_one_domain_are_told_apart_by_their_settings() -> None:
+    faster = group(fine_tuning={**asdict(SETTINGS), "learning_rate": 0.02}, best_step=10)
+    sentences = STUDY.conclude([*group(), *faster])
+    assert sentences[1].startswith("dogs for cats, learning_rate 0.01: fine-tuning")
+    assert "kept at step 25 of 50" in sentences[1]
+    assert sentences[4].startswith("dogs for cats, learning_rate 0.02: fine-tuning")
+    assert "kept at step 10 of 50" in sentences[4]
+    assert sentences[6].startswith("Of 2 runs, fine-tuning damages")
+    # what differs is not among the settings, as a seed is not
+    again = STUDY.conclude([*group(), *group()])
+    assert again[0].startswith("dogs for cats, run 1: the frozen")
+    assert again[3].startswith("dogs for cats, run 2: the frozen")
+
+
 def test_the_figure_has_a_line_of_panels_for_each_domain(measured: Measured) -> None:
     assert {label.split("/")[0] for label in measured.pictures} == {"smooth"}
     others = [{**r, "domain": "cats"} for r in measured.rows]
-    cats: dict[str, Tensor] = {"cats/frozen, from noise": torch.zeros(3, 3, 4, 4)}
+    first = next(iter(measured.pictures))
+    weights = measured.rows[2]["weights"]
+    assert first == f"smooth/cog (2) at t = 400, {weights}/frozen, from noise"
+    cats: dict[str, Tensor] = {first.replace("smooth", "cats"): torch.zeros(3, 3, 4, 4)}
     figure = STUDY.draw([*measured.rows, *others], {**measured.pictures, **cats})
     assert len(figure.axes) == 6
     trade, loss, pictures = figure.axes[:3]
