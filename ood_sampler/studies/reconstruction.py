@@ -1,5 +1,6 @@
 """How well are pictures inverted and decoded again?"""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,13 @@ from ood_sampler.studies.in_domain import (
 from ood_sampler.studies.strips import draw_strips
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SHOWN = 10
 """Pictures of a row of the figure."""
+
+_ORIGINALS = "pictures"
 
 
 class ReconstructionStudy(Study):
@@ -105,8 +109,9 @@ class ReconstructionStudy(Study):
                 if name == FEW_SHOT and step == max(self.sources.steps):
                     shown = range(min(_SHOWN, len(originals)))
                     domain = pipeline.domain.name
-                    pictures[f"{domain}/pictures"] = gather(originals, shown)
-                    pictures[f"{domain}/t = {step}"] = gather(reconstructions, shown)
+                    pictures[f"{domain}/{_ORIGINALS}"] = gather(originals, shown)
+                    name_of = f"{solver_label(run.solver)}: t = {step}"
+                    pictures[f"{domain}/{name_of}"] = gather(reconstructions, shown)
         return Measured(rows, pictures)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
@@ -134,45 +139,78 @@ class ReconstructionStudy(Study):
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         domains = by_domain(rows)
-        shown = [domain for domain in domains if any(k.startswith(f"{domain}/") for k in pictures)]
-        strips = -(-len(shown) // 2)
-        figure, panels = panel_figure(
-            width=11.5, height=4.4 + 1.6 * strips, rows=1 + strips, columns=2
-        )
+        strips = {domain: found for domain in domains if (found := _strips(pictures, domain))}
+        lines = -(-len(strips) // 2)
+        # of pictures and of their reconstructions by each solver
+        height = 0.6 + 0.4 * max(map(len, strips.values()), default=0)
+        figure, panels = panel_figure(width=11.5, height=4, rows=1 + lines, columns=2)
         grid = panels[0].get_gridspec()
         if grid is not None:
-            grid.set_height_ratios([3.6] + [1.6] * strips)
+            grid.set_height_ratios([3.6] + [height] * lines)
         for axes, key, title in (
             (panels[0], "psnr", "PSNR in dB (higher is better)"),
             (panels[1], "ssim", "SSIM (1: equal)"),
         ):
-            for k, (domain, own) in enumerate(domains.items()):
-                for n, solver in enumerate(dict.fromkeys(row["solver"] for row in own)):
-                    for name, line in ((FEW_SHOT, "-"), (IN_DOMAIN, "--")):
-                        if name == IN_DOMAIN and k:
-                            continue
-                        curve = [r for r in own if r["solver"] == solver and r["set"] == name]
-                        of = domain if name == FEW_SHOT else "the model's own domain"
-                        draw_curve(
-                            axes,
-                            sorted(curve, key=lambda row: int(row["step"])),
-                            key,
-                            color=LINES[k % len(LINES)] if name == FEW_SHOT else "#77808c",
-                            marker=MARKERS[n % len(MARKERS)],
-                            linestyle=line,
-                            label=f"{of}, {solver}",
-                        )
+            _draw_panel(axes, domains, key)
             axes.set_title(title)
             axes.set_xlabel("inversion step t")
             axes.grid()
         for axes in panels[2:]:
             axes.set_axis_off()
-        for axes, domain in zip(panels[2:], shown, strict=False):
-            strip = {k: x for k, x in pictures.items() if k.startswith(f"{domain}/")}
+        for axes, (domain, strip) in zip(panels[2:], strips.items(), strict=False):
             draw_strips(axes, strip, title=domain)
         handles, labels = panels[0].get_legend_handles_labels()
+        # a sweep of solvers has a legend longer than the panels
+        figure.set_figheight(4 + height * lines + 0.23 * -(-len(labels) // 2))
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
         return figure
+
+
+def _draw_panel(axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
+    solvers = list(dict.fromkeys(row["solver"] for own in domains.values() for row in own))
+    markers = {solver: MARKERS[n % len(MARKERS)] for n, solver in enumerate(solvers)}
+    for k, own in enumerate(domains.values()):
+        for (domain, solver), curve in _curves(own, FEW_SHOT, "domain").items():
+            draw_curve(
+                axes,
+                curve,
+                key,
+                color=LINES[k % len(LINES)],
+                marker=markers[solver],
+                label=f"{domain}, {solver}",
+            )
+    # one model's are the same for all domains
+    of_models: dict[tuple[str, str], list[Row]] = {}
+    for own in domains.values():
+        of_models = _curves(own, IN_DOMAIN, "model") | of_models
+    models = sorted({model for model, _ in of_models})
+    for (model, solver), curve in sorted(of_models.items()):
+        draw_curve(
+            axes,
+            curve,
+            key,
+            color="#77808c",
+            marker=markers[solver],
+            linestyle=("--", ":", "-.")[models.index(model) % 3],
+            label=f"{model}'s own domain, {solver}",
+        )
+
+
+def _strips(pictures: Mapping[str, Tensor], domain: str) -> dict[str, Tensor]:
+    """Those of a domain, the originals on top, by names that leave room beside them."""
+    prefix = f"{domain}/"
+    own = {k.removeprefix(prefix): x for k, x in pictures.items() if k.startswith(prefix)}
+    ordered = sorted(own, key=lambda name: name != _ORIGINALS)
+    return {textwrap.fill(name, 26): own[name] for name in ordered}
+
+
+def _curves(rows: Sequence[Row], name: str, key: str) -> dict[tuple[str, str], list[Row]]:
+    """Rows of a set in the order of their steps, by a figure and the solver."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: int(row["step"])):
+        if row["set"] == name:
+            found.setdefault((row[key], row["solver"]), []).append(row)
+    return found
 
 
 def solver_label(solver: Solver) -> str:

@@ -9,9 +9,12 @@ import torch
 from ood_sampler.diffusion.solvers import HeunSolver
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap
 from ood_sampler.studies.base import Measured, Row
+from ood_sampler.studies.files import read_studies, write_study
 from ood_sampler.studies.reconstruction import ReconstructionStudy
+from tests.conftest import RESOLUTION
 from tests.test_pipeline import pipeline
 
 STEPS = [300, 700]
@@ -99,11 +102,50 @@ def test_domains_and_solvers_share_a_figure(measured: Measured) -> None:
         *({**row, "solver": "heun"} for row in rows),
         *({**row, "domain": "other"} for row in rows),
     ]
-    other = {key.replace("smooth", "other"): x for key, x in measured.pictures.items()}
+    other = {key.replace("smooth/", "other/"): x for key, x in measured.pictures.items()}
     figure = study().draw(both, {**measured.pictures, **other})
     (legend,) = figure.legends
     assert len(legend.get_texts()) == 2 * 2 + 1
     assert [axes.get_title(loc="left") for axes in figure.axes][2:] == ["smooth", "other"]
     assert bitmap(figure, dots_per_inch=40).startswith(b"\x89PNG")
-    assert set(measured.pictures) == {"smooth/pictures", "smooth/t = 700"}
+    last = f"smooth/{rows[0]['solver']}: t = 700"
+    assert set(measured.pictures) == {"smooth/pictures", last}
     assert len(measured.pictures["smooth/pictures"]) == 10
+
+
+def test_solvers_of_a_sweep_keep_their_pictures(
+    run: Pipeline, measured: Measured, tmp_path: Path
+) -> None:
+    heun = study().measure(replace(run, solver=HeunSolver(steps=3, power=1)))
+    for name, found in (("ddim", measured), ("heun", heun)):
+        write_study(tmp_path / name, study(), found, {"model": "tiny"})
+    merged, _ = read_studies("reconstruction", [tmp_path / "ddim", tmp_path / "heun"])
+    kinds = {key.split(" ")[0] for key in merged.pictures}
+    assert kinds == {"smooth/pictures", "smooth/ddim", "smooth/heun"}
+    shown = to_uint8(next(x for key, x in measured.pictures.items() if "ddim" in key))
+    kept = to_uint8(next(x for key, x in merged.pictures.items() if "ddim" in key))
+    assert torch.equal(shown, kept)
+    strips = study().draw(merged.rows, merged.pictures).axes[2]
+    assert len(strips.texts) == 3
+    assert strips.images[0].get_size() == (3 * RESOLUTION, 10 * RESOLUTION)
+    names = [" ".join(text.get_text().split()) for text in strips.texts]
+    assert names[:2] == ["pictures", f"{measured.rows[0]['solver']}: t = 700"]
+
+
+def test_each_model_has_a_curve_of_its_own_domain(measured: Measured) -> None:
+    rows = [
+        {**row, "model": model, "domain": f"smooth from {model}", "psnr": row["psnr"] + offset}
+        for model, offset in (("dogs", 0), ("ships", 5))
+        for row in measured.rows
+    ]
+    figure = study().draw(rows, {})
+    (legend,) = figure.legends
+    solver = measured.rows[0]["solver"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"smooth from dogs, {solver}",
+        f"smooth from ships, {solver}",
+        f"dogs's own domain, {solver}",
+        f"ships's own domain, {solver}",
+    ]
+    first, second = (list(bars.lines[0].get_ydata()) for bars in figure.axes[0].containers[2:])
+    assert second == pytest.approx([psnr + 5 for psnr in first])
