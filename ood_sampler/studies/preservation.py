@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ood_sampler.data.artifact import Artifact
 from ood_sampler.metrics.authenticity import authentic
 from ood_sampler.metrics.comparison import kernel_difference
+from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.frechet import infinitesimal_jackknife
 from ood_sampler.metrics.intervals import mean_interval, normal_interval, with_bounds
 from ood_sampler.metrics.kernel import jackknife
@@ -370,7 +370,7 @@ class _Judge:
             other = _of_another_seed(pipeline)
             own = _features(other, "in-domain sample of another seed", other.in_domain())
         else:
-            own = load_file(file)["features"].float()
+            own = read_reference(file, pipeline.evaluation.extractor)
         return cls(
             pipeline=pipeline,
             own=own,
