@@ -60,9 +60,11 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python experiments/assets/radiation32.py
 	$(BIN)/python experiments/assets/features32.py --data $(DATA)
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=448000
-	$(BIN)/python experiments/assets/base_model.py dog32
+	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=1000000
+	$(BIN)/python experiments/assets/base_model.py dog32 --after 448000
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=288000
-	$(BIN)/python experiments/assets/base_model.py ship32
+	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=736000
+	$(BIN)/python experiments/assets/base_model.py ship32 --after 288000
 
 clean: ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,7 +1,7 @@
 """Ship the averaged weights of a training as a frozen model, with a card of what they can do.
 
     python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip images=448000
-    python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip images=1024000
+    python -m ood_sampler.train name=dog32 data.root=cifar10/train/dog.zip images=1000000
     python experiments/assets/base_model.py dog32 --after 448000
 
 reads the snapshots of the training and writes the diffusers pipeline
