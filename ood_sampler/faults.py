@@ -8,5 +8,10 @@ class CommandError(ValueError):
     """A mistake in the command, said in one sentence."""
 
 
+def install(extra: str) -> str:
+    """How to get the packages of an optional extra."""
+    return f"pip install -e '.[{extra}]' in the project's folder"
+
+
 FAULTS = (ValueError, OSError, MemoryError, OmegaConfBaseException, SafetensorError)
 """What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""

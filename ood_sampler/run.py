@@ -29,7 +29,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.faults import FAULTS, CommandError, install
 from ood_sampler.help import CONF, help_text, keys
 
 if TYPE_CHECKING:
@@ -192,10 +192,7 @@ def _check_launcher(option: str) -> None:
         found = None
     if found is None:
         extra = "ray" if option == "ray" else "launchers"
-        raise CommandError(
-            f"{LAUNCHER}={option} is not installed: pip install -e '.[{extra}]' in the project's "
-            "folder"
-        )
+        raise CommandError(f"{LAUNCHER}={option} is not installed: {install(extra)}")
     if option == "submitit_slurm" and shutil.which("srun") is None:
         raise CommandError(
             f"{LAUNCHER}={option} needs Slurm's commands, and there is no srun here: start the "

@@ -152,7 +152,8 @@ def test_a_launcher_that_is_not_installed_is_answered_with_what_to_install(
             raise ModuleNotFoundError("No module named 'hydra_plugins'")
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    message = rf"^hydra/launcher={option} is not installed: pip install -e '\.\[{extra}\]'"
+    install = rf"pip install -e '\.\[{extra}\]' in the project's folder"
+    message = rf"^hydra/launcher={option} is not installed: {install}$"
     with pytest.raises(CommandError, match=message):
         check_command([f"hydra/launcher={option}"])
 

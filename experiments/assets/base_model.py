@@ -136,7 +136,7 @@ def losses(training: Path) -> dict[int, float]:
 
 
 def history(
-    training: Path,
+    every: dict[int, Path],
     config: dict[str, Any],
     schedule: Schedule,
     logged: dict[int, float],
@@ -146,8 +146,7 @@ def history(
     moments, before = [], 0
     unet = UNet(UNet2DModel(**config["network"])).to(memory_format=torch.channels_last)
     velocity = VelocityDenoiser(unet, schedule)
-    every = list(snapshots(training).items())
-    for images, path in every[::-1][:: -(-len(every) // SNAPSHOTS)][::-1]:
+    for images, path in list(every.items())[::-1][:: -(-len(every) // SNAPSHOTS)][::-1]:
         unet.load_state_dict(load_file(path))
         kid = compare(samples(velocity, SNAPSHOT_SAMPLES, steps=SNAPSHOT_STEPS)).kid
         since = [loss for seen, loss in logged.items() if before < seen <= images]
@@ -285,7 +284,7 @@ def main() -> None:
     save_grid(images[:64], out / "samples.png")
     pictures = load_training_images(config["data"]["root"], 32)[:REAL].float() / 127.5 - 1
     logged = losses(training)
-    moments = history(training, config, denoiser.schedule, logged, compare)
+    moments = history(every, config, denoiser.schedule, logged, compare)
     checkpoint = torch.load(last, weights_only=True, map_location="cpu")
     facts = {
         "images": seen,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ood_sampler.data.database import Database, DatabaseError
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
+from ood_sampler.faults import install
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -327,7 +328,7 @@ def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingPackageError(
-            f"{use} needs the package {package}: pip install -e '.[data]' in the project's folder"
+            f"{use} needs the package {package}: {install('data')}"
         ) from error
 
 

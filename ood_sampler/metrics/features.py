@@ -163,13 +163,14 @@ def read_reference(file: Path, extractor: FeatureExtractor) -> Tensor:
     Raises:
         ValueError: the file is damaged, or its features were made with other weights.
     """
+    digest = extractor.digest
     try:
         with safe_open(file, "pt") as stored:
-            made_with = (stored.metadata() or {}).get("digest", extractor.digest)
+            made_with = (stored.metadata() or {}).get("digest", digest)
             features: Tensor = stored.get_tensor("features").float()
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}): install the package again") from error
-    if made_with != extractor.digest:
+    if made_with != digest:
         raise ValueError(
             f"{file} holds features of other weights of {extractor.name}: make it again, or leave "
             "it out of model.in_domain_features"

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ood_sampler.faults import install
+
 MEASURES = ("concentration", "asymmetry", "gini", "m20")
 
 BAD = 2
@@ -52,8 +54,7 @@ def check_statmorph() -> None:
         import statmorph  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            "concentration, asymmetry, Gini and M20 need the package statmorph: "
-            "pip install -e '.[astro]' in the project's folder"
+            f"concentration, asymmetry, Gini and M20 need the package statmorph: {install('astro')}"
         ) from error
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ood_sampler.faults import install
+
 _INDEX = "model_index.json"
 """File of a pipeline that names its parts."""
 
@@ -252,9 +254,7 @@ class DriveSource(FileSource):
             import gdown
             from gdown.exceptions import DownloadError
         except ImportError as error:
-            raise FetchError(
-                "needs gdown: pip install -e '.[data]' in the project's folder"
-            ) from error
+            raise FetchError(f"needs gdown: {install('data')}") from error
         partial = folder / f".{self.file}.partial"
         try:
             gdown.download(

@@ -414,7 +414,7 @@ def test_missing_package_is_named_with_its_remedy(
 ) -> None:
     WRITERS[name](tmp_path / name, fields(3, 4, 5))
     monkeypatch.setitem(sys.modules, module, None)
-    end = module.partition(".")[0] + r": pip install -e '\.\[data\]'"
+    end = module.partition(".")[0] + r": pip install -e '\.\[data\]' in the project's folder$"
     with pytest.raises(MissingPackageError, match=end):
         open_arrays(tmp_path)
 

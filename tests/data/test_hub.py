@@ -308,7 +308,8 @@ def test_nothing_is_decoded_to_be_read(
 
 def test_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingPackageError, match=r"datasets: pip install -e '\.\[data\]'"):
+    expected = r"datasets: pip install -e '\.\[data\]' in the project's folder$"
+    with pytest.raises(MissingPackageError, match=expected):
         make("owner/name")
 
 

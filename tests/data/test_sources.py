@@ -376,6 +376,7 @@ def test_zipped_lmdb_and_packed_pictures_are_to_be_unpacked(tmp_path: Path) -> N
 
 
 def test_missing_package_is_named_with_its_remedy() -> None:
-    expected = r"^a\.fits needs the package nothing: pip install -e '\.\[data\]'"
+    install = r"pip install -e '\.\[data\]' in the project's folder"
+    expected = rf"^a\.fits needs the package nothing: {install}$"
     with pytest.raises(MissingPackageError, match=expected):
         load_extra("nothing.io", use="a.fits")

@@ -58,5 +58,5 @@ def test_what_holds_no_source_is_flagged() -> None:
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "statmorph", None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[astro\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[astro\]' in the project's folder$"):
         check_statmorph()

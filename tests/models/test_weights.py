@@ -376,7 +376,8 @@ def test_what_drive_refuses_is_said_in_one_message(
 @pytest.mark.usefixtures("online")
 def test_without_gdown_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gdown", None)
-    with pytest.raises(FileNotFoundError, match=r"pip install -e '\.\[data\]'"):
+    expected = r"pip install -e '\.\[data\]' in the project's folder"
+    with pytest.raises(FileNotFoundError, match=expected):
         WeightFiles(name="dogs", path=None, sources=[DRIVE]).obtain()
 
 

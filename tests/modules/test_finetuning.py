@@ -134,7 +134,7 @@ def test_the_loss_is_the_error_of_what_the_network_predicts(kind: type[NetworkDe
     targets = {EpsilonDenoiser: eps, VelocityDenoiser: alpha_t * eps - sigma_t * x_0}
     expected = (0.2 * x_t - targets.get(kind, x_0)).square().flatten(1).mean(1)
     errors = stage.error(stage.network, x_0, t, eps).detach().double()
-    assert torch.allclose(errors, expected.double(), rtol=1e-4)
+    assert torch.allclose(errors, expected.double(), rtol=1e-5)
 
 
 def test_the_noisy_end_counts_as_much_for_a_velocity_as_for_the_noise() -> None:
