@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,9 @@ from ood_sampler.samplers.standard import StandardSampler
 log = logging.getLogger(__name__)
 
 REAL = "real pictures"
+SIZE_DEPENDENT = ("fid", "recall", "coverage")
+"""Scores that fewer images make worse, so that only sets of equal size compare."""
+
 SMALLEST = 11
 """Pixels a side that SSIM needs."""
 
@@ -183,6 +186,7 @@ class Pipeline:
         self.evaluation.check(
             {
                 "num_samples": self.settings.num_samples,
+                "measure.in_domain": self.settings.in_domain_count,
                 "data.few_shot": len(few_shot),
                 "data.held_out": len(held_out),
             }
@@ -280,7 +284,7 @@ class Pipeline:
 
     def references(self) -> list[Row]:
         """The floor and the ceiling: real pictures, and samples of the model's own domain."""
-        return [self.measure.real(), self.measure.row(IN_DOMAIN, "reference", self.own[2])]
+        return [self.measure.real(), self.measure.own(self.own[2])]
 
     @cached_property
     def own(self) -> tuple[Artifact, list[int], Described]:
@@ -384,14 +388,16 @@ class Pipeline:
     def reconstructed(self) -> tuple[TensorSet, TensorSet]:
         """The few-shot pictures and, inverted and decoded, the same ones."""
         artifact, few_shot = self.reconstruct(), self.domain.few_shot
+        names = few_shot.names[: artifact.count]
         what = "the reconstruction of picture"
-        kept = self.usable(artifact, what, few_shot.names)
+        kept = self.usable(artifact, what, names)
         if not kept:
-            raise NonFiniteError(what, few_shot.names, remedy="and check the weights")
-        return _selected(_images(few_shot), kept), _selected(artifact.open(), kept)
+            raise NonFiniteError(what, names, remedy="and check the weights")
+        originals = Taken(few_shot, artifact.count)
+        return _selected(originals, kept), _selected(artifact.open(), kept)
 
     def reconstruct(self) -> Artifact:
-        """Decode the inverted pictures back."""
+        """Decode the first inverted images back."""
         artifact = self.plan.reconstructions()
         return self._decode("reconstruct", self.plan.inversion(), artifact, eta=0.0, clip_x_0=False)
 
@@ -648,6 +654,19 @@ class Measure:
         return self._row(
             REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
         )
+
+    def own(self, samples: Described) -> Row:
+        """The ceiling: samples of the model's own domain.
+
+        Where they are fewer than the other sets, scores that depend on the number of images are
+        left out.
+        """
+        row = self.row(IN_DOMAIN, "reference", samples)
+        if len(samples) >= self.count:
+            return row
+        biased = {f"{key}{end}" for key in SIZE_DEPENDENT for end in ("", "_low", "_high")}
+        comparable = {key: value for key, value in row.figures.items() if key not in biased}
+        return replace(row, figures=comparable)
 
     def _row(self, name: str, role: str, samples: Described, judged: Described) -> Row:
         key = {

@@ -166,8 +166,8 @@ def _summary(results: Results) -> str:
     run = results["run"]
     row = strategy(results)
     reconstruction = results.get("reconstruction") or {}
-    images = number(reconstruction.get("images"))
-    few_shot = "the few-shot pictures" if images is None else f"{images:.0f} few-shot pictures"
+    inverted = number((results.get("protocol") or {}).get("few-shot pictures"))
+    few_shot = "the few-shot images" if inverted is None else f"{inverted:.0f} few-shot images"
     controls = sum(other["role"] == "control" for other in results["rows"])
     first = (
         f"The model {run['model']}, which never saw {run['data']}, stayed frozen: {few_shot} were "
@@ -182,9 +182,11 @@ def _summary(results: Results) -> str:
     )
     psnr, ssim = (number(reconstruction.get(key)) for key in ("psnr", "ssim"))
     if psnr is not None and ssim is not None:
+        decoded = number(reconstruction.get("images"))
+        which = "the few-shot images" if decoded in (None, inverted) else f"{decoded:.0f} of them"
         second += (
-            f"; inversion and decoding alone give the few-shot pictures back with a PSNR of "
-            f"{psnr:.1f} dB and an SSIM of {ssim:.3f}"
+            f"; inverted and decoded again, {which} come back with a PSNR of {psnr:.1f} dB and an "
+            f"SSIM of {ssim:.3f}"
         )
     return f'<p class="lead">{escape(first)} {escape(second)}.</p>'
 

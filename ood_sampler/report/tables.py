@@ -154,6 +154,7 @@ COLUMNS = (
         better="higher",
         meaning=(
             "Share of the real pictures that lie among the images: is the whole domain made? "
+            "Fewer images reach fewer, so compare only rows of equal size "
             "(Kynkäänniemi et al., 2019)."
         ),
     ),
@@ -172,7 +173,7 @@ COLUMNS = (
         better="higher",
         meaning=(
             "Share of the real neighbourhoods that hold an image; like recall, but robust to "
-            "outliers (Naeem et al., 2020)."
+            "outliers, and likewise for rows of equal size (Naeem et al., 2020)."
         ),
     ),
     Column(

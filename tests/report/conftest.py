@@ -48,7 +48,7 @@ def results() -> dict[str, Any]:
             "num_samples": 400,
             "solver": "ddim",
         },
-        "protocol": {"features": "features32", "nearest_k": 5},
+        "protocol": {"features": "features32", "few-shot pictures": 500, "nearest_k": 5},
         "rows": [
             row(NAMES["strategy"], "strategy", 0.001, 0.0002),
             row(NAMES["real"], "reference", 0.0009, 0.0002),

@@ -59,8 +59,8 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
         for column in COLUMNS:
             assert column.text(row) in shown
             assert column.meaning in shown
-    assert "120 few-shot pictures were inverted to step 500 (ddim, 50 steps)" in shown
-    assert "PSNR of 31.2 dB" in shown
+    assert "500 few-shot images were inverted to step 500 (ddim, 50 steps)" in shown
+    assert "120 of them come back with a PSNR of 31.2 dB" in shown
     assert "The first 50 of 60." in shown
     assert "stored before" in shown
     assert "60.1" in reader.texts
