@@ -36,6 +36,7 @@ from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.features import read_reference
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
@@ -99,6 +100,7 @@ class Outcome:
     """All that a run found, and where its pictures are.
 
     Attributes:
+        near_copies: whether each sample is one.
         numbers: of the samples, where some were left out.
         originals: the few-shot pictures that `reconstructions` belong to.
         left_out: what the network returned NaN or infinity for, a sentence each.
@@ -110,6 +112,7 @@ class Outcome:
     reconstruction: dict[str, list[float]]
     nearest_distance: dict[str, list[float]]
     nearest_index: list[int]
+    near_copies: list[bool]
     stages: list[StageRecord]
     images: TensorSet
     numbers: Sequence[int]
@@ -243,6 +246,9 @@ class Pipeline:
             ]
             to_few_shot = nearest(described.features, measure.few_shot.features)
             held_out_to_few_shot = nearest(measure.held_out.features, measure.few_shot.features)
+            copies = near_copies(
+                described.features, measure.few_shot.features, measure.held_out.features
+            )
             reconstruction = self.compare(originals, reconstructions)
         return Outcome(
             rows=rows,
@@ -252,6 +258,7 @@ class Pipeline:
                 "held_out": held_out_to_few_shot.distance.tolist(),
             },
             nearest_index=to_few_shot.indices.tolist(),
+            near_copies=copies.tolist(),
             stages=self.stages,
             images=_selected(samples.open(), numbers),
             numbers=numbers,
@@ -683,7 +690,9 @@ class Measure:
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
-            novelty, blend_pair = self.evaluation.against_few_shot(judged, self.few_shot)
+            novelty, blend_pair = self.evaluation.against_few_shot(
+                judged, self.few_shot, self.held_out
+            )
             stored = {
                 "figures": {
                     **self.evaluation.against_held_out(samples, self.held_out),

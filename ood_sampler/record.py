@@ -101,6 +101,7 @@ def results(
                 "held_out": list(outcome.rows[1].blend_pair),
             },
             "psnr": reconstruction["psnr"],
+            "near_copies": outcome.near_copies,
         },
         "skipped": [list(entry) for entry in pipeline.domain.skipped],
         "warnings": [*notes, *outcome.left_out],
@@ -146,11 +147,22 @@ def write_run(
         write_atomically(folder / "search.csv", csv_rows(trials).encode())
     write_json(folder / "metrics.json", found)
     write_atomically(folder / "metrics.csv", csv_table(found["rows"]).encode())
-    write_samples(folder / "samples", outcome.images, outcome.numbers, seed=seed)
+    write_samples(
+        folder / "samples",
+        outcome.images,
+        outcome.numbers,
+        near_copies=outcome.near_copies,
+        seed=seed,
+    )
     if scale is not None:
         write_physical(folder / "samples.npy", outcome.images.blocks(), len(outcome.images), scale)
     save_png(
-        overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),
+        overview(
+            pictures["samples"],
+            pictures["nearest"],
+            pictures["held_out"],
+            near_copies=outcome.near_copies,
+        ),
         folder / "grid.png",
     )
     write_page(folder / "report.html", found, pictures)

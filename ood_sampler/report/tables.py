@@ -188,6 +188,17 @@ COLUMNS = (
         ),
     ),
     Column(
+        key="near_copies",
+        heading="near-copies",
+        narrow="near\ncopy",
+        better="lower",
+        meaning=(
+            "Share of the images nearer to a few-shot picture than 99% of held-out pictures are "
+            "(than all of them, where they are fewer than 100): copies to the eye, which "
+            "authenticity may miss. New pictures make as many as the bounds of real ones say."
+        ),
+    ),
+    Column(
         key="captured",
         heading="captured",
         narrow="cap-\ntured",
@@ -305,7 +316,7 @@ def rich_table(results: Results) -> "Table":
 def sweep_table(title: str, rows: Sequence[Row]) -> "Table":
     """Show many runs in a terminal: a line for each, the figures that tell them apart.
 
-    80 columns suffice for names that break into words of 22 letters.
+    80 columns suffice for names that break into words of 17 letters.
     """
     from rich.markup import escape
     from rich.text import Text
