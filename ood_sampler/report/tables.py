@@ -2,7 +2,8 @@
 
 `Results` is what a run found, as it stands in `metrics.json`: `run` (names and numbers of the run),
 `protocol`, `rows` (each with `name`, `role`, `samples` and the figures; null where a figure has no
-meaning), `reconstruction`, `stages`, `distributions`, `skipped` and `warnings`.
+meaning), `reconstruction`, `stages`, `distributions`, `skipped`, `warnings`, `verdicts` and their
+`conclusion`.
 """
 
 import csv

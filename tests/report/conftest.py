@@ -35,7 +35,7 @@ def row(name: str, role: str, kid: float, error: float) -> dict[str, Any]:
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    spread = torch.linspace(0.5, 0.7, 100).tolist()
+    spread = torch.linspace(0.5, 0.7, 400).tolist()
     return {
         "run": {
             "model": "dog32",
@@ -48,7 +48,7 @@ def results() -> dict[str, Any]:
             "num_samples": 400,
             "solver": "ddim",
         },
-        "protocol": {"features": "features32", "nearest_k": 5},
+        "protocol": {"features": "features32", "nearest_k": 5, "held-out pictures": 400},
         "rows": [
             row(NAMES["strategy"], "strategy", 0.001, 0.0002),
             row(NAMES["real"], "reference", 0.0009, 0.0002),
