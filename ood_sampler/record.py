@@ -161,9 +161,7 @@ def write_run(
         folder / "grid.png",
     )
     write_page(folder / "report.html", found, pictures)
-    console = Console(stderr=True)
-    # six sets of figures do not fit into the 80 columns of a pipe
-    console.print(rich_table(found), width=max(console.width, 100))
+    Console(stderr=True).print(rich_table(found))
 
 
 def _scale(domain: TargetDomain) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -19,9 +19,7 @@ from ood_sampler.report.tables import (
     strategy,
     sweep_table,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from ood_sampler.report.terminal import TerminalTable
 
 Run: TypeAlias = tuple[str, Results, Tensor]
 """Overrides that tell the run from the others, what it found, and its first samples."""
@@ -33,7 +31,7 @@ _BLOCK = 2
 """Rows and columns of samples shown of each run where runs stand in a table."""
 
 
-def write_sweep(folder: Path, runs: Sequence[Run]) -> "Table":
+def write_sweep(folder: Path, runs: Sequence[Run]) -> TerminalTable:
     """Write `sweep.csv`, `sweep.md`, `sweep.json`, `sweep.png` and `sweep_curves.png`.
 
     The picture shows the same sample numbers of each run: runs one below the other, or as a table

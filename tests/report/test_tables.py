@@ -114,6 +114,39 @@ def test_rich_table_fits_a_terminal(results: dict[str, Any]) -> None:
         assert name in text
 
 
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 120, 200])
+def test_no_figure_is_cut_at_any_width(results: dict[str, Any], width: int) -> None:
+    for k, row in enumerate(results["rows"]):
+        row |= {"kid": 0.12634 + k, "kid_standard_error": 0.1344, "fid": 123.4 + k}
+    names = [f"inversion.step={400 + k},sampler.references={k}" for k in range(5)]
+    named = [{**row, "name": name} for row, name in zip(results["rows"], names, strict=True)]
+    for table, rows, columns in (
+        (rich_table(results), results["rows"], COLUMNS),
+        (sweep_table("Sweep", named), named, [column for column in COLUMNS if column.narrow]),
+    ):
+        lines = printed(table, width).splitlines()
+        assert max(map(len, lines)) <= width
+        text = "\n".join(lines)
+        assert "…" not in text
+        words = text.split()
+        for column in columns:
+            for row in rows:
+                figures = column.text(row).split()
+                assert set(figures) <= set(words)
+                if width >= 30:
+                    # value and error stand side by side
+                    assert " ".join(figures) in text
+    # the second block of a narrow terminal names its lines again
+    assert printed(rich_table(results), 60).count("precision") == 2
+
+
+def test_a_table_that_fits_stands_in_one_block(results: dict[str, Any]) -> None:
+    for width, blocks in ((60, 2), (80, 1), (120, 1)):
+        assert printed(rich_table(results), width).count("KID × 10³") == blocks
+    names = printed(sweep_table("Sweep", results["rows"]), 120)
+    assert names.count("cog (2) in pixels") == 1
+
+
 def test_sweep_table_fits_a_terminal(results: dict[str, Any]) -> None:
     text = printed(sweep_table("Sweep [of] two", results["rows"]), 80)
     assert "…" not in text
