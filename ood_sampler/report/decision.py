@@ -7,6 +7,7 @@ difference is below it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,6 +104,13 @@ def difference(a: Interval, b: Interval) -> Interval:
 def separation(a: Interval, b: Interval) -> Interval:
     """Interval of `a - b` whatever their dependence: beyond 0 where the two do not overlap."""
     return Interval(a.value - b.value, a.low - b.high, a.high - b.low)
+
+
+def counted(outcomes: Sequence[Outcome], *, yes: str = "shown", no: str = "refuted") -> str:
+    """Count all three outcomes of claims alike, in words for the first two."""
+    shown, refuted = outcomes.count("shown"), outcomes.count("refuted")
+    left = len(outcomes) - shown - refuted
+    return f"{yes} in {shown} of {len(outcomes)}, {no} in {refuted}, {TOO_FEW} in {left}"
 
 
 def advice(factor: float | None, *pools: Pool) -> str:

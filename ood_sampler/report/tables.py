@@ -322,16 +322,18 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def csv_table(rows: Sequence[Row], *, first: Sequence[str] = ()) -> str:
+def csv_table(rows: Sequence[Row], *, first: Sequence[str] = (), last: Sequence[str] = ()) -> str:
     """Write rows as CSV with all digits; a figure that is missing is an empty field.
 
     Args:
         rows: The rows.
         first: Further keys of the rows, as first columns.
+        last: Likewise, as last columns.
     """
     keys = [*first, "name", "role"]
     for column in COLUMNS:
         keys += column.keys
+    keys += last
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(keys)
