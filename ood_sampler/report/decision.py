@@ -76,6 +76,25 @@ def decide(found: Interval, *, least: float = -math.inf, most: float = math.inf)
     return Decision("unclear", factor if factor <= _MOST else None)
 
 
+def all_of(decisions: Sequence[Decision]) -> Decision:
+    """What holds of several claims at once: one that is refuted refutes them."""
+    outcomes = [decision.outcome for decision in decisions]
+    if "refuted" in outcomes:
+        return Decision("refuted")
+    if "unclear" not in outcomes:
+        return Decision("shown")
+    factors = [decision.factor for decision in decisions if decision.outcome == "unclear"]
+    known = [factor for factor in factors if factor is not None]
+    return Decision("unclear", max(known) if len(known) == len(factors) else None)
+
+
+def any_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Whether one of several claims holds: refuted if all are."""
+    if "shown" in outcomes:
+        return "shown"
+    return "unclear" if "unclear" in outcomes else "refuted"
+
+
 def order(difference: Interval, *, margin: float = 0.0) -> Order:
     """Say whether the first of two quantities is lower, higher, or alike to within a margin."""
     if decide(difference, most=0).outcome == "shown":
@@ -143,7 +162,7 @@ def _alone(count: int, others: list[int], factor: float) -> float | None:
 def _rounded_up(count: float) -> int:
     """To two significant digits."""
     unit = 10 ** max(math.floor(math.log10(count)) - 1, 0)
-    return math.ceil(count / unit) * unit
+    return math.ceil(round(count / unit, 6)) * unit
 
 
 def _ratio(reach: float, gap: float) -> float:

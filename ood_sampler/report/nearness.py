@@ -1,10 +1,8 @@
 """Questions about KID: of samples against own samples, pixel controls and real pictures."""
 
-from collections.abc import Sequence
-
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, kid_interval, kid_text
-from ood_sampler.report.decision import Decision, Outcome, decide, difference
+from ood_sampler.report.decision import Outcome, all_of, decide, difference
 
 _NEAR = 0.05
 """Of the distance from real pictures to the model's own: by so little more is as near as real."""
@@ -57,7 +55,7 @@ def against_controls(run: Subject) -> Verdict | None:
         f"{phrases[decision.outcome]} {control['name']}, {kid_text(control)}"
         for decision, control in compared
     )
-    decision = _all_of([decision for decision, _ in compared])
+    decision = all_of([decision for decision, _ in compared])
     answer, said = {
         "shown": (
             "yes",
@@ -81,17 +79,6 @@ def against_controls(run: Subject) -> Verdict | None:
         answer,
         f"The KID of the samples, {kid_text(run.row)}, is {listed}. {said}",
     )
-
-
-def _all_of(decisions: Sequence[Decision]) -> Decision:
-    """What holds of several claims at once: one that is refuted refutes them."""
-    unclear = [decision for decision in decisions if decision.outcome == "unclear"]
-    if any(decision.outcome == "refuted" for decision in decisions):
-        return Decision("refuted")
-    if not unclear:
-        return Decision("shown")
-    factors = [decision.factor for decision in unclear if decision.factor is not None]
-    return Decision("unclear", max(factors) if len(factors) == len(unclear) else None)
 
 
 def against_real(run: Subject) -> Verdict | None:

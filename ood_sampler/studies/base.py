@@ -11,6 +11,7 @@ from torch import Tensor
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.decision import TOO_FEW, Pool, advice
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 
@@ -114,6 +115,34 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
     return with_bounds({key: interval})
+
+
+def interval(row: Row, key: str) -> Interval:
+    """Of a figure, from its bounds."""
+    return Interval(*(float(row[f"{key}{end}"]) for end in ("", "_low", "_high")))
+
+
+def too_few(
+    factor: float | None,
+    row: Row,
+    *,
+    count: str = "images",
+    name: str = "samples",
+    setting: str = "num_samples",
+) -> str:
+    """Say that there are too few images to tell, and how many would do.
+
+    Args:
+        factor: of the `Decision` that is unclear.
+        row: a line that says how many there are.
+        count: its figure that does.
+        name: what they are called.
+        setting: key of the configuration that gives their number.
+    """
+    images = row.get(count)
+    if not images:
+        return TOO_FEW
+    return f"{TOO_FEW}, {advice(factor, Pool(round(images), name, setting))}"
 
 
 def standard_error(row: Row, key: str) -> float:

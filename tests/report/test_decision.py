@@ -8,6 +8,9 @@ from ood_sampler.report.decision import (
     Decision,
     Pool,
     advice,
+    all_of,
+    any_of,
+    counted,
     decide,
     difference,
     estimated,
@@ -90,6 +93,23 @@ def test_no_difference_is_called_none_by_few_images() -> None:
         draws = torch.randn(1000, generator=generator, dtype=torch.float64)
         found = [decide(estimated(2 + error * float(z), error), least=-1, most=1) for z in draws]
         assert sum(decision.outcome == "shown" for decision in found) <= 2
+
+
+def test_several_claims_hold_at_once_or_one_of_them() -> None:
+    shown, refuted = Decision("shown"), Decision("refuted")
+    unclear, hopeless = Decision("unclear", 3.0), Decision("unclear", None)
+    assert all_of([shown, shown]) == shown
+    assert all_of([shown, unclear, Decision("unclear", 5.0)]) == Decision("unclear", 5.0)
+    assert all_of([unclear, hopeless]) == hopeless
+    assert all_of([unclear, refuted, shown]) == refuted
+    assert any_of(["refuted", "shown", "unclear"]) == "shown"
+    assert any_of(["refuted", "unclear"]) == "unclear"
+    assert any_of(["refuted", "refuted"]) == "refuted"
+
+
+def test_outcomes_are_counted_alike() -> None:
+    found = counted(["shown", "unclear", "refuted", "refuted"])
+    assert found == "shown in 1 of 4, refuted in 2, too few images to say in 1"
 
 
 def test_difference_is_two_standard_errors_of_both() -> None:
