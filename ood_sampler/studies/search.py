@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Point
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.decision import (
+    TOO_FEW,
+    Decision,
+    Outcome,
+    all_of,
+    decide,
+    difference,
+    estimated,
+    order,
+)
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.report.verdicts import order
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Search
 from ood_sampler.studies.base import (
@@ -20,6 +30,7 @@ from ood_sampler.studies.base import (
     Study,
     decoding,
     strategy_row,
+    too_few,
     variant,
 )
 from ood_sampler.studies.curves import by_domain
@@ -108,25 +119,30 @@ class SearchStudy(Study):
         return Measured([{**row, "cost": share} for row in rows])
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences, met = [], 0
+        sentences = []
+        outcomes: list[Outcome] = []
         domains = by_domain(rows)
         for domain, own in domains.items():
             chosen = next(row for row in own if row["chosen"])
             usable = [row for row in own if row["usable"]] or own
             best = min(usable, key=lambda row: row["kid"])
-            within = chosen["kid"] <= max(_WITHIN * best["kid"], best["kid"])
-            cheap = chosen["cost"] < _COST
-            met += within and cheap
+            within = _within(chosen, best)
+            cheap = Decision("shown" if chosen["cost"] < _COST else "refuted")
+            outcomes.append(all_of([within, cheap]).outcome)
             sentences.append(
                 f"{domain}: auto chose {_words(chosen)}; the best usable of {len(own)} settings, "
                 f"{len(usable)} of them usable, is {_words(best)}. The choice is "
                 f"{_apart(chosen, best)}; it took {chosen['cost']:.0%} of the evaluations of the "
-                f"grid. Goals (within 15%, below a quarter): {'met' if within else 'missed'}, "
-                f"{'met' if cheap else 'missed'}."
+                f"grid. Goals (within 15%, below a quarter): {_met(within, chosen)}, "
+                f"{_met(cheap, chosen)}."
                 + ("" if chosen["usable"] else " On held-out pictures the choice is not usable.")
             )
         if len(domains) > 1:
-            sentences.append(f"Both goals are met on {met} of {len(domains)} domains.")
+            met, missed = outcomes.count("shown"), outcomes.count("refuted")
+            sentences.append(
+                f"Both goals are met on {met} of {len(domains)} domains, missed on {missed}; on "
+                f"{len(domains) - met - missed} there are {TOO_FEW}."
+            )
         return sentences
 
     @styled
@@ -185,16 +201,35 @@ def _words(row: Row) -> str:
     )
 
 
+def _within(chosen: Row, best: Row) -> Decision:
+    """Whether the KID of the choice is at most so many times the least, or no higher."""
+    if chosen is best:
+        return Decision("shown")
+    times = _WITHIN if best["kid"] > 0 else 1.0
+    asked = estimated(times * best["kid"], times * best["kid_standard_error"])
+    return decide(difference(_kid(chosen), asked), most=0)
+
+
+def _met(decision: Decision, row: Row) -> str:
+    words = {"shown": "met", "refuted": "missed"}
+    return words.get(decision.outcome) or too_few(decision.factor, row)
+
+
+def _kid(row: Row) -> Interval:
+    return estimated(row["kid"], row["kid_standard_error"])
+
+
 def _apart(chosen: Row, best: Row) -> str:
     if chosen is best:
         return "the best one"
-    difference = chosen["kid"] - best["kid"]
-    if difference < 0:
+    above = chosen["kid"] - best["kid"]
+    if above < 0:
         return "lower in KID, but not usable by the held-out figures"
-    told = order(
-        chosen["kid"], chosen["kid_standard_error"], best["kid"], best["kid_standard_error"]
-    )
-    apart = "not told apart by two standard errors" if told == "same" else "told apart"
+    interval = difference(_kid(chosen), _kid(best))
+    apart = "told apart"
+    if order(interval) == "unclear":
+        more = too_few(decide(interval, most=0).factor, chosen)
+        apart = f"not told apart by two standard errors: {more}"
     if best["kid"] <= 2 * best["kid_standard_error"]:
-        return f"{1e3 * difference:.1f} × 10⁻³ above it, where a ratio means little ({apart})"
-    return f"{difference / best['kid']:.0%} above it ({apart})"
+        return f"{1e3 * above:.1f} × 10⁻³ above it, where a ratio means little ({apart})"
+    return f"{above / best['kid']:.0%} above it ({apart})"

@@ -145,6 +145,36 @@ def test_the_sentence_gives_the_ends_of_the_band(band: Band | None, words: str) 
     assert words in sentence
 
 
+def test_a_step_that_passes_by_its_estimate_alone_says_how_many_images_would_do() -> None:
+    rows = curve(Band(412.4, 655.6, 500, False, False), images=100)
+    assert "0.30 were asked, reached beyond the errors)" in STUDY.conclude(rows)[0]
+    # 0.1 above what is asked, with an interval that reaches 0.3 down
+    unsure = [{**row, "authenticity": 0.4, "authenticity_low": 0.1} for row in rows]
+    assert (
+        "were asked, too few images to say, about 900 samples would do (num_samples))"
+        in STUDY.conclude(unsure)[0]
+    )
+
+
+def test_steps_that_miss_by_their_estimates_alone_are_counted_apart() -> None:
+    new = {"authenticity": 0.2, "authenticity_low": 0.15, "authenticity_high": 0.25}
+    rows = [{**row, **new} for row in curve(None)]
+    rows[0]["authenticity_high"] = 0.35
+    assert STUDY.conclude(rows) == [
+        "a, cog (2): no step tried keeps retention >= 0.80 and novelty >= 0.30 (beyond the errors "
+        "at 2 of 3, too few images to say at 1)."
+    ]
+
+
+def test_one_step_has_no_range() -> None:
+    (row,) = curve(Band(500, 500, 500, True, True))[1:2]
+    (sentence,) = STUDY.conclude([row])
+    assert sentence.startswith("a, cog (2): t = 500, the only step tried, is usable, with a KID of")
+    assert "from" not in sentence
+    (sentence,) = STUDY.conclude(curve(None)[1:2])
+    assert "t = 500, the only step tried, does not keep retention" in sentence
+
+
 def bands(*ends: tuple[float, Band | None]) -> list[dict[str, Any]]:
     """A curve for each gap and band, one domain each."""
     return [
@@ -174,7 +204,7 @@ OPEN = replace(wide(60), open_high=True)
         (
             [(0.1, wide(10)), (0.2, wide(20)), (0.3, wide(40)), (0.4, wide(50))],
             "rank correlation 1.00 (permutation p = 0.083), so the paper's claim that a larger gap "
-            "gives a wider band is not shown here",
+            "gives a wider band is not shown here, nor refuted: too few domains to say, about 5",
         ),
         (
             [(0.1, wide(10)), (0.2, wide(50)), (0.3, wide(20)), (0.4, wide(10)), (0.5, wide(30))],
