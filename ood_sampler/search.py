@@ -15,6 +15,7 @@ from ood_sampler.metrics.capture import CapturedFraction
 from ood_sampler.metrics.evaluation import Described
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 
@@ -188,7 +189,11 @@ class Search:
             new = _computed(samples, before, pipeline)
             work.append(Work(f"search {number}", candidates * new, largest))
             before, candidates = samples, max(1, round(self.keep * candidates))
-        return work
+        # the samples themselves are work of the run
+        _, *inversions = in_domain_work(
+            [run.plan for run in self._candidates(pipeline, steps, samplers)]
+        )
+        return [*work, *inversions]
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]

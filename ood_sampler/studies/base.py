@@ -11,6 +11,7 @@ from torch import Tensor
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 
@@ -201,7 +202,7 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
     """What the samples of some runs, and all they are compared with, cost."""
     return [
         pipeline.plan.inversion_work(),
-        own_domain(pipeline),
+        *in_domain_work([pipeline.plan, *(run.plan for run in runs)]),
     ] + [
         Work(
             f"t = {run.settings.step}",
