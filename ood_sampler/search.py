@@ -18,6 +18,7 @@ from ood_sampler.metrics.intervals import difference_interval, share_interval
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 
@@ -198,7 +199,11 @@ class Search:
             new = _computed(samples, before, pipeline)
             work.append(Work(f"search {number}", candidates * new, largest))
             before, candidates = samples, max(1, round(self.keep * candidates))
-        return work
+        # the samples themselves are work of the run
+        _, *inversions = in_domain_work(
+            [run.plan for run in self._candidates(pipeline, steps, samplers)]
+        )
+        return [*work, *inversions]
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]

@@ -487,6 +487,8 @@ def test_the_control_mixes_the_same_pictures_as_the_strategy(
     run = pipeline(model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="pair", points=20))
     names = [type(sampler).__name__ for sampler in run.plan.controls()]
     assert names == ["LerpSampler", "CogSampler", "SlerpSampler"]
+    run = pipeline(model_folder, tmp_path, trainer, sampler=CogSampler(references=3, cap=0.6))
+    assert vars(run.plan.controls()[-1]) == {"references": 3, "cap": 0.6, "among": None}
     run = pipeline(
         model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="gaussian", points=20)
     )

@@ -12,6 +12,7 @@ from ood_sampler.latents.bandwidth import Point
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import STANDARD_ERRORS, difference_interval, with_bounds
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.decision import TOO_FEW, Pool, advice
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
@@ -249,7 +250,7 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
     """What the samples of some runs, and all they are compared with, cost."""
     return [
         pipeline.plan.inversion_work(),
-        own_domain(pipeline),
+        *in_domain_work([pipeline.plan, *(run.plan for run in runs)]),
     ] + [
         Work(
             f"t = {run.settings.step}",
