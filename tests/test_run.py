@@ -13,10 +13,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+from ood_sampler.command import check_command, sweepable
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text, training_help_text
-from ood_sampler.run import check_command, execute, main, sweepable
+from ood_sampler.run import execute, main
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Candidates, Search
 from ood_sampler.studies.base import Study
