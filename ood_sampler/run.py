@@ -1,6 +1,6 @@
 """`python -m ood_sampler.run`: invert, draw, decode, measure, report.
 
-The entry point; with `command.py` and `train.py` the only file that knows Hydra. What takes long to
+The entry point; with `command/` and `train.py` the only one that knows Hydra. What takes long to
 import is imported where it is used, so that help and mistakes in the command answer at once.
 """
 
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ood_sampler.command import check_command, is_sweep, sweepable
+from ood_sampler.command.arguments import read_command
+from ood_sampler.command.checking import expand_home
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import help_text
+from ood_sampler.help import CONF, help_text
 
 if TYPE_CHECKING:
     from ood_sampler.pipeline import Pipeline
@@ -45,34 +45,24 @@ _INTERRUPTED = "interrupted: finished shards are kept, the same command continue
 
 def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(help_text())
-        return
-    # argparse takes no overrides before and after an option
-    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))
     try:
-        options = get_args_parser().parse_args(arguments)
-        overrides = options.overrides
-        # as can -m
-        sweep = any(text.startswith("hydra.mode=") or is_sweep(text) for text in overrides)
-        check_command(overrides, sweep=options.multirun or sweep)
+        command = read_command(sys.argv[1:], name="run")
+        if command.options.help:
+            sys.stdout.write(help_text(command.options.overrides, command.configuration.folders))
+            return
+        command.check()
+        sys.argv[1:] = command.arguments()
+        run()
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    sys.argv[1:] = [
-        sweepable(argument, overrides) if argument in overrides else argument
-        for argument in arguments
-    ]
-    try:
-        run()
     except KeyboardInterrupt:
         # while runs of a sweep are waited for; one in this process tells of itself
         sys.stderr.write(f"{_INTERRUPTED}\n")
         sys.exit(130)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="run")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
 def run(cfg: DictConfig) -> None:
     """One run; a mistake or a fault ends it with one sentence and exit code 1."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -81,6 +71,7 @@ def run(cfg: DictConfig) -> None:
     # what joblib's workers are started by is not known to those that trainer=ddp starts in them
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method("spawn", force=True)
+    expand_home(cfg)
     try:
         execute(cfg)
     except KeyboardInterrupt:
@@ -145,14 +136,11 @@ def execute(cfg: DictConfig) -> None:
             )
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run and model.missing_megabytes is not None:
-            log.info(
-                "estimate: the weights of %s are not here (%.0f MB to fetch), and without them "
-                "nothing more is known: python -m ood_sampler.models verify %s",
-                model.name,
-                model.missing_megabytes,
-                HydraConfig.get().runtime.choices["model"],
+            raise ValueError(
+                f"the weights of {model.name} are not here ({model.missing_megabytes:.0f} MB to "
+                "fetch), and nothing is known without them: python -m ood_sampler.models verify "
+                f"{HydraConfig.get().runtime.choices['model']}"
             )
-            return
         fetched = model.weight_files.find() is not None
         if fetched:
             check_model(model, solver, settings, also)

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from ood_sampler.command import LAUNCHER, check_command
+from ood_sampler.command.checking import LAUNCHER, check_command
 from ood_sampler.data.lease import hold
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF
