@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: `conf/` is installed inside the package, as `ood_sampler.conf`."""
+"""What pyproject.toml cannot say: `conf/` is installed in the package, as `ood_sampler.conf`."""
 
 from setuptools import find_packages, setup
 

@@ -1,5 +1,9 @@
 """What ends a program with one sentence instead of a traceback."""
 
+import re
+import shlex
+from pathlib import Path
+
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
@@ -9,8 +13,23 @@ class CommandError(ValueError):
 
 
 def install(extra: str) -> str:
-    """How to get the packages of an optional extra."""
+    """How to get the packages of an optional extra, in a checkout or beside an installed wheel."""
+    if not (Path(__file__).parents[1] / "pyproject.toml").is_file():
+        marker = re.compile(rf"""(?P<package>[^;]*?) ?; extra == ["']{extra}["']""")
+        found = [marker.fullmatch(line) for line in _requirements()]
+        packages = [match["package"] for match in found if match is not None]
+        if packages:
+            return f"pip install {shlex.join(packages)}"
     return f"pip install -e '.[{extra}]' in the project's folder"
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        return requires("ood-sampler") or []
+    except PackageNotFoundError:
+        return []
 
 
 FAULTS = (ValueError, OSError, MemoryError, OmegaConfBaseException, SafetensorError)
