@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 
 from ood_sampler.command.checking import check_command, expand_glob, is_sweep, nearest, sweepable
 from ood_sampler.command.files import Configuration, find_configuration
-from ood_sampler.command.quoting import as_typed, has_several_values
+from ood_sampler.command.quoting import as_typed, has_several_values, one_value, takes_text
 from ood_sampler.faults import CommandError
 
 
@@ -20,11 +20,13 @@ class Command:
 
     Attributes:
         options: those of Hydra's parser.
-        overrides: settings, each with the text that was typed.
+        typed: settings as they were typed.
+        overrides: the same as Hydra takes them.
         configuration: where its files are.
     """
 
     options: Namespace
+    typed: tuple[str, ...]
     overrides: tuple[str, ...]
     configuration: Configuration
 
@@ -49,9 +51,15 @@ class Command:
         if self.is_answered_by_hydra:
             return
         shows = self.options.cfg is not None
-        several = [text for text in self.overrides if has_several_values(text)]
-        if shows and several:
-            raise CommandError(f"{several[0]} has several values: --cfg shows a single run")
+        for typed, text in zip(self.typed, self.overrides, strict=True):
+            if has_several_values(text) and shows:
+                raise CommandError(f"{typed} has several values: --cfg shows a single run")
+            key, _, value = typed.partition("=")
+            if has_several_values(text) and takes_text(key) and not self.is_sweep:
+                raise CommandError(
+                    f"{typed} has several values: add -m to make a run of each, or type "
+                    f"{one_value(key, value)} if it is one"
+                )
         check_command(
             self.overrides,
             sweep=self.is_sweep,
@@ -96,7 +104,7 @@ def read_command(arguments: Sequence[str], *, name: str) -> Command:
     if options.config_dir is not None:
         # also for jobs that start elsewhere
         options.config_dir = str(Path(options.config_dir).expanduser().absolute())
-    return Command(options, overrides, configuration)
+    return Command(options, tuple(options.overrides), overrides, configuration)
 
 
 def _options(arguments: Sequence[str]) -> Namespace:
@@ -126,6 +134,13 @@ def _options(arguments: Sequence[str]) -> Namespace:
     given = [flag for flag, is_given in modes.items() if is_given]
     if len(given) > 1:
         raise CommandError(f"{given[0]} does not go with {given[1]}: leave one of them out")
+    shells = ("install=", "uninstall=", "query=")
+    if options.shell_completion and sum(t.startswith(shells) for t in options.overrides) != 1:
+        raise CommandError("--shell-completion needs the shell: add install=bash or uninstall=bash")
+    if options.resolve and options.cfg in ("hydra", "all"):
+        raise CommandError(
+            "--resolve goes with --cfg job alone: part of Hydra's own is known in a run only"
+        )
     if options.cfg is None and (options.resolve or options.package is not None):
         flag = "--resolve" if options.resolve else "--package"
         raise CommandError(f"{flag} goes with --cfg: add --cfg job")

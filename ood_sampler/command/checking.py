@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.command.files import SEARCH_PATH, SHIPPED, Configuration
-from ood_sampler.command.quoting import one_value, parse, takes_path, takes_text
+from ood_sampler.command.quoting import parse, takes_path, takes_text
 from ood_sampler.faults import CommandError, install
 from ood_sampler.help import keys
 
@@ -137,13 +137,12 @@ def _setting(text: str, configuration: Configuration, *, sweep: bool) -> Setting
         parsed = OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
+    if not parsed.key_or_group:
+        raise CommandError(f"{text} names no key: write KEY=VALUE")
     if not parsed.is_sweep_override():
         return Setting(text, parsed, (text,))
-    key = parsed.key_or_group
     if not sweep:
-        given = text.partition("=")[2]
-        quotes = f", or type {one_value(key, given)} if it is one" if takes_text(key) else ""
-        raise CommandError(f"{text} has several values: add -m to make a run of each{quotes}")
+        raise CommandError(f"{text} has several values: add -m to make a run of each")
     if isinstance(parsed.value(), Glob):
         return _setting(expand_glob(text, configuration), configuration, sweep=sweep)
     try:

@@ -70,8 +70,10 @@ def as_typed(override: str) -> str:
     existing path is always taken as typed.
 
     Raises:
-        CommandError: there is no value, no such user, or a name that no configuration can hold.
+        CommandError: there is no value or no such user, or a name that no configuration can hold.
     """
+    if not override.strip():
+        raise CommandError("an argument is empty (is a shell variable not set?): leave it out")
     match = _SETTING.fullmatch(override)
     if match is None:
         return override
@@ -99,9 +101,10 @@ def quoted(text: str) -> str:
 
 def one_value(key: str, value: str) -> str:
     """What to type in a shell so that commas do not part a value in several."""
-    text = quoted(value)
-    # quotes of the shell's that are easy to read, where nothing in the text would end them
-    return shlex.quote(f"{key}={text}") if re.search(r'["$`\\!]', text) else f'{key}="{text}"'
+    if re.search(r'["$`\\!]', value):
+        return shlex.quote(f"{key}={quoted(value)}")
+    # quotes that are easy to read, where nothing in the text would end them
+    return f'"{key}=\\"{value}\\""' if "'" in value else f"{key}=\"'{value}'\""
 
 
 def _values(key: str, value: str) -> str:
