@@ -12,6 +12,12 @@ class CommandError(ValueError):
     """A mistake in the command, said in one sentence."""
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C ended something; Lightning makes it an exit with code 1."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, KeyboardInterrupt)
+
+
 def install(extra: str) -> str:
     """How to get the packages of an optional extra, in a checkout or beside an installed wheel."""
     if not (Path(__file__).parents[1] / "pyproject.toml").is_file():

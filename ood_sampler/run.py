@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import expand_home
-from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.faults import FAULTS, CommandError, is_interrupt
 from ood_sampler.help import CONF, help_text
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def run(cfg: DictConfig) -> None:
     expand_home(cfg)
     try:
         execute(cfg)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not is_interrupt(ended):
+            raise
         log.error(_INTERRUPTED)
         sys.exit(130)
     except (InstantiationException, *FAULTS) as error:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import expand_home
 from ood_sampler.command.files import Configuration
-from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.faults import FAULTS, CommandError, is_interrupt
 from ood_sampler.help import CONF, training_help_text
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ def run(cfg: DictConfig) -> None:
     expand_home(cfg)
     try:
         train(cfg)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not is_interrupt(ended):
+            raise
+        log.error(_INTERRUPTED)
+        sys.exit(130)
     except FAULTS as error:
         log.error("error: %s", error)
         sys.exit(1)

@@ -206,8 +206,8 @@ def _check_text(key: str, composed: DictConfig) -> None:
     try:
         value = OmegaConf.select(composed, key)
     except OmegaConfBaseException as error:
-        if "oc.env" in str(error) or key == "output":
-            raise CommandError(f"{key}: {' '.join(str(error).split())}") from error
+        if "Environment variable" in str(error) or key == "output":
+            raise CommandError(f"{key}: {str(error).splitlines()[0]}") from error
         # refers to what only a run knows
         return
     if isinstance(value, bool | int | float):

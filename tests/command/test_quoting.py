@@ -34,7 +34,20 @@ def value(setting: str) -> Any:  # noqa: ANN401 of any kind
     [
         *("2024_05", "5", "-5", "007", "1e3", "1.50", "true", "No", "nan", "inf", "12_000"),
         *("Galaxies (2020)", "a=b", "x&y", "it's", "run#1", 'say "x"', "10%", "a b", "naïve", "星"),
-        *("a:b", "[x]", "{x}", "{a: b}", "x;y", "a!b", "a^b", "<x>", "x|y", "a(b", "a]b", "Fig (a)"),
+        *(
+            "a:b",
+            "[x]",
+            "{x}",
+            "{a: b}",
+            "x;y",
+            "a!b",
+            "a^b",
+            "<x>",
+            "x|y",
+            "a(b",
+            "a]b",
+            "Fig (a)",
+        ),
         *("C:\\dir\\", "$x", "a@b", "*", "?", "2024-05-01", "0x10", "a'b\"c", "`x`", "a~b", "x\ny"),
         *("Fig (a,b)", "[a,b]"),
     ],
@@ -132,18 +145,18 @@ def test_a_value_that_is_none_is_refused(setting: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a,b", "It's, b", 'say "x", y', "a$b,c", "b\\s,x", "!a,b", "`a`,b", "ü,é", "it's \"x\", $y\\"],
+    ["a,b", "It's, b", 'say "x", y', "a$b,c", "b\\s,x", "!a,b", "`a`,b", "ü,é", 'it\'s "x", $y\\'],
 )
 def test_the_quotes_that_a_message_shows_work_in_a_shell(text: str) -> None:
     command = f"printf %s {one_value('output', text)}"
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    ended = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
     parsed = parse(as_typed(ended.stdout))
     assert parsed is not None
     assert parsed.value() == text
 
 
 def texts_of(node: Any, prefix: str) -> dict[str, bool]:  # noqa: ANN401 of the configuration
-    """Keys of a configuration's targets, and whether they are annotated to take nothing but text."""
+    """Keys of a configuration's targets, and whether these are annotated to take text."""
     found: dict[str, bool] = {}
     target = node.get("_target_")
     parameters = {} if target is None else inspect.signature(get_object(target)).parameters
