@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from ood_sampler.data.contrast import warn_of_narrow_range
 from ood_sampler.data.images import READER_VERSION, ImageError, fit_square, read_rgb
 from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.data.sources import ImageSource, Source, open_source
@@ -192,6 +193,9 @@ class TargetDomain:
     clipped: tuple[float, float] | None = None
     """Of physical fields: the shares of few-shot and held-out values outside of `scale`."""
 
+    unit: str | None = None
+    """Of physical fields: the unit of their values, where their files give it."""
+
 
 def folder_domain(
     *,
@@ -274,6 +278,7 @@ def picture_domain(
         skipped=split.skipped,
     )
     warn_of_upsampling(domain)
+    warn_of_narrow_range(name, domain.few_shot)
     return domain
 
 
@@ -328,10 +333,11 @@ def split_sources(
     if unreadable and on_error == "raise":
         raise ImageError(
             f"{len(unreadable)} of {sum(scan.inspected for scan in scans)} pictures cannot be "
-            f"used; the first: {unreadable[0][1]}, or leave all such pictures out with "
-            "data.on_error=skip"
+            f"used{_by_kind([error for _, error in unreadable])}, or leave all such pictures out "
+            "with data.on_error=skip"
         )
-    skipped = unreadable + [entry for scan in scans for entry in scan.duplicates]
+    skipped = [(name, str(error)) for name, error in unreadable]
+    skipped += [entry for scan in scans for entry in scan.duplicates]
     _check_enough("few_shot", few_shot, scans[0].source, few_shot_pictures, skipped)
     _check_enough("held_out", held_out, scans[-1].source, held_out_pictures, skipped)
     return Split(few_shot_pictures, held_out_pictures, skipped)
@@ -394,7 +400,7 @@ class _Scan:
         order = torch.randperm(len(source), generator=generator)
         self.source = source
         self.inspected = 0
-        self.unreadable: list[tuple[str, str]] = []
+        self.unreadable: list[tuple[str, ImageError]] = []
         self.duplicates: list[tuple[str, str]] = []
         self._inspect = inspect
         # One number after the other: a list of millions would take more than their names.
@@ -410,7 +416,7 @@ class _Scan:
             try:
                 picture = self._inspect(index)
             except ImageError as error:
-                self.unreadable.append((name, str(error)))
+                self.unreadable.append((name, error))
                 continue
             if picture.sha256 in originals:
                 reason = f"has the same bytes as few-shot picture {originals[picture.sha256]}"
@@ -420,6 +426,20 @@ class _Scan:
             if len(taken) == count:
                 break
         return taken
+
+
+def _by_kind(errors: Sequence[ImageError]) -> str:
+    """Count errors by kind, most frequent first, and quote the first of each kind."""
+    kinds: dict[str, list[ImageError]] = {}
+    for error in errors:
+        kinds.setdefault(error.kind, []).append(error)
+    ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    counts = ", ".join(f"{kind}: {len(found)}" for kind, found in ordered)
+    if len(ordered) > 1:
+        examples = "; ".join(f"{kind}: {found[0]}" for kind, found in ordered)
+        return f" ({counts}); the first of each: {examples}"
+    listed = "" if ordered[0][0] == ImageError.kind else f" ({counts})"
+    return f"{listed}; the first: {errors[0]}"
 
 
 def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None]:

@@ -51,6 +51,9 @@ _DECODER_ERRORS = (
 class ImageError(ValueError):
     """A picture or an archive cannot be used; the message names the file and the remedy."""
 
+    kind: str = "unreadable"
+    """What is wrong in a word or two: errors of one kind are counted together."""
+
 
 def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     """Decode one picture to uint8 RGB, shape $(H, W, 3)$.

@@ -42,6 +42,7 @@ from ood_sampler.data.domain import inspect
 from ood_sampler.data.fields import inspect_field
 from ood_sampler.data.hub import HubSource
 from ood_sampler.data.images import fit_square, read_rgb
+from ood_sampler.data.layout import Layout
 from ood_sampler.data.sources import open_source
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 
@@ -264,7 +265,7 @@ def _picture(path: Path) -> None:
 
 
 def _fields(path: Path) -> None:
-    source = ArraySource(path, array=None, band_axis=None, bands=None)
+    source = ArraySource(path, Layout())
     for index in range(min(len(source), 3)):
         inspect_field(source, index)
 
