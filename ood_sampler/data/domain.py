@@ -362,7 +362,7 @@ def embedded_domain(
         ValueError: A set asks for more images than there are, or the file is damaged.
     """
     _check_counts(few_shot=few_shot, held_out=held_out)
-    images, scale = _embedded_images(name)
+    images, scale, unit = _embedded_images(name)
     available = len(images) - _FEW_SHOT
     few_shot = _FEW_SHOT if few_shot is None else few_shot
     held_out = available if held_out is None else held_out
@@ -387,6 +387,7 @@ def embedded_domain(
         few_shot=images_from(0, few_shot),
         held_out=images_from(_FEW_SHOT, held_out),
         scale=scale,
+        unit=unit,
     )
     warn_of_upsampling(domain)
     return domain
@@ -442,7 +443,7 @@ def _by_kind(errors: Sequence[ImageError]) -> str:
     return f"{listed}; the first: {errors[0]}"
 
 
-def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None]:
+def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None, str | None]:
     path = _ASSETS / name / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
@@ -453,9 +454,10 @@ def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None]:
         with safe_open(path, framework="pt") as file:
             if "images" in file.keys():  # noqa: SIM118  the file is no mapping
                 images: Tensor = file.get_tensor("images")
-                return images, None
-            scale = FluxScale.from_metadata(file.metadata())
-            return scale.to_rgb(file.get_tensor("fields")), scale
+                return images, None, None
+            metadata = file.metadata()
+            scale = FluxScale.from_metadata(metadata)
+            return scale.to_rgb(file.get_tensor("fields")), scale, metadata.get("units")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); install the package again") from error
 

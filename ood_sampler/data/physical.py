@@ -12,9 +12,38 @@ from torch import Tensor
 from ood_sampler.data.artifact import atomic
 from ood_sampler.data.radiation import FieldScale
 from ood_sampler.data.sources import MissingPackageError, load_extra
+from ood_sampler.latents.store import TensorSet
 
 _BLOCK = 2880
 """Bytes that header and data of FITS are filled up to a multiple of."""
+
+
+class GreyImages(TensorSet):
+    """Images whose three colours are equal: the mean of those of another set.
+
+    What a model makes of a domain of one band is not quite grey, but stands for one value a pixel,
+    the one that `FieldScale.from_pictures` makes of it.
+    """
+
+    def __init__(self, images: TensorSet) -> None:
+        self.images = images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        colours = self.images.take(indices)
+        return colours.mean(dim=1, keepdim=True).expand_as(colours)
+
+
+def as_bands(images: TensorSet, scale: FieldScale | None) -> TensorSet:
+    """Return images as their domain has them: grey where its fields have one band."""
+    single = scale is not None and len(scale.low) == 1
+    return GreyImages(images) if single else images
 
 
 def write_fields(

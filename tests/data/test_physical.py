@@ -6,8 +6,9 @@ import pytest
 import torch
 from astropy.io import fits
 
-from ood_sampler.data.physical import write_fields, write_fits, write_physical
+from ood_sampler.data.physical import as_bands, write_fields, write_fits, write_physical
 from ood_sampler.data.radiation import AsinhScale, FieldScale, FluxScale, LinearScale
+from ood_sampler.latents.store import InMemory
 
 
 def test_samples_are_written_in_physical_units(tmp_path: Path) -> None:
@@ -81,3 +82,18 @@ def test_without_astropy_fields_are_numpy_alone(
     scale = LinearScale([0.0], [1.0])
     names = write_fields(tmp_path, lambda: [torch.zeros(2, 3, 2, 2)], 2, scale, unit=None)
     assert names == [file.name for file in tmp_path.iterdir()] == ["samples.npy"]
+
+
+def test_images_of_one_band_are_grey_and_the_same_fields() -> None:
+    images = InMemory(torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    three = LinearScale([0.0] * 3, [1.0] * 3)
+    assert as_bands(images, None) is images
+    assert as_bands(images, three) is images
+    scale = LinearScale([0.0], [10.0])
+    grey = as_bands(images, scale)
+    assert (grey.shape, len(grey)) == ((3, 4, 4), 5)
+    taken = grey.take([3, 1])
+    expected = images.items[[3, 1]].mean(1, keepdim=True).expand(2, 3, 4, 4)
+    torch.testing.assert_close(taken, expected)
+    fields = scale.from_pictures(images.items[[3, 1]])
+    torch.testing.assert_close(scale.from_pictures(taken), fields)
