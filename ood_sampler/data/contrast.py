@@ -29,7 +29,8 @@ def used_range(images: Sequence[Tensor]) -> list[float]:
     below = counts.cumsum(1) / counts.sum(1, keepdim=True)
     levels = torch.tensor(_CENTRAL, dtype=below.dtype).expand(len(below), 2).contiguous()
     low, high = torch.searchsorted(below, levels).T
-    return ((high - low) / (_BINS - 1)).tolist()
+    parts: list[float] = ((high - low) / (_BINS - 1)).tolist()
+    return parts
 
 
 def warn_of_narrow_range(name: str, images: "Dataset[Tensor]", *, bands: int | None = None) -> None:

@@ -144,7 +144,9 @@ def _open_fits(file: Path, array: str | None) -> Iterator[Stored]:
                     tuple(unit.shape),
                     np.dtype(float),
                     unit.section.__getitem__,
-                    unit=_text_of(lambda: unit.header.get("BUNIT"), fits.VerifyError),
+                    unit=_text_of(
+                        lambda: unit.header.get("BUNIT"), (*_READER_ERRORS, fits.VerifyError)
+                    ),
                 )
     except (fits.VerifyError, tiles.CfitsioException) as error:
         raise _damaged(file, error) from error
@@ -267,12 +269,14 @@ def _unit_label(index: int, unit: Any) -> str:  # noqa: ANN401
     return f"{index} ({unit.name},{unit.ver})" if unit.name else str(index)
 
 
-def _text_of(read: Callable[[], Any], *errors: type[Exception]) -> str | None:
+def _text_of(
+    read: Callable[[], Any], errors: tuple[type[Exception], ...] = _READER_ERRORS
+) -> str | None:
     """Return a text of a header, None if there is none: a damaged one is no reason to stop."""
     try:
         value = read()
         text = value.decode() if isinstance(value, bytes) else value
-    except (*_READER_ERRORS, *errors):
+    except errors:
         return None
     return text.strip() or None if isinstance(text, str) else None
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
@@ -105,7 +106,9 @@ def _band_figure(panel: FieldPanel, sets: Sequence[Tensor], band: int) -> "Figur
                 field.numpy(), cmap=_COLOURS, vmin=-1, vmax=1, interpolation="none"
             )
     positions = torch.linspace(-1, 1, _TICKS, dtype=torch.float64)
-    bar = figure.colorbar(drawn, ax=axes, ticks=positions.tolist(), label=panel.unit or "value")
+    bar = figure.colorbar(
+        drawn, ax=axes, ticks=positions.tolist(), label=fill(panel.unit or "value", 40)
+    )
     bar.ax.set_yticklabels(tick_labels(_values(panel.scale, positions, band)))
     bar.outline.set_visible(False)
     return figure
