@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.features import read_reference
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
@@ -61,6 +62,9 @@ from ood_sampler.samplers.standard import StandardSampler
 log = logging.getLogger(__name__)
 
 REAL = "real pictures"
+SIZE_DEPENDENT = ("fid", "recall", "coverage")
+"""Scores that fewer images make worse, so that only sets of equal size compare."""
+
 SMALLEST = 11
 """Pixels a side that SSIM needs."""
 
@@ -96,6 +100,7 @@ class Outcome:
     """All that a run found, and where its pictures are.
 
     Attributes:
+        near_copies: whether each sample is one.
         numbers: of the samples, where some were left out.
         originals: the few-shot pictures that `reconstructions` belong to.
         left_out: what the network returned NaN or infinity for, a sentence each.
@@ -107,6 +112,7 @@ class Outcome:
     reconstruction: dict[str, list[float]]
     nearest_distance: dict[str, list[float]]
     nearest_index: list[int]
+    near_copies: list[bool]
     stages: list[StageRecord]
     images: TensorSet
     numbers: Sequence[int]
@@ -183,6 +189,7 @@ class Pipeline:
         self.evaluation.check(
             {
                 "num_samples": self.settings.num_samples,
+                "measure.in_domain": self.settings.in_domain_count,
                 "data.few_shot": len(few_shot),
                 "data.held_out": len(held_out),
             }
@@ -239,6 +246,9 @@ class Pipeline:
             ]
             to_few_shot = nearest(described.features, measure.few_shot.features)
             held_out_to_few_shot = nearest(measure.held_out.features, measure.few_shot.features)
+            copies = near_copies(
+                described.features, measure.few_shot.features, measure.held_out.features
+            )
             reconstruction = self.compare(originals, reconstructions)
         return Outcome(
             rows=rows,
@@ -248,6 +258,7 @@ class Pipeline:
                 "held_out": held_out_to_few_shot.distance.tolist(),
             },
             nearest_index=to_few_shot.indices.tolist(),
+            near_copies=copies.tolist(),
             stages=self.stages,
             images=_selected(samples.open(), numbers),
             numbers=numbers,
@@ -280,7 +291,7 @@ class Pipeline:
 
     def references(self) -> list[Row]:
         """The floor and the ceiling: real pictures, and samples of the model's own domain."""
-        return [self.measure.real(), self.measure.row(IN_DOMAIN, "reference", self.own[2])]
+        return [self.measure.real(), self.measure.own(self.own[2])]
 
     @cached_property
     def own(self) -> tuple[Artifact, list[int], Described]:
@@ -384,14 +395,16 @@ class Pipeline:
     def reconstructed(self) -> tuple[TensorSet, TensorSet]:
         """The few-shot pictures and, inverted and decoded, the same ones."""
         artifact, few_shot = self.reconstruct(), self.domain.few_shot
+        names = few_shot.names[: artifact.count]
         what = "the reconstruction of picture"
-        kept = self.usable(artifact, what, few_shot.names)
+        kept = self.usable(artifact, what, names)
         if not kept:
-            raise NonFiniteError(what, few_shot.names, remedy="and check the weights")
-        return _selected(_images(few_shot), kept), _selected(artifact.open(), kept)
+            raise NonFiniteError(what, names, remedy="and check the weights")
+        originals = Taken(few_shot, artifact.count)
+        return _selected(originals, kept), _selected(artifact.open(), kept)
 
     def reconstruct(self) -> Artifact:
-        """Decode the inverted pictures back."""
+        """Decode the first inverted images back."""
         artifact = self.plan.reconstructions()
         return self._decode("reconstruct", self.plan.inversion(), artifact, eta=0.0, clip_x_0=False)
 
@@ -649,6 +662,19 @@ class Measure:
             REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
         )
 
+    def own(self, samples: Described) -> Row:
+        """The ceiling: samples of the model's own domain.
+
+        Where they are fewer than the other sets, scores that depend on the number of images are
+        left out.
+        """
+        row = self.row(IN_DOMAIN, "reference", samples)
+        if len(samples) >= self.count:
+            return row
+        biased = {f"{key}{end}" for key in SIZE_DEPENDENT for end in ("", "_low", "_high")}
+        comparable = {key: value for key, value in row.figures.items() if key not in biased}
+        return replace(row, figures=comparable)
+
     def _row(self, name: str, role: str, samples: Described, judged: Described) -> Row:
         key = {
             "code": code_version("metrics", "latents/resampling.py"),
@@ -664,7 +690,9 @@ class Measure:
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
-            novelty, blend_pair = self.evaluation.against_few_shot(judged, self.few_shot)
+            novelty, blend_pair = self.evaluation.against_few_shot(
+                judged, self.few_shot, self.held_out
+            )
             stored = {
                 "figures": {
                     **self.evaluation.against_held_out(samples, self.held_out),

@@ -64,6 +64,8 @@ class Settings:
             resolution and device: 64 at 32x32, one on the CPU and 16 on a GPU at 256x256.
         on_nonfinite: whether NaN or infinity from the network ends the run, or the image is left
             out and named.
+        round_trip: few-shot images decoded from their own latents; None decodes all.
+        in_domain: samples of the model's own domain, at most `num_samples`; None makes as many.
     """
 
     step: int
@@ -73,6 +75,8 @@ class Settings:
     seed: int
     batch_size: int | None
     on_nonfinite: OnNonFinite = "raise"
+    round_trip: int | None = None
+    in_domain: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
@@ -82,10 +86,21 @@ class Settings:
         size = self.batch_size
         if size is not None and not (isinstance(size, int) and size >= 1):
             raise ValueError(f"batch_size must be a whole number >= 1 or null, got {size!r}")
+        for name in ("round_trip", "in_domain"):
+            count = getattr(self, name)
+            if count is not None and not (isinstance(count, int) and count >= 1):
+                raise ValueError(
+                    f"measure.{name} must be a whole number >= 1 or null, got {count!r}"
+                )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
         if self.on_nonfinite not in get_args(OnNonFinite):
             raise ValueError(f"on_nonfinite must be raise or skip, got {self.on_nonfinite!r}")
+
+    @property
+    def in_domain_count(self) -> int:
+        """Samples of the model's own domain."""
+        return min(self.in_domain or self.num_samples, self.num_samples)
 
 
 @dataclass(frozen=True)
@@ -215,11 +230,13 @@ class Plan:
             "code": code_version(*_DRAWS),
             "seed": self.settings.seed,
         }
-        return self._artifact("latents", key, self.settings.num_samples, self.shape)
+        return self._artifact("latents", key, self.settings.in_domain_count, self.shape)
 
     def reconstructions(self) -> Artifact:
-        """The few-shot pictures, inverted and decoded."""
-        return self._images(self.inversion(), self.settings.step, eta=0.0, clip_x_0=False)
+        """The first few-shot images, inverted and decoded."""
+        inverted = self.inversion()
+        count = min(self.settings.round_trip or inverted.count, inverted.count)
+        return self._images(inverted, self.settings.step, eta=0.0, clip_x_0=False, count=count)
 
     def samples(self) -> Artifact:
         """The new images."""
@@ -299,7 +316,16 @@ class Plan:
         """Hashed once: it is over all weights."""
         return self.extractor.digest
 
-    def _images(self, latents: Artifact, step: int, *, eta: float, clip_x_0: bool) -> Artifact:
+    def _images(
+        self,
+        latents: Artifact,
+        step: int,
+        *,
+        eta: float,
+        clip_x_0: bool,
+        count: int | None = None,
+    ) -> Artifact:
+        """Decoded latents, the first `count` of them if that is given."""
         key = {
             **self._solver_key(),
             "latents": latents.digest,
@@ -308,7 +334,7 @@ class Plan:
             "clip_x_0": clip_x_0,
             "seed": self.settings.seed if eta else None,
         }
-        return self._artifact("images", key, latents.count, self.shape)
+        return self._artifact("images", key, count or latents.count, self.shape)
 
     def _artifact(
         self, stage: str, key: Mapping[str, Any], count: int, shape: Sequence[int]

@@ -104,6 +104,7 @@ def results(
                 "held_out": list(outcome.rows[1].blend_pair),
             },
             "psnr": reconstruction["psnr"],
+            "near_copies": outcome.near_copies,
         },
         "skipped": [list(entry) for entry in pipeline.domain.skipped],
         "warnings": [*notes, *outcome.left_out],
@@ -150,10 +151,21 @@ def write_run(
         write_atomically(folder / "search.csv", csv_rows(trials).encode())
     write_json(folder / "metrics.json", found)
     write_atomically(folder / "metrics.csv", csv_table(found["rows"]).encode())
-    write_samples(folder / "samples", images, outcome.numbers, seed=seed)
+    write_samples(
+        folder / "samples",
+        images,
+        outcome.numbers,
+        near_copies=outcome.near_copies,
+        seed=seed,
+    )
     fields = _write_fields(folder, images, pictures, pipeline.domain)
     save_png(
-        overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),
+        overview(
+            pictures["samples"],
+            pictures["nearest"],
+            pictures["held_out"],
+            near_copies=outcome.near_copies,
+        ),
         folder / "grid.png",
     )
     write_page(folder / "report.html", found, pictures, fields)

@@ -330,6 +330,8 @@ def execute(cfg: DictConfig) -> None:
             seed=cfg.seed,
             batch_size=cfg.batch_size,
             on_nonfinite=cfg.on_nonfinite,
+            round_trip=cfg.measure.round_trip,
+            in_domain=cfg.measure.in_domain,
         )
         study = instantiate(cfg.study) if "study" in cfg else None
         also = [*swept_steps(), *(() if study is None else study.steps)]

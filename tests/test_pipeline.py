@@ -129,6 +129,41 @@ def test_a_run_measures_the_strategy_both_references_and_the_controls(
     assert len(outcome.reconstruction["psnr"]) == 66
 
 
+def test_references_cost_no_more_than_is_asked_for(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer, round_trip=9, in_domain=20)
+    expected = [stage.evaluations for stage in run.plan.work()]
+    calls = count_evaluations(run, monkeypatch)
+    outcome = run.run()
+    assert expected == [66 * 2, 9 * 2, 70 * 2, 20 * 5]
+    assert sum(calls) == sum(expected)
+
+    whole = pipeline(model_folder, reference, trainer).run()
+    few, many = ([row.figures for row in made.rows] for made in (outcome, whole))
+    assert outcome.reconstruction["psnr"] == pytest.approx(whole.reconstruction["psnr"][:9])
+    torch.testing.assert_close(outcome.in_domain.take(range(20)), whole.in_domain.take(range(20)))
+    assert [row.samples for row in outcome.rows] == [70, 66, 20, 70, 70]
+    # fewer images make FID, recall and coverage worse: that row has none
+    assert many[2].keys() - few[2].keys() == {
+        f"{key}{end}" for key in ("fid", "recall", "coverage") for end in ("", "_low", "_high")
+    }
+    # of the strategy's scores, capture alone refers to the in-domain samples
+    differing = {key for key in few[0] if few[0][key] != many[0][key]}
+    assert {key.removesuffix("_low").removesuffix("_high") for key in differing} <= {"captured"}
+
+
+def test_a_run_of_few_samples_makes_no_more_of_its_own_domain(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    plan = pipeline(model_folder, tmp_path, trainer, num_samples=12, in_domain=128).plan
+    assert plan.in_domain().count == 12
+
+
 def test_evaluations_are_those_of_the_grid_and_no_more(
     model_folder: Path,
     trainer: Callable[..., Any],
@@ -493,6 +528,8 @@ def test_mistakes_are_found_before_the_network_is_loaded(
         ({"num_samples": 0}, "num_samples must be >= 1"),
         ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
         ({"seed": -1}, "seed must be in"),
+        ({"round_trip": 0}, "measure.round_trip must be a whole number >= 1 or null"),
+        ({"in_domain": 1.5}, "measure.in_domain must be a whole number >= 1 or null"),
     ],
 )
 def test_settings_refuse_impossible_numbers(changes: dict[str, Any], message: str) -> None:

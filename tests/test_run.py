@@ -343,7 +343,7 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
     with Image.open(samples[0]) as sample:
         assert sample.size == (32, 32)
     manifest = (folder / "samples" / "manifest.csv").read_text().splitlines()
-    assert manifest[1] == "00000.png,0,0"
+    assert manifest[1] == "00000.png,0,0,0"
     for name in ("grid.png", "report.html", "metrics.csv"):
         assert (folder / name).stat().st_size > 100
     assert list(folder.glob("wandb/offline-run-*"))

@@ -49,7 +49,12 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 
 _SIZES: dict[str, dict[str, str]] = {
     "embedded": {},
-    "paper": {"num_samples": "5000", "data.few_shot": "1000", "metrics": "inception"},
+    "paper": {
+        "num_samples": "5000",
+        "data.few_shot": "1000",
+        "measure.in_domain": "null",
+        "metrics": "inception",
+    },
 }
 
 

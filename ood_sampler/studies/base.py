@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from ood_sampler.latents.bandwidth import Point
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
+from ood_sampler.metrics.intervals import STANDARD_ERRORS, difference_interval, with_bounds
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
@@ -114,6 +115,25 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
     return with_bounds({key: interval})
+
+
+def interval(row: Row, key: str) -> Interval:
+    """A figure of a row and its bounds."""
+    return Interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+
+
+def point(row: Row, real: Row) -> Point:
+    """What makes a setting usable and good, from its row and that of real pictures."""
+    copies, real_copies = (interval(each, "near_copies") for each in (row, real))
+    return Point(
+        step=row["step"],
+        retention=1 - row["captured"],
+        novelty=row["authenticity"],
+        distance=row["kid"],
+        error=row["kid_standard_error"],
+        near_copies=copies.value,
+        excess=difference_interval(copies, real_copies).low,
+    )
 
 
 def standard_error(row: Row, key: str) -> float:

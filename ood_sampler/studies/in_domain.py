@@ -34,7 +34,7 @@ IN_DOMAIN = "in-domain"
 SAMPLES, PICTURES = "samples of the model", "real pictures"
 """What the in-domain set may be of."""
 
-_STAND_IN = MultistepSolver(steps=33, power=2)
+_STAND_IN = MultistepSolver(steps=17, power=2)
 """What decodes the samples that stand for the model's own domain: the default solver."""
 
 
@@ -46,8 +46,8 @@ class Sources:
         steps: inversion steps.
         count: pictures of each set, at most.
         in_domain_root: folder or archive of pictures of the model's own domain; None takes samples
-            of the model in their place, from pure noise by the default solver (multistep, 33
-            intervals, power 2) whatever the run's own is, so that all solvers see the same set.
+            of the model in their place, from pure noise by `multistep` (17 intervals, power 2),
+            whatever the run's solver is, so that all solvers see the same set.
     """
 
     steps: Sequence[int]
@@ -134,7 +134,7 @@ class Sources:
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
         """The run that makes samples in the place of pictures of the model's own domain."""
-        settings = replace(pipeline.settings, num_samples=self.count)
+        settings = replace(pipeline.settings, num_samples=self.count, in_domain=None)
         return replace(pipeline, solver=_STAND_IN, settings=settings)
 
     def _samples(self, pipeline: Pipeline) -> ImageSet:
@@ -154,9 +154,9 @@ class Sources:
         return open_source(str(self.in_domain_root), key="study.in_domain_root")
 
     def _at_all_steps(self, pipeline: Pipeline, domain: TargetDomain) -> Pipeline:
-        return replace(
-            variant(pipeline, step=min(self.steps)), domain=domain, also=tuple(sorted(self.steps))
-        )
+        run = variant(pipeline, step=min(self.steps))
+        settings = replace(run.settings, round_trip=None)
+        return replace(run, domain=domain, settings=settings, also=tuple(sorted(self.steps)))
 
 
 def _readable(source: ImageSource, most: int) -> list[Picture]:

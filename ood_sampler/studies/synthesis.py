@@ -61,6 +61,7 @@ class SynthesisStudy(Study):
         Heading("density", "density", 2),
         Heading("coverage", "coverage", 2),
         Heading("authenticity", "authenticity", 2),
+        Heading("near_copies", "near-copies", 2),
         Heading("captured", "captured", 2),
         Heading("blend_pair", "blend of 2", 2),
         Heading("blend_five", "blend of 5", 2),

@@ -90,7 +90,7 @@ def test_strategy(results: dict[str, Any]) -> None:
 
 def test_directions() -> None:
     better = {column.key: column.better for column in COLUMNS}
-    lower = {"fid", "fid_infinity", "kid", "captured", "blend_pair", "blend_five"}
+    lower = {"fid", "fid_infinity", "kid", "near_copies", "captured", "blend_pair", "blend_five"}
     assert {key for key, direction in better.items() if direction == "lower"} == lower
     assert better["samples"] is None
     titles = {column.key: column.title for column in COLUMNS}
@@ -120,7 +120,7 @@ def test_sweep_table_fits_a_terminal(results: dict[str, Any]) -> None:
     assert "Sweep [of] two" in text
     line = next(line for line in text.splitlines() if "cog (2) in pixels" in line)
     assert "5.00 ± 0.30" in line
-    assert line.split()[-3:] == ["0.500", "0.010", "0.600"]
+    assert line.split()[-4:] == ["0.500", "0.031", "0.010", "0.600"]
 
 
 def test_markdown(results: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def run(
 
 def test_samples_of_the_model_stand_for_its_domain(run: Pipeline) -> None:
     found = Sources([300, 500], 12, None).in_domain(run)
-    by_default = replace(run, solver=MultistepSolver(steps=33, power=2))
+    by_default = replace(run, solver=MultistepSolver(steps=17, power=2))
     samples = torch.cat(list(by_default.in_domain().open().blocks()))
     pictures = torch.stack([found.domain.few_shot[i] for i in range(12)])
     assert torch.equal(pictures, to_uint8(samples[:12]).float() / 127.5 - 1)
