@@ -17,16 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ood_sampler.data.images import MAX_PIXELS, ImageError
-from ood_sampler.data.sources import (
-    MAX_BYTES,
-    PACKED,
-    MissingPackageError,
-    Numbered,
-    Source,
-    files_below,
-    is_hidden,
-    load_extra,
-)
+from ood_sampler.data.listing import PACKED, files_below, is_hidden, user_path
+from ood_sampler.data.names import Numbered
+from ood_sampler.data.sources import MAX_BYTES, MissingPackageError, Source, load_extra
 
 FITS = (".fits", ".fit", ".fts", ".fz")
 HDF5 = (".h5", ".hdf5", ".hdf")
@@ -90,7 +83,7 @@ class ArraySource(Source):
         self._band_axis = band_axis
         self._bands = None if bands is None else _checked_bands(bands)
         self._loaded: _Stored | None = None
-        path = Path(root).expanduser()
+        path = user_path(root, key=key)
         files = _array_files(path, key)
         self._stack = files[0] if path.is_file() or len(files) == 1 else None
         if self._stack is None:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -17,16 +18,17 @@ from ood_sampler.data.arrays import ArraySource, BandAxis
 from ood_sampler.data.artifact import atomic
 from ood_sampler.data.domain import (
     ImageSet,
-    Picture,
     TargetDomain,
     checked_resolution,
     digest_of,
-    split_sources,
     warn_of_upsampling,
 )
 from ood_sampler.data.images import ImageError
+from ood_sampler.data.listing import user_path
 from ood_sampler.data.published import Origin, missing_data
 from ood_sampler.data.radiation import SCALINGS, FieldScale, make_scale
+from ood_sampler.data.split import Picture, content_of, split_sources
+from ood_sampler.faults import printable
 
 _BINS = 2**16
 """Bins between the smallest and the largest value, in which quantiles are counted."""
@@ -76,11 +78,13 @@ class PhysicalFields(ImageSet):
 
     def __init__(self, fields: FieldSet, scale: FieldScale) -> None:
         pictures = fields.pictures
-        self.names = [picture.name for picture in pictures]
+        self.names = [printable(picture.name) for picture in pictures]
         self.resolution = fields.resolution
-        self.upsampled = [p.name for p in pictures if p.shorter_side < fields.resolution]
+        self.upsampled = [printable(p.name) for p in pictures if p.shorter_side < fields.resolution]
         content = digest_of(
-            self.names, (picture.sha256 for picture in pictures), resolution=fields.resolution
+            [picture.name for picture in pictures],
+            (picture.sha256 for picture in pictures),
+            resolution=fields.resolution,
         )
         scaled = f"{FIELDS_VERSION} {sorted(scale.as_dict().items())} {content}"
         self.digest = hashlib.sha256(scaled.encode()).hexdigest()
@@ -151,7 +155,7 @@ def array_domain(
     _check_scaling(scaling, quantiles, softening)
     _check_limits("low", low)
     _check_limits("high", high)
-    path = Path(str(root)).expanduser()
+    path = user_path(str(root), key="data.root")
     if not path.exists():
         raise missing_data(name, path, origin)
     options: dict[str, Any] = {"array": array, "band_axis": band_axis, "bands": bands}
@@ -162,7 +166,7 @@ def array_domain(
     split = split_sources(
         first,
         second,
-        inspect_field,
+        partial(inspect_field, resolution=resolution),
         few_shot=few_shot,
         held_out=held_out,
         seed=seed,
@@ -186,8 +190,10 @@ def array_domain(
     return domain
 
 
-def inspect_field(source: ArraySource, index: int) -> Picture:
+def inspect_field(source: ArraySource, index: int, *, resolution: int) -> Picture:
     """Read field `index` of `source`; equal values have equal hashes, however they are stored.
+
+    The content is that of float32, so that a field is the same one in files of either precision.
 
     Raises:
         ImageError: It is unreadable.
@@ -197,6 +203,7 @@ def inspect_field(source: ArraySource, index: int) -> Picture:
         index=index,
         name=source.names[index],
         sha256=_hash(field),
+        content=content_of(resize(torch.from_numpy(_as_precise_as_float32(field)), resolution)),
         shorter_side=min(field.shape[1:]),
     )
 
@@ -411,6 +418,13 @@ def _warn_of_clipping(domain: TargetDomain) -> None:
             "data.high, or data.quantiles",
             stacklevel=3,
         )
+
+
+def _as_precise_as_float32(field: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # Rounded by hand: float32 itself has no room for the smallest and largest values. Adding 0
+    # makes one zero of two.
+    mantissa, exponent = np.frexp(field)
+    return np.ldexp(np.rint(mantissa * 2**24), exponent - 24) + 0.0
 
 
 def _hash(field: npt.NDArray[np.float64]) -> str:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ood_sampler.data import domain as domain_module
 from ood_sampler.data import images as images_module
+from ood_sampler.data import split as split_module
 from ood_sampler.data.domain import (
     ImageSet,
     Part,
@@ -26,10 +27,10 @@ from ood_sampler.data.domain import (
     TensorImages,
     embedded_domain,
     folder_domain,
-    inspect,
 )
 from ood_sampler.data.images import ImageError, fit_square
 from ood_sampler.data.sources import FolderSource
+from ood_sampler.data.split import inspect
 
 
 def png(seed: int, side: int = 8) -> bytes:
@@ -140,7 +141,7 @@ def test_two_roots_feed_one_set_each(tmp_path: Path) -> None:
 def test_few_shot_pictures_are_half_of_one_root_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, cap: int, expected: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(domain_module, "_FEW_SHOT", cap)
+    monkeypatch.setattr(split_module, "FEW_SHOT", cap)
     domain = make(write_pictures(tmp_path, range(count)), few_shot=None)
     assert (len(domain.few_shot), len(domain.held_out)) == expected
 
@@ -259,7 +260,7 @@ def test_digest_changes_with_all_that_changes_items(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = FolderSource(write_pictures(tmp_path, range(4)))
-    pictures = [inspect(source, index) for index in range(4)]
+    pictures = [inspect(source, index, resolution=8) for index in range(4)]
 
     def digest(resolution: int = 8) -> str:
         return SourceImages(source, pictures, resolution=resolution).digest
@@ -272,11 +273,11 @@ def test_digest_changes_with_all_that_changes_items(
     pictures.reverse()
     assert digest() == original
     (tmp_path / "000.png").write_bytes(png(99))
-    pictures[0] = inspect(source, 0)
+    pictures[0] = inspect(source, 0, resolution=8)
     digests.add(digest())
     (tmp_path / "000.png").rename(tmp_path / "0000.png")
     source = FolderSource(tmp_path)
-    pictures[0] = inspect(source, 0)
+    pictures[0] = inspect(source, 0, resolution=8)
     digests.add(digest())
     monkeypatch.setattr(domain_module, "READER_VERSION", images_module.READER_VERSION + 1)
     digests.add(digest())
