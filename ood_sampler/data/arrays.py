@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ood_sampler.data.images import MAX_PIXELS, ImageError
-from ood_sampler.data.listing import PACKED, files_below, is_hidden, user_path
+from ood_sampler.data.listing import (
+    PACKED,
+    files_below,
+    is_hidden,
+    it_holds,
+    list_folder,
+    user_path,
+    warn_of_passed_over,
+)
 from ood_sampler.data.names import Numbered
 from ood_sampler.data.sources import MAX_BYTES, MissingPackageError, Source, load_extra
 
@@ -209,15 +217,18 @@ def _array_files(path: Path, key: str) -> list[Path]:
         )
     if path.is_file():
         return [path]
-    names = sorted(name for name in files_below(path) if not is_hidden(name))
-    files = [path / name for name in names if name.lower().endswith(ARRAYS)]
+    listing = list_folder(path, ARRAYS)
+    files = [path / name for name in sorted(listing.names)]
     if not files:
+        names = sorted(name for name in files_below(path) if not is_hidden(name))
         packed = [name for name in names if name.endswith(PACKED)]
         advice = f"; unpack {packed[0]} that is in it" if packed else ""
         raise ValueError(
             f"{path} must hold at least one array, got none; {key} accepts a file ending in "
-            f"{', '.join(ARRAYS)}, or a folder of such files{advice}"
+            f"{', '.join(ARRAYS)}, or a folder of such files{it_holds(listing.passed_over())}"
+            f"{advice}"
         )
+    warn_of_passed_over(path, listing.passed_over(), ARRAYS)
     return files
 
 

@@ -424,7 +424,8 @@ def _as_precise_as_float32(field: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     # Rounded by hand: float32 itself has no room for the smallest and largest values. Adding 0
     # makes one zero of two.
     mantissa, exponent = np.frexp(field)
-    return np.ldexp(np.rint(mantissa * 2**24), exponent - 24) + 0.0
+    rounded: npt.NDArray[np.float64] = np.ldexp(np.rint(mantissa * 2**24), exponent - 24)
+    return rounded + 0.0
 
 
 def _hash(field: npt.NDArray[np.float64]) -> str:

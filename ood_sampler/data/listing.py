@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +15,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", 
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 """Suffixes of files that may hold pictures but have to be unpacked first."""
 
-PICTURE = "picture"
+READ = "read"
 """The kind of a file that is read."""
 
 TEXT = "text"
@@ -55,7 +56,7 @@ class Listing:
 
     def add(self, name: str, kind: str) -> None:
         """Add a file of a kind that `kind_of` told, or `LINK` or `LINKED_FOLDER`."""
-        if kind == PICTURE:
+        if kind == READ:
             self.names.append(name)
         elif kind != TEXT:
             self._counts[kind] += 1
@@ -75,8 +76,8 @@ class Listing:
         return ", ".join(shown)
 
 
-def list_folder(root: Path) -> Listing:
-    """List the pictures below a folder, in no order, as relative paths with forward slashes.
+def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Listing:
+    """List the files with some suffixes below a folder, in no order, as relative paths.
 
     Hidden files and folders are left out. Linked folders are not entered: they could lead round in
     circles, or to all of the disk.
@@ -91,24 +92,27 @@ def list_folder(root: Path) -> Listing:
         for name in files:
             relative = (place / name).as_posix()
             if not is_hidden(relative):
-                listing.add(relative, kind_of(name, partial(_start, Path(folder, name))))
+                listing.add(relative, kind_of(name, partial(_start, Path(folder, name)), suffixes))
     return listing
 
 
-def kind_of(name: str, start: Callable[[], bytes | None]) -> str:
-    """Tell what a file is by its suffix, without one by how it begins.
+def kind_of(
+    name: str, start: Callable[[], bytes | None], suffixes: tuple[str, ...] = SUFFIXES
+) -> str:
+    """Tell what a file is by its suffix; a picture without one by how it begins.
 
     Args:
         name: Of the file.
         start: Reads its first `START` bytes; None for a link that leads nowhere.
+        suffixes: Of the files that are read.
 
     Returns:
-        `PICTURE`, `TEXT`, or the kind under which it is counted.
+        `READ`, `TEXT`, or the kind under which it is counted.
     """
+    if name.lower().endswith(suffixes):
+        return READ
     suffix = PurePosixPath(name).suffix.lower()
     if _SUFFIX.fullmatch(suffix):
-        if suffix in SUFFIXES:
-            return PICTURE
         return TEXT if suffix in _TEXTS else suffix
     try:
         head = start()
@@ -116,9 +120,26 @@ def kind_of(name: str, start: Callable[[], bytes | None]) -> str:
         return _NO_SUFFIX
     if head is None:
         return _BROKEN_LINK
-    if _SIGNATURES.match(head):
-        return PICTURE
+    if _SIGNATURES.match(head) and suffixes == SUFFIXES:
+        return READ
     return _NO_SUFFIX if b"\0" in head else TEXT
+
+
+def it_holds(passed_over: str) -> str:
+    """End an error that nothing is there to be read."""
+    return f"; it holds {passed_over}" if passed_over else ""
+
+
+def warn_of_passed_over(
+    place: Path | str, passed_over: str, suffixes: tuple[str, ...] = SUFFIXES
+) -> None:
+    """Warn of files beside those that are read, if there are any."""
+    if passed_over:
+        warnings.warn(
+            f"passed over in {printable(str(place))}: {passed_over}; convert or unpack such files "
+            f"to ones ending in {', '.join(suffixes)}, and copy linked folders",
+            stacklevel=4,
+        )
 
 
 def user_path(root: str | Path, *, key: str) -> Path:

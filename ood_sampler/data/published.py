@@ -7,14 +7,8 @@ from typing import Literal
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
-from ood_sampler.data.listing import PACKED, is_hidden, user_path
-from ood_sampler.data.sources import (
-    ImageSource,
-    LmdbSource,
-    ZipSource,
-    open_source,
-    warn_of_passed_over,
-)
+from ood_sampler.data.listing import PACKED, is_hidden, user_path, warn_of_passed_over
+from ood_sampler.data.sources import ImageSource, LmdbSource, ZipSource, open_source
 
 WHOLE = "."
 """The folder of a layout that is the root itself."""
@@ -220,7 +214,7 @@ class _Archive:
 
     def open(self, folder: str) -> ImageSource:
         source = ZipSource(self.source.location, folder)
-        warn_of_passed_over(source)
+        warn_of_passed_over(f"{source.location}/{folder}", source.passed_over)
         return source
 
     def entries(self) -> set[str]:

@@ -4,7 +4,6 @@ import lzma
 import os
 import posixpath
 import stat
-import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -29,12 +28,14 @@ from ood_sampler.data.listing import (
     Listing,
     files_below,
     is_hidden,
+    it_holds,
     kind_of,
     list_folder,
     user_path,
+    warn_of_passed_over,
 )
 from ood_sampler.data.names import Keys
-from ood_sampler.faults import install, printable
+from ood_sampler.faults import install
 
 MAX_BYTES = 2**30
 """No picture within the pixel limit needs more; a larger zip member is taken for a bomb."""
@@ -248,24 +249,13 @@ def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
         raise FileNotFoundError(f"{path} does not exist; set {key} to a folder or zip of pictures")
     source = _open_folder(path, key) if path.is_dir() else ZipSource(path)
     if not len(source):
-        found = f" but {source.passed_over}" if source.passed_over else ""
         raise ValueError(
-            f"{path} must hold at least one picture, got none{found}; "
+            f"{path} must hold at least one picture, got none; "
             f"{key} accepts a folder or zip with files ending in {', '.join(SUFFIXES)}, or an LMDB "
-            f"database{_found_instead(path, source)}"
+            f"database{it_holds(source.passed_over)}{_found_instead(path, source)}"
         )
-    warn_of_passed_over(source)
+    warn_of_passed_over(source.location, source.passed_over)
     return source
-
-
-def warn_of_passed_over(source: ImageSource) -> None:
-    """Warn of files beside the pictures of a source that may be some but are not read."""
-    if source.passed_over:
-        warnings.warn(
-            f"passed over in {printable(str(source.location))}: {source.passed_over}; convert or "
-            f"unpack such files to ones ending in {', '.join(SUFFIXES)}, and copy linked folders",
-            stacklevel=3,
-        )
 
 
 def load_training_images(root: str | Path, resolution: int) -> Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, TypeVar
@@ -118,15 +118,8 @@ def split_sources(
         )
     _check_enough("few_shot", few_shot, few_shot_pictures, scans[0])
     _check_enough("held_out", held_out, held_out_pictures, scans[-1])
-    fewer = [
-        f"data.{key} becomes {len(found)}, not {asked}"
-        for key, asked, found in (
-            ("few_shot", few_shot, few_shot_pictures),
-            ("held_out", held_out, held_out_pictures),
-        )
-        if asked is not None and len(found) < asked
-    ]
-    _warn_of_repeats(scans, fewer)
+    asked = {"few_shot": (few_shot, few_shot_pictures), "held_out": (held_out, held_out_pictures)}
+    _warn_of_repeats(scans, asked)
     repeats = [entry for scan in scans for entry in scan.repeats]
     return Split(few_shot_pictures, held_out_pictures, unreadable + repeats)
 
@@ -230,15 +223,21 @@ def _repeats(picture: Picture, role: str, first: Picture) -> str:
     return f"has the same {same} as {role} picture {printable(first.name)}"
 
 
-def _warn_of_repeats(scans: Sequence[Scan[S]], fewer: Sequence[str]) -> None:
+def _warn_of_repeats(
+    scans: Sequence[Scan[S]], asked: Mapping[str, tuple[int | None, Sequence[Picture]]]
+) -> None:
     repeats = [entry for scan in scans for entry in scan.repeats]
-    if repeats:
-        name, reason = repeats[0]
-        found = (
-            f"repeated pictures left out: {len(repeats)} of {sum(scan.consumed for scan in scans)} "
-            f"equal another at the model's resolution; {name}, for example, {reason}"
-        )
-        warnings.warn("; ".join([found, *fewer]), stacklevel=4)
+    if not repeats:
+        return
+    name, reason = repeats[0]
+    found = [
+        f"repeated pictures left out: {len(repeats)} of {sum(scan.consumed for scan in scans)} "
+        f"equal another at the model's resolution; {name}, for example, {reason}"
+    ]
+    for key, (count, pictures) in asked.items():
+        if count is not None and len(pictures) < count:
+            found.append(f"data.{key} becomes {len(pictures)}, not {count}")
+    warnings.warn("; ".join(found), stacklevel=4)
 
 
 def _check_enough(key: str, asked: int | None, pictures: Sequence[Picture], scan: Scan[S]) -> None:
