@@ -29,7 +29,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ood_sampler.faults import FAULTS, CommandError, install
+from ood_sampler.faults import FAULTS, CommandError, install, printable
 from ood_sampler.help import CONF, help_text, keys
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def run(cfg: DictConfig) -> None:
     except (InstantiationException, *FAULTS) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sentence = " ".join(str(_innermost(error)).split())
+        sentence = printable(" ".join(str(_innermost(error)).split()))
         log.error("error: %s", sentence)
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
             sys.exit(1)
@@ -365,7 +365,7 @@ def execute(cfg: DictConfig) -> None:
         domain = instantiate(cfg.data)
         if not fetched:
             check_model(model, solver, settings, also)
-    notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    notes = [printable(str(w.message)) for w in caught if issubclass(w.category, UserWarning)]
     for note in notes:
         log.warning("warning: %s", note)
     pipeline = Pipeline(

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.faults import FAULTS, CommandError, printable
 from ood_sampler.help import CONF, training_help_text
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(cfg: DictConfig) -> None:
     try:
         train(cfg)
     except FAULTS as error:
-        log.error("error: %s", error)
+        log.error("error: %s", printable(str(error)))
         sys.exit(1)
 
 

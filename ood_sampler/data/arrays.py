@@ -12,7 +12,17 @@ import numpy as np
 from ood_sampler.data.formats import ARRAYS, Stored, open_array
 from ood_sampler.data.images import MAX_PIXELS
 from ood_sampler.data.layout import Field, FieldError, Layout, check_stack
-from ood_sampler.data.sources import PACKED, Numbered, Source, files_below, is_hidden
+from ood_sampler.data.listing import (
+    PACKED,
+    files_below,
+    is_hidden,
+    it_holds,
+    list_folder,
+    user_path,
+    warn_of_passed_over,
+)
+from ood_sampler.data.names import Numbered
+from ood_sampler.data.sources import Source
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class ArraySource(Source):
         self._layout = layout
         self._loaded: Stored | None = None
         self.facts = {}
-        path = Path(root).expanduser()
+        path = user_path(root, key=key)
         files = _array_files(path, key)
         self._stack = files[0] if path.is_file() or len(files) == 1 else None
         if self._stack is None:
@@ -114,15 +124,18 @@ def _array_files(path: Path, key: str) -> list[Path]:
         )
     if path.is_file():
         return [path]
-    names = sorted(name for name in files_below(path) if not is_hidden(name))
-    files = [path / name for name in names if name.lower().endswith(ARRAYS)]
+    listing = list_folder(path, ARRAYS)
+    files = [path / name for name in sorted(listing.names)]
     if not files:
+        names = sorted(name for name in files_below(path) if not is_hidden(name))
         packed = [name for name in names if name.endswith(PACKED)]
         advice = f"; unpack {packed[0]} that is in it" if packed else ""
         raise ValueError(
             f"{path} must hold at least one array, got none; {key} accepts a file ending in "
-            f"{', '.join(ARRAYS)}, or a folder of such files{advice}"
+            f"{', '.join(ARRAYS)}, or a folder of such files{it_holds(listing.passed_over())}"
+            f"{advice}"
         )
+    warn_of_passed_over(path, listing.passed_over(), ARRAYS)
     return files
 
 

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Literal, overload
 
 import numpy as np
@@ -17,18 +17,19 @@ from ood_sampler.data.arrays import ArraySource, FieldFacts
 from ood_sampler.data.contrast import warn_of_narrow_range
 from ood_sampler.data.domain import (
     ImageSet,
-    Picture,
     TargetDomain,
     checked_resolution,
     digest_of,
-    split_sources,
     warn_of_upsampling,
 )
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.layout import BandAxis, Layout, Nan
 from ood_sampler.data.limits import Limits, ScaleOptions
+from ood_sampler.data.listing import user_path
 from ood_sampler.data.published import Origin, missing_data
 from ood_sampler.data.radiation import FieldScale
+from ood_sampler.data.split import Picture, content_of, split_sources
+from ood_sampler.faults import printable
 
 _CLIPPED = 0.001
 """More than this share of clipped values is worth a warning."""
@@ -77,11 +78,13 @@ class PhysicalFields(ImageSet):
 
     def __init__(self, fields: FieldSet, scale: FieldScale) -> None:
         pictures = fields.pictures
-        self.names = [picture.name for picture in pictures]
+        self.names = [printable(picture.name) for picture in pictures]
         self.resolution = fields.resolution
-        self.upsampled = [p.name for p in pictures if p.shorter_side < fields.resolution]
+        self.upsampled = [printable(p.name) for p in pictures if p.shorter_side < fields.resolution]
         content = digest_of(
-            self.names, (picture.sha256 for picture in pictures), resolution=fields.resolution
+            [picture.name for picture in pictures],
+            (picture.sha256 for picture in pictures),
+            resolution=fields.resolution,
         )
         scaled = f"{FIELDS_VERSION} {sorted(scale.as_dict().items())} {content}"
         self.digest = hashlib.sha256(scaled.encode()).hexdigest()
@@ -152,7 +155,7 @@ def array_domain(
     checked_resolution(resolution)
     options = ScaleOptions(scaling, low, high, quantiles, softening)
     layout = Layout(array, band_axis, bands, nan)
-    path = Path(str(root)).expanduser()
+    path = user_path(str(root), key="data.root")
     if not path.exists():
         raise missing_data(name, path, origin)
     first = ArraySource(path, layout)
@@ -162,7 +165,7 @@ def array_domain(
     split = split_sources(
         first,
         second,
-        inspect_field,
+        partial(inspect_field, resolution=resolution),
         few_shot=few_shot,
         held_out=held_out,
         seed=seed,
@@ -190,8 +193,10 @@ def array_domain(
     return domain
 
 
-def inspect_field(source: ArraySource, index: int) -> Picture:
+def inspect_field(source: ArraySource, index: int, *, resolution: int) -> Picture:
     """Read field `index` of `source`; equal values have equal hashes, however they are stored.
+
+    The content is that of float32, so that a field is the same one in files of either precision.
 
     Raises:
         ImageError: It is unreadable.
@@ -201,6 +206,7 @@ def inspect_field(source: ArraySource, index: int) -> Picture:
         index=index,
         name=source.names[index],
         sha256=_hash(field),
+        content=content_of(resize(torch.from_numpy(_as_precise_as_float32(field)), resolution)),
         shorter_side=min(field.shape[1:]),
     )
 
@@ -251,7 +257,7 @@ def _check_same_bands(*sets: FieldSet) -> None:
     names: dict[int, list[str]] = {}
     for fields in sets:
         for picture, facts in zip(fields.pictures, fields.facts(), strict=True):
-            names.setdefault(facts.bands, []).append(picture.name)
+            names.setdefault(facts.bands, []).append(printable(picture.name))
     if len(names) > 1:
         found = sorted(names.items(), key=lambda item: -len(item[1]))
         listed = " and ".join(f"{bands} ({len(of)} times, {of[0]})" for bands, of in found)
@@ -281,6 +287,14 @@ def _warn_of_filling(*sets: FieldSet) -> None:
             f"{sum(counts)} NaN values in {len(counts)} fields are replaced as data.nan says",
             stacklevel=3,
         )
+
+
+def _as_precise_as_float32(field: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # Rounded by hand: float32 itself has no room for the smallest and largest values. Adding 0
+    # makes one zero of two.
+    mantissa, exponent = np.frexp(field)
+    rounded: npt.NDArray[np.float64] = np.ldexp(np.rint(mantissa * 2**24), exponent - 24)
+    return rounded + 0.0
 
 
 def _hash(field: npt.NDArray[np.float64]) -> str:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.layout import FieldError
-from ood_sampler.data.sources import MAX_BYTES, PACKED, MissingPackageError, load_extra
+from ood_sampler.data.listing import PACKED
+from ood_sampler.data.sources import MAX_BYTES, MissingPackageError, load_extra
 
 FITS = (".fits", ".fit", ".fts", ".fz")
 HDF5 = (".h5", ".hdf5", ".hdf")

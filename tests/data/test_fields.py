@@ -247,10 +247,34 @@ def test_copies_are_found_whatever_their_type(tmp_path: Path) -> None:
     others = fields(5, 8, 8, seed=1)
     others[3] = stored[2]
     save(tmp_path / "b.npy", others.astype(">f8"))
-    domain = make(tmp_path / "a.npy", few_shot=None, held_out_root=str(tmp_path / "b.npy"))
+    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 14"):
+        domain = make(tmp_path / "a.npy", few_shot=None, held_out_root=str(tmp_path / "b.npy"))
     assert domain.skipped == [("[3]", "has the same bytes as few-shot picture [2]")]
     assert len(domain.few_shot) == 9
     assert len(domain.held_out) == 4
+
+
+@pytest.mark.parametrize("exponent", [0, -200, 200])
+def test_a_field_in_single_and_in_double_precision_is_one_field(
+    tmp_path: Path, exponent: int
+) -> None:
+    exact = fields(9, 12, 16) * 1.0000000123
+    others = fields(3, 12, 16, seed=1)
+    others[1] = exact[5].astype("f4")
+    # beyond the range of float32 the rounding is the same
+    options = {"low": 1e-4 * 10.0**exponent, "high": 1e5 * 10.0**exponent, "scaling": "linear"}
+    options["band_axis"] = "none"
+    scale = 2.0 ** (np.log2(10.0) * exponent // 1)
+    save(tmp_path / "a.npy", exact * scale)
+    save(tmp_path / "b.npy", others * scale)
+    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 12"):
+        domain = make(
+            tmp_path / "a.npy",
+            few_shot=9,
+            held_out_root=str(tmp_path / "b.npy"),
+            **options,
+        )
+    assert domain.skipped == [("[1]", "has the same pixels as few-shot picture [5]")]
 
 
 def test_field_with_nan_ends_the_run_or_is_skipped(tmp_path: Path) -> None:
