@@ -38,5 +38,13 @@ def _requirements() -> list[str]:
         return []
 
 
+def printable(text: str) -> str:
+    """Escape what of a file's name is not valid UTF-8, so that text with it can be written.
+
+    Only the shown name changes: the file opens by the original one.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 FAULTS = (ValueError, OSError, MemoryError, OmegaConfBaseException, SafetensorError)
 """What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""

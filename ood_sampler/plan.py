@@ -310,8 +310,9 @@ class Plan:
         described = [(images.digest, images.count) for images in made]
         described += [(d.digest, len(d)) for d in (self.domain.few_shot, self.domain.held_out)]
         features = [self.features(digest, count) for digest, count in described]
-        # a byte a value as PNG; physical units are float32
-        each = 1 if self.domain.scale is None else 5
+        # a byte a value as PNG; physical units are in samples.npy and in samples.fits
+        scale = self.domain.scale
+        each = 1 if scale is None else 1 + 2 * scale.dtype.itemsize
         return each * self.settings.num_samples * math.prod(self.shape) + sum(
             4 * math.prod(artifact.shape) * artifact.missing_items()
             for artifact in (*self.inversions().values(), *made, *others, *features)

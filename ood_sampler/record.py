@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.data.fields import write_physical
+from ood_sampler.data.physical import as_bands, write_fields
+from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Outcome, Pipeline, label
+from ood_sampler.report.fields import SHOWN, FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
 from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_json, write_samples
@@ -141,12 +144,13 @@ def write_run(
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
     originals = range(min(16, len(outcome.originals)))
+    images = as_bands(outcome.images, scale)
     pictures = {
-        "samples": gather(outcome.images, shown),
+        "samples": gather(images, shown),
         "nearest": gather(few_shot, [outcome.nearest_index[i] for i in shown]),
         "held_out": gather(held_out, some),
         "originals": gather(outcome.originals, originals),
-        "reconstructions": gather(outcome.reconstructions, originals),
+        "reconstructions": gather(as_bands(outcome.reconstructions, scale), originals),
         "in_domain": gather(outcome.in_domain, shown),
     }
     if choice is not None:
@@ -156,13 +160,12 @@ def write_run(
     write_atomically(folder / "metrics.csv", csv_table(found["rows"]).encode())
     write_samples(
         folder / "samples",
-        outcome.images,
+        images,
         outcome.numbers,
         near_copies=outcome.near_copies,
         seed=seed,
     )
-    if scale is not None:
-        write_physical(folder / "samples.npy", outcome.images.blocks(), len(outcome.images), scale)
+    fields = _write_fields(folder, images, pictures, pipeline.domain)
     save_png(
         overview(
             pictures["samples"],
@@ -172,8 +175,19 @@ def write_run(
         ),
         folder / "grid.png",
     )
-    write_page(folder / "report.html", found, pictures)
+    write_page(folder / "report.html", found, pictures, fields)
     Console(stderr=True).print(rich_table(found))
+
+
+def _write_fields(
+    folder: Path, images: TensorSet, pictures: Mapping[str, Tensor], domain: TargetDomain
+) -> FieldPanel | None:
+    """Write the samples of a domain of physical fields as such; return what the page shows."""
+    if domain.scale is None:
+        return None
+    names = write_fields(folder, images.blocks, len(images), domain.scale, unit=domain.unit)
+    samples, held_out = pictures["samples"][:SHOWN], pictures["held_out"][:SHOWN]
+    return FieldPanel(samples, held_out, domain.scale, domain.unit, names)
 
 
 def _scale(domain: TargetDomain) -> dict[str, Any]:
@@ -181,6 +195,13 @@ def _scale(domain: TargetDomain) -> dict[str, Any]:
     scale: dict[str, Any] = {}
     if domain.scale is not None:
         scale["scale"] = json.dumps(domain.scale.as_dict())
+        if domain.unit is not None:
+            scale["unit"] = domain.unit
+        if len(domain.scale.low) == 1:
+            scale["single band"] = (
+                "samples are shown and saved as the mean of their three colours, figures are of "
+                "the images as decoded"
+            )
     if domain.clipped is not None:
         shares = (f"{100 * share:.3g}%" for share in domain.clipped)
         scale["values clipped (few-shot, held-out)"] = ", ".join(shares)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import expand_home
-from ood_sampler.faults import FAULTS, CommandError, is_interrupt
+from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
 from ood_sampler.help import CONF, help_text
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(cfg: DictConfig) -> None:
     except (InstantiationException, *FAULTS) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sentence = " ".join(str(_innermost(error)).split())
+        sentence = printable(" ".join(str(_innermost(error)).split()))
         log.error("error: %s", sentence)
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
             sys.exit(1)
@@ -153,7 +153,7 @@ def execute(cfg: DictConfig) -> None:
         domain = instantiate(cfg.data)
         if not fetched:
             check_model(model, solver, settings, also)
-    notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    notes = [printable(str(w.message)) for w in caught if issubclass(w.category, UserWarning)]
     for note in notes:
         log.warning("warning: %s", note)
     pipeline = Pipeline(

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import expand_home
 from ood_sampler.command.files import Configuration
-from ood_sampler.faults import FAULTS, CommandError, is_interrupt
+from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
 from ood_sampler.help import CONF, training_help_text
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def run(cfg: DictConfig) -> None:
         log.error(_INTERRUPTED)
         sys.exit(130)
     except FAULTS as error:
-        log.error("error: %s", error)
+        log.error("error: %s", printable(str(error)))
         sys.exit(1)
 
 

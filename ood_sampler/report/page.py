@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.plots import run_figures, svg
 from ood_sampler.report.tables import COLUMNS, MISSING, Column, Results, Row, number, strategy
@@ -113,7 +114,9 @@ figcaption { color: var(--faint); font-size: 0.9rem; margin-top: 0.25rem; }
 """
 
 
-def write_page(path: Path, results: Results, pictures: Mapping[str, Tensor]) -> None:
+def write_page(
+    path: Path, results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None
+) -> None:
     """Write the page of a run: one file that needs no other, no network and no script.
 
     Args:
@@ -122,11 +125,12 @@ def write_page(path: Path, results: Results, pictures: Mapping[str, Tensor]) -> 
         pictures: In [-1, 1], shape $(N, 3, R, R)$, under `samples`, `nearest` (the nearest few-shot
             picture of each sample), `held_out`, `in_domain` (samples from pure noise), `originals`
             and `reconstructions` (of equal length). Any may be missing.
+        fields: What is shown of physical fields; None without them.
     """
-    write_atomically(path, page(results, pictures).encode())
+    write_atomically(path, page(results, pictures, fields).encode())
 
 
-def page(results: Results, pictures: Mapping[str, Tensor]) -> str:
+def page(results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None) -> str:
     """Write the page of a run as HTML; arguments as for `write_page`."""
     run = results["run"]
     title = f"{run['data']} from {run['model']}"
@@ -134,6 +138,7 @@ def page(results: Results, pictures: Mapping[str, Tensor]) -> str:
         ("verdicts", "What the figures say", _verdicts(results)),
         ("method", "What was done", _method(results)),
         ("pictures", "Pictures", _pictures(pictures, _near_copies(results))),
+        ("fields", "Physical fields", "" if fields is None else field_section(fields)),
         ("figures", "Figures", _figures(results)),
         ("plots", "Plots", _plots(results)),
         ("costs", "Costs", _costs(results)),

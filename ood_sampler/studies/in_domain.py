@@ -1,8 +1,8 @@
 """The two sets that diagnostics compare: pictures of the target domain and of the model's own."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,15 +10,13 @@ import torch
 from ood_sampler.data.domain import (
     ImageSet,
     Part,
-    Picture,
     SourceImages,
     TargetDomain,
     TensorImages,
-    inspect,
     warn_of_upsampling,
 )
-from ood_sampler.data.images import ImageError
 from ood_sampler.data.sources import ImageSource, open_source
+from ood_sampler.data.split import Picture, Scan, inspect
 from ood_sampler.diffusion.schedule import check_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.latents.store import Selected, TensorSet
@@ -94,7 +92,7 @@ class Sources:
                 f"study.in_domain_root={self.in_domain_root} does not exist; set it to pictures of "
                 "the model's own domain, or to null"
             )
-        found = len(_readable(self._source(), least))
+        found = len(self._chosen(self._source(), least, pipeline))
         if found < least:
             raise ValueError(
                 f"study.in_domain_root must hold >= {least} readable pictures for this study, got "
@@ -147,8 +145,13 @@ class Sources:
 
     def _pictures(self, pipeline: Pipeline) -> ImageSet:
         source = self._source()
-        pictures = _readable(source, self.count)
+        pictures = self._chosen(source, self.count, pipeline)
         return SourceImages(source, pictures, resolution=pipeline.model.resolution)
+
+    def _chosen(self, source: ImageSource, most: int, pipeline: Pipeline) -> list[Picture]:
+        """The first readable pictures that differ, in a random order that is always the same."""
+        look = partial(inspect, source, resolution=pipeline.model.resolution)
+        return Scan(source, look, seed=0).take(most, IN_DOMAIN, {})
 
     def _source(self) -> ImageSource:
         return open_source(str(self.in_domain_root), key="study.in_domain_root")
@@ -157,18 +160,6 @@ class Sources:
         run = variant(pipeline, step=min(self.steps))
         settings = replace(run.settings, round_trip=None)
         return replace(run, domain=domain, settings=settings, also=tuple(sorted(self.steps)))
-
-
-def _readable(source: ImageSource, most: int) -> list[Picture]:
-    """The first readable pictures, in a random order that is always the same."""
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    found: list[Picture] = []
-    for index in order.tolist():
-        with suppress(ImageError):
-            found.append(inspect(source, index))
-        if len(found) == most:
-            break
-    return found
 
 
 def latents(pipeline: Pipeline) -> dict[int, TensorSet]:
