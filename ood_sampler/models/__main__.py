@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF
-from ood_sampler.models.sources import parts_of
+from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
 if TYPE_CHECKING:

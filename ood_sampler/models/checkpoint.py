@@ -17,7 +17,7 @@ from ood_sampler.models.guided_diffusion import GuidedDiffusion
 from ood_sampler.models.pesser import PesserDDPM
 from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
 from ood_sampler.models.process import from_section, has_schedule
-from ood_sampler.models.state import MALFORMED, BrokenFileError, State, read_file
+from ood_sampler.models.state import MALFORMED, BrokenFileError, State, read_file, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +221,9 @@ def _networks(
     if not isinstance(content, Mapping):
         return
     betas = content["betas"] if _is_table(content.get("betas")) else betas
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = unwrapped(
+        {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
+    )
     for architecture in _FORMATS:
         for name in [key for key in tensors if key.endswith(architecture.anchor)]:
             prefix = name.removesuffix(architecture.anchor)

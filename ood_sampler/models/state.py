@@ -66,6 +66,10 @@ _DATA = frozenset(
 """Objects that training code leaves in checkpoints: settings, paths, measured numbers."""
 
 
+_WRAPPERS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"})
+"""Parts of names that torch's wrappers add: compile, DataParallel, FSDP, checkpointing."""
+
+
 class BrokenFileError(ValueError):
     """A file is not whole, or not what its name says."""
 
@@ -106,6 +110,10 @@ def _check_start(start: bytes, path: Path) -> None:
     text = start.lstrip().lower()
     if not start:
         raise BrokenFileError(f"{path} must hold weights, got an empty file; {_AGAIN}")
+    if text.startswith(b"{") and start[8:9] != b"{" and path.suffix == ".json":
+        raise ValueError(
+            f"{path} must hold weights, got JSON: set model.path to the folder of the pipeline"
+        )
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         raise BrokenFileError(
             f"{path} must hold weights, got a web page: the download was refused, as Google Drive "
@@ -166,6 +174,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give weights the names that they have without torch's wrappers (`module.`, `_orig_mod.`).
+
+    Unless two would share a name: then it is another network that has the prefix.
+    """
+    names = {
+        name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in state
+    }
+    if len(set(names.values())) < len(names):
+        return state
+    return {names[name]: weight for name, weight in state.items()}
 
 
 def rename(

@@ -16,12 +16,8 @@ from ood_sampler.diffusion.denoiser import (
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.pretrained import (
-    load_pipeline,
-    load_schedule,
-    pipeline_files,
-    weights_file,
-)
+from ood_sampler.models.layout import pipeline_files, weights_file
+from ood_sampler.models.pretrained import load_pipeline, load_schedule
 
 
 @pytest.fixture

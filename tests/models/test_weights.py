@@ -17,12 +17,12 @@ import gdown
 import pytest
 from filelock import FileLock
 
+from ood_sampler.models.layout import pipeline_parts
 from ood_sampler.models.sources import (
     DriveSource,
     HubSource,
     PageSource,
     parse_source,
-    pipeline_parts,
 )
 from ood_sampler.models.weights import ASSETS, RECORD, WeightFiles, cache_folder
 
@@ -519,17 +519,21 @@ def test_another_hub_model_under_the_same_name_is_another_folder(cache: Path) ->
     assert WeightFiles(name="mine", path="owner/cats").find() is None
 
 
+def unread(part: str) -> list[str]:
+    raise AssertionError(f"{part} is no index of shards")
+
+
 def test_parts_are_taken_from_one_layout() -> None:
     both = {"unet/config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"}
-    assert pipeline_parts(both.__contains__) is None
+    assert pipeline_parts(both, unread) is None
     root = {"config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"}
-    assert pipeline_parts(root.__contains__) == [
+    assert pipeline_parts(root, unread) == [
         "config.json",
         "scheduler_config.json",
         "diffusion_pytorch_model.bin",
     ]
     safe = "diffusion_pytorch_model.safetensors"
-    assert pipeline_parts((root | {safe}).__contains__) == [
+    assert pipeline_parts(root | {safe}, unread) == [
         "config.json",
         "scheduler_config.json",
         safe,
