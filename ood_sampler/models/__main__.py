@@ -90,15 +90,15 @@ def entry(name: str) -> str:
     """Describe a model: size of its images and its weights, whether these are there, sources."""
     config = _config(name)
     if OmegaConf.is_missing(config.model, "path"):
-        return f"{name:<15} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
+        return f"{name:<20} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
     fields = _fields(config)
     files = WeightFiles(name=fields["name"], path=fields["path"], sources=fields.get("sources", []))
     found = files.find()
     size = f"{fields['resolution']}x{fields['resolution']}"
     where = f"missing  {files.folder}" if found is None else f"present  {found.path}"
     sources = [source.address for source in files.sources] or ["shipped with the package"]
-    first = f"{name:<15} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
-    return "\n".join([first, *(f"{'':<36}{source}" for source in sources)]) + "\n"
+    first = f"{name:<20} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
+    return "\n".join([first, *(f"{'':<41}{source}" for source in sources)]) + "\n"
 
 
 def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -178,8 +178,8 @@ def _verdict(found: "Verification") -> str:
 def _megabytes(files: WeightFiles, found: Weights | None) -> float:
     """Of the weights that are there, else of those that would be fetched; NaN where not known."""
     if found is not None:
-        file = found.path / (parts_of(found.path) or [""])[-1]
-        return file.stat().st_size / 1e6 if file.is_file() else math.nan
+        _, _, *weights = parts_of(found.path) or ["", "", ""]
+        return sum((found.path / file).stat().st_size for file in weights) / 1e6
     known = (source.megabytes for source in files.sources if source.megabytes is not None)
     return next(known, math.nan)
 
