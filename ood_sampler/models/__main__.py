@@ -24,7 +24,8 @@ The frozen models of conf/model and their weights.
 usage: python -m ood_sampler.models                               list them
        python -m ood_sampler.models verify NAME [KEY=VALUE ...]   load one and check it
 
-KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it.
+KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it. Weights that are
+missing, broken, or not what trained ones are end with exit code 1.
 
 examples:
   python -m ood_sampler.models verify ddpm_cifar10
@@ -49,11 +50,12 @@ all would do as well. Neither tells how good the model's samples are.
 
 
 def main() -> None:
-    """Answer a command; a mistake in it ends with exit code 2, a fault with 1."""
+    """Answer a command; a mistake in it ends with exit code 2, a fault or wrong weights with 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ood_sampler").setLevel(logging.INFO)
     try:
-        answer(sys.argv[1:])
+        if not answer(sys.argv[1:]):
+            sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was fetched is kept, the same command continues\n")
         sys.exit(130)
@@ -65,8 +67,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def answer(arguments: Sequence[str]) -> None:
+def answer(arguments: Sequence[str]) -> bool:
     """Write what a command asks for.
+
+    Returns:
+        False if weights were checked and are not what trained ones are.
 
     Raises:
         CommandError: there is no such command, model or key.
@@ -83,7 +88,8 @@ def answer(arguments: Sequence[str]) -> None:
     elif len(arguments) == 1:
         raise CommandError(f"verify needs the name of a model: {', '.join(_names())}")
     else:
-        _verify(model_fields(arguments[1], arguments[2:]))
+        return _verify(model_fields(arguments[1], arguments[2:]))
+    return True
 
 
 def entry(name: str) -> str:
@@ -127,10 +133,10 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return _fields(config)
 
 
-def _verify(fields: Mapping[str, Any]) -> None:
+def _verify(fields: Mapping[str, Any]) -> bool:
     from ood_sampler.diffusion.solvers import DdimSolver
     from ood_sampler.models.frozen import FrozenModel
-    from ood_sampler.models.verification import smooth_pictures, verify
+    from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
 
     model = FrozenModel(**fields)
     denoiser = model.denoiser
@@ -139,6 +145,14 @@ def _verify(fields: Mapping[str, Any]) -> None:
     pictures = smooth_pictures(_PICTURES, channels=model.channels, resolution=model.resolution)
     found = verify(denoiser, pictures, solver=DdimSolver(steps=_STEPS, power=_POWER))
     sys.stdout.write(_figures(found))
+    if not found.is_trained:
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"error: the weights of model {model.name} in {model.weights.path} are not what "
+            f"trained ones are: their relative error is {found.error:.3f}, that of trained weights "
+            f"below {TRAINED}; check model.architecture and the schedule, or fetch the file again\n"
+        )
+    return found.is_trained
 
 
 def _identity(model: "FrozenModel") -> str:

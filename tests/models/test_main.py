@@ -121,6 +121,45 @@ def test_a_fault_is_one_sentence_and_an_exit_code(
     assert stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_wrong_weights_are_one_sentence_and_exit_code_1(
+    trained: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model_folder: Path,
+) -> None:
+    mine = ["diffusers", "name=mine", f"path={model_folder}", "resolution=16"]
+    monkeypatch.setattr(sys, "argv", ["models", "verify", *(["dog32"] if trained else mine)])
+    if trained:
+        main()  # returns: exit code 0
+        assert not capsys.readouterr().err
+        return
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    error = re.search(r"relative error of ([\d.]+)", out)
+    assert error is not None
+    assert err.startswith(
+        f"error: the weights of model mine in {model_folder} are not what trained"
+    )
+    assert f"their relative error is {error[1]}, that of trained weights below {TRAINED};" in err
+    assert err.count("\n") == 1
+
+
+def test_an_interruption_ends_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: list[str]) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ood_sampler.models.__main__.answer", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("interrupted: ")
+
+
 def test_the_shipped_model_verifies(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "verify", "dog32")
     for part in ("assets/dog32", "3x32x32", "4.33 M", "1000 steps", "34 evaluations"):
