@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF
@@ -35,6 +36,8 @@ Weights are looked for at path, else in the cache folder and, for hub models, in
 cache; what is nowhere is fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1
 forbids the network. The SHA-256 of a file is recorded beside it at first use, and compared after.
 """
+
+_TEXTS = ("name", "path")
 
 _PICTURES = 2
 _STEPS = 24
@@ -125,7 +128,16 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise CommandError(f"{override} must be of the form KEY=VALUE")
         if key not in known:
             raise CommandError(f"{key} is not known{_nearest(key, known)}")
-        config.merge_with_dotlist([f"model.{override.removeprefix('model.')}"])
+        if key in _TEXTS:
+            # as it stands: a path may hold what YAML would read as something else
+            text = override.partition("=")[2]
+            value = None if text == "null" else text.replace("${", r"\${")
+            OmegaConf.update(config, f"model.{key}", value)
+            continue
+        try:
+            config.merge_with_dotlist([f"model.{override.removeprefix('model.')}"])
+        except YAMLError as error:
+            raise CommandError(f"{override} must be KEY=VALUE with a value in YAML") from error
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         key = missing[0].removeprefix("model.")

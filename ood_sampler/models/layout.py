@@ -75,8 +75,11 @@ def parts_of(folder: Path) -> list[str] | None:
 
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder is meant as a pipeline or a part of one, whole or not."""
-    signs = (INDEX, "config.json", "unet/config.json", f"{_AVERAGED}config.json")
-    return any((folder / sign).is_file() for sign in signs)
+    signs = (INDEX, *(f"{network}config.json" for network in (*_NETWORKS, "")))
+    return any((folder / sign).is_file() for sign in signs) or any(
+        _candidates([file.name for file in _files(folder / network)], "")
+        for network in (*_NETWORKS, "")
+    )
 
 
 def pipeline_files(folder: Path) -> list[Path]:

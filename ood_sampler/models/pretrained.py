@@ -34,6 +34,19 @@ _ANCHOR = "conv_in.weight"
 _MOST_LAYERS = 100
 """Published networks have up to 4; more than this would be built for hours."""
 
+_AVERAGING = frozenset(
+    {
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    }
+)
+"""What the config of averaged weights says besides their network."""
+
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention weights before diffusers 0.15, as the first published models have them."""
 
@@ -131,7 +144,7 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
         log.info(
             "%s has averaged weights in unet_ema beside raw ones: the averages are taken", path
         )
-    config = read_json(config_file)
+    config = {k: v for k, v in read_json(config_file).items() if k not in _AVERAGING}
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(
             f"the network must be a UNet2DModel, got {config['_class_name']} in {config_file}"

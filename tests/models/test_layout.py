@@ -184,6 +184,22 @@ def test_averages_come_before_raw_weights(copy: Path, caplog: pytest.LogCaptureF
     assert torch.equal(output(copy), expected)
 
 
+def test_the_config_of_averages_is_that_of_their_network(
+    copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import UNet2DModel
+    from diffusers.training_utils import EMAModel
+
+    expected = output(copy)
+    unet = UNet2DModel.from_pretrained(copy / "unet", low_cpu_mem_usage=False)
+    averages = EMAModel(unet.parameters(), model_cls=UNet2DModel, model_config=unet.config)
+    averages.save_pretrained(copy / "unet_ema")
+    capfd.readouterr()
+    assert torch.equal(output(copy), expected)
+    assert "optimization_step" in (copy / "unet_ema" / "config.json").read_text()
+    assert not capfd.readouterr().err
+
+
 def shard_names(folder: Path) -> list[str]:
     return sorted(file.name for file in (folder / "unet").glob(f"{STEM}-*"))
 
@@ -253,6 +269,18 @@ def test_the_digest_covers_every_shard(copy: Path) -> None:
         save_file(state, file, metadata={"format": "pt"})
         digests.add(digest())
     assert len(digests) == 1 + len(shard_names(copy)) > 3
+
+
+@pytest.mark.parametrize("place", ["", "unet"])
+def test_weights_without_their_config_are_told(place: str, copy: Path) -> None:
+    shutil.copy(copy / "unet" / f"{STEM}.safetensors", copy)
+    shutil.rmtree(copy / "scheduler")
+    (copy / "unet" / "config.json").unlink()
+    (copy / "model_index.json").unlink()
+    if not place:
+        shutil.rmtree(copy / "unet")
+    with pytest.raises(FileNotFoundError, match=rf"{place}/config\.json is missing"):
+        WeightFiles(name="mine", path=str(copy)).obtain()
 
 
 def test_a_pipeline_that_lacks_a_part_says_which(copy: Path) -> None:

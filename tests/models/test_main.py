@@ -80,6 +80,7 @@ def test_listing_and_help_need_none_of_the_heavy_libraries() -> None:
         (["verify", "dog32", "pth=x"], "pth is not known; did you mean path?"),
         (["verify", "dog32", "path"], "path must be of the form KEY=VALUE"),
         (["verify", "checkpoint", "name=x"], "path must be set"),
+        (["verify", "dog32", "channels=["], "channels=[ must be KEY=VALUE with a value in YAML"),
     ],
 )
 def test_a_mistaken_command_is_answered_in_one_sentence(arguments: list[str], message: str) -> None:
@@ -94,6 +95,15 @@ def test_keys_are_set_with_and_without_their_group() -> None:
     assert fields["path"] == "/x"
     assert fields["architecture"]["model"]["image_size"] == 64
     assert "_target_" not in fields
+
+
+@pytest.mark.parametrize(
+    "path", ["~/a b.pt", "/x/2024_05", "5", "/x/[1], {y}: #z.pt", "/x/${y}.pt", "/x/a=b.pt", "~"]
+)
+def test_a_path_is_taken_as_it_stands(path: str) -> None:
+    assert model_fields("iddpm_afhqdog", [f"path={path}", "name=7"])["path"] == path
+    assert model_fields("iddpm_afhqdog", ["name=7"])["name"] == "7"
+    assert model_fields("iddpm_afhqdog", ["path=null"])["path"] is None
 
 
 @pytest.mark.parametrize(
