@@ -30,7 +30,7 @@ from ood_sampler.data.artifact import (
 from ood_sampler.data.domain import ImageSet, TargetDomain
 from ood_sampler.data.lease import hold
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
@@ -648,7 +648,7 @@ def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence
     T = model.schedule.T
     for step in (settings.step, *also):
         try:
-            check_step(step, T)
+            check_latent_step(step, model.schedule)
         except ValueError as error:
             raise ValueError(f"inversion.{error}") from error
     try:

@@ -27,11 +27,14 @@ _MODELS = tuple(
     for name in (
         "checkpoint",
         "fields",
+        "finetuned",
         "guided_diffusion",
+        "layout",
         "network",
         "pesser",
         "pretrained",
         "process",
+        "state",
     )
 )
 """What turns files of weights into networks."""

@@ -171,10 +171,10 @@ class Search:
             ValueError: there are too few few-shot pictures or samples, or a step or a strategy
                 does not fit.
         """
-        T = pipeline.model.schedule.T
+        last = pipeline.model.schedule.last_invertible
         for step in steps:
-            if not 0 <= step < T:
-                raise ValueError(f"search.steps must be in 0..{T - 1}, got {step}")
+            if not 0 <= step <= last:
+                raise ValueError(f"search.steps must be in 0..{last}, got {step}")
         pipeline.evaluation.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers):
             run.check()
