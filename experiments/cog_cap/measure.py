@@ -2,45 +2,47 @@
 
     python -m experiments.cog_cap.measure --folder cat=cifar10/test/cat.zip > table.md
 
-The first draw of weights that a cap lets through is the same for all caps that do: a sample is
-decoded once for all of them, and rows of a domain differ by the samples that the cap has changed.
-Latents, images, features and rows are stored below `--output`, from where an interrupted
-measurement continues; so does one that is asked for more samples.
+Weights that several caps let through are the same with all of them: a latent is decoded once, and
+rows of a domain differ by the samples that the cap has changed. Images are stored below `--output`,
+by their latents, from where an interrupted measurement continues; so does one that is asked for
+more samples, caps or domains.
 """
 
 import argparse
 import functools
+import hashlib
 import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from ood_sampler.data.artifact import Artifact, Items
+from ood_sampler.data.artifact import digest, save_state
 from ood_sampler.data.domain import TargetDomain, embedded_domain, folder_domain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import MultistepSolver
+from ood_sampler.diffusion.solvers.base import clip
 from ood_sampler.metrics.authenticity import authenticity, nearest
 from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures, FeatureExtractor, check_images
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.modules.prediction import compute, lightning_trainer
-from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.plan import Settings, code_version, configuration
 from ood_sampler.samplers.cog import CogSampler
 
 CAPS = {
-    2: (1, 0.9, 0.8, 0.7, 0.6, 0.55),
-    3: (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
-    5: (1, 0.8, 0.6, 0.5, 0.4),
+    2: (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55),
+    3: (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
+    5: (1.0, 0.9, 0.8, 0.6, 0.5, 0.4),
 }
 """Numbers of references, and the caps tried with each."""
 
@@ -77,75 +79,45 @@ class EfficientNetFeatures(FeatureExtractor):
         return maps.mean((2, 3))
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Latents for several caps, each different one once.
-
-    Attributes:
-        latents: of all caps, those of a sample in a row.
-        rows: cap -> which of them are its samples, in order.
-    """
-
-    latents: Tensor
-    rows: Mapping[float, list[int]]
+def draw(pipeline: Pipeline, references: int, cap: float) -> Tensor:
+    """Latents of the samples, shape (N, 3, 32, 32)."""
+    inverted = pipeline.inverted()
+    sampler = CogSampler(references, cap=cap)
+    noise = SampleNoise(
+        pipeline.settings.seed, range(pipeline.settings.num_samples), stream=Stream.LATENT
+    )
+    return sampler.draw(sampler.fit(inverted), inverted, noise)
 
 
-def draw(pipeline: Pipeline, references: int) -> Drawn:
-    """Draw for all caps."""
-    inverted, count = pipeline.inverted(), pipeline.settings.num_samples
-    by_cap = {}
-    for cap in CAPS[references]:
-        sampler = CogSampler(references, cap=cap)
-        noise = SampleNoise(pipeline.settings.seed, range(count), stream=Stream.LATENT)
-        by_cap[cap] = sampler.draw(sampler.fit(inverted), inverted, noise)
-    different: list[Tensor] = []
-    rows: dict[float, list[int]] = {cap: [] for cap in by_cap}
-    for i in range(count):
-        first = len(different)
-        for cap, latents in by_cap.items():
-            known = [
-                n for n in range(first, len(different)) if torch.equal(different[n], latents[i])
-            ]
-            if not known:
-                different.append(latents[i])
-            rows[cap].append(known[0] if known else len(different) - 1)
-    return Drawn(torch.stack(different), rows)
+def names_of(latents: Tensor) -> list[str]:
+    """Hashes of latents, each computed from its bytes."""
+    return [hashlib.sha256(z.contiguous().numpy().tobytes()).hexdigest() for z in latents]
 
 
-def decode(pipeline: Pipeline, drawn: Drawn, references: int) -> Artifact:
-    """Decode what is not decoded yet."""
-    plan, settings = pipeline.plan, pipeline.settings
+@torch.no_grad()
+def decode(pipeline: Pipeline, latents: Tensor) -> dict[str, Tensor]:
+    """Decode what is not stored, and give each image by the name of its latent."""
     key = {
-        "experiment": "cog_cap",
-        "inversion": plan.inversion().digest,
+        "model": pipeline.model.digest,
         "solver": configuration(pipeline.solver),
-        "code": code_version("diffusion", "models", "modules", "samplers/cog.py"),
-        "references": references,
-        "caps": CAPS[references],
-        "seed": settings.seed,
+        "step": pipeline.settings.step,
+        "code": code_version("diffusion", "models"),
     }
-    latents, images = (
-        Artifact(pipeline.root, stage, key, len(drawn.latents), plan.shape)
-        for stage in ("latents", "images")
-    )
-    for shard in latents.missing():
-        first = shard * latents.shard
-        latents.write(shard, drawn.latents[first : first + latents.expected(shard)])
-    compute(
-        Synthesis(
-            pipeline.model.denoiser,
-            step=settings.step,
-            solver=pipeline.solver,
-            eta=0.0,
-            clip_x_0=False,
-            seed=settings.seed,
-        ),
-        Items(latents.open()),
-        {"images": images},
-        trainer=pipeline.trainer,
-        batch_size=plan.batch_size,
-    )
-    return images
+    folder = pipeline.root / f"decoded-{digest(key)[:16]}"
+    stored = {
+        n: x for file in sorted(folder.glob("*.safetensors")) for n, x in load_file(file).items()
+    }
+    by_name = dict(zip(names_of(latents), latents, strict=True))
+    missing = [name for name in by_name if name not in stored]
+    denoiser = pipeline.model.denoiser.to(memory_format=torch.channels_last)
+    for start in range(0, len(missing), 64):
+        block = missing[start : start + 64]
+        z = torch.stack([by_name[name] for name in block])
+        images = clip(pipeline.solver.decode(denoiser, z, step=pipeline.settings.step))
+        made = dict(zip(block, images, strict=True))
+        save_state(folder / f"{block[0]}.safetensors", made)
+        stored |= made
+    return {name: stored[name] for name in by_name}
 
 
 def judged(samples: Tensor, few_shot: Tensor, held_out: Tensor) -> dict[str, float]:
@@ -161,10 +133,13 @@ def judged(samples: Tensor, few_shot: Tensor, held_out: Tensor) -> dict[str, flo
     }
 
 
-def measure(pipeline: Pipeline, references: int, judges: Sequence[FeatureExtractor]) -> list[Any]:
+def measure(
+    pipeline: Pipeline, references: int, caps: Sequence[float], judges: Sequence[FeatureExtractor]
+) -> list[dict[str, Any]]:
     """Rows of one domain and one number of references, a cap and a judge each."""
-    drawn = draw(pipeline, references)
-    images = decode(pipeline, drawn, references)
+    drawn = {cap: draw(pipeline, references, cap) for cap in caps}
+    images = decode(pipeline, torch.cat(list(drawn.values())))
+    place = {name: i for i, name in enumerate(images)}
     rows = []
     for judge in judges:
         seen = replace(pipeline, evaluation=replace(pipeline.evaluation, extractor=judge))
@@ -172,17 +147,19 @@ def measure(pipeline: Pipeline, references: int, judges: Sequence[FeatureExtract
             seen.describe_images(part, getattr(pipeline.domain, part)).features
             for part in ("few_shot", "held_out")
         )
-        features = seen.describe("samples", images).features
+        with torch.no_grad():
+            blocks = torch.stack(list(images.values())).split(64)
+            features = torch.cat([judge(block) for block in blocks])
         rows += [
             {
                 "domain": pipeline.domain.name,
                 "references": references,
                 "cap": cap,
-                "samples": len(numbers),
+                "samples": len(latents),
                 "judge": judge.name,
-                **judged(features[numbers], few_shot, held_out),
+                **judged(features[[place[n] for n in names_of(latents)]], few_shot, held_out),
             }
-            for cap, numbers in drawn.rows.items()
+            for cap, latents in drawn.items()
         ]
     return rows
 
@@ -271,6 +248,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--step", type=int, default=500)
     parser.add_argument("--solver-steps", type=int, default=17)
+    parser.add_argument("--caps", type=float, nargs="+", help="only these of the caps")
     parser.add_argument("--efficientnet", action="store_true", help="a second judge")
     parser.add_argument("--output", type=Path, default=Path("outputs/cog_cap"))
     arguments = parser.parse_args()
@@ -281,8 +259,9 @@ def main() -> None:
     for domain in domains(arguments.folder, arguments.few_shot, arguments.held_out):
         pipeline = pipeline_of(domain, arguments)
         pipeline.invert()
-        for references in CAPS:
-            rows += measure(pipeline, references, judges)
+        for references, caps in CAPS.items():
+            caps = [cap for cap in caps if cap in (arguments.caps or caps)]
+            rows += measure(pipeline, references, caps, judges)
             (arguments.output / "rows.json").write_text(json.dumps(rows, indent=1))
             print(domain.name, references, file=sys.stderr, flush=True)
     for judge in judges:
