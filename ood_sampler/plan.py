@@ -404,7 +404,7 @@ def code_version(*parts: str) -> str:
     package = Path(__file__).parent
     sha256 = hashlib.sha256()
     for file in sorted(_sources(package, parts)):
-        tree = ast.dump(ast.parse(file.read_text()))
+        tree = ast.dump(ast.parse(file.read_bytes()))
         sha256.update(f"{file.relative_to(package)} {tree}".encode())
     return sha256.hexdigest()[:16]
 

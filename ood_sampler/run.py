@@ -92,7 +92,7 @@ def run(cfg: DictConfig) -> None:
 
 def _note_failure(folder: Path, sentence: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).write_text(sentence + "\n")
+    (folder / FAILED).write_text(sentence + "\n", encoding="utf-8")
 
 
 def execute(cfg: DictConfig) -> None:
@@ -314,7 +314,8 @@ class SweepReport(Callback):
             _merge(folder, config)
         failed = sorted(folder.glob(f"*/{FAILED}"))
         for file in failed:
-            log.error("error: run %s failed: %s", file.parent.name, file.read_text().strip())
+            sentence = file.read_text(encoding="utf-8").strip()
+            log.error("error: run %s failed: %s", file.parent.name, sentence)
         if failed:
             sys.exit(1)
 
