@@ -30,7 +30,7 @@ from ood_sampler.data.artifact import (
 from ood_sampler.data.domain import ImageSet, TargetDomain
 from ood_sampler.data.lease import hold
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
@@ -390,7 +390,7 @@ class Pipeline:
             _selected(latents.open(), kept), _selected(_images(few_shot), kept)
         )
         self.sampler.check(inverted)
-        return inverted
+        return replace(inverted, in_domain=self._in_domain_latents())
 
     def reconstructed(self) -> tuple[TensorSet, TensorSet]:
         """The few-shot pictures and, inverted and decoded, the same ones."""
@@ -424,14 +424,39 @@ class Pipeline:
 
     def in_domain(self) -> Artifact:
         """Samples of the model's own domain, from pure noise."""
-        latents, last = self.plan.pure_noise(), self.plan.last_step
-        nothing = _NoImages(self.plan.shape)
+        return self._own_domain(self.plan)
+
+    def _own_domain(self, plan: Plan) -> Artifact:
+        latents, last = plan.pure_noise(), plan.last_step
+        nothing = _NoImages(plan.shape)
         noise = InvertedSet(
             images=nothing, latents=nothing, schedule=self.model.schedule, step=last
         )
         self._draw("draw", latents, StandardSampler(), {}, noise)
-        artifact = self.plan.in_domain()
+        artifact = plan.in_domain()
         return self._decode("in-domain", latents, artifact, eta=0.0, clip_x_0=True, step=last)
+
+    def _in_domain_latents(self) -> TensorSet | None:
+        """Latents of the model's own domain at the run's step, if the strategy asks for them."""
+        if not self.sampler.in_domain_images:
+            return None
+        step, latents = self.settings.step, self.plan.in_domain_inversion()
+        pictures = self._own_domain(self.plan.asked())
+        names = [f"{i} of the model's own domain" for i in range(latents.count)]
+        self._compute(
+            "invert in-domain",
+            lambda _: Inversion(
+                self.model.denoiser,
+                at=[step],
+                solver=self.solver,
+                names=names,
+                on_nonfinite=self.settings.on_nonfinite,
+            ),
+            Items(pictures.open()),
+            {str(step): latents},
+            evaluations_each=self.solver.inversion_evaluations([step], T=self.model.schedule.T),
+        )
+        return _selected(latents.open(), self.usable(latents, latent_at(step), names))
 
     def control(self, sampler: Sampler) -> Described:
         """Pictures mixed in pixel space by `sampler`, clipped."""
@@ -623,7 +648,7 @@ def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence
     T = model.schedule.T
     for step in (settings.step, *also):
         try:
-            check_step(step, T)
+            check_latent_step(step, model.schedule)
         except ValueError as error:
             raise ValueError(f"inversion.{error}") from error
     try:
@@ -751,5 +776,7 @@ def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
 def label(sampler: Sampler) -> str:
     """A strategy and its arguments, for tables."""
     arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
+    if sampler.recipe:
+        arguments = f"{sampler.recipe}: {arguments}"
     name = type(sampler).__name__.removesuffix("Sampler").lower()
     return f"{name} ({arguments})" if arguments else name

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -27,11 +27,14 @@ _MODELS = tuple(
     for name in (
         "checkpoint",
         "fields",
+        "finetuned",
         "guided_diffusion",
+        "layout",
         "network",
         "pesser",
         "pretrained",
         "process",
+        "state",
     )
 )
 """What turns files of weights into networks."""
@@ -194,11 +197,14 @@ class Plan:
 
     def fit_key(self) -> dict[str, Any]:
         """What determines the fitted strategy."""
-        return {
+        key = {
             "inversion": self.inversion().digest,
             "sampler": configuration(self.sampler),
             "code": code_version(*_DRAWS),
         }
+        if self.sampler.in_domain_images:
+            key["in_domain"] = self.in_domain_inversion().digest
+        return key
 
     def fit_path(self) -> Path:
         """File of the fitted strategy."""
@@ -249,6 +255,17 @@ class Plan:
         """What the model makes from pure noise."""
         return self._images(self.pure_noise(), self.last_step, eta=0.0, clip_x_0=True)
 
+    def asked(self) -> "Plan":
+        """The same with as many samples as the strategy asks for of the model's own domain."""
+        settings = replace(self.settings, num_samples=self.sampler.in_domain_images)
+        return replace(self, settings=settings)
+
+    def in_domain_inversion(self) -> Artifact:
+        """Latents of the model's own domain that the strategy asks for."""
+        images = self.asked().in_domain()
+        key = {**self._solver_key(), "images": images.digest, "step": self.settings.step}
+        return self._artifact("inversion", key, images.count, self.shape)
+
     def mixed(self, sampler: Sampler) -> Artifact:
         """Few-shot pictures mixed in pixel space by `sampler`."""
         key = {
@@ -284,13 +301,15 @@ class Plan:
             self.inversion_work(),
             Work("reconstruct", self.reconstructions().missing_items(), self.evaluations(step)),
             Work("decode", self.samples().missing_items(), self.evaluations(step)),
-            Work("in-domain", self.in_domain().missing_items(), self.evaluations(self.last_step)),
+            *in_domain_work([self]),
         ]
 
     def disk(self) -> int:
         """Bytes still to write: pictures and latents as float32, features, files of the run."""
         made = [self.samples(), self.in_domain(), *(self.mixed(c) for c in self.controls())]
         others = [self.reconstructions(), self.latents(), self.pure_noise()]
+        if self.sampler.in_domain_images:
+            others.append(self.in_domain_inversion())
         described = [(images.digest, images.count) for images in made]
         described += [(d.digest, len(d)) for d in (self.domain.few_shot, self.domain.held_out)]
         features = [self.features(digest, count) for digest, count in described]
@@ -352,6 +371,29 @@ class Plan:
         }
 
 
+def in_domain_work(plans: Sequence[Plan]) -> list[Work]:
+    """What samples of the model's own domain cost, and latents of them if strategies ask for these.
+
+    Args:
+        plans: of runs that differ in strategy or step, the first with all samples to compare with.
+    """
+    first = plans[0]
+    asking = {p.in_domain_inversion().digest: p for p in plans if p.sampler.in_domain_images}
+    samples = [first.in_domain(), *(plan.asked().in_domain() for plan in asking.values())]
+    missing = max(artifact.missing_items() for artifact in samples)
+    return [
+        Work("in-domain", missing, first.evaluations(first.last_step)),
+        *(
+            Work(
+                "invert in-domain",
+                plan.in_domain_inversion().missing_items(),
+                plan.solver.inversion_evaluations([plan.settings.step], T=plan.model.schedule.T),
+            )
+            for plan in asking.values()
+        ),
+    ]
+
+
 @cache
 def code_version(*parts: str) -> str:
     """Hash of what the source of some folders or files of the package does.
@@ -362,7 +404,7 @@ def code_version(*parts: str) -> str:
     package = Path(__file__).parent
     sha256 = hashlib.sha256()
     for file in sorted(_sources(package, parts)):
-        tree = ast.dump(ast.parse(file.read_text()))
+        tree = ast.dump(ast.parse(file.read_bytes()))
         sha256.update(f"{file.relative_to(package)} {tree}".encode())
     return sha256.hexdigest()[:16]
 

@@ -20,6 +20,7 @@ from ood_sampler.report.grid import gather, overview, save_png
 from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_json, write_samples
 from ood_sampler.report.tables import csv_table, rich_table
+from ood_sampler.report.verdicts import conclusion, verdicts
 from ood_sampler.search import Choice
 from ood_sampler.studies.files import csv_rows
 
@@ -88,7 +89,7 @@ def results(
     if choice is not None:
         remarks["search"] = choice.remark
         run["sampler"] = label(choice.sampler)
-    return {
+    found = {
         "run": run,
         "protocol": {**protocol(pipeline), **remarks},
         "rows": [row.as_dict() for row in outcome.rows],
@@ -108,6 +109,12 @@ def results(
         },
         "skipped": [list(entry) for entry in pipeline.domain.skipped],
         "warnings": [*notes, *outcome.left_out],
+    }
+    judged = verdicts(found)
+    return {
+        **found,
+        "verdicts": [verdict.as_dict() for verdict in judged],
+        "conclusion": conclusion(judged),
     }
 
 
@@ -169,9 +176,7 @@ def write_run(
         folder / "grid.png",
     )
     write_page(folder / "report.html", found, pictures, fields)
-    console = Console(stderr=True)
-    # six sets of figures do not fit into the 80 columns of a pipe
-    console.print(rich_table(found), width=max(console.width, 100))
+    Console(stderr=True).print(rich_table(found))
 
 
 def _write_fields(

@@ -18,6 +18,7 @@ from ood_sampler.metrics.intervals import difference_interval, share_interval
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 
@@ -170,10 +171,10 @@ class Search:
             ValueError: there are too few few-shot pictures or samples, or a step or a strategy
                 does not fit.
         """
-        T = pipeline.model.schedule.T
+        last = pipeline.model.schedule.last_invertible
         for step in steps:
-            if not 0 <= step < T:
-                raise ValueError(f"search.steps must be in 0..{T - 1}, got {step}")
+            if not 0 <= step <= last:
+                raise ValueError(f"search.steps must be in 0..{last}, got {step}")
         pipeline.evaluation.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers):
             run.check()
@@ -198,7 +199,11 @@ class Search:
             new = _computed(samples, before, pipeline)
             work.append(Work(f"search {number}", candidates * new, largest))
             before, candidates = samples, max(1, round(self.keep * candidates))
-        return work
+        # the samples themselves are work of the run
+        _, *inversions = in_domain_work(
+            [run.plan for run in self._candidates(pipeline, steps, samplers)]
+        )
+        return [*work, *inversions]
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]

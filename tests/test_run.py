@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+from ood_sampler.command.checking import check_command, sweepable
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text, training_help_text
-from ood_sampler.run import check_command, execute, main, sweepable
+from ood_sampler.run import execute, main
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Candidates, Search
 from ood_sampler.studies.base import Study
@@ -231,7 +233,7 @@ def test_every_solver_is_made_and_fits_the_default_model(option: str) -> None:
 
 
 def test_help_explains_every_key_of_every_option() -> None:
-    text = help_text()
+    text = help_text(["all"])
     for group, option in OPTIONS:
         assert f"  {option}" in text
         if group == "experiment":
@@ -245,6 +247,34 @@ def test_help_explains_every_key_of_every_option() -> None:
                 assert f"{group}.{key}=" in text, key
     for key in ("seed", "num_samples", "inversion.step", "decode.eta", "output"):
         assert f"    {key}=" in text
+
+
+def test_help_fits_on_a_screen_and_tells_of_a_group_or_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = help_text().splitlines()
+    assert len(lines) <= 40
+    assert max(len(line) for line in [*lines, *help_text(["all"]).splitlines()]) <= 100
+    for group, option in OPTIONS:
+        assert re.search(rf"\b{option}\b", help_text()), (group, option)
+    assert len(training_help_text().splitlines()) <= 45
+    data = help_text(["data"])
+    assert "\n  folder: Your own pictures" in data
+    assert "data.held_out_root=null" in data
+    assert "sampler" not in data
+    assert "data.column" not in help_text(["data=folder"])
+    assert help_text(["inversion"]) == help_text(["inversion.step"])
+    assert help_text(["inversion"]).startswith("    inversion.step=500 ")
+    with pytest.raises(CommandError, match="no help for samplr; did you mean sampler"):
+        help_text(["samplr"])
+    with pytest.raises(CommandError, match=r"no help for data=foldr; the options are afhq_cat,"):
+        help_text(["data=foldr"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("# My pictures.\nroot: x # where they are\n")
+    for command in (["--help", "data"], ["--help=data"], ["data", "-h"]):
+        monkeypatch.setattr(sys, "argv", ["run", "--config-dir", str(tmp_path), *command])
+        main()
+        assert "\n  mine: My pictures.\n" in capsys.readouterr().out
 
 
 def test_help_of_training_names_its_keys() -> None:
@@ -336,6 +366,10 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
         "cog (3) in pixels",
     ]
     assert OmegaConf.load(folder / "config.yaml").data.resolution == 32
+    # 12 samples are too few to say that they are new, whatever their authenticity
+    new = next(verdict for verdict in results["verdicts"] if verdict["key"] == "new")
+    assert new["outcome"] in ("unclear", "refuted")
+    assert results["conclusion"]
     assert "search" not in results["protocol"]
     assert not (folder / "search.csv").exists()
     samples = sorted(folder.glob("samples/*.png"))

@@ -199,10 +199,12 @@ def test_where_none_is_usable_the_least_miss_is_chosen(
     asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
 ) -> None:
     strict = search(samples=[16], retention=1.0, novelty=1.0)
-    choice = strict.choose(make(), steps=STEPS, samplers=SAMPLERS)
+    # with a cap they would be new enough
+    samplers = (SAMPLERS[0], CogSampler(references=2, cap=1), CogSampler(references=3, cap=1))
+    choice = strict.choose(make(), steps=STEPS, samplers=samplers)
     assert not any(trial.usable for trial in choice.trials)
     # real pictures have a novelty of 0.5: cog (3) lacks least of it, pure noise all of retention
-    assert (choice.step, choice.sampler) == (100, SAMPLERS[2])
+    assert (choice.step, choice.sampler) == (100, samplers[2])
     assert "though no candidate was usable" in choice.remark
     assert "though" not in asked[0].remark
     copier = strict.choose(make(), steps=STEPS, samplers=SAMPLERS[:1])

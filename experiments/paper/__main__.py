@@ -58,6 +58,10 @@ _SIZES: dict[str, dict[str, str]] = {
 }
 
 
+_INTERRUPTED = 130
+"""Exit code of a run that was interrupted."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of a study.
@@ -157,7 +161,10 @@ def make(
             *settings,
         ]
         print(" ".join(command[1:]), file=sys.stderr, flush=True)
-        if subprocess.run(command, check=False).returncode:  # noqa: S603 our own command
+        ended = subprocess.run(command, check=False).returncode  # noqa: S603 our own command
+        if ended == _INTERRUPTED:
+            raise KeyboardInterrupt
+        if ended:
             raise RuntimeError(f"{study} of {run.folder} failed, see above")
     if any(text == "dry_run=true" for text in settings):
         return []
@@ -199,4 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are kept, the same command continues", file=sys.stderr)
+        sys.exit(_INTERRUPTED)

@@ -140,7 +140,8 @@ def same(distance: Tensor, features: Tensor) -> Tensor:
         distance: To that neighbour, or to several, shape $(..., N)$.
         features: The vectors, shape $(N, D)$.
     """
-    return distance <= _SAME * torch.linalg.vector_norm(features.double(), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(features.double(), dim=1)
+    return distance <= _SAME * norm
 
 
 def distinct(features: Tensor) -> Tensor:

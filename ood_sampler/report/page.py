@@ -18,6 +18,9 @@ from ood_sampler.report.verdicts import conclusion, verdicts
 _SAMPLES, _PAIRS, _HELD_OUT, _IN_DOMAIN, _RECONSTRUCTIONS = 50, 25, 30, 10, 15
 """Pictures shown of each kind, at most."""
 
+_TONES = {"shown": "good", "refuted": "bad", "unclear": "open"}
+"""Colours of verdicts."""
+
 _SHORT = 0.05
 """Seconds below which a rate says nothing."""
 
@@ -202,7 +205,7 @@ def _summary(results: Results) -> str:
 def _verdicts(results: Results) -> str:
     judged = verdicts(results)
     items = "".join(
-        f'<li class="{verdict.outcome}"><b>{escape(verdict.question)}</b>'
+        f'<li class="{_TONES[verdict.outcome]}"><b>{escape(verdict.question)}</b>'
         f'<span class="answer">{escape(verdict.answer)}</span>'
         f"<p>{escape(verdict.sentence)}</p></li>\n"
         for verdict in judged
@@ -213,9 +216,9 @@ def _verdicts(results: Results) -> str:
     return (
         (f'<p class="lead"><b>In short:</b> {escape(summed_up)}</p>\n' if summed_up else "")
         + f'<ul class="verdicts">\n{items}</ul>\n<p class="note">Computed from the figures below. '
-        "Two figures are told apart when they differ by more than two standard errors; numbers in "
-        "brackets are 95% intervals. All rest on one feature network and one seed: look at the "
-        "pictures too.</p>\n"
+        "A yes is shown, or refuted, where a whole 95% interval lies within, or beyond, the limit "
+        "that is named (0 for a difference, where none is); in between there are too few images to "
+        "say. All rest on one feature network and one seed: look at the pictures too.</p>\n"
     )
 
 

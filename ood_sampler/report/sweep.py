@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.report.claims import Verdict
+from ood_sampler.report.decision import Outcome, counted
 from ood_sampler.report.grid import save_png, strip
 from ood_sampler.report.plots import bitmap, curves
 from ood_sampler.report.results import write_json
@@ -19,9 +21,8 @@ from ood_sampler.report.tables import (
     strategy,
     sweep_table,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from ood_sampler.report.terminal import TerminalTable
+from ood_sampler.report.verdicts import conclusion, verdicts
 
 Run: TypeAlias = tuple[str, Results, Tensor]
 """Overrides that tell the run from the others, what it found, and its first samples."""
@@ -33,7 +34,7 @@ _BLOCK = 2
 """Rows and columns of samples shown of each run where runs stand in a table."""
 
 
-def write_sweep(folder: Path, runs: Sequence[Run]) -> "Table":
+def write_sweep(folder: Path, runs: Sequence[Run]) -> TerminalTable:
     """Write `sweep.csv`, `sweep.md`, `sweep.json`, `sweep.png` and `sweep_curves.png`.
 
     The picture shows the same sample numbers of each run: runs one below the other, or as a table
@@ -63,15 +64,22 @@ def write_sweep(folder: Path, runs: Sequence[Run]) -> "Table":
     ]
     shared = _shared_rows(labels, runs)
 
+    judged = [verdicts(results) for _, results, _ in runs]
     keyed = [
-        {**row, **{key: setting.get(key, "") for key in swept}}
-        for row, setting in zip(rows, settings, strict=True)
+        {
+            **row,
+            **{key: setting.get(key, "") for key in swept},
+            **{f"verdict_{verdict.key}": verdict.outcome for verdict in own},
+        }
+        for row, setting, own in zip(rows, settings, judged, strict=True)
     ]
-    write_atomically(folder / "sweep.csv", csv_table([*keyed, *shared], first=swept).encode())
+    asked = dict.fromkeys(f"verdict_{verdict.key}" for own in judged for verdict in own)
+    text = csv_table([*keyed, *shared], first=swept, last=list(asked))
+    write_atomically(folder / "sweep.csv", text.encode())
     title = f"Sweep over {' and '.join(swept)}" if swept else "Sweep of one run"
     table = f"{title}, against held-out pictures:\n\n{markdown_table([*rows, *shared])}"
-    write_atomically(folder / "sweep.md", table.encode())
-    write_json(folder / "sweep.json", _summary(settings, runs))
+    write_atomically(folder / "sweep.md", f"{table}\n{_counted(judged)}".encode())
+    write_json(folder / "sweep.json", _summary(settings, runs, judged))
     save_png(_picture(settings, swept, runs), folder / "sweep.png")
     numeric = [key for key in swept if all(_number(s.get(key)) is not None for s in settings)]
     if numeric:
@@ -139,7 +147,18 @@ def _shared_rows(labels: Sequence[str], runs: Sequence[Run]) -> list[Row]:
     return sorted(rows, key=lambda row: row["role"] == "control")
 
 
-def _summary(settings: Sequence[dict[str, str]], runs: Sequence[Run]) -> dict[str, Any]:
+def _counted(judged: Sequence[Sequence[Verdict]]) -> str:
+    """Say of each question in how many runs a yes is shown, refuted, or neither."""
+    outcomes: dict[str, list[Outcome]] = {}
+    for own in judged:
+        for verdict in own:
+            outcomes.setdefault(verdict.question, []).append(verdict.outcome)
+    return "".join(f"- {question} {counted(found)}.\n" for question, found in outcomes.items())
+
+
+def _summary(
+    settings: Sequence[dict[str, str]], runs: Sequence[Run], judged: Sequence[Sequence[Verdict]]
+) -> dict[str, Any]:
     kept = ("run", "rows", "reconstruction")
     return {
         "runs": [
@@ -147,8 +166,10 @@ def _summary(settings: Sequence[dict[str, str]], runs: Sequence[Run]) -> dict[st
                 "label": label,
                 "overrides": setting,
                 **{key: results[key] for key in kept if key in results},
+                "verdicts": [verdict.as_dict() for verdict in own],
+                "conclusion": conclusion(own),
             }
-            for setting, (label, results, _) in zip(settings, runs, strict=True)
+            for setting, (label, results, _), own in zip(settings, runs, judged, strict=True)
         ]
     }
 

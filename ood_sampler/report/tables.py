@@ -2,7 +2,8 @@
 
 `Results` is what a run found, as it stands in `metrics.json`: `run` (names and numbers of the run),
 `protocol`, `rows` (each with `name`, `role`, `samples` and the figures; null where a figure has no
-meaning), `reconstruction`, `stages`, `distributions`, `skipped` and `warnings`.
+meaning), `reconstruction`, `stages`, `distributions`, `skipped`, `warnings`, `verdicts` and their
+`conclusion`.
 """
 
 import csv
@@ -10,10 +11,9 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from ood_sampler.report.terminal import Line, TerminalTable
 
 Results: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = Mapping[str, Any]
@@ -26,8 +26,7 @@ MISSING = "–"
 # A no-break space, for an arrow must not begin a line.
 _ARROWS = {"lower": "\N{NO-BREAK SPACE}↓", "higher": "\N{NO-BREAK SPACE}↑", None: ""}
 
-_SET_WIDTH = 13
-"""Letters in a line of a set's name, in a terminal."""
+_CAPTION = "against held-out pictures; ↓ lower is better, ↑ higher is better"
 
 
 @dataclass(frozen=True)
@@ -287,70 +286,37 @@ def strategy(results: Results) -> Row:
     raise ValueError("rows must hold one of role strategy, got none")
 
 
-def rich_table(results: Results) -> "Table":
-    """Show a run in a terminal of 80 columns: a line for each figure, a column for each set."""
-    from rich.markup import escape
-    from rich.text import Text
-
-    run = results["run"]
-    title = (
-        f"{run['data']} from {run['model']}: {run['sampler']}, step {run['step']}, "
-        f"eta {run['eta']}, {run['num_samples']} samples, seed {run['seed']}"
+def rich_table(results: Results) -> TerminalTable:
+    """Show a run in a terminal: a line for each figure, a column for each set."""
+    run, rows = results["run"], results["rows"]
+    return TerminalTable(
+        title=(
+            f"{run['data']} from {run['model']}: {run['sampler']}, step {run['step']}, "
+            f"eta {run['eta']}, {run['num_samples']} samples, seed {run['seed']}"
+        ),
+        headings=[str(row["name"]) for row in rows],
+        lines=[Line(column.title, [column.text(row) for row in rows]) for column in COLUMNS],
+        bold=[k for k, row in enumerate(rows) if row["role"] == "strategy"],
+        caption=_CAPTION,
     )
-    table = _terminal_table(escape(title), padding=1)
-    table.add_column("", no_wrap=True)
-    for row in results["rows"]:
-        table.add_column(
-            Text(str(row["name"])),
-            justify="right",
-            # Names break before figures do.
-            min_width=max(len(column.text(row)) for column in COLUMNS),
-            max_width=_SET_WIDTH,
-            style="bold" if row["role"] == "strategy" else "",
-        )
-    for column in COLUMNS:
-        table.add_row(column.title, *(column.text(row) for row in results["rows"]))
-    return table
 
 
-def sweep_table(title: str, rows: Sequence[Row]) -> "Table":
-    """Show many runs in a terminal: a line for each, the figures that tell them apart.
-
-    80 columns suffice for names that break into words of 17 letters.
-    """
-    from rich.markup import escape
-    from rich.text import Text
-
+def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
+    """Show many runs in a terminal: a line for each, the figures that tell them apart."""
     columns = [column for column in COLUMNS if column.narrow]
-    table = _terminal_table(escape(title), padding=0)
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(
-            Text(column.narrow + _ARROWS[column.better]), justify="right", no_wrap=True
-        )
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        table.add_row(
-            Text(str(row["name"])),
-            *(column.text(row) for column in columns),
-            style="bold" if row["role"] == "strategy" else "",
-            end_section=following is not None and following["role"] != row["role"],
-        )
-    return table
-
-
-def _terminal_table(title: str, *, padding: int) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    return Table(
+    return TerminalTable(
         title=title,
-        title_justify="left",
-        title_style="bold",
-        caption="against held-out pictures; ↓ lower is better, ↑ higher is better",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, padding, 0, 0),
+        headings=[column.narrow + _ARROWS[column.better] for column in columns],
+        lines=[
+            Line(
+                str(row["name"]),
+                [column.text(row) for column in columns],
+                bold=row["role"] == "strategy",
+                last=following is not None and following["role"] != row["role"],
+            )
+            for row, following in zip(rows, [*rows[1:], None], strict=True)
+        ],
+        caption=_CAPTION,
     )
 
 
@@ -368,16 +334,18 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def csv_table(rows: Sequence[Row], *, first: Sequence[str] = ()) -> str:
+def csv_table(rows: Sequence[Row], *, first: Sequence[str] = (), last: Sequence[str] = ()) -> str:
     """Write rows as CSV with all digits; a figure that is missing is an empty field.
 
     Args:
         rows: The rows.
         first: Further keys of the rows, as first columns.
+        last: Likewise, as last columns.
     """
     keys = [*first, "name", "role"]
     for column in COLUMNS:
         keys += column.keys
+    keys += last
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(keys)

@@ -1,5 +1,6 @@
 """The band of inversion steps in which samples are new images of the target domain."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from ood_sampler.latents.bandwidth import Band, Thresholds, find_band
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.decision import TOO_FEW, Decision, all_of, decide
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.samplers.base import Sampler
@@ -19,9 +21,13 @@ from ood_sampler.studies.base import (
     Measured,
     Row,
     Study,
+    bounds,
     decoding,
+    excess,
+    interval,
     point,
     strategy_row,
+    too_few,
     variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
@@ -32,6 +38,12 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 """Samples of each step in the figure."""
+
+_TWO_SIDED = 1.96
+"""Beyond which a standard normal value is called different from 0."""
+
+_MOST_DOMAINS = 200
+"""More would be no practical advice."""
 
 
 class BandwidthStudy(Study):
@@ -129,33 +141,18 @@ class BandwidthStudy(Study):
                     **_ends(band),
                     "retention_asked": relative.retention,
                     "novelty_asked": relative.novelty,
+                    "near_copies_asked": relative.near_copies,
+                    **bounds("excess", excess(row, real.figures)),
                 }
                 for row, reached in zip(found, points, strict=True)
             ]
         return Measured(rows, pictures)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences = []
-        for (domain, strategy), curve in _curves(rows):
-            first = curve[0]
-            if first["band_low"] is None:
-                sentences.append(
-                    f"{domain}, {strategy}: no step tried keeps retention >= "
-                    f"{first['retention_asked']:.2f} and novelty >= {first['novelty_asked']:.2f}."
-                )
-                continue
-            chosen = next(row for row in curve if row["chosen"])
-            below = "at most " if first["open_low"] else ""
-            above = "at least " if first["open_high"] else ""
-            sentences.append(
-                f"{domain}, {strategy}: the band reaches from {below}t = {first['band_low']:.0f} "
-                f"to {above}{first['band_high']:.0f}; chosen is t = {chosen['step']}, KID "
-                f"{1e3 * chosen['kid']:.1f} ± {1e3 * chosen['kid_standard_error']:.1f} × 10⁻³ "
-                f"(precision {chosen['precision']:.2f}, near-copies {chosen['near_copies']:.2f}, "
-                f"retention {chosen['retention']:.2f}, novelty {chosen['authenticity']:.2f}; of "
-                f"the last two {first['retention_asked']:.2f} and {first['novelty_asked']:.2f} "
-                "were asked)."
-            )
+        sentences = [
+            f"{domain}, {strategy}: {_band_of(curve)}."
+            for (domain, strategy), curve in _curves(rows)
+        ]
         for strategy in dict.fromkeys(row["strategy"] for row in rows):
             sentences += _correlation(strategy, rows)
         return sentences
@@ -268,6 +265,56 @@ def _curves(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
     return [(name, list(curve)) for name, curve in groupby(sorted(rows, key=key), key)]
 
 
+def _band_of(curve: Sequence[Row]) -> str:
+    """The band with the step of least KID in it, and whether the errors leave that step usable."""
+    first = curve[0]
+    asked = (
+        f"retention >= {first['retention_asked']:.2f} and novelty >= {first['novelty_asked']:.2f}"
+    )
+    if first["band_low"] is None:
+        found = [_usable(row).outcome for row in curve]
+        missed, left = found.count("refuted"), len(found) - found.count("refuted")
+        tried = "no step tried" if len(curve) > 1 else f"t = {first['step']}, the only step tried,"
+        told = f"{tried} keeps {asked}" if len(curve) > 1 else f"{tried} does not keep {asked}"
+        return f"{told} (beyond the errors at {missed} of {len(curve)}, {TOO_FEW} at {left})"
+    chosen = next(row for row in curve if row["chosen"])
+    kept = (
+        f"KID {1e3 * chosen['kid']:.1f} ± {1e3 * chosen['kid_standard_error']:.1f} × 10⁻³ "
+        f"(precision {chosen['precision']:.2f}, near-copies {chosen['near_copies']:.2f}, retention "
+        f"{chosen['retention']:.2f}, novelty {chosen['authenticity']:.2f}; of the last two "
+        f"{first['retention_asked']:.2f} and {first['novelty_asked']:.2f} were asked, "
+        f"{_sure(chosen)})"
+    )
+    if len(curve) == 1:
+        return f"t = {chosen['step']}, the only step tried, is usable, {kept}"
+    below = "at most " if first["open_low"] else ""
+    above = "at least " if first["open_high"] else ""
+    return (
+        f"the band reaches from {below}t = {first['band_low']:.0f} to "
+        f"{above}{first['band_high']:.0f}; chosen is t = {chosen['step']}, {kept}"
+    )
+
+
+def _usable(row: Row) -> Decision:
+    """Whether retention and novelty reach what was asked, and near-copies stay below it."""
+    return all_of(
+        [
+            decide(interval(row, "retention"), least=row["retention_asked"]),
+            decide(interval(row, "authenticity"), least=row["novelty_asked"]),
+            decide(interval(row, "excess"), most=row["near_copies_asked"]),
+        ]
+    )
+
+
+def _sure(row: Row) -> str:
+    decision = _usable(row)
+    return (
+        "reached beyond the errors"
+        if decision.outcome == "shown"
+        else too_few(decision.factor, row)
+    )
+
+
 def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
     """How the width of the band orders with the domain gap."""
     curves = [curve[0] for (_, s), curve in _curves(rows) if s == strategy]
@@ -279,11 +326,23 @@ def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
     gaps = torch.tensor([c["gap"] for c in curves])
     rho, p = rank_correlation(gaps, widths)
     open_ends = sum(bool(c["open_low"]) or bool(c["open_high"]) for c in curves)
-    claim = "so the paper's claim that a larger gap gives a wider band is not shown here"
     if p < 0.05:
         claim = "as the paper says" if rho > 0 else "against the paper"
+    else:
+        claim = (
+            "so the paper's claim that a larger gap gives a wider band is not shown here, nor "
+            f"refuted: {_domains_needed(rho, len(curves))}"
+        )
     return [
         f"{strategy}: width of the band against domain gap over {len(curves)} domains: Spearman's "
         f"rank correlation {rho:.2f} (permutation p = {p:.3f}), {claim}; {open_ends} of the bands "
         "reach an end of the steps tried."
     ]
+
+
+def _domains_needed(rho: float, count: int) -> str:
+    r"""How many domains would do, as $\rho \sqrt{n - 1}$ is about standard normal without order."""
+    needed = math.ceil((_TWO_SIDED / rho) ** 2 + 1) if rho else math.inf
+    if needed > _MOST_DOMAINS:
+        return "too few domains to say"
+    return f"too few domains to say, about {max(needed, count + 1)} in the same order would do"

@@ -12,6 +12,8 @@ from ood_sampler.latents.bandwidth import Point
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import STANDARD_ERRORS, difference_interval, with_bounds
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.plan import in_domain_work
+from ood_sampler.report.decision import TOO_FEW, Pool, advice
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 
@@ -119,21 +121,48 @@ def bounds(key: str, interval: Interval) -> dict[str, float]:
 
 def interval(row: Row, key: str) -> Interval:
     """A figure of a row and its bounds."""
-    return Interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+    return Interval(*(float(row[f"{key}{end}"]) for end in ("", "_low", "_high")))
 
 
 def point(row: Row, real: Row) -> Point:
     """What makes a setting usable and good, from its row and that of real pictures."""
-    copies, real_copies = (interval(each, "near_copies") for each in (row, real))
     return Point(
         step=row["step"],
         retention=1 - row["captured"],
         novelty=row["authenticity"],
         distance=row["kid"],
         error=row["kid_standard_error"],
-        near_copies=copies.value,
-        excess=difference_interval(copies, real_copies).low,
+        near_copies=row["near_copies"],
+        excess=excess(row, real).low,
     )
+
+
+def excess(row: Row, real: Row) -> Interval:
+    """Share of near-copies of a row less that of new real images."""
+    return difference_interval(*(interval(each, "near_copies") for each in (row, real)))
+
+
+def too_few(
+    factor: float | None,
+    row: Row,
+    *,
+    count: str = "images",
+    name: str = "samples",
+    setting: str = "num_samples",
+) -> str:
+    """Say that there are too few images to tell, and how many would do.
+
+    Args:
+        factor: of the `Decision` that is unclear.
+        row: a line that says how many there are.
+        count: its figure that does.
+        name: what they are called.
+        setting: key of the configuration that gives their number.
+    """
+    images = row.get(count)
+    if not images:
+        return TOO_FEW
+    return f"{TOO_FEW}, {advice(factor, Pool(round(images), name, setting))}"
 
 
 def standard_error(row: Row, key: str) -> float:
@@ -221,7 +250,7 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
     """What the samples of some runs, and all they are compared with, cost."""
     return [
         pipeline.plan.inversion_work(),
-        own_domain(pipeline),
+        *in_domain_work([pipeline.plan, *(run.plan for run in runs)]),
     ] + [
         Work(
             f"t = {run.settings.step}",

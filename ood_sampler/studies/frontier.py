@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ood_sampler.latents.frontier import Trade, advantage, pareto
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.decision import TOO_FEW, Decision, Outcome, any_of, decide
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, styled
 from ood_sampler.samplers.base import Sampler
@@ -25,8 +26,10 @@ from ood_sampler.studies.base import (
     check_left,
     decoding,
     fitting,
+    interval,
     standard_error,
     strategy_row,
+    too_few,
     variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
@@ -230,33 +233,25 @@ class FrontierStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences: list[str] = []
-        beyond = dict.fromkeys((plane.key for plane in _PLANES), 0)
+        of_domains: dict[str, list[Outcome]] = {plane.key: [] for plane in _PLANES}
         domains = by_domain(rows)
         for domain, own in domains.items():
             latents = [row for row in own if row["space"] == LATENTS]
             parts = []
             for plane in _PLANES:
-                better = [row for row in latents if row[f"{plane.key}_low"] > 0]
-                beyond[plane.key] += bool(better)
-                best = max(latents, key=lambda row: row[f"{plane.key}_low"])
-                value, low, high = (
-                    f"{plane.scale * best[plane.key + end]:.3g}" for end in ("", "_low", "_high")
-                )
-                unit = " × 10⁻³" if plane.cost == "kid" else ""
-                parts.append(
-                    f"{len(better)} of {len(latents)} have {plane.words} (most clearly "
-                    f"{best['strategy']} at t = {best['step']}, η = {best['eta']:g}: by {value} "
-                    f"[{low}, {high}]{unit})"
-                )
+                found = [decide(interval(row, plane.key), least=0) for row in latents]
+                outcomes = [decision.outcome for decision in found]
+                of_domains[plane.key].append(any_of(outcomes))
+                parts.append(_settings(latents, plane, found))
             sentences.append(
                 f"{domain}, settings of the latents against the frontier of the pixel controls, "
                 f"beyond the error bars: {'; '.join(parts)}."
             )
         if len(domains) > 1:
-            counts = (f"{beyond[p.key]} of {len(domains)} for {p.words}" for p in _PLANES)
+            told = (_domains(of_domains[plane.key], plane.words) for plane in _PLANES)
             sentences.append(
                 "Domains on which a setting of the latents lies beyond the pixel controls: "
-                f"{'; '.join(counts)}."
+                f"{'; '.join(told)}."
             )
         return sentences
 
@@ -283,6 +278,32 @@ class FrontierStudy(Study):
                 fitting(pipeline, self.samplers), self._steps, self.etas
             )
         ]
+
+
+def _settings(rows: Sequence[Row], plane: _Plane, found: Sequence[Decision]) -> str:
+    """How many settings are better, worse and neither, and the best of them."""
+    outcomes = [decision.outcome for decision in found]
+    better, worse = outcomes.count("shown"), outcomes.count("refuted")
+    k = max(range(len(rows)), key=lambda k: float(rows[k][f"{plane.key}_low"]))
+    best = rows[k]
+    value, low, high = (f"{plane.scale * end:.3g}" for end in interval(best, plane.key))
+    told = (
+        f"{better} of {len(rows)} have {plane.words}, for {worse} it is worse, for "
+        f"{len(rows) - better - worse} there are {TOO_FEW} "
+        f"({'most clearly' if better else 'the best is'} {best['strategy']} at t = {best['step']}, "
+        f"η = {best['eta']:g}: by {value} [{low}, {high}]"
+        f"{' × 10⁻³' if plane.cost == 'kid' else ''}"
+    )
+    unclear = not better and found[k].outcome == "unclear"
+    return f"{told}, {too_few(found[k].factor, best)})" if unclear else f"{told})"
+
+
+def _domains(outcomes: Sequence[Outcome], words: str) -> str:
+    shown, worse = outcomes.count("shown"), outcomes.count("refuted")
+    return (
+        f"{shown} of {len(outcomes)} for {words} (on {worse} all settings are worse, on "
+        f"{len(outcomes) - shown - worse} there are {TOO_FEW})"
+    )
 
 
 def _trade(row: Row, plane: _Plane) -> Trade:

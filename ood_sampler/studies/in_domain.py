@@ -17,7 +17,7 @@ from ood_sampler.data.domain import (
 )
 from ood_sampler.data.sources import ImageSource, open_source
 from ood_sampler.data.split import Picture, Scan, inspect
-from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.modules.inversion import latent_at
@@ -68,7 +68,7 @@ class Sources:
             raise ValueError("study.steps must hold a step, got none")
         for step in self.steps:
             try:
-                check_step(step, pipeline.model.schedule.T)
+                check_latent_step(step, pipeline.model.schedule)
             except ValueError as error:
                 raise ValueError(f"study.steps: {error}") from error
         if self.count < least:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.ranks import rank_correlation
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.decision import decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.studies.base import (
@@ -17,7 +19,9 @@ from ood_sampler.studies.base import (
     Row,
     Study,
     decoding,
+    interval,
     strategy_row,
+    too_few,
     variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 """Samples of each setting in the figure."""
+
+_LITTLE = 0.05
+"""Difference of the captured share that counts as none."""
 
 
 class InterferenceStudy(Study):
@@ -96,12 +103,18 @@ class InterferenceStudy(Study):
             still = [row for row in own if row["eta"] == own[0]["eta"]]
             low, high = (min(still, key=_step), max(still, key=_step))
             noisy = max(own, key=lambda row: (row["eta"], row["step"]))
-            sentences.append(
-                f"{domain}: at η = {own[0]['eta']:g} the captured share goes from "
-                f"{_share(low)} at t = {low['step']} to {_share(high)} at t = {high['step']}; at "
-                f"η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)} "
-                f"({own[0]['real_captured']:.2f} of real pictures of the domain)."
-            )
+            told = f"{domain}: at η = {own[0]['eta']:g} the captured share "
+            if low is high:
+                told += f"is {_share(low)} at t = {low['step']}"
+            else:
+                told += (
+                    f"goes from {_share(low)} at t = {low['step']} to {_share(high)} at "
+                    f"t = {high['step']}"
+                )
+            if noisy is not high:
+                told += f"; at η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)}"
+            real = own[0]["real_captured"]
+            sentences.append(f"{told} ({real:.2f} of real pictures of the domain).")
             for step in sorted({row["step"] for row in own}):
                 sentences += _with_noise(domain, [row for row in own if row["step"] == step])
         return sentences
@@ -148,6 +161,14 @@ class InterferenceStudy(Study):
         ]
 
 
+def _more(apart: Interval, row: Row) -> str:
+    """How many samples would show an effect, or that there is little."""
+    decisions = [decide(apart, **limits) for limits in ({"least": 0.0}, {"most": 0.0})]
+    decisions.append(decide(apart, least=-_LITTLE, most=_LITTLE))
+    factors = [each.factor for each in decisions if each.factor is not None]
+    return too_few(min(factors, default=None), row)
+
+
 def _step(row: Row) -> int:
     return int(row["step"])
 
@@ -164,12 +185,15 @@ def _with_noise(domain: str, line: Sequence[Row]) -> list[str]:
     rho, _ = rank_correlation(
         torch.tensor([row["eta"] for row in line]), torch.tensor([row["captured"] for row in line])
     )
-    if last["captured_low"] > first["captured_high"]:
-        verdict = "noise pulls samples to the model's own domain"
-    elif last["captured_high"] < first["captured_low"]:
-        verdict = "noise frees samples from the model's own domain"
-    else:
-        verdict = "no effect of noise beyond the intervals"
+    # samples of the same latents are not independent
+    apart = separation(interval(last, "captured"), interval(first, "captured"))
+    found = order(apart, margin=_LITTLE)
+    verdict = {
+        "higher": "noise pulls samples to the model's own domain",
+        "lower": "noise frees samples from the model's own domain",
+        "alike": f"noise changes the captured share by less than {_LITTLE}",
+        "unclear": f"no effect of noise beyond the intervals ({_more(apart, last)})",
+    }[found]
     return [
         f"{domain}, t = {first['step']}: {verdict} ({_share(first)} at η = {first['eta']:g}, "
         f"{_share(last)} at η = {last['eta']:g}, rank correlation with η {rho:.2f})."

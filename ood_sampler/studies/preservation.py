@@ -28,6 +28,7 @@ from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.decision import TOO_FEW, Order, decide, order
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.studies.base import (
@@ -38,7 +39,9 @@ from ood_sampler.studies.base import (
     about,
     bounds,
     decoding,
+    interval,
     own_domain,
+    too_few,
 )
 from ood_sampler.studies.curves import Run, by_run, error_bars
 from ood_sampler.studies.strips import draw_strips
@@ -266,7 +269,9 @@ class PreservationStudy(Study):
         )
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences, worse, better = [], 0, 0
+        sentences = []
+        damages: list[Order] = []
+        costs: list[Order] = []
         groups = by_run(rows, "method", _settings)
         for name, group in groups.items():
             before, after, tuned = group[BEFORE], group[AFTER], group[TUNED]
@@ -286,14 +291,18 @@ class PreservationStudy(Study):
                 f"{after['fid']:.3g}, {after['precision']:.2f}, {after['recall']:.2f} and "
                 f"{after['authenticity']:.2f}; {_verdict(tuned, 'cost')}."
             )
-            worse += tuned["damage_low"] > 0
-            better += tuned["cost_high"] < 0
+            damages.append(order(interval(tuned, "damage")))
+            costs.append(order(interval(tuned, "cost")))
         if len(groups) > 1:
             domains = {(row["model"], row["domain"]) for row in rows}
             compared = f"{len(groups)} {'domains' if len(domains) == len(groups) else 'runs'}"
             sentences.append(
                 f"Of {compared}, fine-tuning damages the original one beyond the errors "
-                f"in {worse} and makes the target better than the frozen model does in {better}."
+                f"in {damages.count('higher')} and makes the target better than the frozen model "
+                f"does in {costs.count('lower')}; it improves the original one in "
+                f"{damages.count('lower')} and makes the target worse in {costs.count('higher')}; "
+                f"{TOO_FEW} of the original one in {damages.count('unclear')}, of the target in "
+                f"{costs.count('unclear')}."
             )
         return sentences
 
@@ -429,7 +438,11 @@ def _ended(tuned: Row) -> str:
 
 def _verdict(row: Row, key: str) -> str:
     value, low, high = (1e3 * row[f"{key}{bound}"] for bound in ("", "_low", "_high"))
-    verdict = "higher" if low > 0 else "lower" if high < 0 else "within error"
+    found = order(interval(row, key))
+    verdict = found
+    if found == "unclear":
+        decision = decide(interval(row, key), most=0)
+        verdict = f"within error, {too_few(decision.factor, row, count='samples')}"
     return f"KID × 10³ differs by {value:+.3g} ({low:+.3g} to {high:+.3g}: {verdict})"
 
 

@@ -1,6 +1,5 @@
 """The automatic choice of step and strategy against the whole grid it is chosen from."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -8,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Point, ranked
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.decision import (
+    TOO_FEW,
+    Decision,
+    Outcome,
+    all_of,
+    decide,
+    difference,
+    estimated,
+    order,
+)
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.report.verdicts import order
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Search
 from ood_sampler.studies.base import (
@@ -22,6 +31,7 @@ from ood_sampler.studies.base import (
     decoding,
     point,
     strategy_row,
+    too_few,
     variant,
 )
 from ood_sampler.studies.curves import by_domain
@@ -111,25 +121,30 @@ class SearchStudy(Study):
         return Measured([{**row, "cost": share} for row in rows])
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences, met = [], 0
+        sentences = []
+        outcomes: list[Outcome] = []
         domains = by_domain(rows)
         for domain, own in domains.items():
             chosen = next(row for row in own if row["chosen"])
             usable = [row for row in own if row["usable"]] or own
             best = _best(usable)
             within = _within(chosen, best)
-            cheap = chosen["cost"] < _COST
-            met += within and cheap
+            cheap = Decision("shown" if chosen["cost"] < _COST else "refuted")
+            outcomes.append(all_of([within, cheap]).outcome)
             sentences.append(
                 f"{domain}: auto chose {_words(chosen)}; the best usable of {len(own)} settings, "
                 f"{len(usable)} of them usable, is {_words(best)}. The choice is "
                 f"{_apart(chosen, best)}; it took {chosen['cost']:.0%} of the evaluations of the "
-                f"grid. Goals (within 15%, below a quarter): {'met' if within else 'missed'}, "
-                f"{'met' if cheap else 'missed'}."
+                f"grid. Goals (within 15%, below a quarter): {_met(within, chosen)}, "
+                f"{_met(cheap, chosen)}."
                 + ("" if chosen["usable"] else " On held-out pictures the choice is not usable.")
             )
         if len(domains) > 1:
-            sentences.append(f"Both goals are met on {met} of {len(domains)} domains.")
+            met, missed = outcomes.count("shown"), outcomes.count("refuted")
+            sentences.append(
+                f"Both goals are met on {met} of {len(domains)} domains, missed on {missed}; on "
+                f"{len(domains) - met - missed} there are {TOO_FEW}."
+            )
         return sentences
 
     @styled
@@ -196,14 +211,6 @@ def _best(rows: Sequence[Row]) -> Row:
     return rows[ranked(points, floor=rows[0]["real_kid"])[0]]
 
 
-def _within(chosen: Row, best: Row) -> bool:
-    """Whether the goal of the KID is met, or missed by no more than the error of the difference."""
-    floor = max(best["real_kid"], 0.0)
-    kid, least = (max(row["kid"], floor) for row in (chosen, best))
-    error = math.hypot(chosen["kid_standard_error"], best["kid_standard_error"])
-    return bool(kid <= _WITHIN * least or kid - least <= error)
-
-
 def _words(row: Row) -> str:
     return (
         f"{row['strategy']} at t = {row['step']} (KID {1e3 * row['kid']:.1f} ± "
@@ -212,17 +219,38 @@ def _words(row: Row) -> str:
     )
 
 
+def _within(chosen: Row, best: Row) -> Decision:
+    """Whether the KID of the choice is at most so many times the least, or no higher."""
+    if chosen is best:
+        return Decision("shown")
+    floor = max(best["real_kid"], 0.0)
+    kid, least = (max(row["kid"], floor) for row in (chosen, best))
+    times = _WITHIN if least > 0 else 1.0
+    asked = estimated(times * least, times * best["kid_standard_error"])
+    return decide(difference(estimated(kid, chosen["kid_standard_error"]), asked), most=0)
+
+
+def _met(decision: Decision, row: Row) -> str:
+    words = {"shown": "met", "refuted": "missed"}
+    return words.get(decision.outcome) or too_few(decision.factor, row)
+
+
+def _kid(row: Row) -> Interval:
+    return estimated(row["kid"], row["kid_standard_error"])
+
+
 def _apart(chosen: Row, best: Row) -> str:
     if chosen is best:
         return "the best one"
-    difference = chosen["kid"] - best["kid"]
-    if difference < 0:
+    above = chosen["kid"] - best["kid"]
+    if above < 0:
         reason = "less new" if chosen["usable"] else "not usable by the held-out figures"
         return f"lower in KID, but {reason}"
-    told = order(
-        chosen["kid"], chosen["kid_standard_error"], best["kid"], best["kid_standard_error"]
-    )
-    apart = "not told apart by two standard errors" if told == "same" else "told apart"
+    interval = difference(_kid(chosen), _kid(best))
+    apart = "told apart"
+    if order(interval) == "unclear":
+        more = too_few(decide(interval, most=0).factor, chosen)
+        apart = f"not told apart by two standard errors: {more}"
     if best["kid"] <= 2 * best["kid_standard_error"]:
-        return f"{1e3 * difference:.1f} × 10⁻³ above it, where a ratio means little ({apart})"
-    return f"{difference / best['kid']:.0%} above it ({apart})"
+        return f"{1e3 * above:.1f} × 10⁻³ above it, where a ratio means little ({apart})"
+    return f"{above / best['kid']:.0%} above it ({apart})"

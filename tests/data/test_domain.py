@@ -593,6 +593,17 @@ def test_embedded_fluxes_become_colours(tmp_path: Path, monkeypatch: pytest.Monk
     assert domain.held_out.names == ["toy32/0500", "toy32/0501"]
 
 
+@pytest.mark.parametrize("name", ["galaxy32", "radiation32"])
+def test_no_two_pictures_of_a_shipped_domain_are_the_same(name: str) -> None:
+    domain = embedded_domain(name=name, resolution=32, few_shot=None, held_out=None)
+    bytes_shown = [
+        ((images[index] + 1) * 127.5).round().byte().numpy().tobytes()
+        for images in (domain.few_shot, domain.held_out)
+        for index in range(len(images))
+    ]
+    assert len(bytes_shown) == len({*bytes_shown}) == 2000
+
+
 @pytest.mark.usefixtures("shipped")
 def test_embedded_domain_warns_when_it_upsamples() -> None:
     with pytest.warns(UserWarning, match=r"5 pictures of toy32 .* 6 pixels"):

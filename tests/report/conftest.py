@@ -36,7 +36,7 @@ def row(name: str, role: str, kid: float, error: float) -> dict[str, Any]:
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    spread = torch.linspace(0.5, 0.7, 100).tolist()
+    spread = torch.linspace(0.5, 0.7, 400).tolist()
     return {
         "run": {
             "model": "dog32",
@@ -49,7 +49,12 @@ def results() -> dict[str, Any]:
             "num_samples": 400,
             "solver": "ddim",
         },
-        "protocol": {"features": "features32", "few-shot pictures": 500, "nearest_k": 5},
+        "protocol": {
+            "features": "features32",
+            "few-shot pictures": 500,
+            "held-out pictures": 400,
+            "nearest_k": 5,
+        },
         "rows": [
             row(NAMES["strategy"], "strategy", 0.001, 0.0002),
             row(NAMES["real"], "reference", 0.0009, 0.0002),

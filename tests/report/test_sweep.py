@@ -72,6 +72,15 @@ def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, An
     assert stored[3]["overrides"]["inversion.step"] == "400"
     assert stored[3]["rows"][0]["kid"] == 0.004
 
+    # the nearest mixture of pixels has 5.0 ± 0.3, so that a KID below 4.28 ± 0.2 is lower
+    question = "Better than mixing the few-shot pictures themselves?"
+    assert f"- {question} shown in 4 of 4, refuted in 0, too few images to say in 0.\n" in text
+    assert rows[3]["verdict_better_than_pixels"] == "shown"
+    assert rows[4]["verdict_better_than_pixels"] == ""
+    found = {verdict["key"]: verdict for verdict in stored[3]["verdicts"]}
+    assert found["better_than_pixels"]["outcome"] == "shown"
+    assert stored[3]["conclusion"].startswith("The samples look like the target domain and new.")
+
     with Image.open(tmp_path / "sweep" / "sweep.png") as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     # Steps increase downwards though given the other way round, eta to the right.
@@ -84,6 +93,20 @@ def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, An
     assert place[2][0] == pytest.approx(place[3][0], abs=2)
     assert place[2][0] < place[0][0] - 150
     assert place[2][1] < place[3][1] - 150
+
+
+def test_better_worse_and_unclear_runs_are_counted_alike(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    runs = sweep(results, [f"seed={k}" for k in range(4)])
+    for (_, found, _), kid in zip(runs, (0.001, 0.0048, 0.02, 0.03), strict=True):
+        found["rows"][0]["kid"] = kid
+    write_sweep(tmp_path, runs)
+    question = "Better than mixing the few-shot pictures themselves?"
+    assert (
+        f"- {question} shown in 1 of 4, refuted in 2, too few images to say in 1.\n"
+        in (tmp_path / "sweep.md").read_text()
+    )
 
 
 def test_one_key_without_numbers(tmp_path: Path, results: dict[str, Any]) -> None:

@@ -114,13 +114,54 @@ def test_rich_table_fits_a_terminal(results: dict[str, Any]) -> None:
         assert name in text
 
 
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 120, 200])
+def test_no_figure_is_cut_at_any_width(results: dict[str, Any], width: int) -> None:
+    for k, row in enumerate(results["rows"]):
+        row |= {"kid": 0.12634 + k, "kid_standard_error": 0.1344, "fid": 123.4 + k}
+    names = [f"inversion.step={400 + k},sampler.references={k}" for k in range(5)]
+    named = [{**row, "name": name} for row, name in zip(results["rows"], names, strict=True)]
+    for table, rows, columns in (
+        (rich_table(results), results["rows"], COLUMNS),
+        (sweep_table("Sweep", named), named, [column for column in COLUMNS if column.narrow]),
+    ):
+        lines = printed(table, width).splitlines()
+        assert max(map(len, lines)) <= width
+        text = "\n".join(lines)
+        assert "…" not in text
+        words = text.split()
+        for column in columns:
+            for row in rows:
+                figures = column.text(row).split()
+                assert set(figures) <= set(words)
+                if width >= 30:
+                    # value and error stand side by side
+                    assert " ".join(figures) in text
+    # the second block of a narrow terminal names its lines again
+    assert printed(rich_table(results), 60).count("precision") == 2
+
+
+def test_a_table_that_fits_stands_in_one_block(results: dict[str, Any]) -> None:
+    for width, blocks in ((60, 2), (80, 1), (120, 1)):
+        assert printed(rich_table(results), width).count("KID × 10³") == blocks
+    names = printed(sweep_table("Sweep", results["rows"]), 120)
+    assert names.count("cog (2) in pixels") == 1
+
+
 def test_sweep_table_fits_a_terminal(results: dict[str, Any]) -> None:
     text = printed(sweep_table("Sweep [of] two", results["rows"]), 80)
     assert "…" not in text
     assert "Sweep [of] two" in text
-    line = next(line for line in text.splitlines() if "cog (2) in pixels" in line)
-    assert "5.00 ± 0.30" in line
-    assert line.split()[-4:] == ["0.500", "0.031", "0.010", "0.600"]
+    # 80 columns take two blocks, each with the names
+    cells = [line for line in text.splitlines() if "cog (2) in pixels" in line]
+    assert len(cells) == 2
+    assert "5.00 ± 0.30" in cells[0]
+    found = " ".join(cells).split()
+    assert [figure for figure in found if figure in {"0.500", "0.031", "0.010", "0.600"}] == [
+        "0.500",
+        "0.031",
+        "0.010",
+        "0.600",
+    ]
 
 
 def test_markdown(results: dict[str, Any]) -> None:

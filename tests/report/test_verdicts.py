@@ -3,35 +3,43 @@ from typing import Any
 import pytest
 import torch
 
-from ood_sampler.report.verdicts import Verdict, conclusion, order, verdicts
+from ood_sampler.report.claims import Verdict
+from ood_sampler.report.verdicts import conclusion, verdicts
 
 CEILING, CONTROLS, REAL, COPIES, BLENDS, CAPTURED = range(6)
+
+
+@pytest.fixture
+def results(results: dict[str, Any]) -> dict[str, Any]:
+    """Rows without near-copies, for tests that give them their own."""
+    for row in results["rows"]:
+        del row["near_copies"]
+    return results
 
 
 def judge(results: dict[str, Any], which: int) -> Verdict:
     return verdicts(results)[which]
 
 
-def test_order_is_two_standard_errors() -> None:
-    # The two errors of 3 and 4 make 5, and the margin 10.
-    assert order(0, 3, 10.1, 4) == "lower"
-    assert order(10.1, 3, 0, 4) == "higher"
-    assert order(0, 3, 9.9, 4) == "same"
-    assert order(9.9, 3, 0, 4) == "same"
-
-
 def test_all_is_well(results: dict[str, Any]) -> None:
     found = verdicts(results)
-    assert [verdict.outcome for verdict in found] == ["good"] * 6
+    assert [verdict.outcome for verdict in found] == ["shown"] * 6
 
 
 def test_in_domain_ceiling(results: dict[str, Any]) -> None:
     verdict = judge(results, CEILING)
-    assert (verdict.outcome, verdict.answer) == ("good", "yes")
+    assert (verdict.outcome, verdict.answer) == ("shown", "yes")
     assert "about 300 times lower" in verdict.sentence
     row = results["rows"][0]
     row["kid"] = 0.29
-    assert judge(results, CEILING).answer == "cannot be told apart"
+    unclear = judge(results, CEILING)
+    assert (unclear.outcome, unclear.answer) == ("unclear", "too few to say")
+    # two errors of 0.01 reach 0.02, four times as many images 0.01; half the error is of 400 held
+    # out pictures, which cannot stay
+    assert unclear.sentence.endswith(
+        "Too few images to say: about 1700 samples (num_samples) and 1700 held-out pictures "
+        "(data.held_out) would do."
+    )
     row["kid"] = 0.4
     assert judge(results, CEILING).answer == "no"
     # A KID that could be 0 gives no ratio but a bound: 0.3 / (0.0001 + 2 * 0.0002).
@@ -39,15 +47,17 @@ def test_in_domain_ceiling(results: dict[str, Any]) -> None:
     assert "at least 600 times lower" in judge(results, CEILING).sentence
     row["kid"] = -0.0001
     assert "at least 1000 times lower" in judge(results, CEILING).sentence
+    row["kid"] = -0.001
+    assert "is lower than that of samples" in judge(results, CEILING).sentence
 
 
 @pytest.mark.parametrize(
     ("kid", "outcome", "words"),
     [
-        (0.001, "good", "adds something"),
+        (0.001, "shown", "adds something"),
         # Told apart from lerp in pixels, not from cog in pixels.
-        (0.0046, "open", "not to be told apart from that of cog (2) in pixels"),
-        (0.008, "bad", "higher than that of cog (2) in pixels"),
+        (0.0046, "unclear", "not to be told apart from that of cog (2) in pixels"),
+        (0.008, "refuted", "higher than that of cog (2) in pixels"),
     ],
 )
 def test_controls(results: dict[str, Any], kid: float, outcome: str, words: str) -> None:
@@ -58,22 +68,59 @@ def test_controls(results: dict[str, Any], kid: float, outcome: str, words: str)
     assert "lower than that of lerp (2) in pixels" in verdict.sentence
 
 
-def test_real_pictures(results: dict[str, Any]) -> None:
-    assert "even below" not in judge(results, REAL).sentence
-    results["rows"][0]["kid"] = 0.003
-    assert (judge(results, REAL).outcome, judge(results, REAL).answer) == ("open", "not yet")
-    results["rows"][0]["kid"] = -0.003
-    assert "even below" in judge(results, REAL).sentence
+@pytest.mark.parametrize(
+    ("kid", "error", "outcome", "words"),
+    # the own samples are 0.3 - 0.0009 farther than real ones, of which a twentieth is 0.015
+    [
+        (0.001, 0.0002, "shown", "is at most 15 × 10⁻³, a twentieth of the distance"),
+        (0.003, 0.0002, "shown", "at most 15"),
+        (-0.003, 0.0002, "shown", "is even below that of the real few-shot pictures"),
+        (0.03, 0.001, "refuted", "higher than that of the real few-shot pictures by more than 15"),
+        (0.03, 0.02, "unclear", "As near would be at most 15"),
+        (0.001, 0.02, "unclear", "Too few images to say: about"),
+    ],
+)
+def test_real_pictures(
+    results: dict[str, Any], kid: float, error: float, outcome: str, words: str
+) -> None:
+    results["rows"][0] |= {"kid": kid, "kid_standard_error": error}
+    verdict = judge(results, REAL)
+    assert verdict.outcome == outcome
+    assert words in verdict.sentence
+
+
+def test_a_difference_that_is_not_shown_is_no_equality(results: dict[str, Any]) -> None:
+    """Of 64 samples: a KID of 434 ± 214 against 13 ± 78, own samples at 500."""
+    for row, kid, error in zip(
+        results["rows"], (0.434, 0.013, 0.5), (0.214, 0.078, 0.1), strict=False
+    ):
+        row |= {"kid": kid, "kid_standard_error": error, "samples": 64}
+    verdict = judge(results, REAL)
+    assert (verdict.outcome, verdict.answer) == ("unclear", "too few to say")
+    # 421 lies 397 beyond the limit of 24, two standard errors reach 456: (456 / 397)^2 = 1.32;
+    # (1/64 + 1/64 + 1/400) / 1.32 - 1/64 - 1/400 = 1/134
+    assert "Too few images to say: about 140 samples would do (num_samples)." in verdict.sentence
+    reached = judge(results, CEILING)
+    assert reached.outcome == "unclear"
+    assert conclusion(verdicts(results)) == (
+        "Too few images to say whether the target domain was reached."
+    )
+
+
+def test_without_a_distance_to_own_samples_there_is_no_margin(results: dict[str, Any]) -> None:
+    results["rows"][2]["kid"] = 0.0005
+    assert "as_near_as_real" not in {verdict.key for verdict in verdicts(results)}
 
 
 @pytest.mark.parametrize(
     ("value", "outcome", "words"),
-    # 400 samples and as many real pictures: the margin is 2 * 0.035.
+    # 400 samples and as many real pictures: the interval reaches 2 * 0.035 both ways.
     [
-        (0.44, "good", "as far from copies as real pictures"),
-        (0.3, "bad", "40% of the samples were copies"),
-        (0.0, "bad", "100% of the samples were copies"),
-        (0.6, "good", "left the domain"),
+        (0.48, "shown", "as far from copies as real pictures, to within 0.1"),
+        (0.44, "unclear", "As new would be at most 0.1 lower. Too few images to say: about"),
+        (0.3, "refuted", "40% of the samples were copies"),
+        (0.0, "refuted", "100% of the samples were copies"),
+        (0.6, "shown", "left the domain"),
     ],
 )
 def test_copies(results: dict[str, Any], value: float, outcome: str, words: str) -> None:
@@ -85,32 +132,112 @@ def test_copies(results: dict[str, Any], value: float, outcome: str, words: str)
 
 def test_copies_without_the_authenticity_of_real_pictures(results: dict[str, Any]) -> None:
     results["rows"][1]["authenticity"] = None
-    # Now the margin is 2 * 0.0248 below the expected half.
-    for value, outcome in ((0.46, "good"), (0.44, "bad")):
+    # Now the interval reaches 2 * 0.0249 about the difference to the expected half.
+    for value, outcome in ((0.46, "shown"), (0.44, "refuted")):
         results["rows"][0]["authenticity"] = value
         assert judge(results, COPIES).outcome == outcome
     assert "about 0.5 is expected" in judge(results, COPIES).sentence
 
 
+def near_copies(count: int, of: int) -> dict[str, float]:
+    """With the exact interval (Clopper & Pearson, 1934) to three digits."""
+    bounds = {(11, 64): (0.089, 0.287), (0, 64): (0.0, 0.056), (5, 500): (0.003, 0.023)}
+    low, high = bounds[count, of]
+    share = count / of
+    return {"near_copies": share, "near_copies_low": low, "near_copies_high": high, "samples": of}
+
+
+def test_near_copies_are_stronger_than_authenticity(results: dict[str, Any]) -> None:
+    results["rows"][0] |= near_copies(11, 64) | {"authenticity": 0.9}
+    results["rows"][1] |= {"near_copies": 0.01}
+    verdict = judge(results, COPIES)
+    assert (verdict.outcome, verdict.answer) == ("refuted", "no: near-copies")
+    assert "17.2% (8.9% to 28.7%) of the samples are near-copies" in verdict.sentence
+    assert "1.0% of real pictures, and at most 3% count as new" in verdict.sentence
+    assert "but they are in part near-copies of the few-shot pictures (17%)." in conclusion(
+        verdicts(results)
+    )
+
+
+def test_few_samples_without_near_copies_are_not_called_new(results: dict[str, Any]) -> None:
+    results["rows"][0] |= near_copies(0, 64)
+    verdict = judge(results, COPIES)
+    assert (verdict.outcome, verdict.answer) == ("unclear", "too few to say")
+    # of the limit of 3% the upper end of 5.6% is too far: (5.6 / 3)^2 * 64 = 223
+    assert "Too few images to say: about 230 samples would do (num_samples)." in verdict.sentence
+    assert "Too few images to say whether they are new." in conclusion(verdicts(results))
+
+
+def test_new_needs_few_near_copies_and_no_lower_authenticity(results: dict[str, Any]) -> None:
+    results["rows"][0] |= near_copies(5, 500)
+    verdict = judge(results, COPIES)
+    assert (verdict.outcome, verdict.answer) == ("shown", "new")
+    assert "Authenticity is 0.500" in verdict.sentence
+    # not shown to be lower, nor to be as high: near-copies were counted
+    results["rows"][0]["authenticity"] = 0.45
+    verdict = judge(results, COPIES)
+    assert verdict.outcome == "shown"
+    assert "It is not shown to be lower." in verdict.sentence
+    results["rows"][0]["authenticity"] = 0.3
+    verdict = judge(results, COPIES)
+    assert (verdict.outcome, verdict.answer) == ("refuted", "partly copies")
+    assert "1.0% (0.3% to 2.3%) of the samples are near-copies" in verdict.sentence
+
+
+def test_more_near_copies_among_real_pictures_move_the_limit(results: dict[str, Any]) -> None:
+    results["rows"][0] |= near_copies(11, 64)
+    results["rows"][1] |= {"near_copies": 0.05}
+    verdict = judge(results, COPIES)
+    assert "at most 11% count as new" in verdict.sentence
+    assert verdict.outcome == "unclear"
+
+
 def test_blends(results: dict[str, Any]) -> None:
     scores = results["distributions"]["blend_pair"]
-    assert judge(results, BLENDS).outcome == "good"
+    assert judge(results, BLENDS).outcome == "shown"
     scores["samples"] = torch.linspace(0.601, 0.801, 101).tolist()
     verdict = judge(results, BLENDS)
-    assert (verdict.outcome, verdict.answer) == ("bad", "blends")
+    assert (verdict.outcome, verdict.answer) == ("refuted", "blends")
     # The 95th percentile of 0.5 ... 0.7 is 0.69, above which 56 of 101 lie.
     assert "70% of the variance of a sample, against 60%" in verdict.sentence
     assert "55% of the samples exceed what 5% of" in verdict.sentence
     scores["samples"], scores["held_out"] = scores["held_out"], scores["samples"]
-    assert judge(results, BLENDS).outcome == "good"
+    assert judge(results, BLENDS).outcome == "shown"
+
+
+def test_blends_of_few_pictures_are_unclear(results: dict[str, Any]) -> None:
+    scores = results["distributions"]["blend_pair"]
+    scores["held_out"] = scores["samples"] = scores["samples"][::40]
+    verdict = judge(results, BLENDS)
+    assert (verdict.outcome, verdict.answer) == ("unclear", "too few to say")
+    assert "about 8000 samples (num_samples)" in verdict.sentence
 
 
 @pytest.mark.parametrize(
-    ("value", "outcome"), [(0.0, "good"), (0.05, "good"), (0.051, "open"), (0.5, "bad")]
+    ("value", "outcome", "answer"),
+    # of 400 samples: two standard errors of 0.02 reach 0.014, those of 0.05 0.022
+    [
+        (0.0, "shown", "yes"),
+        (0.02, "shown", "yes"),
+        (0.05, "unclear", "too few to say"),
+        (0.04, "unclear", "too few to say"),
+        (0.1, "refuted", "mostly"),
+        (0.5, "refuted", "captured"),
+    ],
 )
-def test_captured(results: dict[str, Any], value: float, outcome: str) -> None:
+def test_captured(results: dict[str, Any], value: float, outcome: str, answer: str) -> None:
     results["rows"][0]["captured"] = value
-    assert judge(results, CAPTURED).outcome == outcome
+    verdict = judge(results, CAPTURED)
+    assert (verdict.outcome, verdict.answer) == (outcome, answer)
+
+
+def test_none_captured_of_ten_is_not_few(results: dict[str, Any]) -> None:
+    results["rows"][0] |= {"captured": 0.0, "samples": 10}
+    verdict = judge(results, CAPTURED)
+    assert verdict.outcome == "unclear"
+    # up to 31% would be missed in ten
+    assert "0.0% (0.0% to 30.8%)" in verdict.sentence
+    assert "about 390 samples would do" in verdict.sentence
 
 
 def test_what_is_missing_is_left_out(results: dict[str, Any]) -> None:
@@ -131,11 +258,15 @@ def test_a_kid_without_standard_error_is_not_compared(results: dict[str, Any]) -
     ("changes", "words"),
     [
         ({}, "look like the target domain and new. The frozen model does better than"),
-        ({"kid": 0.0046}, "and new. Mixing the few-shot pictures without the model does about as"),
+        ({"kid": 0.0046}, "and new. Too few images to say whether the frozen model does better"),
         ({"kid": 0.008}, "and new. Mixing the few-shot pictures without the model does better."),
         ({"authenticity": 0.1}, "but they are partly copies of the few-shot pictures. The frozen"),
         ({"kid": 0.4}, "The target domain was not reached."),
+        ({"kid": 0.29}, "Too few images to say whether the target domain was reached."),
         ({"captured": 0.7}, "The target domain was not reached."),
+        ({"captured": 0.1}, "but they are in part captured by the model's own domain (10%). The"),
+        ({"captured": 0.04}, "and new. Too few images to say whether they stay in the target"),
+        ({"authenticity": 0.44}, "domain. Too few images to say whether they are new. The frozen"),
     ],
 )
 def test_conclusion(results: dict[str, Any], changes: dict[str, float], words: str) -> None:
@@ -154,11 +285,12 @@ def test_conclusion_of_blends_and_of_nothing(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "outcome", "words"),
-    # half of the intervals is 0.2, so both errors together are 0.144 and the margin 0.29
+    # half of the intervals is 0.2, so that of the difference is 0.28, and the margin is 0.4
     [
-        (3.8, "good", "cannot be told apart"),
-        (3.65, "bad", "more like each other"),
-        (4.35, "open", "left the domain"),
+        (4.1, "shown", "alike to within 10%"),
+        (3.8, "unclear", "As varied would be within 10%"),
+        (3.3, "refuted", "more like each other"),
+        (4.7, "refuted", "left the domain"),
     ],
 )
 def test_variety(results: dict[str, Any], value: float, outcome: str, words: str) -> None:

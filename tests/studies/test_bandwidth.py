@@ -135,6 +135,10 @@ def curve(band: Band | None, *, gap: float = 0.1, **changes: Any) -> list[dict[s
             open_low=None if band is None else band.open_low,
             open_high=None if band is None else band.open_high,
             retention_asked=0.8,
+            near_copies_asked=0.05,
+            excess=-0.01,
+            excess_low=-0.04,
+            excess_high=0.02,
             novelty_asked=0.3,
             **changes,
         )
@@ -157,6 +161,38 @@ def test_the_sentence_gives_the_ends_of_the_band(band: Band | None, words: str) 
     (sentence,) = STUDY.conclude(curve(band))
     assert sentence.startswith("a, cog (2): ")
     assert words in sentence
+
+
+def test_a_step_that_passes_by_its_estimate_alone_says_how_many_images_would_do() -> None:
+    rows = curve(Band(412.4, 655.6, 500, False, False), images=100)
+    assert "0.30 were asked, reached beyond the errors)" in STUDY.conclude(rows)[0]
+    # 0.1 above what is asked, with an interval that reaches 0.3 down
+    unsure = [{**row, "authenticity": 0.4, "authenticity_low": 0.1} for row in rows]
+    assert (
+        "were asked, too few images to say, about 900 samples would do (num_samples))"
+        in STUDY.conclude(unsure)[0]
+    )
+
+
+def test_steps_that_miss_by_their_estimates_alone_are_counted_apart() -> None:
+    new = {"authenticity": 0.2, "authenticity_low": 0.15, "authenticity_high": 0.25}
+    rows = [{**row, **new} for row in curve(None)]
+    rows[0]["authenticity_high"] = 0.35
+    assert STUDY.conclude(rows) == [
+        "a, cog (2): no step tried keeps retention >= 0.80 and novelty >= 0.30 (beyond the errors "
+        "at 2 of 3, too few images to say at 1)."
+    ]
+
+
+def test_one_step_has_no_range() -> None:
+    (row,) = curve(Band(500, 500, 500, True, True))[1:2]
+    (sentence,) = STUDY.conclude([row])
+    assert sentence.startswith(
+        "a, cog (2): t = 500, the only step tried, is usable, KID 20.0 ± 1.0"
+    )
+    assert "from" not in sentence
+    (sentence,) = STUDY.conclude(curve(None)[1:2])
+    assert "t = 500, the only step tried, does not keep retention" in sentence
 
 
 def bands(*ends: tuple[float, Band | None]) -> list[dict[str, Any]]:
@@ -188,7 +224,7 @@ OPEN = replace(wide(60), open_high=True)
         (
             [(0.1, wide(10)), (0.2, wide(20)), (0.3, wide(40)), (0.4, wide(50))],
             "rank correlation 1.00 (permutation p = 0.083), so the paper's claim that a larger gap "
-            "gives a wider band is not shown here",
+            "gives a wider band is not shown here, nor refuted: too few domains to say, about 5",
         ),
         (
             [(0.1, wide(10)), (0.2, wide(50)), (0.3, wide(20)), (0.4, wide(10)), (0.5, wide(30))],

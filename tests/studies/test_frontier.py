@@ -127,12 +127,37 @@ def test_settings_count_where_the_interval_lies_beyond() -> None:
     (sentence,) = STUDY.conclude(rows)
     by_kid, by_blend, by_both = sentence.split("; ")
     assert by_kid.startswith("a, settings of the latents")
-    assert "2 of 4 have lower KID at equal authenticity" in by_kid
+    assert (
+        "2 of 4 have lower KID at equal authenticity, for 1 it is worse, for 1 there are too few "
+        "images to say (most clearly" in by_kid
+    )
     assert "x at t = 500, η = 0: by 30 [20, 40] × 10⁻³)" in by_kid
     assert by_blend.startswith("1 of 4 have a lower blend score at equal precision")
     assert "y at t = 500, η = 0.5: by 0.011 [0.001, 0.021])" in by_blend
     assert by_both.startswith("3 of 4 have a lower blend score at equal KID")
     assert "y at t = 500, η = 0.5: by 0.5 [0.49, 0.51])" in by_both
+
+
+def test_settings_that_are_all_worse_are_not_passed_over() -> None:
+    worse = [latents(-0.3, -0.2, -0.02, strategy="x", step=step) for step in (300, 500, 700)]
+    (sentence,) = STUDY.conclude([*controls((0.2, 0.01)), *worse])
+    assert (
+        "0 of 3 have lower KID at equal authenticity, for 3 it is worse, for 0 there are too few "
+        "images to say (the best is x at t = 300, η = 0: by -300 [-310, -290] × 10⁻³)" in sentence
+    )
+    two = STUDY.conclude([r for d in "ab" for r in moved([*controls((0.2, 0.01)), *worse], d)])
+    assert "0 of 2 for lower KID at equal authenticity (on 2 all settings are worse, on 0" in two[2]
+
+
+def test_where_no_setting_is_certain_the_images_that_would_do_are_named() -> None:
+    # reaching 0.01 both ways, 0.005 beyond 0 needs four times as many
+    row = latents(0.005, -0.005, 0.0, strategy="x", step=300, images=64)
+    (sentence,) = STUDY.conclude([*controls((0.2, 0.01)), row])
+    by_kid, by_blend, by_both = sentence.split("; ")
+    do = "too few images to say, about 260 samples would do (num_samples))"
+    assert do in by_kid
+    assert do in by_blend
+    assert "too few images to say, no practical number of images would tell)" in by_both
 
 
 @pytest.mark.parametrize(

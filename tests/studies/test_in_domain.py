@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
 from ood_sampler.help import CONF
 from ood_sampler.pipeline import Pipeline
@@ -94,7 +94,7 @@ def test_too_few_pictures_are_found_before_work_starts(run: Pipeline, tmp_path: 
 
 def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
     class Short:
-        schedule = SimpleNamespace(T=20)
+        schedule = Schedule.linear(20)
 
     short = replace(run, model=Short())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"study\.in_domain_root must be pictures .* too short"):

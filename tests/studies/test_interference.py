@@ -88,6 +88,28 @@ def test_noise_is_judged_by_the_intervals_of_the_ends(
     assert "at η = 1, " in sentence
 
 
+def test_little_noise_is_told_from_too_few_images() -> None:
+    narrow = STUDY.conclude(line(0.1, 0.12, 0.11, margin=0.01))[1]
+    assert "noise changes the captured share by less than 0.05 (" in narrow
+    # the ends of both reach 0.1 together: four times as many show a difference of 0.05, which is
+    # the margin of none
+    wide = STUDY.conclude(line(0.1, 0.2, 0.15, images=50))[1]
+    assert (
+        "no effect of noise beyond the intervals (too few images to say, about 200 samples would "
+        "do (num_samples))" in wide
+    )
+
+
+def test_one_step_and_no_noise_have_no_range() -> None:
+    (sentence,) = STUDY.conclude(line(0.0, step=900, margin=0.0))
+    assert sentence == (
+        "a: at η = 0 the captured share is 0.00 [0.00, 0.00] at t = 900 (0.02 of real pictures of "
+        "the domain)."
+    )
+    (sentence,) = STUDY.conclude(line(0.1, 0.2, step=900))
+    assert "share is 0.10 [0.05, 0.15] at t = 900; at η = 0.3 and t = 900 it is 0.20" in sentence
+
+
 @pytest.mark.parametrize(
     ("captured", "rho"), [((0.1, 0.2, 0.3), "1.00"), ((0.3, 0.2, 0.1), "-1.00")]
 )

@@ -43,15 +43,25 @@ def row(step: int, kid: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN40
 
 
 def test_a_choice_within_the_goals_is_told() -> None:
+    # 15% above 10 is 11.5: from 11, by more than two standard errors of 0.1 and 0.115
     rows = [row(300, 0.010), row(500, 0.011, chosen=True)]
+    rows = [{**each, "kid_standard_error": 0.0001} for each in rows]
     (sentence,) = STUDY.conclude(rows)
     assert "auto chose cog (2) at t = 500 (KID 11.0" in sentence
     assert "is cog (2) at t = 300" in sentence
-    assert (
-        "10% above it (not told apart by two standard errors); it took 20% of the evaluations"
-        in sentence
-    )
-    assert "met, met" in sentence
+    assert "10% above it (told apart); it took 20% of the evaluations" in sentence
+    assert "met, met." in sentence
+
+
+def test_a_choice_within_the_goal_by_its_estimate_alone_has_not_met_it() -> None:
+    rows = [row(300, 0.010, images=100), row(500, 0.011, chosen=True, images=100)]
+    (sentence,) = STUDY.conclude(rows)
+    # by 1, with two standard errors of 1.41 of each
+    more = "too few images to say, about 800 samples would do (num_samples)"
+    assert f"10% above it (not told apart by two standard errors: {more}); it took" in sentence
+    # 11 - 11.5 with two standard errors of 1 and 1.15: (3.05 / 0.5)^2 = 37.2
+    more = more.replace("800", "3800")
+    assert f"below a quarter): {more}, met." in sentence
 
 
 @pytest.mark.parametrize(
@@ -60,6 +70,7 @@ def test_a_choice_within_the_goals_is_told() -> None:
 )
 def test_missed_goals_are_told(kid: float, cost: float, verdict: str) -> None:
     rows = [row(300, 0.010, cost=cost), row(500, kid, chosen=True, cost=cost)]
+    rows = [{**each, "kid_standard_error": 0.0001} for each in rows]
     assert verdict in STUDY.conclude(rows)[0]
 
 
@@ -72,6 +83,7 @@ def test_ratios_of_nothing_are_not_told() -> None:
 
 def test_the_best_is_the_best_usable_one() -> None:
     rows = [row(300, 0.001, usable=False), row(400, 0.010), row(500, 0.010, chosen=True)]
+    rows = [{**each, "kid_standard_error": 0.0001} for each in rows]
     (sentence,) = STUDY.conclude(rows)
     assert "2 of them usable, is cog (2) at t = 400" in sentence
     assert "met, met" in sentence
@@ -88,13 +100,14 @@ def test_a_negative_kid_of_copies_is_not_the_best() -> None:
     assert "The choice is lower in KID, but less new" in STUDY.conclude(rows)[0]
 
 
-def test_the_goal_is_not_missed_within_the_errors() -> None:
+def test_the_goal_is_neither_met_nor_missed_within_the_errors() -> None:
     rows = [row(300, 0.001), row(500, 0.002, chosen=True)]
-    assert "met, met" in STUDY.conclude(rows)[0]
-    rows = [row(300, 0.001), row(500, 0.003, chosen=True)]
-    assert "missed, met" in STUDY.conclude(rows)[0]
-    # real pictures are no nearer
-    assert "met, met" in STUDY.conclude([{**each, "real_kid": 0.0027} for each in rows])[0]
+    assert "quarter): too few images to say" in STUDY.conclude(rows)[0]
+    rows = [row(300, 0.001), row(500, 0.010, chosen=True)]
+    assert "quarter): missed, met" in STUDY.conclude(rows)[0]
+    # real pictures are no nearer, and that is sure
+    near = {"real_kid": 0.010, "kid_standard_error": 1e-6}
+    assert "quarter): met, met" in STUDY.conclude([{**each, **near} for each in rows])[0]
 
 
 def test_several_domains_are_counted_and_drawn() -> None:
@@ -104,5 +117,7 @@ def test_several_domains_are_counted_and_drawn() -> None:
         row(300, 0.010, domain="e"),
         row(500, 0.020, domain="e", chosen=True),
     ]
-    assert STUDY.conclude(rows)[-1] == "Both goals are met on 1 of 2 domains."
+    assert STUDY.conclude(rows)[-1] == (
+        "Both goals are met on 1 of 2 domains, missed on 1; on 0 there are too few images to say."
+    )
     assert len(bitmap(STUDY.draw(rows, {}))) > 5000

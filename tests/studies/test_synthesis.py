@@ -60,7 +60,7 @@ def strategy(name: str, kid: float, *, error: float = 0.001, **changes: Any) -> 
     )
 
 
-PAPER = strategy("rejection (slerp, 20000)", 0.1, authenticity=0.4)
+PAPER = strategy("rejection (as in the text: slerp, 20000)", 0.1, authenticity=0.4)
 
 
 def test_the_best_is_the_nearest_of_those_as_new_as_the_papers() -> None:
@@ -75,12 +75,24 @@ def test_the_best_is_the_nearest_of_those_as_new_as_the_papers() -> None:
     (sentence,) = STUDY.conclude(rows)
     assert sentence == (
         "a, t = 500: best is cog (3), KID 50.0 ± 1.0 × 10⁻³ at authenticity 0.40; the paper's "
-        "recipe rejection (slerp, criteria measured here), no newer by two standard errors, has "
-        "KID 100.0 ± 1.0 × 10⁻³ at authenticity 0.40: 50% lower, told apart by two standard errors."
+        "recipe as in the text (slerp of two latents, criteria measured here), newer by less than "
+        "0.1, has KID 100.0 ± 1.0 × 10⁻³ at authenticity 0.40: 50% lower, told apart by two "
+        "standard errors."
     )
     # without the paper's recipe nothing bars the copies
     (sentence,) = STUDY.conclude(rows[1:])
     assert sentence == "a, t = 500: best is copy, KID 10.0 ± 1.0 × 10⁻³ at authenticity 0.20."
+
+
+def test_both_recipes_of_the_paper_are_told_of() -> None:
+    code = strategy("rejection (as in the code: in_domain, 20000)", 0.3, authenticity=0.6)
+    (sentence,) = STUDY.conclude([code, PAPER, strategy("cog (3)", 0.05, authenticity=0.4)])
+    assert "the paper's recipe as in the text (slerp of two latents," in sentence
+    assert sentence.endswith(
+        "KID 100.0 ± 1.0 × 10⁻³ at authenticity 0.40: 50% lower, told apart by two standard errors"
+        "; as in the code (slerp with a draw of the model's own domain) it has KID 300.0 ± 1.0 × "
+        "10⁻³ at authenticity 0.60, told apart by two standard errors."
+    )
 
 
 def test_the_baseline_of_noised_pictures_is_told_of() -> None:
@@ -94,42 +106,58 @@ def test_the_baseline_of_noised_pictures_is_told_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("best", "counted", "sure"),
+    ("best", "counts"),
+    # shown, refuted and unclear; the other domain has it shown
     [
-        (strategy("x", 0.0699, authenticity=0.4), 2, 2),
-        # less new, within two standard errors (0.02 each)
-        (strategy("x", 0.0699, authenticity=0.36), 2, 2),
-        (strategy("x", 0.0701, authenticity=0.4), 1, 1),
-        # 30% lower, and within two standard errors
-        (strategy("x", 0.0699, authenticity=0.4, error=0.02), 2, 1),
-        # lower, and less new
-        (strategy("x", 0.02, authenticity=0.3), 1, 1),
-        (strategy("x", 0.2, authenticity=0.9), 1, 1),
+        # 70% of 100 ± 1 are 70 ± 0.7, from which two standard errors reach 2.4
+        (strategy("x", 0.0675, authenticity=0.4), (2, 0, 0)),
+        (strategy("x", 0.0685, authenticity=0.4), (1, 0, 1)),
+        (strategy("x", 0.0715, authenticity=0.4), (1, 0, 1)),
+        (strategy("x", 0.0725, authenticity=0.4), (1, 1, 0)),
+        # lower by 0.04, of which the interval reaches to 0.09
+        (strategy("x", 0.0675, authenticity=0.36), (2, 0, 0)),
+        (strategy("x", 0.0675, authenticity=0.33), (1, 0, 1)),
+        (strategy("x", 0.02, authenticity=0.2), (1, 1, 0)),
+        (strategy("x", 0.0675, authenticity=0.4, error=0.02), (1, 0, 1)),
+        (strategy("x", 0.2, authenticity=0.9), (1, 1, 0)),
     ],
 )
-def test_domains_count_in_which_the_best_is_thirty_percent_lower(
-    best: dict[str, Any], counted: int, sure: int
+def test_domains_count_on_which_a_strategy_is_thirty_percent_lower(
+    best: dict[str, Any], counts: tuple[int, int, int]
 ) -> None:
     met = moved([PAPER, strategy("cog", 0.05, authenticity=0.4)], "b")
     alone = moved([strategy("cog", 0.01, authenticity=0.4)], "c")
     sentences = STUDY.conclude([PAPER, best, *met, *alone])
     assert len(sentences) == 4
     # a domain without the paper's recipe does not count
-    assert f"standard errors, on {counted} of 2 domains (the best of" in sentences[-1]
-    assert f"figures); on {sure} the KIDs differ" in sentences[-1]
+    shown, refuted, unclear = counts
+    assert sentences[-1].endswith(
+        f"by domain: shown in {shown} of 2, refuted in {refuted}, too few images to say in "
+        f"{unclear}."
+    )
     assert len(STUDY.conclude([PAPER, best])) == 1
+
+
+def test_what_is_not_told_apart_says_how_many_images_would_do() -> None:
+    rows = [strategy("cog (3)", 0.05, images=100), strategy("noised", 0.051)]
+    # a difference of 1 with two standard errors of 2.83 needs eight times as many
+    assert STUDY.conclude(rows)[0].endswith(
+        "not told apart by two standard errors (too few images to say, about 800 samples would do "
+        "(num_samples))."
+    )
 
 
 def test_the_papers_recipe_may_be_the_best() -> None:
     (sentence,) = STUDY.conclude([PAPER, strategy("x", 0.02, authenticity=0.2)])
     assert sentence == (
-        "a, t = 500: best is rejection (slerp, 20000), KID 100.0 ± 1.0 × 10⁻³ at authenticity "
-        "0.40, the paper's recipe: no other as new has a lower KID."
+        "a, t = 500: best is rejection (as in the text: slerp, 20000), KID 100.0 ± 1.0 × 10⁻³ at "
+        "authenticity 0.40, the paper's recipe as in the text: no other that is shown as new has a "
+        "lower KID."
     )
 
 
 def test_a_recipe_without_distance_gives_no_percentage() -> None:
-    paper = strategy("rejection (slerp, 20000)", -0.001, authenticity=0.4)
+    paper = strategy("rejection (as in the text: slerp, 20000)", -0.001, authenticity=0.4)
     (sentence,) = STUDY.conclude([paper, strategy("x", -0.002, authenticity=0.4)])
     assert "authenticity 0.40: both about 0, not told apart" in sentence
 

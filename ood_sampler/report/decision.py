@@ -1,0 +1,171 @@
+r"""One rule for all claims: shown, refuted, or too few images to say.
+
+A claim is that a quantity lies within some limits. It is shown where the whole interval of the
+quantity does, refuted where the whole interval lies outside, and unclear in between: a difference
+that is not shown is never read as none. "No worse than" needs a stated margin: the claim that a
+difference is below it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ood_sampler.latents.resampling import Interval
+
+Outcome = Literal["shown", "refuted", "unclear"]
+Order = Literal["lower", "higher", "alike", "unclear"]
+
+TOO_FEW = "too few images to say"
+
+_STANDARD_ERRORS = 2
+"""Between an estimate and the ends of its interval."""
+
+_MOST = 100
+"""Times as many images, beyond which a number of them helps nobody."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an interval says of a claim.
+
+    Attributes:
+        outcome: shown, refuted, or unclear.
+        factor: of an unclear one, how many times as many images would settle it if the estimate
+            stayed what it is; None where that is no practical number.
+    """
+
+    outcome: Outcome
+    factor: float | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that an interval rests on.
+
+    Attributes:
+        count: how many they are.
+        name: what they are.
+        setting: key of the configuration that says how many.
+    """
+
+    count: int
+    name: str
+    setting: str
+
+
+def decide(found: Interval, *, least: float = -math.inf, most: float = math.inf) -> Decision:
+    r"""Decide whether a quantity lies between `least` and `most`.
+
+    The ends of an interval come nearer to the estimate as $1 / \sqrt{n}$: an end that reaches
+    $h$ beyond a limit which is $g$ from the estimate needs $(h / g)^2$ times as many images.
+    """
+    value, low, high = found
+    if least < low and high < most:
+        return Decision("shown")
+    if high < least or low > most:
+        return Decision("refuted")
+    below, above = value - low, high - value
+    if value > most:
+        ratios = [_ratio(below, value - most)]
+    elif value < least:
+        ratios = [_ratio(above, least - value)]
+    else:
+        ratios = [_ratio(below, value - least), _ratio(above, most - value)]
+    factor = max(ratios) ** 2
+    return Decision("unclear", factor if factor <= _MOST else None)
+
+
+def all_of(decisions: Sequence[Decision]) -> Decision:
+    """What holds of several claims at once: one that is refuted refutes them."""
+    outcomes = [decision.outcome for decision in decisions]
+    if "refuted" in outcomes:
+        return Decision("refuted")
+    if "unclear" not in outcomes:
+        return Decision("shown")
+    factors = [decision.factor for decision in decisions if decision.outcome == "unclear"]
+    known = [factor for factor in factors if factor is not None]
+    return Decision("unclear", max(known) if len(known) == len(factors) else None)
+
+
+def any_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Whether one of several claims holds: refuted if all are."""
+    if "shown" in outcomes:
+        return "shown"
+    return "unclear" if "unclear" in outcomes else "refuted"
+
+
+def order(difference: Interval, *, margin: float = 0.0) -> Order:
+    """Say whether the first of two quantities is lower, higher, or alike to within a margin."""
+    if decide(difference, most=0).outcome == "shown":
+        return "lower"
+    if decide(difference, least=0).outcome == "shown":
+        return "higher"
+    alike = decide(difference, least=-margin, most=margin).outcome == "shown"
+    return "alike" if alike else "unclear"
+
+
+def estimated(value: float, error: float) -> Interval:
+    """Interval of two standard errors on both sides."""
+    return Interval(value, value - _STANDARD_ERRORS * error, value + _STANDARD_ERRORS * error)
+
+
+def difference(a: Interval, b: Interval) -> Interval:
+    """Interval of `a - b`, the two taken as independent (MOVER: Zou & Donner, 2008)."""
+    value = a.value - b.value
+    return Interval(
+        value,
+        value - math.hypot(a.value - a.low, b.high - b.value),
+        value + math.hypot(a.high - a.value, b.value - b.low),
+    )
+
+
+def separation(a: Interval, b: Interval) -> Interval:
+    """Interval of `a - b` whatever their dependence: beyond 0 where the two do not overlap."""
+    return Interval(a.value - b.value, a.low - b.high, a.high - b.low)
+
+
+def counted(outcomes: Sequence[Outcome], *, yes: str = "shown", no: str = "refuted") -> str:
+    """Count all three outcomes of claims alike, in words for the first two."""
+    shown, refuted = outcomes.count("shown"), outcomes.count("refuted")
+    left = len(outcomes) - shown - refuted
+    return f"{yes} in {shown} of {len(outcomes)}, {no} in {refuted}, {TOO_FEW} in {left}"
+
+
+def advice(factor: float | None, *pools: Pool) -> str:
+    r"""Say how many images would settle what is unclear.
+
+    Squared errors are taken as the sum of $1 / n$ over the sets. More images of the first set alone
+    are named where they suffice, else more of all.
+
+    Args:
+        factor: of a `Decision`.
+        pools: the sets; the first is the easiest to enlarge.
+    """
+    if factor is None:
+        return "no practical number of images would tell"
+    first, *others = pools
+    alone = _alone(first.count, [pool.count for pool in others], factor)
+    if alone is not None:
+        return f"about {_rounded_up(alone)} {first.name} would do ({first.setting})"
+    listed = [f"{_rounded_up(factor * pool.count)} {pool.name} ({pool.setting})" for pool in pools]
+    return f"about {', '.join(listed[:-1])} and {listed[-1]} would do"
+
+
+def _alone(count: int, others: list[int], factor: float) -> float | None:
+    """Images of one set that make all of the error smaller by the factor, the others staying."""
+    stays = sum(1 / other for other in others)
+    left = (1 / count + stays) / factor - stays
+    return 1 / left if left > 0 and 1 / left <= _MOST * count else None
+
+
+def _rounded_up(count: float) -> int:
+    """To two significant digits."""
+    unit = 10 ** max(math.floor(math.log10(count)) - 1, 0)
+    return math.ceil(round(count / unit, 6)) * unit
+
+
+def _ratio(reach: float, gap: float) -> float:
+    if math.isinf(gap):
+        return 0.0
+    return reach / gap if gap > 0 else math.inf

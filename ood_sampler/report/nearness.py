@@ -1,0 +1,139 @@
+"""Questions about KID: of samples against own samples, pixel controls and real pictures."""
+
+from ood_sampler.latents.resampling import Interval
+from ood_sampler.report.claims import UNSURE, Subject, Verdict, kid_interval, kid_text
+from ood_sampler.report.decision import Outcome, all_of, decide, difference
+
+_NEAR = 0.05
+"""Of the distance from real pictures to the model's own: by so little more is as near as real."""
+
+
+def against_in_domain(run: Subject) -> Verdict | None:
+    """Whether samples are nearer to the target than those the model draws from pure noise."""
+    found, other = kid_interval(run.row), kid_interval(run.ceiling)
+    if found is None or other is None or run.ceiling is None:
+        return None
+    decision = decide(difference(found, other), most=0)
+    own = f"samples the model draws from pure noise, {kid_text(run.ceiling)}"
+    answer, said = {
+        "shown": ("yes", f"is {_times(found, other)} that of {own}."),
+        "refuted": (
+            "no",
+            f"is higher than that of {own}: the target domain was missed altogether.",
+        ),
+        "unclear": (
+            UNSURE,
+            f"cannot be told apart from that of {own}. "
+            f"{run.too_few(decision.factor, held_out=True)}",
+        ),
+    }[decision.outcome]
+    return Verdict(
+        "reached",
+        "Nearer to the target than the model's own pictures?",
+        decision.outcome,
+        answer,
+        f"The KID of the samples, {kid_text(run.row)}, {said}",
+    )
+
+
+def against_controls(run: Subject) -> Verdict | None:
+    """Whether samples are nearer than every mixture of the few-shot pictures without the model."""
+    found = kid_interval(run.row)
+    compared = [
+        (decide(difference(found, other), most=0), control)
+        for control in run.controls
+        if found is not None and (other := kid_interval(control)) is not None
+    ]
+    if not compared:
+        return None
+    phrases: dict[Outcome, str] = {
+        "shown": "lower than that of",
+        "refuted": "higher than that of",
+        "unclear": "not to be told apart from that of",
+    }
+    listed = "; ".join(
+        f"{phrases[decision.outcome]} {control['name']}, {kid_text(control)}"
+        for decision, control in compared
+    )
+    decision = all_of([decision for decision, _ in compared])
+    answer, said = {
+        "shown": (
+            "yes",
+            "By this measure the frozen model adds something that a mixture of pixels does not "
+            "have.",
+        ),
+        "refuted": (
+            "no",
+            "By this measure the same few-shot pictures serve better without the frozen model.",
+        ),
+        "unclear": (
+            UNSURE,
+            f"{run.too_few(decision.factor, held_out=True)} Compare the other figures, blends "
+            "above all.",
+        ),
+    }[decision.outcome]
+    return Verdict(
+        "better_than_pixels",
+        "Better than mixing the few-shot pictures themselves?",
+        decision.outcome,
+        answer,
+        f"The KID of the samples, {kid_text(run.row)}, is {listed}. {said}",
+    )
+
+
+def against_real(run: Subject) -> Verdict | None:
+    """Whether samples are as near to the held-out pictures as the few-shot ones, to a margin.
+
+    Told where the model's own samples lie farther away, which gives the margin.
+    """
+    found, other, own = (kid_interval(row) for row in (run.row, run.real, run.ceiling))
+    if found is None or other is None or own is None or run.real is None:
+        return None
+    margin = _NEAR * (own.value - other.value)
+    if margin <= 0:
+        return None
+    apart = difference(found, other)
+    decision = decide(apart, most=margin)
+    figures = f"{kid_text(run.row)} against {kid_text(run.real)}"
+    limit = (
+        f"{1e3 * margin:.2g} × 10⁻³, a twentieth of the distance from real pictures to the model's "
+        "own samples"
+    )
+    closer = "even below" if apart.high < 0 else f"at most {limit}, above"
+    answer, said = {
+        "shown": (
+            "yes",
+            f"is {closer} that of the real few-shot pictures: {figures}. Copies would pass this "
+            "test too: see the next two.",
+        ),
+        "refuted": (
+            "not yet",
+            f"is higher than that of the real few-shot pictures by more than {limit}: {figures}. "
+            "The feature network still sees a difference.",
+        ),
+        "unclear": (
+            UNSURE,
+            f"and that of the real few-shot pictures are {figures}. As near would be at most "
+            f"{limit}, above. {run.too_few(decision.factor, held_out=True, few_shot=True)}",
+        ),
+    }[decision.outcome]
+    return Verdict(
+        "as_near_as_real",
+        "As near to the held-out pictures as real ones?",
+        decision.outcome,
+        answer,
+        f"The KID of the samples {said}",
+    )
+
+
+def _times(found: Interval, other: Interval) -> str:
+    """Say how many times lower a KID is, where the ratio of the two is meaningful."""
+    if found.high <= 0:
+        return "lower than"
+    if found.low > 0:
+        return f"about {_two_digits(other.value / found.value)} times lower than"
+    return f"at least {_two_digits(other.value / found.high)} times lower than"
+
+
+def _two_digits(ratio: float) -> str:
+    return f"{float(f'{ratio:.2g}'):g}"

@@ -1,0 +1,226 @@
+"""Questions about what samples are like: copies, blends, captured, varied?
+
+A yes needs an interval within a stated margin of what real pictures reach.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, quantiles, stdev
+
+from ood_sampler.latents.resampling import Interval
+from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
+from ood_sampler.report.decision import Outcome, decide, difference, estimated
+from ood_sampler.report.tables import figure, figure_with_interval, number
+
+_AUTHENTICITY = 0.5
+"""Expected of new pictures where the authenticity of real ones is not known."""
+
+_LESS_NEW = 0.1
+"""Lower authenticity by which samples still count as new, where near-copies were not counted."""
+
+_NEAR_COPIES = 0.01
+"""Share of held-out pictures that are near-copies by definition."""
+
+_SMALL_EFFECT = 0.2
+"""Standard deviations by which blend scores may exceed real ones (Cohen, 1988: small)."""
+
+_DEEP_RANK = 0.95
+"""Share of the real pictures below the blend score that samples are held against."""
+
+_CAPTURED_FEW, _CAPTURED_MANY = 0.05, 0.5
+
+_AS_VARIED = 0.1
+"""Of the diversity of real pictures, by which that of samples may differ."""
+
+LOST = "captured"
+"""Answer where most samples fell to the model's own domain."""
+
+
+def copies(run: Subject) -> Verdict | None:
+    """Near-copies are counted first, as authenticity misses them; either can refute."""
+    near = share_interval(run.row, "near_copies")
+    authenticity = share_interval(run.row, "authenticity")
+    judged = []
+    if near is not None:
+        judged.append(_near_copies(run, near))
+    if authenticity is not None and not (judged and judged[0].outcome == "refuted"):
+        judged.append(_authenticity(run, authenticity, counted=near is not None))
+    if not judged:
+        return None
+    told = next((v for v in judged if v.outcome == "refuted"), judged[0])
+    # the first decides unless the second refutes; both are told of
+    return replace(told, sentence=" ".join(verdict.sentence for verdict in judged))
+
+
+def _near_copies(run: Subject, near: Interval) -> Verdict:
+    real = number((run.real or {}).get("near_copies"))
+    known = _NEAR_COPIES if real is None else real
+    limit = 2 * max(known, _NEAR_COPIES) + 0.01
+    decision = decide(near, most=limit)
+    figures = (
+        f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than 99% of "
+        f"held-out pictures are to theirs; {known:.1%} of real pictures, and at most {limit:.0%} "
+        "count as new."
+    )
+    answers = {"shown": "new", "refuted": "no: near-copies", "unclear": UNSURE}
+    said = run.too_few(decision.factor) if decision.outcome == "unclear" else ""
+    return _on_copies(
+        decision.outcome,
+        answers[decision.outcome],
+        f"{figures} {said}".rstrip(),
+        f"in part near-copies of the few-shot pictures ({near.value:.0%})",
+    )
+
+
+def _authenticity(run: Subject, found: Interval, *, counted: bool) -> Verdict:
+    """What authenticity says; where near-copies were counted, it can only refute."""
+    known = share_interval(run.real, "authenticity")
+    source = f"about {_AUTHENTICITY} is expected of new pictures"
+    if known is not None and run.real is not None:
+        source = f"real held-out pictures reach {figure_with_interval('authenticity', run.real)}"
+    expected = known or Interval(_AUTHENTICITY, _AUTHENTICITY, _AUTHENTICITY)
+    figures = f"Authenticity is {figure_with_interval('authenticity', run.row)}; {source}."
+    lower = difference(found, expected)
+    if decide(lower, most=0).outcome == "shown":
+        return _on_copies(
+            "refuted",
+            "partly copies" if found.value > 0 else "copies",
+            f"{figures} It is as if {1 - found.value / expected.value:.0%} of the samples were "
+            "copies of few-shot pictures and the rest new.",
+            "partly copies of the few-shot pictures",
+        )
+    decision = decide(lower, least=-_LESS_NEW)
+    if counted and decision.outcome == "unclear":
+        return _on_copies("unclear", UNSURE, f"{figures} It is not shown to be lower.")
+    if decision.outcome == "unclear":
+        said = f"As new would be at most {_LESS_NEW} lower. "
+        said += run.too_few(decision.factor, held_out=known is not None)
+        return _on_copies("unclear", UNSURE, f"{figures} {said}")
+    if lower.low > 0:
+        said = (
+            "The samples lie farther from the few-shot pictures than real ones do, which may also "
+            "mean that they left the domain: see precision."
+        )
+    else:
+        said = f"The samples are as far from copies as real pictures, to within {_LESS_NEW}."
+    return _on_copies("shown", "new", f"{figures} {said}")
+
+
+def _on_copies(outcome: Outcome, answer: str, sentence: str, fault: str = "") -> Verdict:
+    return Verdict("new", "New, rather than copies?", outcome, answer, sentence, fault)
+
+
+def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | None:
+    """Of each sample on its best two few-shot pictures, against those of held-out pictures."""
+    samples, held_out = (
+        [value for x in scores.get(key) or () if (value := number(x)) is not None]
+        for key in ("samples", "held_out")
+    )
+    if min(len(samples), len(held_out)) < 2:
+        return None
+    intervals = [estimated(fmean(v), stdev(v) / math.sqrt(len(v))) for v in (samples, held_out)]
+    margin = _SMALL_EFFECT * stdev(held_out)
+    decision = decide(difference(*intervals), most=margin)
+    limit = quantiles(held_out, n=round(1 / (1 - _DEEP_RANK)), method="inclusive")[-1]
+    beyond = sum(value > limit for value in samples) / len(samples)
+    figures = (
+        f"The best two few-shot pictures explain {fmean(samples):.0%} of the variance of a sample, "
+        f"against {fmean(held_out):.0%} of a real held-out picture."
+    )
+    within = f"{margin:.1%} (a fifth of the spread of real pictures)"
+    answer, said = {
+        "shown": (
+            "yes",
+            "The samples are no more like double exposures than real pictures are, to within "
+            f"{within}.",
+        ),
+        "refuted": (
+            "blends",
+            f"{beyond:.0%} of the samples exceed what {1 - _DEEP_RANK:.0%} of the real pictures "
+            "exceed: they are closer to double exposures than new pictures would be.",
+        ),
+        "unclear": (
+            UNSURE,
+            f"At most {within} more would be like real pictures. "
+            f"{run.too_few(decision.factor, held_out=True)}",
+        ),
+    }[decision.outcome]
+    return Verdict(
+        "more_than_blends",
+        "More than blends of two few-shot pictures?",
+        decision.outcome,
+        answer,
+        f"{figures} {said}",
+        "closer to double exposures of them than real pictures are",
+    )
+
+
+def kept(run: Subject) -> Verdict | None:
+    """Whether few samples are captured by the model's own domain."""
+    found = share_interval(run.row, "captured")
+    if found is None:
+        return None
+    decision = decide(found, most=_CAPTURED_FEW)
+    lost = (
+        f"{percent(found)} of the samples lie nearer to the model's own domain than to the target; "
+        f"at most {_CAPTURED_FEW:.0%} count as none."
+    )
+    remedy = "A lower inversion.step or decode.eta keeps more of the target."
+    mostly = "mostly" if found.value < _CAPTURED_MANY else LOST
+    answer, said = {
+        "shown": ("yes", ""),
+        "refuted": (mostly, remedy),
+        "unclear": (UNSURE, run.too_few(decision.factor)),
+    }[decision.outcome]
+    return Verdict(
+        "kept",
+        "Still in the target domain?",
+        decision.outcome,
+        answer,
+        f"{lost} {said}".rstrip(),
+        f"in part captured by the model's own domain ({found.value:.0%})",
+    )
+
+
+def varied(run: Subject) -> Verdict | None:
+    """Of samples that share their nearest few-shot picture, against held-out pictures."""
+    found, other = (_diversity(row or {}) for row in (run.row, run.real))
+    if found is None or other is None or run.real is None:
+        return None
+    apart, margin = difference(found, other), _AS_VARIED * other.value
+    decision = decide(apart, least=-margin, most=margin)
+    figures = (
+        f"Samples with the same nearest few-shot picture are "
+        f"{figure_with_interval('diversity', run.row)} apart, over "
+        f"{figure('diversity_clusters', run.row)} such pictures; real held-out pictures "
+        f"{figure_with_interval('diversity', run.real)}, over "
+        f"{figure('diversity_clusters', run.real)}."
+    )
+    less = ("less varied", "The samples are more like each other.")
+    more = (
+        "farther apart",
+        "The samples differ more than real pictures do, which may also mean that some left the "
+        "domain: see precision.",
+    )
+    answer, said = {
+        "shown": ("yes", f"The two are alike to within {_AS_VARIED:.0%}."),
+        "refuted": less if apart.value < 0 else more,
+        "unclear": (
+            UNSURE,
+            f"As varied would be within {_AS_VARIED:.0%} of real pictures. "
+            f"{run.too_few(decision.factor, held_out=True)}",
+        ),
+    }[decision.outcome]
+    return Verdict(
+        "as_varied",
+        "As varied as real pictures?",
+        decision.outcome,
+        answer,
+        f"{figures} {said}",
+    )
+
+
+def _diversity(row: Mapping[str, object]) -> Interval | None:
+    value, low, high = (number(row.get(f"diversity{end}")) for end in ("", "_low", "_high"))
+    return None if value is None or low is None or high is None else Interval(value, low, high)
