@@ -1,9 +1,13 @@
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ood_sampler.data.contrast import used_range, warn_of_narrow_range
+from ood_sampler.data.domain import folder_domain
 
 
 def test_range_is_that_of_the_central_values_of_all_images() -> None:
@@ -37,3 +41,23 @@ def test_pictures_of_twelve_bits_in_sixteen_are_told() -> None:
     images = [(levels * 255).round().div(127.5).sub(1).view(1, 64, 64).expand(3, 64, 64)] * 3
     with pytest.warns(UserWarning, match=r"use 6\.3% of .* 12 bits .*data\.quantiles"):
         warn_of_narrow_range("microscope", images)
+
+
+def test_files_of_twelve_bits_in_sixteen_are_told(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        pixels = generator.integers(0, 4096, (16, 16), dtype=np.uint16)
+        Image.fromarray(pixels).save(
+            tmp_path / f"{index}.tiff" if index % 2 else tmp_path / f"{index}.png"
+        )
+    with pytest.warns(UserWarning, match=r"few-shot images of camera use 6\.3% of .* 12 bits"):
+        folder_domain(
+            name="camera",
+            root=str(tmp_path),
+            resolution=16,
+            few_shot=3,
+            held_out=None,
+            held_out_root=None,
+            seed=0,
+            on_error="raise",
+        )
