@@ -439,7 +439,7 @@ def _ended(tuned: Row) -> str:
 def _verdict(row: Row, key: str) -> str:
     value, low, high = (1e3 * row[f"{key}{bound}"] for bound in ("", "_low", "_high"))
     found = order(interval(row, key))
-    verdict = found
+    verdict: str = found
     if found == "unclear":
         decision = decide(interval(row, key), most=0)
         verdict = f"within error, {too_few(decision.factor, row, count='samples')}"
