@@ -5,6 +5,7 @@ import is imported where it is used, so that help and mistakes in the command an
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import sys
@@ -140,10 +141,12 @@ def execute(cfg: DictConfig) -> None:
             )
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run and model.missing_megabytes is not None:
+            size = model.missing_megabytes
             raise ValueError(
-                f"the weights of {model.name} are not here ({model.missing_megabytes:.0f} MB to "
-                "fetch), and nothing is known without them: python -m ood_sampler.models verify "
-                f"{HydraConfig.get().runtime.choices['model']}"
+                f"the weights of {model.name} are not here"
+                f"{'' if math.isnan(size) else f' ({size:.0f} MB to fetch)'}, and nothing is known "
+                "without them: python -m ood_sampler.models verify "
+                f"{HydraConfig.get().runtime.choices['model']} fetches them"
             )
         fetched = model.weight_files.find() is not None
         if fetched:

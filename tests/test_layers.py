@@ -49,7 +49,8 @@ def imported(source: str) -> set[str]:
 def layers_imported(source: str) -> set[str]:
     parts = [name.split(".") for name in imported(source)]
     return {name[1] for name in parts if name[0] == "ood_sampler" and len(name) > 1} - {
-        "__version__"
+        "__version__",
+        "end_on_interrupt",
     }
 
 
@@ -61,7 +62,7 @@ def test_imports_are_found() -> None:
 
 def test_every_file_has_a_layer() -> None:
     assert FILES
-    assert {layer(path) for path in FILES} <= {"__init__", *LAYERS}
+    assert {layer(path) for path in FILES} <= {"__init__", "__main__", *LAYERS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -1,4 +1,5 @@
 import csv
+import importlib
 import json
 import os
 import re
@@ -14,11 +15,12 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+from ood_sampler import end_on_interrupt
 from ood_sampler.command.checking import check_command, sweepable
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text, training_help_text
-from ood_sampler.run import execute, main
+from ood_sampler.run import execute, main, run
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Candidates, Search
 from ood_sampler.studies.base import Study
@@ -327,6 +329,89 @@ def execute_tiny(folder: Path, at: Path, *overrides: str) -> None:
     with open_dict(cfg):
         del cfg.hydra
     execute(cfg)
+
+
+def run_in_process(at: Path, *command: str) -> int | str | None:
+    """The exit code of a run whose command was composed as Hydra would."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", [*command, "logger=none", f"output={at}"], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(at / "found")
+        cfg.hydra.mode = "RUN"
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg.hydra
+    with pytest.raises(SystemExit) as ended:
+        run(cfg)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["model=ddpm_cifar10"], "the weights of ddpm_cifar10 are not here (143 MB to fetch)"),
+        (["data=folder", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+        (["data=celeba", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_a_dry_run_without_weights_or_data_says_so_and_fails(
+    command: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for variable in ("OOD_SAMPLER_CACHE", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert run_in_process(tmp_path, "dry_run=true", *command) == 1
+    assert said in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def lightning_exit() -> None:
+    """What Lightning makes of Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def test_an_interrupted_program_exits_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ood_sampler.run.execute", interrupted)
+    assert run_in_process(tmp_path) == 130
+    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg: lightning_exit())
+    assert run_in_process(tmp_path) == 130
+    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg: sys.exit(3))
+    assert run_in_process(tmp_path) == 3
+    # while a command is read and composed
+    for module in ("run", "train"):
+        monkeypatch.setattr(f"ood_sampler.{module}.read_command", interrupted)
+        monkeypatch.setattr(sys, "argv", [module])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"ood_sampler.{module}").main()
+        assert ended.value.code == 130
+        assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_interrupt_of_an_import_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error[1]))
+    end_on_interrupt()
+    with pytest.raises(SystemExit) as ended:
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    bug = TypeError("a bug")
+    sys.excepthook(TypeError, bug, None)
+    assert others == [bug]
 
 
 def test_a_study_leaves_its_answer(

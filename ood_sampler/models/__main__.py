@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF
@@ -162,7 +162,8 @@ def _verify(fields: Mapping[str, Any]) -> bool:
         sys.stderr.write(
             f"error: the weights of model {model.name} in {model.weights.path} are not what "
             f"trained ones are: their relative error is {found.error:.3f}, that of trained weights "
-            f"below {TRAINED}; check model.architecture and the schedule, or fetch the file again\n"
+            f"below {TRAINED}; check architecture, schedule and prediction type, or fetch them "
+            "again\n"
         )
     return found.is_trained
 

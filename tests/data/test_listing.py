@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from stand_ins import fields, picture, write_files, write_lmdb
 
-from ood_sampler.data.fields import array_domain
+from ood_sampler.data.arrays import ArraySource
+from ood_sampler.data.layout import Layout
 from ood_sampler.data.listing import Listing, list_folder, user_path
 from ood_sampler.data.published import Origin, published_domain
 from ood_sampler.data.sources import FolderSource, ZipSource, open_source
@@ -159,7 +160,7 @@ def test_fields_that_are_passed_over_are_counted_too(tmp_path: Path) -> None:
     assert listing.passed_over() == "1 .png (c.png)"
 
 
-@pytest.mark.parametrize("key", ["root", "held_out_root"])
+@pytest.mark.parametrize("key", ["data.root", "data.held_out_root"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_path_is_refused(
     tmp_path: Path, key: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -167,28 +168,11 @@ def test_an_empty_path_is_refused(
     np.save(tmp_path / "a.npy", fields(9, 8, 8))
     write_files(tmp_path, FILES)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=rf"^data\.{key} must be a folder or file, got nothing"):
-        open_source(value, key=f"data.{key}")
-    paths = {"root": str(tmp_path / "a.npy"), "held_out_root": None} | {key: value}
-    with pytest.raises(ValueError, match=rf"^data\.{key} must be a folder or file, got nothing"):
-        array_domain(
-            name="radiation",
-            **paths,
-            resolution=8,
-            few_shot=4,
-            held_out=None,
-            array=None,
-            band_axis=None,
-            bands=None,
-            scaling="linear",
-            low=0,
-            high=1e4,
-            quantiles=(0, 1),
-            softening=0.01,
-            seed=0,
-            on_error="raise",
-            origin=ORIGIN,
-        )
+    message = rf"^{key} must be a folder or file, got nothing"
+    with pytest.raises(ValueError, match=message):
+        open_source(value, key=key)
+    with pytest.raises(ValueError, match=message):
+        ArraySource(value, Layout(), key=key)
 
 
 def test_unknown_homes_are_refused() -> None:
