@@ -15,7 +15,7 @@ from ood_sampler.data.domain import TargetDomain
 from ood_sampler.data.physical import as_bands, write_fields
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Outcome, Pipeline, label
-from ood_sampler.report.fields import SHOWN, FieldPanel
+from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
 from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_json, write_samples
@@ -186,8 +186,7 @@ def _write_fields(
     if domain.scale is None:
         return None
     names = write_fields(folder, images.blocks, len(images), domain.scale, unit=domain.unit)
-    samples, held_out = pictures["samples"][:SHOWN], pictures["held_out"][:SHOWN]
-    return FieldPanel(samples, held_out, domain.scale, domain.unit, names)
+    return FieldPanel(pictures["samples"], pictures["held_out"], domain.scale, domain.unit, names)
 
 
 def _scale(domain: TargetDomain) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ood_sampler.report.plots import panel_figure, styled, svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 4
+_SHOWN = 4
 """Fields of each kind in a figure."""
 
 _TICKS = 5
@@ -71,7 +71,7 @@ def field_section(panel: FieldPanel) -> str:
 def field_figures(panel: FieldPanel) -> "list[tuple[str, Figure]]":
     """Draw a few samples above held-out fields, a figure with a colour bar for each band."""
     bands = len(panel.scale.low)
-    sets = [_bands(images[:SHOWN], bands) for images in (panel.samples, panel.held_out)]
+    sets = [_bands(images[:_SHOWN], bands) for images in (panel.samples, panel.held_out)]
     unit = f" ({panel.unit})" if panel.unit else ""
     figures = []
     for band in range(bands):
@@ -95,12 +95,12 @@ def tick_labels(values: Sequence[float]) -> list[str]:
 
 @styled
 def _band_figure(panel: FieldPanel, sets: Sequence[Tensor], band: int) -> "Figure":
-    figure, axes = panel_figure(width=6.4, height=3.2, rows=2, columns=SHOWN)
+    figure, axes = panel_figure(width=6.4, height=3.2, rows=2, columns=_SHOWN)
     for place in axes:
         place.set_axis_off()
     for row, (title, fields) in enumerate(zip(("Samples", "Held-out"), sets, strict=True)):
-        axes[row * SHOWN].set_title(title)
-        for place, field in zip(axes[row * SHOWN :], fields, strict=False):
+        axes[row * _SHOWN].set_title(title)
+        for place, field in zip(axes[row * _SHOWN :], fields, strict=False):
             # The colour is linear on the scale, so that the ticks carry the values.
             drawn = place.imshow(
                 field.numpy(), cmap=_COLOURS, vmin=-1, vmax=1, interpolation="none"

@@ -429,7 +429,7 @@ def _arrays(folder: Path) -> dict[str, Target]:
     from astropy.io import fits
 
     folder.mkdir()
-    values = np.random.default_rng(0).uniform(0, 1, (3, 6, 5))
+    values = np.random.default_rng(0).uniform(0, 1, (3, 6, 6))
     np.save(folder / "a.npy", values)
     np.savez(folder / "b.npz", flux=values)
     np.savez_compressed(folder / "c.npz", flux=values, labels=np.arange(3))
