@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.command.arguments import read_command
-from ood_sampler.command.checking import expand_home
+from ood_sampler.command.checking import check_complete, expand_home
 from ood_sampler.command.files import Configuration
 from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
 from ood_sampler.help import CONF, training_help_text
@@ -72,13 +72,15 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
         cfg = configuration.compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
-    missing = ["name"] * OmegaConf.is_missing(cfg, "name")
-    missing += ["data.root"] * OmegaConf.is_missing(cfg.data, "root")
+    needed = ("name", "data.root")
+    missing = [key for key in needed if OmegaConf.select(cfg, key, throw_on_missing=False) is None]
     if missing:
         raise CommandError(
             f"{' and '.join(missing)} must be set: "
             "python -m ood_sampler.train name=mine data.root=/my/pictures"
         )
+    del cfg.hydra
+    check_complete(cfg)
     for key in _POSITIVE:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int | float) or value <= 0:

@@ -182,10 +182,10 @@ def _check_choice(
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
     if complete:
-        _check_complete(composed)
+        check_complete(composed)
 
 
-def _check_complete(composed: DictConfig) -> None:
+def check_complete(composed: DictConfig) -> None:
     """Refuse a configuration that no run can be made of."""
     # as written: other keys may refer to one that is missing
     missing = sorted(key for key, node in _leaves(composed) if node._value() == "???")
