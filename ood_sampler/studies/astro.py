@@ -17,11 +17,22 @@ from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morph
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
 from ood_sampler.pipeline import Pipeline, Taken, label
 from ood_sampler.plan import configuration
+from ood_sampler.report.decision import Outcome, all_of, decide, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN, number
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, decoding
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    decoding,
+    interval,
+    too_few,
+)
 from ood_sampler.studies.curves import Run, by_run
 
 if TYPE_CHECKING:
@@ -358,25 +369,24 @@ def _interval(row: Row, key: str) -> str:
 
 def _verdict(samples: Row, other: Row) -> str:
     """Which distances of the samples are beyond those of another set, interval against interval."""
-    nearer, farther, same = [], [], []
-    for key, name in _DISTANCES.items():
-        if not _both(samples, other, key):
-            continue
-        if samples[f"{key}_high"] < other[f"{key}_low"]:
-            nearer.append(name)
-        elif samples[f"{key}_low"] > other[f"{key}_high"]:
-            farther.append(name)
-        else:
-            same.append(name)
-    parts = [
-        f"{what} in {', '.join(names)}"
-        for what, names in (
-            ("nearer to held-out pictures", nearer),
-            ("farther", farther),
-            ("not to be told apart", same),
-        )
-        if names
-    ]
+    decisions = {
+        # distances from the same pictures are not independent
+        name: decide(separation(interval(samples, key), interval(other, key)), most=0)
+        for key, name in _DISTANCES.items()
+        if _both(samples, other, key)
+    }
+    found: dict[Outcome, list[str]] = {}
+    for name, decision in decisions.items():
+        found.setdefault(decision.outcome, []).append(name)
+    said: tuple[tuple[Outcome, str], ...] = (
+        ("shown", "nearer to held-out pictures"),
+        ("refuted", "farther"),
+        ("unclear", "not to be told apart"),
+    )
+    parts = [f"{what} in {', '.join(found[k])}" for k, what in said if k in found]
+    if "unclear" in found:
+        unclear = all_of([each for each in decisions.values() if each.outcome == "unclear"])
+        parts[-1] += f" ({too_few(unclear.factor, samples)})"
     return f"{samples['set']} against {other['set']}: {'; '.join(parts)}."
 
 

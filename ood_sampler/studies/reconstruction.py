@@ -10,10 +10,21 @@ from torch import Tensor
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.resampling import bootstrap
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.decision import decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, variant
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    interval,
+    too_few,
+    variant,
+)
 from ood_sampler.studies.curves import by_domain, draw_curve
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
@@ -34,6 +45,9 @@ _SHOWN = 10
 """Pictures of a row of the figure."""
 
 _ORIGINALS = "pictures"
+
+_AS_WELL = 1.0
+"""Decibels that two sets may differ by to be reconstructed alike."""
 
 
 class ReconstructionStudy(Study):
@@ -234,8 +248,16 @@ def _score(row: Row) -> str:
 
 def _gap(outside: Row, inside: Row) -> str:
     difference = f"{abs(outside['psnr'] - inside['psnr']):.1f} dB"
-    if outside["psnr_low"] > inside["psnr_high"]:
-        return f"the target domain is reconstructed better than the model's own, by {difference}"
-    if outside["psnr_high"] < inside["psnr_low"]:
-        return f"the target domain is reconstructed worse than the model's own, by {difference}"
-    return "the target domain is reconstructed as well as the model's own, as far as can be told"
+    apart = separation(interval(outside, "psnr"), interval(inside, "psnr"))
+    found = order(apart, margin=_AS_WELL)
+    if found == "alike":
+        return (
+            f"the target domain is reconstructed as well as the model's own, to within "
+            f"{_AS_WELL:g} dB"
+        )
+    if found == "unclear":
+        factor = decide(apart, least=-_AS_WELL, most=_AS_WELL).factor
+        said = too_few(factor, outside, name="pictures of each set", setting="study.count")
+        return f"whether the target domain is reconstructed better, {said}"
+    better = "better" if found == "higher" else "worse"
+    return f"the target domain is reconstructed {better} than the model's own, by {difference}"
