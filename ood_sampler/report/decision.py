@@ -161,7 +161,7 @@ def _alone(count: int, others: list[int], factor: float) -> float | None:
 
 def _rounded_up(count: float) -> int:
     """To two significant digits."""
-    unit = 10 ** max(math.floor(math.log10(count)) - 1, 0)
+    unit: int = 10 ** max(math.floor(math.log10(count)) - 1, 0)
     return math.ceil(round(count / unit, 6)) * unit
 
 

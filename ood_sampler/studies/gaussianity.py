@@ -13,6 +13,7 @@ from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.latents.normality import SHAPIRO_RANGE
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import all_of, decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
@@ -26,7 +27,7 @@ from ood_sampler.studies.base import (
     interval,
     too_few,
 )
-from ood_sampler.studies.curves import by_domain, draw_curve, draw_decades, draw_level
+from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_decades, draw_level
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
@@ -216,28 +217,32 @@ class GaussianityStudy(Study):
                 top = axes.get_ylim()[1]
                 axes.set_ylim(-0.04 * top, 1.04 * top)
             axes.set_xlabel("inversion step t")
+            tick_values(axes, [row["step"] for row in rows if row["step"] is not None])
             axes.grid()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
         return figure
 
     def _draw_panel(self, axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
+        # one model's are the same for all domains
+        of_models = {rows[0]["model"]: rows for rows in reversed(list(domains.values()))}
+        count = len(domains) + len(of_models)
         for k, (domain, own) in enumerate(domains.items()):
             draw_curve(
                 axes,
                 _curve(own, FEW_SHOT),
                 key,
+                aside=beside(k, count),
                 color=LINES[k % len(LINES)],
                 marker=MARKERS[k % len(MARKERS)],
                 label=domain,
             )
-        # one model's are the same for all domains
-        of_models = {rows[0]["model"]: rows for rows in reversed(list(domains.values()))}
-        for (model, own), marker in zip(sorted(of_models.items()), cycle("x+1234|"), strict=False):
+        models = zip(sorted(of_models.items()), cycle("x+1234|"), strict=False)
+        for k, ((model, own), marker) in enumerate(models, len(domains)):
             draw_curve(
                 axes,
                 _curve(own, IN_DOMAIN),
                 key,
+                aside=beside(k, count),
                 color="#77808c",
                 marker=marker,
                 linestyle="--",

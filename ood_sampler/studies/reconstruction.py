@@ -10,6 +10,7 @@ from torch import Tensor
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.resampling import bootstrap
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather
@@ -25,7 +26,7 @@ from ood_sampler.studies.base import (
     too_few,
     variant,
 )
-from ood_sampler.studies.curves import by_domain, draw_curve
+from ood_sampler.studies.curves import beside, by_domain, draw_curve
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
@@ -168,41 +169,50 @@ class ReconstructionStudy(Study):
             _draw_panel(axes, domains, key)
             axes.set_title(title)
             axes.set_xlabel("inversion step t")
+            tick_values(axes, [row["step"] for row in rows])
             axes.grid()
-        for axes in panels[2:]:
-            axes.set_axis_off()
-        for axes, (domain, strip) in zip(panels[2:], strips.items(), strict=False):
+        if grid is not None and len(strips) % 2:
+            # the last one has the line for itself
+            figure.delaxes(panels.pop())
+            panels[-1].set_subplotspec(grid[-1, :])
+        for axes, (domain, strip) in zip(panels[2:], strips.items(), strict=True):
             draw_strips(axes, strip, title=domain)
-        handles, labels = panels[0].get_legend_handles_labels()
+        figure.set_figheight(4.2 + height * lines)
         # a sweep of solvers has a legend longer than the panels
-        figure.set_figheight(4 + height * lines + 0.23 * -(-len(labels) // 2))
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
         return figure
 
 
 def _draw_panel(axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
     solvers = list(dict.fromkeys(row["solver"] for own in domains.values() for row in own))
     markers = {solver: MARKERS[n % len(MARKERS)] for n, solver in enumerate(solvers)}
-    for k, own in enumerate(domains.values()):
-        for (domain, solver), curve in _curves(own, FEW_SHOT, "domain").items():
-            draw_curve(
-                axes,
-                curve,
-                key,
-                color=LINES[k % len(LINES)],
-                marker=markers[solver],
-                label=f"{domain}, {solver}",
-            )
+    few_shot = [
+        (k, name, curve)
+        for k, own in enumerate(domains.values())
+        for name, curve in _curves(own, FEW_SHOT, "domain").items()
+    ]
     # one model's are the same for all domains
     of_models: dict[tuple[str, str], list[Row]] = {}
     for own in domains.values():
         of_models = _curves(own, IN_DOMAIN, "model") | of_models
-    models = sorted({model for model, _ in of_models})
-    for (model, solver), curve in sorted(of_models.items()):
+    count = len(few_shot) + len(of_models)
+    for j, (k, (domain, solver), curve) in enumerate(few_shot):
         draw_curve(
             axes,
             curve,
             key,
+            aside=beside(j, count),
+            color=LINES[k % len(LINES)],
+            marker=markers[solver],
+            label=f"{domain}, {solver}",
+        )
+    models = sorted({model for model, _ in of_models})
+    for j, ((model, solver), curve) in enumerate(sorted(of_models.items()), len(few_shot)):
+        draw_curve(
+            axes,
+            curve,
+            key,
+            aside=beside(j, count),
             color="#77808c",
             marker=markers[solver],
             linestyle=("--", ":", "-.")[models.index(model) % 3],

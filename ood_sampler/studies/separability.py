@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ood_sampler.latents.separability import Detection, Pair, detection
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
@@ -22,7 +23,7 @@ from ood_sampler.studies.base import (
     too_few,
     variant,
 )
-from ood_sampler.studies.curves import by_domain, draw_curve, draw_level
+from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_level
 from ood_sampler.studies.in_domain import (
     SAMPLES,
     Sources,
@@ -183,6 +184,7 @@ class SeparabilityStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = by_domain(rows)
         figure, panels = panel_figure(width=12, height=7, rows=2, columns=3)
         shown = [
             ("distance", "Distance of the means", "over σ d^(1/4)"),
@@ -190,18 +192,19 @@ class SeparabilityStudy(Study):
             ("linear_fpr95", _TITLES["linear"], "false positives where 95% are found"),
         ]
         for axes, (key, title, label) in zip(panels, shown, strict=True):
-            for k, (domain, own) in enumerate(by_domain(rows).items()):
+            for k, (domain, own) in enumerate(domains.items()):
                 draw_curve(
                     axes,
                     sorted(own, key=lambda row: int(row["step"])),
                     key,
+                    aside=beside(k, len(domains)),
                     color=LINES[k % len(LINES)],
                     marker=MARKERS[k % len(MARKERS)],
                     label=domain,
                 )
             if key == "distance":
                 draw_level(axes, 1.0, label="separable above (distance), chance (AUROC)")
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, 1.06 * max(1.0, axes.get_ylim()[1]))
             else:
                 axes.set_ylim(-0.03, 1.03)
                 if key.endswith("auroc"):
@@ -209,9 +212,9 @@ class SeparabilityStudy(Study):
             axes.set_title(title)
             axes.set_ylabel(label)
             axes.set_xlabel("inversion step t")
+            tick_values(axes, [row["step"] for row in rows])
             axes.grid()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
         return figure
 
 
