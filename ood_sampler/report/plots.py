@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.tables import COLUMNS, Column, Results, Row, number
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ MARKERS = "osD^vP*X"
 _INK = "#1c2026"
 _GRID = "#dfe3e8"
 _BINS = 30
+
+_DWARFED = 20
+"""Times as large, beside which a KID is not seen on a linear axis."""
 
 _STYLE: dict[str, Any] = {
     "font.size": 10.5,
@@ -97,22 +101,34 @@ def kid_figure(rows: Sequence[Row]) -> "Figure | None":
             capsize=4,
             linewidth=2,
         )
-    _scale_kid(axes, "x", shown)
+    scale_kid(axes, "x", [row["kid"] for row in shown])
     axes.set_title("KID × 10³, ± 2 standard errors (lower is better)")
     _name_rows(axes, shown)
     axes.grid(axis="x")
     return figure
 
 
-def _scale_kid(axes: "Axes", direction: Literal["x", "y"], rows: Sequence[Row]) -> None:
-    """Use a logarithmic axis, linear around 0, where the largest would dwarf the others."""
-    values = sorted(1e3 * abs(float(row["kid"])) for row in rows)
-    errors = [1e3 * (number(row.get("kid_standard_error")) or 0) for row in rows]
-    linear = max(2 * min(errors), values[-1] / 1e3)
-    if values[-1] > 20 * max(values[0], linear) and linear > 0:
-        axes.set(**{f"{direction}scale": "symlog"})
-        axis: Any = getattr(axes, f"{direction}axis")
-        axis.set_major_formatter("{x:g}")
+def scale_kid(axes: "Axes", direction: Literal["x", "y"], values: Sequence[float]) -> None:
+    """Use a logarithmic axis for KID × 10³, linear around 0, where some would dwarf the others.
+
+    Args:
+        axes: where.
+        direction: of the axis.
+        values: KIDs that are shown, unscaled.
+    """
+    from matplotlib.ticker import SymmetricalLogLocator
+
+    sizes = sorted(1e3 * abs(float(value)) for value in values)
+    if not sizes or sizes[-1] <= _DWARFED * max(sizes[0], sizes[-1] / 1e3):
+        return
+    linear = 10.0 if sizes[-1] > 100 else 1.0
+    getattr(axes, f"set_{direction}scale")("symlog", linthresh=linear)
+    axis: Any = getattr(axes, f"{direction}axis")
+    # numbers beside each other take more room than numbers above each other
+    room = 20 if direction == "x" else 100
+    subs = [1.0] if sizes[-1] > room * linear else [1.0, 2.0, 5.0]
+    axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=subs))
+    axis.set_major_formatter("{x:g}")
 
 
 @styled
@@ -244,18 +260,17 @@ def curves(
             )
         if column.key == "kid":
             if drawn:
-                _scale_kid(axes, "y", drawn)
+                scale_kid(axes, "y", [row["kid"] for row in drawn])
         else:
             axes.set_ylim(-0.03, 1.03)
         axes.set_title(column.title)
+        tick_values(axes, [x for points in lines.values() for x, _ in points])
         axes.set_xlabel(label)
         axes.grid()
     handles, labels = panels[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if len(unique) > 1:
-        figure.legend(
-            unique.values(), unique.keys(), loc="outside lower center", ncols=min(4, len(unique))
-        )
+        add_legend(figure, list(unique.values()), list(unique), columns=4)
     return figure
 
 
@@ -270,13 +285,19 @@ def _reach(column: Column, row: Row) -> tuple[float, float]:
 
 
 def panel_figure(
-    *, width: float, height: float, rows: int = 1, columns: int = 1
+    *,
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    widths: Sequence[float] | None = None,
 ) -> "tuple[Figure, list[Axes]]":
-    """Make a figure of so many inches with panels, row by row."""
+    """Make a figure of so many inches with panels, row by row; columns are `widths` or equal."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = figure.subplots(rows, columns, squeeze=False, width_ratios=widths)
+    return figure, list(panels.flat)
 
 
 def _name_rows(axes: "Axes", rows: Sequence[Row]) -> None:

@@ -17,11 +17,23 @@ from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morph
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
 from ood_sampler.pipeline import Pipeline, Taken, label
 from ood_sampler.plan import configuration
+from ood_sampler.report.annotate import add_legend, entitle
+from ood_sampler.report.decision import Outcome, all_of, decide, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN, number
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, decoding
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    decoding,
+    interval,
+    too_few,
+)
 from ood_sampler.studies.curves import Run, by_run
 
 if TYPE_CHECKING:
@@ -200,7 +212,8 @@ class AstroStudy(Study):
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         runs = by_run(rows, "role", _settings)
-        columns = 2 + len(_NAMES)
+        measured = {key: name for key, name in _NAMES.items() if any(_known(r, key) for r in rows)}
+        columns = 2 + len(measured)
         figure, panels = panel_figure(
             width=3.3 * columns, height=3.9 * len(runs) + 0.7, rows=len(runs), columns=columns
         )
@@ -209,20 +222,18 @@ class AstroStudy(Study):
             own = list(run.values())
             power, ratio, *shapes = panels[columns * i : columns * (i + 1)]
             _draw_spectra(power, own, "power")
-            power.set_title(f"{name}: power")
+            entitle(power, f"{name}: power")
             power.set_ylabel("mean log₁₀ of the power")
             _draw_spectra(ratio, own, "excess")
             ratio.set_title("power against held-out")
             ratio.set_ylabel("difference, decades")
-            for axes, (key, shape) in zip(shapes, _NAMES.items(), strict=True):
+            for axes, (key, shape) in zip(shapes, measured.items(), strict=True):
                 _draw_boxes(axes, own, key)
                 axes.set_title(shape)
             handles, labels = ratio.get_legend_handles_labels()
             # strategies of several runs share a colour, and their panels tell them apart
             legend |= dict(zip(labels, handles, strict=True))
-        figure.legend(
-            legend.values(), legend.keys(), loc="outside lower center", ncols=min(6, len(legend))
-        )
+        add_legend(figure, list(legend.values()), list(legend), columns=6)
         return figure
 
     def _values(self, images: TensorSet, scale: FieldScale | None) -> _Values:
@@ -358,25 +369,24 @@ def _interval(row: Row, key: str) -> str:
 
 def _verdict(samples: Row, other: Row) -> str:
     """Which distances of the samples are beyond those of another set, interval against interval."""
-    nearer, farther, same = [], [], []
-    for key, name in _DISTANCES.items():
-        if not _both(samples, other, key):
-            continue
-        if samples[f"{key}_high"] < other[f"{key}_low"]:
-            nearer.append(name)
-        elif samples[f"{key}_low"] > other[f"{key}_high"]:
-            farther.append(name)
-        else:
-            same.append(name)
-    parts = [
-        f"{what} in {', '.join(names)}"
-        for what, names in (
-            ("nearer to held-out pictures", nearer),
-            ("farther", farther),
-            ("not to be told apart", same),
-        )
-        if names
-    ]
+    decisions = {
+        # distances from the same pictures are not independent
+        name: decide(separation(interval(samples, key), interval(other, key)), most=0)
+        for key, name in _DISTANCES.items()
+        if _both(samples, other, key)
+    }
+    found: dict[Outcome, list[str]] = {}
+    for name, decision in decisions.items():
+        found.setdefault(decision.outcome, []).append(name)
+    said: tuple[tuple[Outcome, str], ...] = (
+        ("shown", "nearer to held-out pictures"),
+        ("refuted", "farther"),
+        ("unclear", "not to be told apart"),
+    )
+    parts = [f"{what} in {', '.join(found[k])}" for k, what in said if k in found]
+    if "unclear" in found:
+        unclear = all_of([each for each in decisions.values() if each.outcome == "unclear"])
+        parts[-1] += f" ({too_few(unclear.factor, samples)})"
     return f"{samples['set']} against {other['set']}: {'; '.join(parts)}."
 
 
@@ -401,8 +411,12 @@ def _draw_spectra(axes: "Axes", rows: Sequence[Row], key: str) -> None:
     axes.grid()
 
 
+def _known(row: Row, key: str) -> bool:
+    return number(row.get(key)) is not None
+
+
 def _draw_boxes(axes: "Axes", rows: Sequence[Row], key: str) -> None:
-    shown = [row for row in rows if number(row.get(key)) is not None]
+    shown = [row for row in rows if _known(row, key)]
     boxes = [
         dict(
             zip(
@@ -415,6 +429,7 @@ def _draw_boxes(axes: "Axes", rows: Sequence[Row], key: str) -> None:
     ]
     if not boxes:
         axes.set_axis_off()
+        axes.text(0.0, 0.94, "not measured", transform=axes.transAxes, va="top")
         return
     drawn = axes.bxp(boxes, showfliers=False, patch_artist=True, widths=0.6)
     for row, box, middle in zip(shown, drawn["boxes"], drawn["medians"], strict=True):

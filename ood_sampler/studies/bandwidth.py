@@ -12,9 +12,10 @@ from ood_sampler.latents.bandwidth import Band, Thresholds, find_band
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import TOO_FEW, Decision, all_of, decide
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import (
     Heading,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 """Samples of each step in the figure."""
+
+_WIDEST = 4.0
+"""Inches of the pictures in the figure."""
 
 _TWO_SIDED = 1.96
 """Beyond which a standard normal value is called different from 0."""
@@ -163,8 +167,16 @@ class BandwidthStudy(Study):
         by_gap = sorted({(row["gap"], row["domain"]) for row in rows})
         domains = [domain for _, domain in by_gap]
         strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+        steps = len({row["step"] for row in rows})
+        height = max(2.5, 0.34 * steps + 0.7)
+        # pictures as tall as the panels beside them, and their names
+        widths = [0.8 + min(_SHOWN * (height - 0.7) / steps, _WIDEST), 3.5, 3.5, 3.5]
         figure, panels = panel_figure(
-            width=14, height=2.5 * len(domains) + 0.8, rows=len(domains), columns=4
+            width=sum(widths),
+            height=height * len(domains) + 0.8,
+            rows=len(domains),
+            columns=4,
+            widths=widths,
         )
         for i, domain in enumerate(domains):
             line = panels[4 * i : 4 * i + 4]
@@ -188,7 +200,7 @@ class BandwidthStudy(Study):
                         capsize=2,
                         label=strategy,
                     )
-                    if k == 0 and curve and curve[0]["band_low"] is not None:
+                    if k == 0 and len(curve) > 1 and curve[0]["band_low"] is not None:
                         axes.axvspan(
                             curve[0]["band_low"],
                             curve[0]["band_high"],
@@ -203,8 +215,7 @@ class BandwidthStudy(Study):
                             label="its chosen step",
                         )
                 if asked is None:
-                    axes.set_yscale("symlog", linthresh=10)
-                    axes.yaxis.set_major_formatter("{x:g}")
+                    scale_kid(axes, "y", [row["kid"] for row in own])
                 else:
                     axes.axhline(
                         own[0][asked],
@@ -216,6 +227,7 @@ class BandwidthStudy(Study):
                     axes.set_ylim(-0.03, 1.03)
                 if i == 0:
                     axes.set_title(name)
+                tick_values(axes, [row["step"] for row in own])
                 if i == len(domains) - 1:
                     axes.set_xlabel("inversion step t")
                 axes.grid()
@@ -225,7 +237,7 @@ class BandwidthStudy(Study):
             for handles, labels in shown
             for handle, label in zip(handles, labels, strict=True)
         }
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=5)
+        add_legend(figure, list(legend.values()), list(legend), columns=5)
         return figure
 
     def _runs(

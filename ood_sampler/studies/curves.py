@@ -71,6 +71,8 @@ def draw_curve(
     axes: "Axes",
     rows: Sequence[Row],
     key: str,
+    *,
+    aside: float = 0.0,
     **style: Any,  # noqa: ANN401 matplotlib's own
 ) -> None:
     """Draw a figure over the step, with its interval where it has one.
@@ -79,6 +81,7 @@ def draw_curve(
         axes: where to.
         rows: in the order of their steps; those without the figure are left out.
         key: the figure.
+        aside: steps by which a curve of one step alone stands beside it, as others may too.
         style: of the line.
     """
     shown = [row for row in rows if number(row.get(key)) is not None]
@@ -88,7 +91,13 @@ def draw_curve(
     if all(number(row.get(f"{key}_{end}")) is not None for row in shown for end in ("low", "high")):
         bars = error_bars(shown, key)
     style = {"markersize": 4.5, "capsize": 2.5, "linewidth": 1.6, **style}
-    axes.errorbar([row["step"] for row in shown], [row[key] for row in shown], yerr=bars, **style)
+    across = [row["step"] + (aside if len(shown) == 1 else 0) for row in shown]
+    axes.errorbar(across, [row[key] for row in shown], yerr=bars, **style)
+
+
+def beside(k: int, count: int) -> float:
+    """Where the figure of one of several curves stands, within half a step of the only one."""
+    return (k + 0.5) / count - 0.5
 
 
 def draw_level(axes: "Axes", value: float, *, label: str | None = None) -> None:

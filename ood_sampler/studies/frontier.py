@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from ood_sampler.latents.frontier import Trade, advantage, pareto
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
 from ood_sampler.report.decision import TOO_FEW, Decision, Outcome, any_of, decide
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, styled
+from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import (
     Heading,
@@ -262,13 +263,14 @@ class FrontierStudy(Study):
             width=15, height=3.8 * len(domains) + 0.8, rows=len(domains), columns=3
         )
         strategies = list(dict.fromkeys(r["strategy"] for r in rows if r["space"] == LATENTS))
+        points: list[tuple[Axes, Sequence[Label]]] = []
         for i, (domain, own) in enumerate(domains.items()):
             for axes, plane in zip(panels[3 * i : 3 * i + 3], _PLANES, strict=True):
-                _scatter(axes, own, strategies, plane)
-                axes.set_title(f"{domain}: {_TITLES[plane.cost]}")
+                points.append((axes, _scatter(axes, own, strategies, plane)))
+                entitle(axes, f"{domain}: {_TITLES[plane.cost]}")
                 axes.set_xlabel(plane.label)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
+        place_labels(figure, points)
         return figure
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
@@ -315,7 +317,14 @@ def _trade(row: Row, plane: _Plane) -> Trade:
     )
 
 
-def _scatter(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane: _Plane) -> None:
+def _setting(row: Row) -> str:
+    return f"{row['step']}" + (f", η = {row['eta']:g}" if row["eta"] else "")
+
+
+def _scatter(
+    axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane: _Plane
+) -> list[Label]:
+    """Draw all settings, and give their points, labelled those of the latents."""
     cost, scale, across = plane.cost, plane.scale, _SCALES.get(plane.gain, 1.0)
     pixels = [row for row in rows if row["space"] == PIXELS]
     line = pareto([_trade(row, plane) for row in pixels])
@@ -340,6 +349,7 @@ def _scatter(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane
     shown.append(
         ("real pictures", COLOURS["reference"], "*", [r for r in rows if r["space"] == REAL])
     )
+    labels = []
     for name, colour, marker, points in shown:
         axes.errorbar(
             [across * row[plane.gain] for row in points],
@@ -353,19 +363,12 @@ def _scatter(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane
             elinewidth=0.8,
             label=name,
         )
-        if name.endswith("at step t"):
-            for row in points:
-                axes.annotate(
-                    f"{row['step']}" + (f", η = {row['eta']:g}" if row["eta"] else ""),
-                    (across * row[plane.gain], scale * row[cost]),
-                    textcoords="offset points",
-                    xytext=(5, 4),
-                    fontsize=7.5,
-                    color=colour,
-                )
-    for direction, key in (("x", plane.gain), ("y", cost)):
+        for row in points:
+            text = _setting(row) if row["space"] == LATENTS else ""
+            labels.append(Label(text, across * row[plane.gain], scale * row[cost], colour))
+    directions: tuple[tuple[Literal["x", "y"], str], ...] = (("x", plane.gain), ("y", cost))
+    for direction, key in directions:
         if key == "kid":
-            axes.set(**{f"{direction}scale": "symlog"})
-            axis: Any = getattr(axes, f"{direction}axis")
-            axis.set_major_formatter("{x:g}")
+            scale_kid(axes, direction, [row["kid"] for row in rows])
     axes.grid()
+    return labels

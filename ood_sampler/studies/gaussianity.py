@@ -13,10 +13,21 @@ from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.latents.normality import SHAPIRO_RANGE
 from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.decision import all_of, decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
-from ood_sampler.studies.curves import by_domain, draw_curve, draw_decades, draw_level
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    interval,
+    too_few,
+)
+from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_decades, draw_level
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
@@ -44,6 +55,9 @@ _TRACES = {
     "radius_spread": "spread of the radius, over that of the chi law",
 }
 """Figures with an interval in which white noise may differ from latents."""
+
+_NO_TRACE = 0.1
+"""Difference from white noise, of figures that are 0 or 1 in it, that counts as none."""
 
 _PANELS = (
     ("coordinate_distance", "Single coordinates", "Kolmogorov distance to normal", "linear"),
@@ -203,28 +217,32 @@ class GaussianityStudy(Study):
                 top = axes.get_ylim()[1]
                 axes.set_ylim(-0.04 * top, 1.04 * top)
             axes.set_xlabel("inversion step t")
+            tick_values(axes, [row["step"] for row in rows if row["step"] is not None])
             axes.grid()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
         return figure
 
     def _draw_panel(self, axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
+        # one model's are the same for all domains
+        of_models = {rows[0]["model"]: rows for rows in reversed(list(domains.values()))}
+        count = len(domains) + len(of_models)
         for k, (domain, own) in enumerate(domains.items()):
             draw_curve(
                 axes,
                 _curve(own, FEW_SHOT),
                 key,
+                aside=beside(k, count),
                 color=LINES[k % len(LINES)],
                 marker=MARKERS[k % len(MARKERS)],
                 label=domain,
             )
-        # one model's are the same for all domains
-        of_models = {rows[0]["model"]: rows for rows in reversed(list(domains.values()))}
-        for (model, own), marker in zip(sorted(of_models.items()), cycle("x+1234|"), strict=False):
+        models = zip(sorted(of_models.items()), cycle("x+1234|"), strict=False)
+        for k, ((model, own), marker) in enumerate(models, len(domains)):
             draw_curve(
                 axes,
                 _curve(own, IN_DOMAIN),
                 key,
+                aside=beside(k, count),
                 color="#77808c",
                 marker=marker,
                 linestyle="--",
@@ -256,6 +274,8 @@ class GaussianityStudy(Study):
             f"within {self.tolerance:g} of white noise's Kolmogorov distance to the normal law "
             f"({white['coordinate_distance']:.3f})"
         )
+        if len(curve) == len(steps) == 1:
+            return f"single coordinates of the inverted latents are {within} at t = {steps[0]}"
         if not steps:
             return (
                 f"single coordinates of the inverted latents are not {within} "
@@ -342,18 +362,33 @@ def _geometry_of(row: Row, white: Row) -> str:
 
 
 def _traces_of(row: Row, white: Row) -> str:
-    """Figures whose 95% interval does not touch that of white noise.
+    """Figures whose 95% interval does not touch that of white noise, and what of the others is.
+
+    Those that differ from white noise by less than a margin are alike, of the rest there are too
+    few latents to say.
 
     Two sets of white noise differ so in any of the six with a chance of 2% for 200 latents, 5% for
     40 and 7% for 20, as measured: resampling makes too little of the spread of few.
     """
-    found = [
-        f"{name} {row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}] "
-        f"(white noise {abs(white[key]):.2f})"
-        for key, name in _TRACES.items()
-        if row.get(key) is not None
-        and (row[f"{key}_low"] > white[f"{key}_high"] or row[f"{key}_high"] < white[f"{key}_low"])
-    ]
-    if not found:
-        return f"at t = {row['step']} they show no trace beyond white noise"
-    return f"at t = {row['step']} they keep traces: {'; '.join(found)}"
+    traces, unclear = [], {}
+    for key, name in _TRACES.items():
+        if row.get(key) is None:
+            continue
+        apart = separation(interval(row, key), interval(white, key))
+        found = order(apart, margin=_NO_TRACE)
+        if found in ("lower", "higher"):
+            traces.append(
+                f"{name} {row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}] "
+                f"(white noise {abs(white[key]):.2f})"
+            )
+        elif found == "unclear":
+            unclear[name] = decide(apart, least=-_NO_TRACE, most=_NO_TRACE)
+    told = f"they keep traces: {'; '.join(traces)}"
+    if not traces:
+        told = "they show no trace beyond white noise"
+        told += "" if unclear else f", all six to within {_NO_TRACE}"
+    if unclear:
+        factor = all_of(list(unclear.values())).factor
+        said = too_few(factor, row, name="pictures of each set", setting="study.count")
+        told += f" ({'; '.join(unclear)}: {said})"
+    return f"at t = {row['step']} {told}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, entitle, tick_values
 from ood_sampler.report.decision import decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 """Samples of each setting in the figure."""
+
+_STRIPS = 3
+"""Steps of which the figure shows samples."""
 
 _LITTLE = 0.05
 """Difference of the captured share that counts as none."""
@@ -122,11 +126,13 @@ class InterferenceStudy(Study):
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         domains = by_domain(rows)
+        columns = 1 + min(_STRIPS, len({row["step"] for row in rows}))
         figure, panels = panel_figure(
-            width=14, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=4
+            width=3.5 * columns, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=columns
         )
+        legend: dict[str, Any] = {}
         for i, (domain, own) in enumerate(domains.items()):
-            curve, *strips = panels[4 * i : 4 * i + 4]
+            curve, *strips = panels[columns * i : columns * (i + 1)]
             steps = sorted({row["step"] for row in own})
             for k, step in enumerate(steps):
                 line = [row for row in own if row["step"] == step]
@@ -142,10 +148,12 @@ class InterferenceStudy(Study):
             real = own[0]["real_captured"]
             curve.axhline(real, color="#77808c", linestyle="--", label="real pictures")
             curve.set_ylim(-0.03, 1.03)
-            curve.set_title(f"{domain}: captured share")
+            entitle(curve, f"{domain}: captured share")
+            tick_values(curve, [row["eta"] for row in own])
             curve.set_xlabel("noise of decoding η")
             curve.grid()
-            curve.legend(fontsize=8.5)
+            handles, labels = curve.get_legend_handles_labels()
+            legend |= dict(zip(labels, handles, strict=True))
             shown = steps if len(steps) <= len(strips) else [steps[0], steps[-2], steps[-1]]
             for axes in strips:
                 axes.set_axis_off()
@@ -153,6 +161,7 @@ class InterferenceStudy(Study):
                 prefix = f"{domain}/t = {step}/"
                 strip = {k: x for k, x in pictures.items() if k.startswith(prefix)}
                 draw_strips(axes, strip, title=f"t = {step}")
+        add_legend(figure, list(legend.values()), list(legend), columns=5)
         return figure
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:

@@ -28,9 +28,10 @@ from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.annotate import add_legend, entitle
 from ood_sampler.report.decision import TOO_FEW, Order, decide, order
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import COLOURS, panel_figure, styled
+from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -320,10 +321,11 @@ class PreservationStudy(Study):
             names = [f"{_strips_of(group)}/{name}" for name in _STRIPS]
             strips = {name: pictures[name] for name in names if name in pictures}
             draw_strips(images, strips, title="Samples")
-            trade.set_title(f"{title}: before and after")
+            # names of the pictures take of the width
+            entitle(trade, f"{title}: before and after", room=0.75)
             handles, labels = trade.get_legend_handles_labels()
             legend |= dict(zip(labels, handles, strict=True))
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3)
+        add_legend(figure, list(legend.values()), list(legend), columns=3)
         return figure
 
 
@@ -438,9 +440,8 @@ def _ended(tuned: Row) -> str:
 
 def _verdict(row: Row, key: str) -> str:
     value, low, high = (1e3 * row[f"{key}{bound}"] for bound in ("", "_low", "_high"))
-    found = order(interval(row, key))
-    verdict: str = found
-    if found == "unclear":
+    verdict: str = order(interval(row, key))
+    if verdict == "unclear":
         decision = decide(interval(row, key), most=0)
         verdict = f"within error, {too_few(decision.factor, row, count='samples')}"
     return f"KID × 10³ differs by {value:+.3g} ({low:+.3g} to {high:+.3g}: {verdict})"
@@ -498,8 +499,7 @@ def _draw_trade(axes: "Axes", group: Mapping[str, Row]) -> None:
             label=f"{method} (target by {row['made_by']})",
         )
     # methods are orders of magnitude apart, and a KID may be below 0
-    axes.set_yscale("symlog")
-    axes.yaxis.set_major_formatter("{x:g}")
+    scale_kid(axes, "y", [row["kid"] for row in group.values()])
     axes.margins(0.12)
     axes.set_xlabel("FID to the original domain, 95% (left is better)")
     axes.set_ylabel("KID × 10³ to the target, 95% (down is better)")

@@ -10,11 +10,23 @@ from torch import Tensor
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.resampling import bootstrap
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.decision import decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, variant
-from ood_sampler.studies.curves import by_domain, draw_curve
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    interval,
+    too_few,
+    variant,
+)
+from ood_sampler.studies.curves import beside, by_domain, draw_curve
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
@@ -34,6 +46,9 @@ _SHOWN = 10
 """Pictures of a row of the figure."""
 
 _ORIGINALS = "pictures"
+
+_AS_WELL = 1.0
+"""Decibels that two sets may differ by to be reconstructed alike."""
 
 
 class ReconstructionStudy(Study):
@@ -154,41 +169,50 @@ class ReconstructionStudy(Study):
             _draw_panel(axes, domains, key)
             axes.set_title(title)
             axes.set_xlabel("inversion step t")
+            tick_values(axes, [row["step"] for row in rows])
             axes.grid()
-        for axes in panels[2:]:
-            axes.set_axis_off()
-        for axes, (domain, strip) in zip(panels[2:], strips.items(), strict=False):
+        if grid is not None and len(strips) % 2:
+            # the last one has the line for itself
+            figure.delaxes(panels.pop())
+            panels[-1].set_subplotspec(grid[-1, :])
+        for axes, (domain, strip) in zip(panels[2:], strips.items(), strict=True):
             draw_strips(axes, strip, title=domain)
-        handles, labels = panels[0].get_legend_handles_labels()
+        figure.set_figheight(4.2 + height * lines)
         # a sweep of solvers has a legend longer than the panels
-        figure.set_figheight(4 + height * lines + 0.23 * -(-len(labels) // 2))
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
         return figure
 
 
 def _draw_panel(axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
     solvers = list(dict.fromkeys(row["solver"] for own in domains.values() for row in own))
     markers = {solver: MARKERS[n % len(MARKERS)] for n, solver in enumerate(solvers)}
-    for k, own in enumerate(domains.values()):
-        for (domain, solver), curve in _curves(own, FEW_SHOT, "domain").items():
-            draw_curve(
-                axes,
-                curve,
-                key,
-                color=LINES[k % len(LINES)],
-                marker=markers[solver],
-                label=f"{domain}, {solver}",
-            )
+    few_shot = [
+        (k, name, curve)
+        for k, own in enumerate(domains.values())
+        for name, curve in _curves(own, FEW_SHOT, "domain").items()
+    ]
     # one model's are the same for all domains
     of_models: dict[tuple[str, str], list[Row]] = {}
     for own in domains.values():
         of_models = _curves(own, IN_DOMAIN, "model") | of_models
-    models = sorted({model for model, _ in of_models})
-    for (model, solver), curve in sorted(of_models.items()):
+    count = len(few_shot) + len(of_models)
+    for j, (k, (domain, solver), curve) in enumerate(few_shot):
         draw_curve(
             axes,
             curve,
             key,
+            aside=beside(j, count),
+            color=LINES[k % len(LINES)],
+            marker=markers[solver],
+            label=f"{domain}, {solver}",
+        )
+    models = sorted({model for model, _ in of_models})
+    for j, ((model, solver), curve) in enumerate(sorted(of_models.items()), len(few_shot)):
+        draw_curve(
+            axes,
+            curve,
+            key,
+            aside=beside(j, count),
             color="#77808c",
             marker=markers[solver],
             linestyle=("--", ":", "-.")[models.index(model) % 3],
@@ -234,8 +258,16 @@ def _score(row: Row) -> str:
 
 def _gap(outside: Row, inside: Row) -> str:
     difference = f"{abs(outside['psnr'] - inside['psnr']):.1f} dB"
-    if outside["psnr_low"] > inside["psnr_high"]:
-        return f"the target domain is reconstructed better than the model's own, by {difference}"
-    if outside["psnr_high"] < inside["psnr_low"]:
-        return f"the target domain is reconstructed worse than the model's own, by {difference}"
-    return "the target domain is reconstructed as well as the model's own, as far as can be told"
+    apart = separation(interval(outside, "psnr"), interval(inside, "psnr"))
+    found = order(apart, margin=_AS_WELL)
+    if found == "alike":
+        return (
+            f"the target domain is reconstructed as well as the model's own, to within "
+            f"{_AS_WELL:g} dB"
+        )
+    if found == "unclear":
+        factor = decide(apart, least=-_AS_WELL, most=_AS_WELL).factor
+        said = too_few(factor, outside, name="pictures of each set", setting="study.count")
+        return f"whether the target domain is reconstructed better, {said}"
+    better = "better" if found == "higher" else "worse"
+    return f"the target domain is reconstructed {better} than the model's own, by {difference}"

@@ -9,6 +9,7 @@ from torch import Tensor
 from ood_sampler.latents.bandwidth import Point, ranked
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.report.annotate import add_legend, columns_for, entitle
 from ood_sampler.report.decision import (
     TOO_FEW,
     Decision,
@@ -20,7 +21,7 @@ from ood_sampler.report.decision import (
     order,
 )
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Search
 from ood_sampler.studies.base import (
@@ -150,7 +151,7 @@ class SearchStudy(Study):
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         domains = by_domain(rows)
-        columns = min(3, len(domains))
+        columns = columns_for(len(domains), most=4)
         lines = -(-len(domains) // columns)
         figure, panels = panel_figure(
             width=1.5 + 4 * columns, height=0.8 + 3.6 * lines, rows=lines, columns=columns
@@ -178,15 +179,13 @@ class SearchStudy(Study):
                 edgecolors="#1c2026",
                 label="chosen",
             )
-            for direction in ("x", "y"):
-                axes.set(**{f"{direction}scale": "symlog"})
-                getattr(axes, f"{direction}axis").set_major_formatter("{x:g}")
-            axes.set_title(domain)
+            scale_kid(axes, "x", [row["validation_kid"] for row in own])
+            scale_kid(axes, "y", [row["kid"] for row in own])
+            entitle(axes, domain)
             axes.set_xlabel("KID × 10³ to the validation part")
             axes.set_ylabel("KID × 10³ to held-out pictures")
             axes.grid()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=3)
         return figure
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:

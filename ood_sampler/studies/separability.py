@@ -8,10 +8,22 @@ from torch import Tensor
 
 from ood_sampler.latents.separability import Detection, Pair, detection
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, variant
-from ood_sampler.studies.curves import by_domain, draw_curve, draw_level
+from ood_sampler.studies.base import (
+    Heading,
+    Measured,
+    Row,
+    Study,
+    about,
+    bounds,
+    interval,
+    too_few,
+    variant,
+)
+from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_level
 from ood_sampler.studies.in_domain import (
     SAMPLES,
     Sources,
@@ -42,6 +54,9 @@ _TITLES = {
 }
 
 _BASELINES = ("reconstruction", "denoising")
+
+_ALIKE = 0.02
+"""AUROC that two detectors may differ by to be as good."""
 
 
 class SeparabilityStudy(Study):
@@ -135,14 +150,19 @@ class SeparabilityStudy(Study):
             sentences.append(
                 f"{domain}: "
                 + "; ".join(f"{DETECTORS[n]} {_score(row, n)}" for n, row in best.items())
-                + ", each at the step that is best for it on these same pictures."
+                + (
+                    ", each at the step that is best for it on these same pictures."
+                    if len(own) > 1
+                    else "."
+                )
             )
             baseline = max(_BASELINES, key=lambda name: _auroc(name)(best[name]))
             for name in ("linear", "typicality"):
                 sentences.append(
                     f"{domain}: the {DETECTORS[name]} is {_against(best, name, baseline)} the "
-                    f"better baseline, the {DETECTORS[baseline]} (step of each and baseline picked "
-                    "on the same pictures)."
+                    f"better baseline, the {DETECTORS[baseline]}"
+                    f"{_more(best, name, baseline)} (step of each and baseline picked on the same "
+                    "pictures)."
                 )
             reversed_ = [
                 f"{DETECTORS[name]} at t = {', '.join(str(row['step']) for row in below)}"
@@ -164,6 +184,7 @@ class SeparabilityStudy(Study):
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+        domains = by_domain(rows)
         figure, panels = panel_figure(width=12, height=7, rows=2, columns=3)
         shown = [
             ("distance", "Distance of the means", "over σ d^(1/4)"),
@@ -171,18 +192,19 @@ class SeparabilityStudy(Study):
             ("linear_fpr95", _TITLES["linear"], "false positives where 95% are found"),
         ]
         for axes, (key, title, label) in zip(panels, shown, strict=True):
-            for k, (domain, own) in enumerate(by_domain(rows).items()):
+            for k, (domain, own) in enumerate(domains.items()):
                 draw_curve(
                     axes,
                     sorted(own, key=lambda row: int(row["step"])),
                     key,
+                    aside=beside(k, len(domains)),
                     color=LINES[k % len(LINES)],
                     marker=MARKERS[k % len(MARKERS)],
                     label=domain,
                 )
             if key == "distance":
                 draw_level(axes, 1.0, label="separable above (distance), chance (AUROC)")
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, 1.06 * max(1.0, axes.get_ylim()[1]))
             else:
                 axes.set_ylim(-0.03, 1.03)
                 if key.endswith("auroc"):
@@ -190,9 +212,9 @@ class SeparabilityStudy(Study):
             axes.set_title(title)
             axes.set_ylabel(label)
             axes.set_xlabel("inversion step t")
+            tick_values(axes, [row["step"] for row in rows])
             axes.grid()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
         return figure
 
 
@@ -218,15 +240,30 @@ def _auroc(name: str) -> Callable[[Row], float]:
 
 
 def _distances(own: Sequence[Row]) -> str:
-    far = [str(row["step"]) for row in own if row["distance_low"] > 1]
-    most = max(own, key=lambda row: float(row["distance"]))
-    said = (
-        f"the means are farther apart than σ d^(1/4) at t = {', '.join(far)}"
-        if far
-        else "at no step tried the means are certainly farther apart than σ d^(1/4)"
-    )
-    interval = f"[{most['distance_low']:.2f}, {most['distance_high']:.2f}]"
-    return f"{said}; at most {most['distance']:.2f} {interval} at t = {most['step']}"
+    found: dict[Outcome, list[Row]] = {}
+    for row in own:
+        found.setdefault(decide(interval(row, "distance"), least=1).outcome, []).append(row)
+    most = max(own, key=_distance)
+    parts = ["at no step tried the means are certainly farther apart than σ d^(1/4)"]
+    if "shown" in found:
+        parts = [f"the means are farther apart than σ d^(1/4) at {_steps(found['shown'])}"]
+    if "refuted" in found:
+        parts.append(f"nearer at {_steps(found['refuted'])}")
+    if "unclear" in found:
+        decision = decide(interval(max(found["unclear"], key=_distance), "distance"), least=1)
+        parts.append(f"at {_steps(found['unclear'])} {_too_few(decision, most)}")
+    low, high = most["distance_low"], most["distance_high"]
+    told = f"{most['distance']:.2f} [{low:.2f}, {high:.2f}]"
+    parts.append(f"at most {told} at t = {most['step']}" if len(own) > 1 else f"by {told}")
+    return "; ".join(parts)
+
+
+def _distance(row: Row) -> float:
+    return float(row["distance"])
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    return f"t = {', '.join(str(row['step']) for row in rows)}"
 
 
 def _score(row: Row, name: str) -> str:
@@ -239,8 +276,24 @@ def _score(row: Row, name: str) -> str:
 
 def _against(best: Mapping[str, Row], name: str, baseline: str) -> str:
     row, other = best[name], best[baseline]
-    if row[f"{name}_auroc_low"] > other[f"{baseline}_auroc_high"]:
-        return "better than"
-    if row[f"{name}_auroc_high"] < other[f"{baseline}_auroc_low"]:
-        return "worse than"
-    return "not told apart from"
+    # scores of the same pictures are not independent
+    apart = separation(interval(row, f"{name}_auroc"), interval(other, f"{baseline}_auroc"))
+    return {
+        "higher": "better than",
+        "lower": "worse than",
+        "alike": f"as good as, to within {_ALIKE},",
+        "unclear": "not told apart from",
+    }[order(apart, margin=_ALIKE)]
+
+
+def _more(best: Mapping[str, Row], name: str, baseline: str) -> str:
+    """How many pictures would tell two detectors apart, or that they are alike."""
+    row, other = best[name], best[baseline]
+    apart = separation(interval(row, f"{name}_auroc"), interval(other, f"{baseline}_auroc"))
+    if order(apart, margin=_ALIKE) != "unclear":
+        return ""
+    return f"; {_too_few(decide(apart, least=-_ALIKE, most=_ALIKE), row)}"
+
+
+def _too_few(decision: Decision, row: Row) -> str:
+    return too_few(decision.factor, row, name="pictures of each set", setting="study.count")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.annotate import entitle
 from ood_sampler.report.grid import gather, to_uint8
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def draw_strips(axes: "Axes", strips: Mapping[str, Tensor], *, title: str) -> No
         strips: in [-1, 1], shape $(N, 3, R, R)$; what follows the last slash of a label is shown.
         title: above the rows.
     """
-    axes.set_title(title)
+    entitle(axes, title)
     axes.set_axis_off()
     if not strips:
         return

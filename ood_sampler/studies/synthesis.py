@@ -20,7 +20,7 @@ from ood_sampler.report.decision import (
     order,
 )
 from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import COLOURS, panel_figure, styled
+from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
 from ood_sampler.studies.base import (
@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 STRATEGY, CONTROL, REFERENCE = "strategy", "control", "reference"
 _NOISED = "noised"
 _SHOWN = 8
+
+_WIDEST = 6.0
+"""Inches of the pictures in the figure."""
+
 _GOAL = 0.3
 
 _LESS_NEW = 0.1
@@ -168,12 +172,17 @@ class SynthesisStudy(Study):
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         domains = by_domain(rows)
-        longest = max(map(len, domains.values()))
+        height = 0.31 * max(map(len, domains.values()))
+        made = max(sum(row["role"] == STRATEGY for row in own) for own in domains.values())
+        # pictures as tall as the panels beside them, and their names
+        strips_width = 1.6 + min(_SHOWN * height / max(made, 1), _WIDEST)
+        widths = [strips_width, 5.4, 3.6]
         figure, panels = panel_figure(
-            width=14,
-            height=(0.31 * longest + 1.0) * len(domains),
+            width=sum(widths),
+            height=(height + 1.0) * len(domains),
             rows=len(domains),
             columns=3,
+            widths=widths,
         )
         for i, (domain, own) in enumerate(domains.items()):
             strips, kid, authenticity = panels[3 * i : 3 * i + 3]
@@ -195,8 +204,7 @@ class SynthesisStudy(Study):
                 axes.grid(axis="x")
             kid.set_yticks(range(len(own)), [row["strategy"] for row in own], fontsize=8.5)
             authenticity.set_yticks(range(len(own)), [""] * len(own))
-            kid.set_xscale("symlog", linthresh=10)
-            kid.xaxis.set_major_formatter("{x:g}")
+            scale_kid(kid, "x", [row["kid"] for row in own])
             kid.set_title("KID × 10³, lower is better")
             authenticity.set_title("authenticity")
             authenticity.set_xlim(-0.03, 1.03)

@@ -16,6 +16,7 @@ from ood_sampler.studies.base import Measured, interval, variant
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
+    check_texts,
     drawn,
     grey,
     lacking,
@@ -268,6 +269,21 @@ def test_the_figure_has_a_line_for_each_domain(measured: Measured) -> None:
     # nine strategies need more lines than there are colours
     many = [row for k in range(9) for row in curve(None, strategy=f"s{k}")]
     drawn(STUDY, many, grey("a/t = 300", "a/t = 500"))
+
+
+@pytest.mark.parametrize("domains", [1, 2, 8])
+def test_texts_do_not_overlap(domains: int) -> None:
+    rows = [{**r, "gap": k + 0.1} for k in range(domains) for r in moved(curve(wide(50)), f"d{k}")]
+    labels = [f"d{k}/t = {step}" for k in range(domains) for step in (300, 500, 700)]
+    check_texts(STUDY.draw(rows, grey(*labels)))
+    # of one step there is no band
+    one: Any = STUDY.draw([row for row in rows if row["step"] == 500], grey(*labels[1::3]))
+    check_texts(one)
+    assert [text.get_text() for text in one.axes[1].get_xticklabels()] == ["500"]
+    assert [text.get_text() for text in one.legends[0].get_texts()] == [
+        "least share asked",
+        "cog (2)",
+    ]
 
 
 def test_the_figure_shows_the_band_and_orders_domains_by_their_gap() -> None:

@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
@@ -17,6 +18,7 @@ from ood_sampler.studies.frontier import LATENTS, PIXELS, REAL, FrontierStudy
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
+    check_texts,
     drawn,
     lacking,
     measured_by,
@@ -212,6 +214,38 @@ def test_the_figure_joins_the_controls_that_no_other_beats() -> None:
     assert right.lines[0].get_xdata().tolist() == pytest.approx([10])
     assert right.lines[0].get_ydata().tolist() == pytest.approx([0.8])
     assert [text.get_text() for text in left.texts] == [str(100 * k) for k in range(9)]
+
+
+def test_labels_of_crowded_points_do_not_overlap() -> None:
+    def place(k: int) -> dict[str, float]:
+        return {"authenticity": 0.5 + 0.002 * (k % 5), "kid": 0.05 + 1e-4 * k, "precision": 0.6}
+
+    rows = [
+        *controls((0.2, 0.01), (0.49, 0.05), (0.6, 0.03)),
+        *(
+            latents(0.1, 0.1, 0.1, strategy=f"s{k % 3}", step=100 * k, eta=0.3, **place(k))
+            for k in range(12)
+        ),
+    ]
+    figure: Any = STUDY.draw(rows, {})
+    check_texts(figure)
+    for axes in figure.axes:
+        inside = axes.get_window_extent()
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+        assert {text.get_text() for text in axes.texts} == {
+            f"{100 * k}, η = 0.3" for k in range(12)
+        }
+        assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+
+
+@pytest.mark.parametrize("domains", [1, 2, 8])
+def test_no_text_overlaps_however_many_domains(domains: int) -> None:
+    rows = [
+        {**row, "domain": f"domain {k} of a long name, as of a folder from 2024"}
+        for k in range(domains)
+        for row in (*controls((0.2, 0.01)), latents(0.1, 0.1, 0.1, strategy="s", kid=0.1 * 9**-k))
+    ]
+    check_texts(STUDY.draw(rows, {}))
 
 
 @pytest.mark.parametrize(

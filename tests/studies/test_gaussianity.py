@@ -122,7 +122,20 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     assert "pixels -0.40" in study().conclude([{**normal, **below}, white])[1]
     same = {key: value for key, value in white.items() if key not in ("set", "step")}
     silent = study().conclude([{**normal, **same}, white])[1]
-    assert silent == "smooth: at t = 700 they show no trace beyond white noise."
+    # white noise against itself: no trace, though 30 latents leave room for one of 0.1
+    assert silent.startswith("smooth: at t = 700 they show no trace beyond white noise (power")
+    assert "spread of the radius, over that of the chi law: too few images to say, about" in silent
+    assert silent.endswith("pictures of each set would do (study.count)).")
+    traces = ("mean", "neighbours", "colours", "low_band", "high_band", "radius_spread")
+    sure = {f"{key}{end}": white[key] for key in traces for end in ("", "_low", "_high")}
+    silent = study().conclude([{**normal, **sure}, {**white, **sure}])[1]
+    assert silent == (
+        "smooth: at t = 700 they show no trace beyond white noise, all six to within 0.1."
+    )
+    one = study().conclude([normal, white])[0]
+    assert "white noise's Kolmogorov distance to the normal law" in one
+    assert " at t = 700; at t = 700" in one
+    assert "from t" not in one
     mean = {"mean": 0.25, "mean_low": 0.2, "mean_high": 0.3}
     told = study().conclude([{**normal, **same, **mean}, white])[1]
     assert "a mean latent of a root mean square 0.25 [0.20, 0.30] (white noise 0.0" in told

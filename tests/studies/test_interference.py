@@ -8,6 +8,7 @@ from ood_sampler.studies.interference import InterferenceStudy
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
+    check_texts,
     drawn,
     grey,
     lacking,
@@ -158,6 +159,16 @@ def test_the_figure_shows_pictures_of_three_steps_and_curves_of_all() -> None:
     assert titles == ["t = 100", "t = 800", "t = 900"]
     assert [axes.images[0].get_array().shape for axes in strips] == [(16, 32, 3)] * 3
     assert [text.get_text() for text in strips[0].texts] == ["η = 0", "η = 1"]
+
+
+@pytest.mark.parametrize(("steps", "panels"), [(1, 2), (2, 3), (3, 4), (5, 4)])
+def test_the_figure_has_no_empty_panel(steps: int, panels: int) -> None:
+    every = [300 + 100 * k for k in range(steps)]
+    rows = [row for step in every for row in line(0.1, 0.5, step=step)]
+    figure: Any = STUDY.draw(rows, grey(*(f"a/t = {step}/η = 0" for step in every)))
+    assert len(figure.axes) == panels
+    assert all(axes.has_data() for axes in figure.axes)
+    check_texts(figure)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ood_sampler.studies.base import Measured, Row
 from ood_sampler.studies.files import read_studies, write_study
 from ood_sampler.studies.reconstruction import ReconstructionStudy
 from tests.conftest import RESOLUTION
+from tests.studies.conftest import check_texts
 from tests.test_pipeline import pipeline
 
 STEPS = [300, 700]
@@ -81,7 +82,14 @@ def test_the_conclusion_follows_the_numbers(measured: Measured) -> None:
     sentences = study().conclude([with_psnr(few_shot, 20.0), with_psnr(own, 25.0)])
     assert "reconstructed worse than the model's own, by 5.0 dB" in sentences[1]
     sentences = study().conclude([with_psnr(few_shot, 25.0), with_psnr(own, 25.1)])
-    assert "as well as" in sentences[1]
+    assert "as well as the model's own, to within 1 dB" in sentences[1]
+    wide = {"psnr_low": 23.0, "psnr_high": 27.0, "images": 30}
+    sentences = study().conclude([{**with_psnr(few_shot, 25.5), **wide}, with_psnr(own, 25.0)])
+    # 0.5 dB more than the other, reaching 2.6 down and 1.6 up: 1.5 and 0.5 are left of the margin
+    assert sentences[1].endswith(
+        "whether the target domain is reconstructed better, too few images to say, about 310 "
+        "pictures of each set would do (study.count)."
+    )
     real = {**few_shot, "in_domain": "real pictures"}
     assert len(study().conclude([with_psnr(real, 25.0)])) == 1
 
@@ -111,6 +119,19 @@ def test_domains_and_solvers_share_a_figure(measured: Measured) -> None:
     last = f"smooth/{rows[0]['solver']}: t = 700"
     assert set(measured.pictures) == {"smooth/pictures", last}
     assert len(measured.pictures["smooth/pictures"]) == 10
+
+
+def test_an_odd_number_of_domains_leaves_no_place_empty(measured: Measured) -> None:
+    figure: Any = study().draw(measured.rows, measured.pictures)
+    assert len(figure.axes) == 3
+    check_texts(figure)
+    first, last = (figure.axes[i].get_subplotspec().colspan for i in (0, 2))
+    assert (len(first), len(last)) == (1, 2)
+    # one step: sets stand beside each other
+    one = [row for row in measured.rows if row["step"] == 700]
+    axes: Any = study().draw(one, {}).axes[0]
+    places = [bars.lines[0].get_xdata()[0] for bars in axes.containers]
+    assert places == pytest.approx([699.75, 700.25])
 
 
 def test_solvers_of_a_sweep_keep_their_pictures(

@@ -6,6 +6,7 @@ from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.search import Search
 from ood_sampler.studies.search import SearchStudy
+from tests.studies.conftest import check_texts
 
 STUDY = SearchStudy(
     search=Search(
@@ -108,6 +109,25 @@ def test_the_goal_is_neither_met_nor_missed_within_the_errors() -> None:
     # real pictures are no nearer, and that is sure
     near = {"real_kid": 0.010, "kid_standard_error": 1e-6}
     assert "quarter): met, met" in STUDY.conclude([{**each, **near} for each in rows])[0]
+
+
+@pytest.mark.parametrize(("domains", "empty"), [(1, 0), (2, 0), (3, 0), (5, 1), (8, 0)])
+def test_panels_have_ticks_and_leave_few_places_empty(domains: int, empty: int) -> None:
+    rows = [
+        each
+        for k in range(domains)
+        for each in (
+            row(300, 0.4, domain=f"domain {k}", chosen=True),
+            row(500, 0.012, domain=f"domain {k}"),
+        )
+    ]
+    figure: Any = STUDY.draw(rows, {})
+    check_texts(figure)
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert (len(panels), len(figure.axes) - len(panels)) == (domains, empty)
+    for axes in panels:
+        low, high = axes.get_ylim()
+        assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 2
 
 
 def test_several_domains_are_counted_and_drawn() -> None:

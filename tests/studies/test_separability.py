@@ -81,7 +81,7 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
         denoising_auroc=0.3,
     )
     sentences = study().conclude([row, changed({**row, "step": 700}, distance=0.5)])
-    assert "at t = 300; at most 2.00 [1.99, 2.01] at t = 300" in sentences[0]
+    assert "at t = 300; nearer at t = 700; at most 2.00 [1.99, 2.01] at t = 300" in sentences[0]
     assert "linear classifier of latents AUROC 0.900 [0.890, 0.910]" in sentences[1]
     assert "linear classifier of latents is better than" in sentences[2]
     assert "in-domain shell is worse than the better baseline, the reconstruction" in sentences[3]
@@ -99,7 +99,16 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     close = changed(close, denoising_auroc=0.8) | {"in_domain": "real pictures"}
     sentences = study().conclude([close])
     assert "at no step tried" in sentences[0]
-    assert "not told apart from the better baseline, the denoising loss" in sentences[2]
+    # the one step tried has no range
+    assert "at t = 300 too few images to say, no practical number" in sentences[0]
+    assert sentences[0].endswith("; by 1.00 [0.99, 1.01].")
+    assert not sentences[1].endswith("on these same pictures.")
+    # 0.01 below, reaching 0.02 both ways, where 0.02 counts as none: four times as many
+    assert (
+        "not told apart from the better baseline, the denoising loss; too few images to say, about "
+        f"{4 * close['images']} pictures of each set would do (study.count) (step of"
+        in sentences[2]
+    )
     assert len(sentences) == 4
 
 

@@ -13,6 +13,7 @@ from ood_sampler.studies.synthesis import CONTROL, REFERENCE, STRATEGY, Synthesi
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
+    check_texts,
     drawn,
     grey,
     lacking,
@@ -178,6 +179,20 @@ def test_the_figure_shows_each_set_with_its_interval() -> None:
     bar = kid.containers[0].lines[2][0].get_segments()[0]
     assert bar.tolist() == [pytest.approx([10, 0]), pytest.approx([50, 0])]
     assert len(authenticity.containers) == 2
+
+
+@pytest.mark.parametrize(("domains", "strategies"), [(1, 1), (2, 8), (8, 2)])
+def test_names_and_ticks_do_not_overlap(domains: int, strategies: int) -> None:
+    names = [f"rejection (slerp, {20_000 + k})" for k in range(strategies)]
+    rows = [
+        row
+        for d in range(domains)
+        for row in moved([strategy(n, 0.4 / 9**k) for k, n in enumerate(names)], f"domain {d}")
+    ]
+    strips = grey(*(f"domain {d}/{name}" for d in range(domains) for name in names))
+    figure: Any = STUDY.draw(rows, strips)
+    check_texts(figure)
+    assert all(axes.has_data() for axes in figure.axes)
 
 
 class GivesUpSampler(CogSampler):
