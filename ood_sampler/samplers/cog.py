@@ -11,7 +11,7 @@ from ood_sampler.latents.geometry import combine, gram
 from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 
-CAP = 0.9
+CAP = 0.8
 """Largest share of a latent if nothing is said; see `experiments/cog_cap`."""
 
 _DRAWS = 2**14
