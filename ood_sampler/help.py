@@ -3,6 +3,11 @@
 import re
 from pathlib import Path
 
+from ood_sampler.names import register
+
+# whoever finds the configuration can resolve it
+register()
+
 CONF = Path(__file__).parents[1] / "conf"
 
 GROUPS = (
