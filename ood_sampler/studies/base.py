@@ -204,7 +204,7 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
         own_domain(pipeline),
     ] + [
         Work(
-            f"t = {run.settings.step}",
+            f"decode: {run.title}",
             run.plan.samples().missing_items(),
             run.plan.evaluations(run.settings.step),
         )
