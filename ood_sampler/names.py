@@ -115,7 +115,7 @@ def sweep_folder(
     Raises:
         FileNotFoundError: there is no such sweep.
     """
-    every = Path(output, SWEEPS)
+    every = Path(str(output), SWEEPS)
     if sweep is None:
         swept = _swept([*overrides, *(f"{key}={value}" for key, value in (params or {}).items())])
         question = "study" if choices.get("study") else "sampler"

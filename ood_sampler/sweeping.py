@@ -161,7 +161,7 @@ class SweepReport(Callback):
             )
         # what Hydra does next, and a folder of the user's may refer to
         HydraConfig.instance().set_config(config)
-        tidy_at_exit(Path(config.hydra.run.dir), Path(config.output, ARTIFACTS))
+        tidy_at_exit(Path(config.hydra.run.dir), Path(str(config.output), ARTIFACTS))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         try:
@@ -174,7 +174,7 @@ class SweepReport(Callback):
             _refuse(str(error).splitlines()[0].rpartition("interpolation: ")[2])
         except CommandError as error:
             _refuse(str(error))
-        tidy_at_exit(folder, Path(config.output, ARTIFACTS))
+        tidy_at_exit(folder, Path(str(config.output), ARTIFACTS))
         if "submitit" in config.hydra.launcher._target_:
             wait_for_all_jobs(folder)
 
