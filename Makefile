@@ -50,6 +50,8 @@ bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour
 
 paper: $(STUDIES) ## all tables and figures; each alone is one of the targets below
 
+# DOMAINS="/my/cats birds=/my/birds.zip" adds folders, DOMAINS="galaxy32 /my/cats" or DOMAINS="only /my/cats" takes
+# exactly what it lists, MODELS=ship32 takes one base, SCALE=paper the paper's models and sizes
 $(STUDIES): $(READY)
 	$(BIN)/python -m experiments.paper $(word 2,$(subst -, ,$@)) --scale $(SCALE) \
 		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))

@@ -48,3 +48,9 @@ def printable(text: str) -> str:
 
 FAULTS = (ValueError, OSError, MemoryError, OmegaConfBaseException, SafetensorError)
 """What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""
+
+INTERRUPTED = (
+    "interrupted: finished shards are kept, the same command continues; of a sweep, sweep=last "
+    "beside it goes on in the same folder"
+)
+"""What Ctrl-C is answered with."""

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ood_sampler.faults import CommandError
+from ood_sampler.names import register
+
+# whoever finds the configuration can resolve it
+register()
 
 _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"

@@ -55,6 +55,7 @@ from ood_sampler.modules.synthesis import SAMPLE, Synthesis
 from ood_sampler.modules.timing import seconds_an_evaluation
 from ood_sampler.plan import Plan, Settings, code_version
 from ood_sampler.report.estimate import Estimate, Work
+from ood_sampler.report.journal import journal
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
@@ -175,6 +176,12 @@ class Pipeline:
             also=self.also,
         )
 
+    @property
+    def title(self) -> str:
+        """Strategy, step and noise of decoding, which tell samples of several runs apart."""
+        eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
+        return f"{label(self.sampler)}, t = {self.settings.step}{eta}"
+
     def check(self) -> None:
         """Find every mistake that can be found before work starts.
 
@@ -279,7 +286,7 @@ class Pipeline:
         samples = self.draw_and_decode(inverted)
         numbers = self.usable(samples, SAMPLE)
         self.evaluation.check({"samples without NaN": len(numbers)})
-        return samples, numbers, self.describe("samples", samples, numbers)
+        return samples, numbers, self.describe("samples", samples, numbers, of=self.title)
 
     def sample_row(self) -> Row:
         """The figures of the strategy."""
@@ -406,7 +413,14 @@ class Pipeline:
     def reconstruct(self) -> Artifact:
         """Decode the first inverted images back."""
         artifact = self.plan.reconstructions()
-        return self._decode("reconstruct", self.plan.inversion(), artifact, eta=0.0, clip_x_0=False)
+        return self._decode(
+            "reconstruct",
+            self.plan.inversion(),
+            artifact,
+            eta=0.0,
+            clip_x_0=False,
+            of=f"t = {self.settings.step}",
+        )
 
     def draw_and_decode(self, inverted: InvertedSet) -> Artifact:
         """Fit the strategy, draw its latents and decode them."""
@@ -420,6 +434,7 @@ class Pipeline:
             self.plan.samples(),
             eta=self.settings.eta,
             clip_x_0=self.settings.clip_x_0,
+            of=self.title,
         )
 
     def in_domain(self) -> Artifact:
@@ -466,13 +481,22 @@ class Pipeline:
             inverted = self._few_shot(pictures, pictures)
             fitted = sampler.fit(inverted)
             self._draw("control", artifact, sampler, fitted, inverted, limits=(-1.0, 1.0))
-        return self.describe(label(sampler), artifact)
+        return self.describe(label(sampler), artifact, of="pixel control")
 
-    def describe(self, name: str, images: Artifact, kept: Sequence[int] | None = None) -> Described:
-        """Features and thumbnails of stored images, of those `kept` if that is given."""
+    def describe(
+        self, name: str, images: Artifact, kept: Sequence[int] | None = None, *, of: str = ""
+    ) -> Described:
+        """Features and thumbnails of stored images, of those `kept` if that is given.
+
+        Args:
+            name: what the images are.
+            images: whole.
+            kept: their numbers.
+            of: what made them, for the progress.
+        """
         kept = range(images.count) if kept is None else kept
         items = Items(_selected(images.open(), kept))
-        return self._describe(name, items, images.digest, kept)
+        return self._describe(name, items, images.digest, kept, of=of)
 
     def describe_images(self, name: str, images: ImageSet) -> Described:
         """Features and thumbnails of real pictures."""
@@ -495,8 +519,9 @@ class Pipeline:
         eta: float,
         clip_x_0: bool,
         step: int | None = None,
+        of: str = "",
     ) -> Artifact:
-        """Decode stored latents of a step (the run's, if none is given)."""
+        """Decode stored latents of a step (the run's, if none is given); `of` names them."""
         step = self.settings.step if step is None else step
         self._compute(
             stage,
@@ -512,11 +537,18 @@ class Pipeline:
             Items(latents.open()),
             {"images": artifact},
             evaluations_each=self.plan.evaluations(step),
+            of=of,
         )
         return artifact
 
     def _describe(
-        self, name: str, images: Dataset[Tensor], images_digest: str, names: Sequence[object]
+        self,
+        name: str,
+        images: Dataset[Tensor],
+        images_digest: str,
+        names: Sequence[object],
+        *,
+        of: str = "",
     ) -> Described:
         artifact = self.plan.features(images_digest, len(names))
         self._compute(
@@ -527,6 +559,7 @@ class Pipeline:
             images,
             {"features": artifact},
             evaluations_each=0,
+            of=of,
         )
         pictures = Taken(images, len(names))
         return Described(
@@ -536,7 +569,7 @@ class Pipeline:
 
     def _fit(self, inverted: InvertedSet) -> Fitted:
         path = self.plan.fit_path()
-        with self._record("fit", len(inverted.latents), 0) as record:
+        with self._record("fit", len(inverted.latents), 0, self.title) as record:
             fitted = load_state(path)
             record.cached = fitted is not None
             if fitted is None:
@@ -562,7 +595,7 @@ class Pipeline:
         if not artifact.missing():
             return
         with (
-            self._record(stage, artifact.count, 0) as record,
+            self._record(stage, artifact.count, 0, label(sampler)) as record,
             hold(
                 [artifact.folder],
                 needed=lambda: bool(artifact.missing()),
@@ -585,15 +618,19 @@ class Pipeline:
         artifacts: Mapping[str, Artifact],
         *,
         evaluations_each: int,
+        of: str = "",
     ) -> None:
-        """Compute those artifacts of a stage that are not whole, which it is told by name."""
+        """Compute those artifacts of a stage that are not whole, which it is told by name.
+
+        `of` says what the stage is for where a run has several of its name.
+        """
         any_artifact = next(iter(artifacts.values()))
 
         def missing_items() -> int:
             return max(artifact.missing_items() for artifact in artifacts.values())
 
         with (
-            self._record(name, any_artifact.count, evaluations_each) as record,
+            self._record(name, any_artifact.count, evaluations_each, of) as record,
             hold(
                 [artifact.folder for artifact in artifacts.values()],
                 needed=lambda: missing_items() > 0,
@@ -610,15 +647,19 @@ class Pipeline:
                     unfinished,
                     trainer=self.trainer,
                     batch_size=self.plan.batch_size,
-                    callbacks=self.progress(name, missing_items()),
+                    callbacks=self.progress(_titled(name, of), missing_items()),
                 )
 
     @contextmanager
-    def _record(self, name: str, images: int, evaluations_each: int) -> Iterator[StageRecord]:
+    def _record(
+        self, name: str, images: int, evaluations_each: int, of: str = ""
+    ) -> Iterator[StageRecord]:
         record = StageRecord(name, images, evaluations_each)
         start = time.perf_counter()
         yield record
         record.seconds = time.perf_counter() - start
+        seconds = "done before" if record.cached else f"{record.seconds:.1f} s"
+        journal.info("stage %s; %d images, %s", _titled(name, of), images, seconds)
         # what this run has done before is told of once
         if not (record.cached and any(stage.name == name for stage in self.stages)):
             self.stages.append(record)
@@ -771,6 +812,10 @@ def _images(images: ImageSet) -> Taken:
 
 def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
     return items if len(kept) == len(items) else Selected(items, kept)
+
+
+def _titled(stage: str, of: str) -> str:
+    return f"{stage}: {of}" if of else stage
 
 
 def label(sampler: Sampler) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
@@ -17,12 +16,16 @@ from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Outcome, Pipeline, label
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
+from ood_sampler.report.journal import journal, show
 from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_json, write_samples
 from ood_sampler.report.tables import csv_table, rich_table
 from ood_sampler.report.verdicts import conclusion, verdicts
 from ood_sampler.search import Choice
 from ood_sampler.studies.files import csv_rows
+
+SHOWN = 64
+"""Samples in the grid, on the page and at an experiment tracker."""
 
 
 def protocol(pipeline: Pipeline) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def write_run(
         pipeline.domain.scale,
     )
     seed = pipeline.settings.seed
-    shown = range(min(64, len(outcome.images)))
+    shown = range(min(SHOWN, len(outcome.images)))
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
     originals = range(min(16, len(outcome.originals)))
@@ -176,7 +179,9 @@ def write_run(
         folder / "grid.png",
     )
     write_page(folder / "report.html", found, pictures, fields)
-    Console(stderr=True).print(rich_table(found))
+    show(rich_table(found))
+    for verdict in verdicts(found):
+        journal.info("%s %s: %s", verdict.question, verdict.answer, verdict.sentence)
 
 
 def _write_fields(

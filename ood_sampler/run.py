@@ -10,38 +10,40 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import expand_home
-from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
+from ood_sampler.faults import FAULTS, INTERRUPTED, CommandError, is_interrupt, printable
 from ood_sampler.help import CONF, help_text
+from ood_sampler.names import ARTIFACTS
+from ood_sampler.sweeping import (
+    CONFIG,
+    FAILED,
+    finished,
+    note_failure,
+    study_files,
+    swept_steps,
+    tracker,
+)
 
 if TYPE_CHECKING:
     from ood_sampler.pipeline import Pipeline
+    from ood_sampler.report.tracking import Entry
+    from ood_sampler.samplers.base import Sampler
+    from ood_sampler.search import Choice, Search
     from ood_sampler.studies.base import Study
 
 log = logging.getLogger(__name__)
-
-STEP_KEY = "inversion.step"
-
-# the launchers' own keys have the types that their packages give them, which Hydra means to end
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against")
-
-FAILED = "failed.txt"
-"""In the folder of a run of a sweep: why it failed."""
-
-_INTERRUPTED = "interrupted: finished shards are kept, the same command continues"
 
 
 def main() -> None:
@@ -59,61 +61,87 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         # while runs of a sweep are waited for; one in this process tells of itself
-        sys.stderr.write(f"{_INTERRUPTED}\n")
+        sys.stderr.write(f"{INTERRUPTED}\n")
         sys.exit(130)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
 def run(cfg: DictConfig) -> None:
     """One run; a mistake or a fault ends it with one sentence and exit code 1."""
+    from ood_sampler.report.journal import RunLog
+
     folder = Path(HydraConfig.get().runtime.output_dir)
-    # of an earlier attempt, where the folder is one that the user chose
-    (folder / FAILED).unlink(missing_ok=True)
     # what joblib's workers are started by is not known to those that trainer=ddp starts in them
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method("spawn", force=True)
     expand_home(cfg)
-    try:
-        execute(cfg)
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if not is_interrupt(ended):
-            raise
-        log.error(_INTERRUPTED)
-        sys.exit(130)
-    except (InstantiationException, *FAULTS) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sentence = printable(" ".join(str(_innermost(error)).split()))
-        log.error("error: %s", sentence)
-        if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
-            sys.exit(1)
-        # the other runs of the sweep go on; its end tells of this one and exits with 1
-        _note_failure(folder, sentence)
+    with RunLog(folder / "run.log") as kept:
+        try:
+            if not _is_finished(folder, cfg):
+                execute(cfg, begin=kept.begin)
+        except (KeyboardInterrupt, SystemExit) as ended:
+            if not is_interrupt(ended):
+                raise
+            log.error(INTERRUPTED)
+            sys.exit(130)
+        except (InstantiationException, *FAULTS) as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            sentence = printable(" ".join(str(_innermost(error)).split()))
+            log.error("error: %s", sentence)
+            if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN:
+                sys.exit(1)
+            # the other runs of the sweep go on; its end tells of this one and exits with 1
+            note_failure(folder, sentence)
 
 
-def _note_failure(folder: Path, sentence: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).write_text(sentence + "\n", encoding="utf-8")
+def _is_finished(folder: Path, cfg: DictConfig) -> bool:
+    """Whether a sweep that is continued has this run already; if not, make way for it."""
+    # of an earlier attempt, where the folder is one that the user chose
+    (folder / FAILED).unlink(missing_ok=True)
+    if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN or cfg.sweep is None:
+        return False
+    if finished(folder, cfg):
+        log.info("run %d is finished already: %s", HydraConfig.get().job.num, folder)
+        return True
+    if not cfg.dry_run:
+        # what tells a finished run is there again when it is one
+        (folder / CONFIG).unlink(missing_ok=True)
+    return False
 
 
-def execute(cfg: DictConfig) -> None:
-    """Build the objects that the configuration names, run them, write the folder."""
+@dataclass(frozen=True)
+class _Prepared:
+    """The objects that a configuration names, and what was said while they were made."""
+
+    pipeline: "Pipeline"
+    study: "Study | None"
+    search: "Search | None"
+    steps: Sequence[int]
+    samplers: "Sequence[Sampler]"
+    notes: Sequence[str]
+
+
+def _prepare(cfg: DictConfig) -> _Prepared:
+    """Build the objects that the configuration names."""
     from hydra.utils import instantiate
 
     from ood_sampler.pipeline import Pipeline, check_model
     from ood_sampler.plan import Settings
-    from ood_sampler.record import results, write_run
     from ood_sampler.report.progress import StageProgress
     from ood_sampler.search import AUTO, Candidates
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # nothing that a user of this program could act on
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch")
-    folder = Path(HydraConfig.get().runtime.output_dir)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        search = instantiate(cfg.search)
-        steps = search.steps if cfg.inversion.step == AUTO else [cfg.inversion.step]
+        search = instantiate(cfg.search) if "search" in cfg else None
+        steps = [cfg.inversion.step]
+        if cfg.inversion.step == AUTO:
+            if search is None:
+                raise ValueError("inversion.step=auto needs the keys of search: leave ~search out")
+            steps = search.steps
         settings = Settings(
             step=max(steps),
             eta=float(cfg.decode.eta),
@@ -127,14 +155,14 @@ def execute(cfg: DictConfig) -> None:
         )
         study = instantiate(cfg.study) if "study" in cfg else None
         also = [*swept_steps(), *(() if study is None else study.steps)]
-        tracker = instantiate(cfg.logger)
+        # a mistake in it is told now
+        tracker(cfg)
         solver = instantiate(cfg.solver)
         sampler = instantiate(cfg.sampler)
         samplers = [sampler]
         if isinstance(sampler, Candidates):
             samplers = list(sampler.samplers.values())
-        several = len(steps) * len(samplers) > 1
-        if several and study is not None:
+        if len(steps) * len(samplers) > 1 and study is not None:
             raise ValueError(
                 "inversion.step=auto and sampler=auto choose for a run, not for a study: set both "
                 "by hand, or leave study out"
@@ -167,63 +195,80 @@ def execute(cfg: DictConfig) -> None:
         evaluation=evaluation,
         trainer=instantiate(cfg.trainer),
         settings=settings,
-        root=Path(cfg.output) / "artifacts",
+        root=Path(cfg.output) / ARTIFACTS,
         also=also,
-        progress=lambda name, images: [StageProgress(name, images)],
+        progress=lambda name, images: [StageProgress(_of_sweep(name), images)],
     )
+    return _Prepared(pipeline, study, search, steps, samplers, notes)
+
+
+def _of_sweep(name: str) -> str:
+    """Name something with the run of the sweep that it belongs to, if it does to one."""
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode != hydra.types.RunMode.MULTIRUN:
+        return name
+    return ", ".join(filter(None, (f"run {hydra_cfg.job.num}", name)))
+
+
+def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> None:
+    """Build the objects that the configuration names, run them, write the folder.
+
+    Args:
+        cfg: the configuration.
+        begin: called when all is checked and work begins.
+    """
+    from ood_sampler.record import settings
+    from ood_sampler.report.journal import note_settings
+
+    prepared = _prepare(cfg)
+    pipeline, study, steps = prepared.pipeline, prepared.study, prepared.steps
+    searching = prepared.search if len(steps) * len(prepared.samplers) > 1 else None
+    work = []
+    if searching is not None:
+        searching.check(pipeline, steps=steps, samplers=prepared.samplers)
+        work = searching.work(pipeline, steps=steps, samplers=prepared.samplers)
     if study is not None:
         study.check(pipeline)
-        log.info(pipeline.estimate(study.work(pipeline)).text())
-        if not cfg.dry_run:
-            _answer(folder, cfg, pipeline, study, notes)
-            tracker.record(folder, _plain(cfg), {}, folder / f"{study.name}.png")
-        return
-    searching = []
-    if several:
-        search.check(pipeline, steps=steps, samplers=samplers)
-        searching = search.work(pipeline, steps=steps, samplers=samplers)
-    log.info(pipeline.estimate([*searching, *pipeline.plan.work()]).text())
+    work += pipeline.plan.work() if study is None else study.work(pipeline)
+    about = _of_sweep("" if study is None else f"study {study.name}")
+    log.info(pipeline.estimate(work).text(of=about))
     if cfg.dry_run:
         return
+    begin()
+    chosen = {} if searching is None else {"step": cfg.inversion.step}
+    note_settings({**settings(pipeline, HydraConfig.get().runtime.choices), **chosen})
+    if study is not None:
+        _answer(cfg, pipeline, study, prepared.notes)
+        return
     choice = None
-    if several:
-        choice = search.choose(pipeline, steps=steps, samplers=samplers)
+    if searching is not None:
+        choice = searching.choose(pipeline, steps=steps, samplers=prepared.samplers)
         log.info("search: %s", choice.remark)
-        settings = replace(settings, step=choice.step)
-        pipeline = replace(pipeline, sampler=choice.sampler, settings=settings)
+        changed = replace(pipeline.settings, step=choice.step)
+        pipeline = replace(pipeline, sampler=choice.sampler, settings=changed)
+    _run(cfg, pipeline, choice, prepared.notes)
+
+
+def _run(
+    cfg: DictConfig, pipeline: "Pipeline", choice: "Choice | None", notes: Sequence[str]
+) -> None:
+    """Make the images of a run and write its files."""
+    from ood_sampler.entries import run_entry
+    from ood_sampler.record import results, write_run
+
+    folder, choices = _folder(), HydraConfig.get().runtime.choices
     outcome = pipeline.run()
-    found = results(
-        pipeline, outcome, choices=HydraConfig.get().runtime.choices, notes=notes, choice=choice
-    )
-    _write_configuration(folder, cfg)
+    found = results(pipeline, outcome, choices=choices, notes=notes, choice=choice)
     write_run(folder, pipeline, outcome, found, choice)
-    figures = {
-        f"test/{key}": value
-        for key, value in found["rows"][0].items()
-        if isinstance(value, float | int)
-    }
-    tracker.record(folder, _plain(cfg), figures, folder / "grid.png")
+    _write_configuration(folder, cfg)
+    with TemporaryDirectory() as scratch:
+        _track(
+            cfg,
+            run_entry(
+                folder, Path(scratch), pipeline, outcome, found, _plain(cfg), group=_sweep_name()
+            ),
+        )
     log.info("report: %s", folder / "report.html")
-
-
-def swept_steps() -> list[int]:
-    """All inversion steps of the sweep that this run belongs to; none outside of one."""
-    hydra_cfg = HydraConfig.get()
-    file = Path(hydra_cfg.sweep.dir) / "multirun.yaml"
-    if hydra_cfg.mode != hydra.types.RunMode.MULTIRUN or not file.exists():
-        return []
-    sweep = OmegaConf.load(file)
-    params = OmegaConf.select(sweep, "hydra.sweeper.params") or {}
-    texts = [f"{key}={value}" for key, value in params.items()]
-    texts += OmegaConf.select(sweep, "hydra.overrides.task") or []
-    steps: set[int] = set()
-    for text in texts:
-        if not text.startswith(f"{STEP_KEY}="):
-            continue
-        override = OverridesParser.create().parse_override(text)
-        if override.is_sweep_override():
-            steps |= {int(v) for v in override.sweep_string_iterator() if v.isdecimal()}
-    return sorted(steps)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -231,112 +276,53 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _answer(
-    folder: Path, cfg: DictConfig, pipeline: "Pipeline", study: "Study", notes: Sequence[str]
-) -> None:
+def _answer(cfg: DictConfig, pipeline: "Pipeline", study: "Study", notes: Sequence[str]) -> None:
     """Make a study and write its files."""
+    from ood_sampler.entries import study_entry
     from ood_sampler.record import protocol, settings
     from ood_sampler.studies.files import write_study
 
+    folder = _folder()
     measured = study.measure(pipeline)
-    _write_configuration(folder, cfg)
     found = {**settings(pipeline, HydraConfig.get().runtime.choices), **protocol(pipeline)}
     told = [*notes, *pipeline.left_out]
     told += [f"{name}: left out, {why}" for name, why in pipeline.domain.skipped]
     if told:
         found["warnings"] = "; ".join(told)
-    for sentence in write_study(folder, study, measured, found):
+    conclusion = write_study(folder, study, measured, found)
+    _write_configuration(folder, cfg)
+    for sentence in conclusion:
         log.info("%s", sentence)
-    log.info("study: %s", folder / f"{study.name}.png")
+    _track(
+        cfg,
+        study_entry(folder, study.name, measured, conclusion, _plain(cfg), group=_sweep_name()),
+    )
+    log.info("study: %s", study_files(folder, study.name))
+
+
+def _track(cfg: DictConfig, entry: "Entry") -> None:
+    """Send what a run found to the experiment tracker; its sweep tells how to upload all runs."""
+    used = tracker(cfg)
+    used.record(_folder(), entry)
+    command = None if _sweep_name() else used.upload(_folder())
+    if command is not None:
+        log.info("wandb: offline; to upload: %s", command)
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _sweep_name() -> str | None:
+    hydra_cfg = HydraConfig.get()
+    in_sweep = hydra_cfg.mode == hydra.types.RunMode.MULTIRUN
+    return Path(hydra_cfg.sweep.dir).name if in_sweep else None
 
 
 def _write_configuration(folder: Path, cfg: DictConfig) -> None:
     from ood_sampler.data.artifact import write_atomically
 
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-
-
-def wait_for_all_jobs(folder: Path) -> None:
-    """Have a sweep by submitit wait for each of its jobs, and note those that died.
-
-    Hydra's launcher leaves at the first job that was killed or ran out of time, with others still
-    at work.
-
-    Args:
-        folder: of the sweep.
-    """
-    from hydra.core.utils import JobReturn, JobStatus
-    from submitit.core.core import Job
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-
-    results = Job.results
-
-    def noted(job: Job[JobReturn]) -> list[JobReturn]:
-        number = job.submission().args[2]
-        try:
-            returned = results(job)
-        except (FailedJobError, UncompletedJobError):
-            fault = f"its job left no result (state {job.state}), see {job.paths.stderr}"
-        else:
-            if returned[0].status == JobStatus.COMPLETED:
-                return returned
-            error = returned[0]._return_value
-            fault = f"{type(error).__name__}: {error}, see {job.paths.stderr}"
-        _note_failure(folder / str(number), " ".join(fault.split()))
-        return [JobReturn(status=JobStatus.COMPLETED)]
-
-    Job.results = noted  # type: ignore[assignment,method-assign]
-
-
-class SweepReport(Callback):
-    """One table and one picture over a whole sweep, at its end."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        if "submitit" in config.hydra.launcher._target_:
-            wait_for_all_jobs(Path(config.hydra.sweep.dir))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
-        import json
-
-        from rich.console import Console
-
-        from ood_sampler.report.results import read_samples
-        from ood_sampler.report.sweep import write_sweep
-
-        folder = Path(config.hydra.sweep.dir)
-        finished = [f for f in folder.glob("*/metrics.json") if f.parent.name.isdigit()]
-        runs = []
-        for file in sorted(finished, key=lambda f: int(f.parent.name)):
-            overrides = OmegaConf.load(file.parent / ".hydra" / "overrides.yaml")
-            samples = read_samples(file.parent / "samples", 12)
-            runs.append((",".join(map(str, overrides)), json.loads(file.read_text()), samples))
-        if runs:
-            Console(stderr=True).print(write_sweep(folder, runs))
-            log.info("sweep: %s", folder / "sweep.png")
-        if "study" in config:
-            _merge(folder, config)
-        failed = sorted(folder.glob(f"*/{FAILED}"))
-        for file in failed:
-            sentence = file.read_text(encoding="utf-8").strip()
-            log.error("error: run %s failed: %s", file.parent.name, sentence)
-        if failed:
-            sys.exit(1)
-
-
-def _merge(folder: Path, config: DictConfig) -> None:
-    """Put the answers of a sweep's studies together."""
-    from hydra.utils import instantiate
-
-    from ood_sampler.studies.files import read_studies, write_study
-
-    study = instantiate(config.study)
-    found = [f.parent for f in folder.glob(f"*/{study.name}.json") if f.parent.name.isdigit()]
-    if not found:
-        return
-    measured, shared = read_studies(study.name, sorted(found, key=lambda f: int(f.name)))
-    for sentence in write_study(folder, study, measured, shared):
-        log.info("%s", sentence)
-    log.info("study: %s", folder / f"{study.name}.png")
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -348,7 +348,14 @@ def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sa
     """The run of a candidate, of the part of the pictures to fit."""
     domain = replace(pipeline.domain, few_shot=Part(pipeline.domain.few_shot, fit))
     settings = replace(pipeline.settings, step=step)
-    return replace(pipeline, domain=domain, sampler=sampler, settings=settings, also=())
+    return replace(
+        pipeline,
+        domain=domain,
+        sampler=sampler,
+        settings=settings,
+        also=(),
+        progress=lambda name, images: pipeline.progress(f"search, {name}", images),
+    )
 
 
 def _copy_latents(whole: Pipeline, part: Pipeline, fit: Sequence[int]) -> None:

@@ -443,6 +443,9 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
     ended = ood_sampler(*SMALL, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert folder.name.endswith("_dog32_galaxy32_cog")
+    assert f"wandb sync {folder}/wandb/offline-run-" in ended.stderr
+    assert "stage decode: cog (3), t = 400; 12 images, " in (folder / "run.log").read_text()
     results = json.loads((folder / "metrics.json").read_text())
     assert results["run"]["step"] == 400
     assert [row["name"] for row in results["rows"] if row["role"] == "control"] == [
@@ -530,3 +533,4 @@ def test_a_mistake_ends_the_run_with_one_sentence_and_no_traceback(
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert len([line for line in ended.stderr.splitlines() if "error" in line]) == 1
+    assert list(tmp_path.iterdir()) == []

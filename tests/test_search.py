@@ -3,6 +3,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,10 @@ def test_a_choice_among_no_strategies_is_refused() -> None:
 
 
 def test_a_run_by_auto_says_what_it_chose(
-    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level("INFO")
     execute_tiny(
@@ -378,6 +382,9 @@ def test_a_run_by_auto_says_what_it_chose(
         "search.validation=0.4",
     )
     assert "search 1" in caplog.text
+    shown = capsys.readouterr().err
+    for step, sampler in product((100, 600), ("cog (2)", "cog (3)", "cog (5)")):
+        assert f"search, decode: {sampler}, t = {step} " in shown
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     remark = found["protocol"]["search"]
     assert remark.startswith("chosen of 10 combinations on 16 of the few-shot pictures")

@@ -253,7 +253,7 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
         *in_domain_work([pipeline.plan, *(run.plan for run in runs)]),
     ] + [
         Work(
-            f"t = {run.settings.step}",
+            f"decode: {run.title}",
             run.plan.samples().missing_items(),
             run.plan.evaluations(run.settings.step),
         )
