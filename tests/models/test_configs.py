@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
+from ood_sampler.command.checking import check_command
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
@@ -22,7 +23,6 @@ from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
 from ood_sampler.pipeline import Pipeline, Settings
-from ood_sampler.run import check_command
 from ood_sampler.samplers.cog import CogSampler
 
 FIXTURES = Path(__file__).parent / "fixtures"
