@@ -49,8 +49,8 @@ class CogSampler(Sampler):
         ):
             raise ValueError(
                 f"cap must be in {smallest_cap(references)}..1 for references={references}, or "
-                f"null, got {cap!r}: the largest share is at least 1/references, and fewer than "
-                "one draw of weights in 1,000 comes closer to it"
+                f"null, got {cap!r}: of draws of weights, fewer than one in 1,000 has no larger "
+                "share"
             )
         if among is not None and not (isinstance(among, int) and among >= references):
             raise ValueError(
@@ -128,7 +128,9 @@ def largest_share(weights: Tensor) -> Tensor:
 
 @cache
 def smallest_cap(count: int) -> float:
-    """Cap that one draw of weights in a thousand meets, upwards to three decimals."""
+    """Cap that at least one draw of weights in a thousand meets, upwards to three decimals."""
+    # more weights have smaller shares: from here on the cap is too careful, and memory bounded
+    count = min(count, 256)
     normal = torch.randn(_DRAWS, count, generator=torch.Generator().manual_seed(0))
     share = float(largest_share(normal).quantile(_LEAST_ACCEPTED))
     return math.ceil(1000 * share) / 1000

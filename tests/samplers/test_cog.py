@@ -155,6 +155,7 @@ def test_bad_cap(cap: float) -> None:
     with pytest.raises(ValueError, match=rf"cap must be in {least}\.\.1 for references=3, or null"):
         CogSampler(3, cap=cap)
     CogSampler(3, cap=least)
+    assert smallest_cap(10**12) == smallest_cap(256) < 0.03
 
 
 def test_neighbours_are_the_nearest_by_distance() -> None:
