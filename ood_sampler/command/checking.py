@@ -192,7 +192,7 @@ def check_complete(composed: DictConfig) -> None:
     if missing:
         raise CommandError(_must_be_set(missing[0]))
     for key, node in _leaves(composed):
-        if takes_text(key) and not isinstance(node, DictConfig | ListConfig):
+        if key == "output" or (takes_text(key) and not isinstance(node, DictConfig)):
             _check_text(key, composed)
     if "output" in composed:
         if composed.output is None:
@@ -210,9 +210,9 @@ def _check_text(key: str, composed: DictConfig) -> None:
             raise CommandError(f"{key}: {str(error).splitlines()[0]}") from error
         # refers to what only a run knows
         return
-    if isinstance(value, bool | int | float):
+    if not isinstance(value, str | None):
         raise CommandError(f"{key} must be text, got {value}: put quotes around it in its file")
-    if isinstance(value, str) and not value.strip():
+    if value is not None and not value.strip():
         raise CommandError(f"{key} is empty: set it, for example {key}={_example(key)}")
 
 

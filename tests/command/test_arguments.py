@@ -148,6 +148,9 @@ def test_a_folder_can_take_the_place_of_conf(
     ]
     with pytest.raises(CommandError, match="output must be text, got 2024: put quotes around it"):
         command.check()
+    (tmp_path / "other" / "small.yaml").write_text(text.replace("2024", "[]"))
+    with pytest.raises(CommandError, match=r"output must be text, got \[\]"):
+        command.check()
     (tmp_path / "other" / "small.yaml").write_text(text.replace("2024", "outputs"))
     command.check()
     assert OmegaConf.to_container(command.configuration.compose(["seed=2"]))["seed"] == 2  # type: ignore[index]
