@@ -3,12 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-ARGS ?=
+ARGS ?= # further settings, as ARGS="seed=1 decode.eta=0.1"
 DATA ?= cifar10
-# of the paper's tables and figures
-DOMAINS ?=
-MODELS ?=
-SCALE ?= embedded
+DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/my/birds.zip"
+MODELS ?= # of the paper: base models, as MODELS=ship32; all
+SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
 STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
 	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
 
@@ -18,11 +17,12 @@ STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
 help: ## list the targets
 	@grep -E '^[a-z$$()S-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo "$(STUDIES)" | fmt -w 90 | sed 's/^/          /'
+	@echo; grep -E '^[A-Z]+ \?=.*#' $(MAKEFILE_LIST) | sed -E 's/ \?=[^#]*# /\t/' | expand -t 10
 
-run: $(READY) ## new galaxies from a model of dogs; further settings in ARGS="key=value ..."
+run: $(READY) ## new galaxies from a model of dogs; takes ARGS
 	$(BIN)/python -m ood_sampler.run $(ARGS)
 
-sweep: $(READY) ## inversion step by eta, one table and one picture at the end
+sweep: $(READY) ## inversion step by eta, one table and one picture at the end; takes ARGS
 	$(BIN)/python -m ood_sampler.run experiment=step_eta $(ARGS)
 
 test: $(READY) ## the test suite
@@ -50,7 +50,8 @@ bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour
 
 paper: $(STUDIES) ## all tables and figures; each alone is one of the targets below
 
-# DOMAINS="/my/cats birds=/my/birds.zip" adds folders, MODELS=ship32 takes one base, SCALE=paper the paper's models and sizes
+# DOMAINS="/my/cats birds=/my/birds.zip" adds folders, DOMAINS="galaxy32 /my/cats" or DOMAINS="only /my/cats" takes
+# exactly what it lists, MODELS=ship32 takes one base, SCALE=paper the paper's models and sizes
 $(STUDIES): $(READY)
 	$(BIN)/python -m experiments.paper $(word 2,$(subst -, ,$@)) --scale $(SCALE) \
 		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
@@ -67,10 +68,10 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python experiments/assets/base_model.py ship32 --after 288000
 
 clean: ## remove the environment and caches; outputs stay
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -not -path './outputs/*' -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[assets,astro,data,dev,launchers]'

@@ -1,9 +1,20 @@
 """The text of `--help`, made from the comments in `conf/`: one place says what a key means."""
 
+import difflib
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
-CONF = Path(__file__).parents[1] / "conf"
+from ood_sampler.faults import CommandError
+from ood_sampler.names import register
+
+# whoever finds the configuration can resolve it
+register()
+
+_PACKAGED = Path(__file__).parent / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
+"""The configuration: inside of an installed package, beside the package in a checkout."""
 
 GROUPS = (
     "model",
@@ -20,15 +31,16 @@ GROUPS = (
 INTRODUCTION = """\
 ood_sampler: new images of a domain that a frozen diffusion model has never seen.
 
-usage: python -m ood_sampler.run [KEY=VALUE ...]
+usage: python -m ood_sampler.run [KEY=VALUE ...]          installed, ood-sampler run does the same
        python -m ood_sampler.run -m KEY=VALUE,VALUE ...   a sweep over all combinations
-       python -m ood_sampler.train --help              train a base model of your own
+       python -m ood_sampler.run --help GROUP             its options and keys; or a KEY, or all
+       python -m ood_sampler.train --help                 train a base model of your own
+       python -m ood_sampler.models                       list the models and their weights
 
 examples:
-  python -m ood_sampler.run
   python -m ood_sampler.run data=folder data.root=/my/pictures sampler=slerp inversion.step=700
-  python -m ood_sampler.run -m inversion.step=400,500,600,700
   python -m ood_sampler.run -m solver=fixed_point inversion.step=500,700 decode.eta=0,0.1,0.3
+  python -m ood_sampler.run dry_run=true                  what it costs
   python -m ood_sampler.run --cfg job                     show the configuration and stop
 """
 
@@ -51,6 +63,10 @@ keys:
 _COLUMN = 43
 """Where the words about a key begin."""
 
+_WIDTH = 100
+
+_MOST_USED = ("num_samples", "batch_size", "dry_run", "inversion.step", "decode.eta", "output")
+
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>[^#]*)(?:#(?P<words>.*))?$")
 _HIDDEN = (
     "defaults",
@@ -65,35 +81,114 @@ _HIDDEN = (
 )
 
 
-def help_text() -> str:
-    """Explain every group, its options and every key."""
-    lines = [INTRODUCTION, "keys:"]
-    lines += [_line(*key) for key in keys(CONF / "run.yaml", prefix="")]
-    for group in GROUPS:
-        lines += ["", f"{group}=OPTION (more about each in conf/{group}/)"]
-        explained: set[tuple[str, str]] = set()
-        for option in sorted((CONF / group).glob("*.yaml")):
-            lines.append(f"  {option.stem}: {_title(option)}")
-            for key, value, words in keys(option, prefix=f"{group.replace('/', '.')}."):
-                # the same key of another option may have another default
-                if (key, words) not in explained:
-                    explained.add((key, words))
-                    lines.append(_line(key, value, words))
-    lines += ["", "experiment=OPTION (an overlay over all of the above)"]
-    lines += [f"  {o.stem}  {_title(o)}" for o in sorted((CONF / "experiment").glob("*.yaml"))]
-    return "\n".join(lines) + "\n"
+def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> str:
+    """What `--help` says.
+
+    Args:
+        topics: groups, options as GROUP=OPTION, keys, or `all`; none gives the overview.
+        folders: those with files of configuration, the one with the defaults first.
+
+    Raises:
+        CommandError: a topic is not known.
+    """
+    groups = [*GROUPS, "experiment"]
+    if not topics:
+        return _overview(groups, folders)
+    if "all" in topics:
+        parts = [INTRODUCTION, _block("keys:", keys(folders[0] / "run.yaml", prefix=""))]
+        return "\n".join([*parts, *(_group(group, folders) for group in groups)])
+    return "\n".join(_topic(topic, groups, folders) for topic in topics)
 
 
 def training_help_text() -> str:
     """Explain every key of a training."""
-    lines = [_line(*key) for key in keys(CONF / "train.yaml", prefix="")]
-    return TRAINING + "\n".join(lines) + "\n"
+    return TRAINING + _lines(keys(CONF / "train.yaml", prefix=""))
+
+
+def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:
+    lines = [INTRODUCTION, "groups, as GROUP=OPTION:"]
+    for group in groups:
+        options = ", ".join(file.stem for file in _options(group, folders))
+        lines.append(_wrapped(f"  {group:<15} {options}", indent=18))
+    lines += ["", "keys that are set most often:"]
+    every = keys(folders[0] / "run.yaml", prefix="")
+    lines += [
+        _wrapped(_line(key, value, re.split(r"[:;(]", words)[0].rstrip()))
+        for key, value, words in every
+        if key in _MOST_USED
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _topic(topic: str, groups: Sequence[str], folders: Sequence[Path]) -> str:
+    name, _, option = topic.strip().rstrip("=").partition("=")
+    if name in groups:
+        return _group(name, folders, only=option)
+    every = [*keys(folders[0] / "run.yaml", prefix="")]
+    for group in groups:
+        every += [key for file in _options(group, folders) for key in _keys(group, file)]
+    found = [key for key in every if key[0] == name or key[0].startswith(f"{name}.")]
+    if not found:
+        known = [*groups, *(key for key, _, _ in every)]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise CommandError(
+            f"there is no help for {name}{f'; did you mean {close[0]}?' if close else ''}; --help "
+            f"takes a key, all, or one of {', '.join(groups)}"
+        )
+    return _lines(list(dict.fromkeys(found)))
+
+
+def _group(group: str, folders: Sequence[Path], *, only: str = "") -> str:
+    """The options of a group, each with those of its keys that were not explained before."""
+    options = [file for file in _options(group, folders) if only in ("", file.stem)]
+    if not options:
+        names = ", ".join(file.stem for file in _options(group, folders))
+        raise CommandError(f"there is no help for {group}={only}; the options are {names}")
+    text = [f"{group}=OPTION (more about each in {folders[0] / group})\n"]
+    explained: set[tuple[str, str]] = set()
+    for file in options:
+        # the same key of another option may have another default
+        fresh = [key for key in _keys(group, file) if (key[0], key[2]) not in explained]
+        explained |= {(key, words) for key, _, words in fresh}
+        text.append(_block(f"  {file.stem}: {_title(file)}", fresh))
+    return "".join(text)
+
+
+def _options(group: str, folders: Sequence[Path]) -> list[Path]:
+    """The files of a group's options, by name."""
+    files = {file.stem: file for folder in reversed(folders) for file in (folder / group).glob("*")}
+    return [file for _, file in sorted(files.items()) if file.suffix == ".yaml"]
+
+
+def _keys(group: str, file: Path) -> list[tuple[str, str, str]]:
+    # an experiment sets keys of other groups
+    return [] if group == "experiment" else keys(file, prefix=f"{group.replace('/', '.')}.")
+
+
+def _block(title: str, found: Sequence[tuple[str, str, str]]) -> str:
+    return f"{_wrapped(title, indent=4)}\n{_lines(found)}"
+
+
+def _lines(found: Sequence[tuple[str, str, str]]) -> str:
+    return "".join(f"{_wrapped(_line(*key))}\n" for key in found)
+
+
+def _wrapped(line: str, *, indent: int = _COLUMN) -> str:
+    return textwrap.fill(
+        line,
+        _WIDTH,
+        subsequent_indent=" " * indent,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _title(file: Path) -> str:
     """The first line of comment."""
     comments = (line for line in file.read_text().splitlines() if line.startswith("#"))
-    return next(line.lstrip("# ") for line in comments if not line.startswith("# @package"))
+    titles = (line.lstrip("# ") for line in comments if not line.startswith("# @package"))
+    return next(titles, "")
 
 
 def _line(key: str, value: str, words: str) -> str:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from ood_sampler.data.artifact import (
 from ood_sampler.data.domain import ImageSet, TargetDomain
 from ood_sampler.data.lease import hold
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.features import read_reference
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
@@ -54,6 +55,7 @@ from ood_sampler.modules.synthesis import SAMPLE, Synthesis
 from ood_sampler.modules.timing import seconds_an_evaluation
 from ood_sampler.plan import Plan, Settings, code_version
 from ood_sampler.report.estimate import Estimate, Work
+from ood_sampler.report.journal import journal
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
@@ -61,6 +63,9 @@ from ood_sampler.samplers.standard import StandardSampler
 log = logging.getLogger(__name__)
 
 REAL = "real pictures"
+SIZE_DEPENDENT = ("fid", "recall", "coverage")
+"""Scores that fewer images make worse, so that only sets of equal size compare."""
+
 SMALLEST = 11
 """Pixels a side that SSIM needs."""
 
@@ -96,6 +101,7 @@ class Outcome:
     """All that a run found, and where its pictures are.
 
     Attributes:
+        near_copies: whether each sample is one.
         numbers: of the samples, where some were left out.
         originals: the few-shot pictures that `reconstructions` belong to.
         left_out: what the network returned NaN or infinity for, a sentence each.
@@ -107,6 +113,7 @@ class Outcome:
     reconstruction: dict[str, list[float]]
     nearest_distance: dict[str, list[float]]
     nearest_index: list[int]
+    near_copies: list[bool]
     stages: list[StageRecord]
     images: TensorSet
     numbers: Sequence[int]
@@ -169,6 +176,12 @@ class Pipeline:
             also=self.also,
         )
 
+    @property
+    def title(self) -> str:
+        """Strategy, step and noise of decoding, which tell samples of several runs apart."""
+        eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
+        return f"{label(self.sampler)}, t = {self.settings.step}{eta}"
+
     def check(self) -> None:
         """Find every mistake that can be found before work starts.
 
@@ -183,6 +196,7 @@ class Pipeline:
         self.evaluation.check(
             {
                 "num_samples": self.settings.num_samples,
+                "measure.in_domain": self.settings.in_domain_count,
                 "data.few_shot": len(few_shot),
                 "data.held_out": len(held_out),
             }
@@ -239,6 +253,9 @@ class Pipeline:
             ]
             to_few_shot = nearest(described.features, measure.few_shot.features)
             held_out_to_few_shot = nearest(measure.held_out.features, measure.few_shot.features)
+            copies = near_copies(
+                described.features, measure.few_shot.features, measure.held_out.features
+            )
             reconstruction = self.compare(originals, reconstructions)
         return Outcome(
             rows=rows,
@@ -248,6 +265,7 @@ class Pipeline:
                 "held_out": held_out_to_few_shot.distance.tolist(),
             },
             nearest_index=to_few_shot.indices.tolist(),
+            near_copies=copies.tolist(),
             stages=self.stages,
             images=_selected(samples.open(), numbers),
             numbers=numbers,
@@ -268,7 +286,7 @@ class Pipeline:
         samples = self.draw_and_decode(inverted)
         numbers = self.usable(samples, SAMPLE)
         self.evaluation.check({"samples without NaN": len(numbers)})
-        return samples, numbers, self.describe("samples", samples, numbers)
+        return samples, numbers, self.describe("samples", samples, numbers, of=self.title)
 
     def sample_row(self) -> Row:
         """The figures of the strategy."""
@@ -280,7 +298,7 @@ class Pipeline:
 
     def references(self) -> list[Row]:
         """The floor and the ceiling: real pictures, and samples of the model's own domain."""
-        return [self.measure.real(), self.measure.row(IN_DOMAIN, "reference", self.own[2])]
+        return [self.measure.real(), self.measure.own(self.own[2])]
 
     @cached_property
     def own(self) -> tuple[Artifact, list[int], Described]:
@@ -379,21 +397,30 @@ class Pipeline:
             _selected(latents.open(), kept), _selected(_images(few_shot), kept)
         )
         self.sampler.check(inverted)
-        return inverted
+        return replace(inverted, in_domain=self._in_domain_latents())
 
     def reconstructed(self) -> tuple[TensorSet, TensorSet]:
         """The few-shot pictures and, inverted and decoded, the same ones."""
         artifact, few_shot = self.reconstruct(), self.domain.few_shot
+        names = few_shot.names[: artifact.count]
         what = "the reconstruction of picture"
-        kept = self.usable(artifact, what, few_shot.names)
+        kept = self.usable(artifact, what, names)
         if not kept:
-            raise NonFiniteError(what, few_shot.names, remedy="and check the weights")
-        return _selected(_images(few_shot), kept), _selected(artifact.open(), kept)
+            raise NonFiniteError(what, names, remedy="and check the weights")
+        originals = Taken(few_shot, artifact.count)
+        return _selected(originals, kept), _selected(artifact.open(), kept)
 
     def reconstruct(self) -> Artifact:
-        """Decode the inverted pictures back."""
+        """Decode the first inverted images back."""
         artifact = self.plan.reconstructions()
-        return self._decode("reconstruct", self.plan.inversion(), artifact, eta=0.0, clip_x_0=False)
+        return self._decode(
+            "reconstruct",
+            self.plan.inversion(),
+            artifact,
+            eta=0.0,
+            clip_x_0=False,
+            of=f"t = {self.settings.step}",
+        )
 
     def draw_and_decode(self, inverted: InvertedSet) -> Artifact:
         """Fit the strategy, draw its latents and decode them."""
@@ -407,18 +434,44 @@ class Pipeline:
             self.plan.samples(),
             eta=self.settings.eta,
             clip_x_0=self.settings.clip_x_0,
+            of=self.title,
         )
 
     def in_domain(self) -> Artifact:
         """Samples of the model's own domain, from pure noise."""
-        latents, last = self.plan.pure_noise(), self.plan.last_step
-        nothing = _NoImages(self.plan.shape)
+        return self._own_domain(self.plan)
+
+    def _own_domain(self, plan: Plan) -> Artifact:
+        latents, last = plan.pure_noise(), plan.last_step
+        nothing = _NoImages(plan.shape)
         noise = InvertedSet(
             images=nothing, latents=nothing, schedule=self.model.schedule, step=last
         )
         self._draw("draw", latents, StandardSampler(), {}, noise)
-        artifact = self.plan.in_domain()
+        artifact = plan.in_domain()
         return self._decode("in-domain", latents, artifact, eta=0.0, clip_x_0=True, step=last)
+
+    def _in_domain_latents(self) -> TensorSet | None:
+        """Latents of the model's own domain at the run's step, if the strategy asks for them."""
+        if not self.sampler.in_domain_images:
+            return None
+        step, latents = self.settings.step, self.plan.in_domain_inversion()
+        pictures = self._own_domain(self.plan.asked())
+        names = [f"{i} of the model's own domain" for i in range(latents.count)]
+        self._compute(
+            "invert in-domain",
+            lambda _: Inversion(
+                self.model.denoiser,
+                at=[step],
+                solver=self.solver,
+                names=names,
+                on_nonfinite=self.settings.on_nonfinite,
+            ),
+            Items(pictures.open()),
+            {str(step): latents},
+            evaluations_each=self.solver.inversion_evaluations([step], T=self.model.schedule.T),
+        )
+        return _selected(latents.open(), self.usable(latents, latent_at(step), names))
 
     def control(self, sampler: Sampler) -> Described:
         """Pictures mixed in pixel space by `sampler`, clipped."""
@@ -428,13 +481,22 @@ class Pipeline:
             inverted = self._few_shot(pictures, pictures)
             fitted = sampler.fit(inverted)
             self._draw("control", artifact, sampler, fitted, inverted, limits=(-1.0, 1.0))
-        return self.describe(label(sampler), artifact)
+        return self.describe(label(sampler), artifact, of="pixel control")
 
-    def describe(self, name: str, images: Artifact, kept: Sequence[int] | None = None) -> Described:
-        """Features and thumbnails of stored images, of those `kept` if that is given."""
+    def describe(
+        self, name: str, images: Artifact, kept: Sequence[int] | None = None, *, of: str = ""
+    ) -> Described:
+        """Features and thumbnails of stored images, of those `kept` if that is given.
+
+        Args:
+            name: what the images are.
+            images: whole.
+            kept: their numbers.
+            of: what made them, for the progress.
+        """
         kept = range(images.count) if kept is None else kept
         items = Items(_selected(images.open(), kept))
-        return self._describe(name, items, images.digest, kept)
+        return self._describe(name, items, images.digest, kept, of=of)
 
     def describe_images(self, name: str, images: ImageSet) -> Described:
         """Features and thumbnails of real pictures."""
@@ -457,8 +519,9 @@ class Pipeline:
         eta: float,
         clip_x_0: bool,
         step: int | None = None,
+        of: str = "",
     ) -> Artifact:
-        """Decode stored latents of a step (the run's, if none is given)."""
+        """Decode stored latents of a step (the run's, if none is given); `of` names them."""
         step = self.settings.step if step is None else step
         self._compute(
             stage,
@@ -474,11 +537,18 @@ class Pipeline:
             Items(latents.open()),
             {"images": artifact},
             evaluations_each=self.plan.evaluations(step),
+            of=of,
         )
         return artifact
 
     def _describe(
-        self, name: str, images: Dataset[Tensor], images_digest: str, names: Sequence[object]
+        self,
+        name: str,
+        images: Dataset[Tensor],
+        images_digest: str,
+        names: Sequence[object],
+        *,
+        of: str = "",
     ) -> Described:
         artifact = self.plan.features(images_digest, len(names))
         self._compute(
@@ -489,6 +559,7 @@ class Pipeline:
             images,
             {"features": artifact},
             evaluations_each=0,
+            of=of,
         )
         pictures = Taken(images, len(names))
         return Described(
@@ -498,7 +569,7 @@ class Pipeline:
 
     def _fit(self, inverted: InvertedSet) -> Fitted:
         path = self.plan.fit_path()
-        with self._record("fit", len(inverted.latents), 0) as record:
+        with self._record("fit", len(inverted.latents), 0, self.title) as record:
             fitted = load_state(path)
             record.cached = fitted is not None
             if fitted is None:
@@ -524,7 +595,7 @@ class Pipeline:
         if not artifact.missing():
             return
         with (
-            self._record(stage, artifact.count, 0) as record,
+            self._record(stage, artifact.count, 0, label(sampler)) as record,
             hold(
                 [artifact.folder],
                 needed=lambda: bool(artifact.missing()),
@@ -547,15 +618,19 @@ class Pipeline:
         artifacts: Mapping[str, Artifact],
         *,
         evaluations_each: int,
+        of: str = "",
     ) -> None:
-        """Compute those artifacts of a stage that are not whole, which it is told by name."""
+        """Compute those artifacts of a stage that are not whole, which it is told by name.
+
+        `of` says what the stage is for where a run has several of its name.
+        """
         any_artifact = next(iter(artifacts.values()))
 
         def missing_items() -> int:
             return max(artifact.missing_items() for artifact in artifacts.values())
 
         with (
-            self._record(name, any_artifact.count, evaluations_each) as record,
+            self._record(name, any_artifact.count, evaluations_each, of) as record,
             hold(
                 [artifact.folder for artifact in artifacts.values()],
                 needed=lambda: missing_items() > 0,
@@ -572,15 +647,19 @@ class Pipeline:
                     unfinished,
                     trainer=self.trainer,
                     batch_size=self.plan.batch_size,
-                    callbacks=self.progress(name, missing_items()),
+                    callbacks=self.progress(_titled(name, of), missing_items()),
                 )
 
     @contextmanager
-    def _record(self, name: str, images: int, evaluations_each: int) -> Iterator[StageRecord]:
+    def _record(
+        self, name: str, images: int, evaluations_each: int, of: str = ""
+    ) -> Iterator[StageRecord]:
         record = StageRecord(name, images, evaluations_each)
         start = time.perf_counter()
         yield record
         record.seconds = time.perf_counter() - start
+        seconds = "done before" if record.cached else f"{record.seconds:.1f} s"
+        journal.info("stage %s; %d images, %s", _titled(name, of), images, seconds)
         # what this run has done before is told of once
         if not (record.cached and any(stage.name == name for stage in self.stages)):
             self.stages.append(record)
@@ -610,7 +689,7 @@ def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence
     T = model.schedule.T
     for step in (settings.step, *also):
         try:
-            check_step(step, T)
+            check_latent_step(step, model.schedule)
         except ValueError as error:
             raise ValueError(f"inversion.{error}") from error
     try:
@@ -649,6 +728,19 @@ class Measure:
             REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
         )
 
+    def own(self, samples: Described) -> Row:
+        """The ceiling: samples of the model's own domain.
+
+        Where they are fewer than the other sets, scores that depend on the number of images are
+        left out.
+        """
+        row = self.row(IN_DOMAIN, "reference", samples)
+        if len(samples) >= self.count:
+            return row
+        biased = {f"{key}{end}" for key in SIZE_DEPENDENT for end in ("", "_low", "_high")}
+        comparable = {key: value for key, value in row.figures.items() if key not in biased}
+        return replace(row, figures=comparable)
+
     def _row(self, name: str, role: str, samples: Described, judged: Described) -> Row:
         key = {
             "code": code_version("metrics", "latents/resampling.py"),
@@ -664,7 +756,9 @@ class Measure:
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
-            novelty, blend_pair = self.evaluation.against_few_shot(judged, self.few_shot)
+            novelty, blend_pair = self.evaluation.against_few_shot(
+                judged, self.few_shot, self.held_out
+            )
             stored = {
                 "figures": {
                     **self.evaluation.against_held_out(samples, self.held_out),
@@ -720,8 +814,14 @@ def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
     return items if len(kept) == len(items) else Selected(items, kept)
 
 
+def _titled(stage: str, of: str) -> str:
+    return f"{stage}: {of}" if of else stage
+
+
 def label(sampler: Sampler) -> str:
     """A strategy and its arguments, for tables."""
     arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
+    if sampler.recipe:
+        arguments = f"{sampler.recipe}: {arguments}"
     name = type(sampler).__name__.removesuffix("Sampler").lower()
     return f"{name} ({arguments})" if arguments else name

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -27,11 +27,14 @@ _MODELS = tuple(
     for name in (
         "checkpoint",
         "fields",
+        "finetuned",
         "guided_diffusion",
+        "layout",
         "network",
         "pesser",
         "pretrained",
         "process",
+        "state",
     )
 )
 """What turns files of weights into networks."""
@@ -64,6 +67,8 @@ class Settings:
             resolution and device: 64 at 32x32, one on the CPU and 16 on a GPU at 256x256.
         on_nonfinite: whether NaN or infinity from the network ends the run, or the image is left
             out and named.
+        round_trip: few-shot images decoded from their own latents; None decodes all.
+        in_domain: samples of the model's own domain, at most `num_samples`; None makes as many.
     """
 
     step: int
@@ -73,6 +78,8 @@ class Settings:
     seed: int
     batch_size: int | None
     on_nonfinite: OnNonFinite = "raise"
+    round_trip: int | None = None
+    in_domain: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
@@ -82,10 +89,21 @@ class Settings:
         size = self.batch_size
         if size is not None and not (isinstance(size, int) and size >= 1):
             raise ValueError(f"batch_size must be a whole number >= 1 or null, got {size!r}")
+        for name in ("round_trip", "in_domain"):
+            count = getattr(self, name)
+            if count is not None and not (isinstance(count, int) and count >= 1):
+                raise ValueError(
+                    f"measure.{name} must be a whole number >= 1 or null, got {count!r}"
+                )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
         if self.on_nonfinite not in get_args(OnNonFinite):
             raise ValueError(f"on_nonfinite must be raise or skip, got {self.on_nonfinite!r}")
+
+    @property
+    def in_domain_count(self) -> int:
+        """Samples of the model's own domain."""
+        return min(self.in_domain or self.num_samples, self.num_samples)
 
 
 @dataclass(frozen=True)
@@ -179,11 +197,14 @@ class Plan:
 
     def fit_key(self) -> dict[str, Any]:
         """What determines the fitted strategy."""
-        return {
+        key = {
             "inversion": self.inversion().digest,
             "sampler": configuration(self.sampler),
             "code": code_version(*_DRAWS),
         }
+        if self.sampler.in_domain_images:
+            key["in_domain"] = self.in_domain_inversion().digest
+        return key
 
     def fit_path(self) -> Path:
         """File of the fitted strategy."""
@@ -215,11 +236,13 @@ class Plan:
             "code": code_version(*_DRAWS),
             "seed": self.settings.seed,
         }
-        return self._artifact("latents", key, self.settings.num_samples, self.shape)
+        return self._artifact("latents", key, self.settings.in_domain_count, self.shape)
 
     def reconstructions(self) -> Artifact:
-        """The few-shot pictures, inverted and decoded."""
-        return self._images(self.inversion(), self.settings.step, eta=0.0, clip_x_0=False)
+        """The first few-shot images, inverted and decoded."""
+        inverted = self.inversion()
+        count = min(self.settings.round_trip or inverted.count, inverted.count)
+        return self._images(inverted, self.settings.step, eta=0.0, clip_x_0=False, count=count)
 
     def samples(self) -> Artifact:
         """The new images."""
@@ -231,6 +254,17 @@ class Plan:
     def in_domain(self) -> Artifact:
         """What the model makes from pure noise."""
         return self._images(self.pure_noise(), self.last_step, eta=0.0, clip_x_0=True)
+
+    def asked(self) -> "Plan":
+        """The same with as many samples as the strategy asks for of the model's own domain."""
+        settings = replace(self.settings, num_samples=self.sampler.in_domain_images)
+        return replace(self, settings=settings)
+
+    def in_domain_inversion(self) -> Artifact:
+        """Latents of the model's own domain that the strategy asks for."""
+        images = self.asked().in_domain()
+        key = {**self._solver_key(), "images": images.digest, "step": self.settings.step}
+        return self._artifact("inversion", key, images.count, self.shape)
 
     def mixed(self, sampler: Sampler) -> Artifact:
         """Few-shot pictures mixed in pixel space by `sampler`."""
@@ -267,18 +301,21 @@ class Plan:
             self.inversion_work(),
             Work("reconstruct", self.reconstructions().missing_items(), self.evaluations(step)),
             Work("decode", self.samples().missing_items(), self.evaluations(step)),
-            Work("in-domain", self.in_domain().missing_items(), self.evaluations(self.last_step)),
+            *in_domain_work([self]),
         ]
 
     def disk(self) -> int:
         """Bytes still to write: pictures and latents as float32, features, files of the run."""
         made = [self.samples(), self.in_domain(), *(self.mixed(c) for c in self.controls())]
         others = [self.reconstructions(), self.latents(), self.pure_noise()]
+        if self.sampler.in_domain_images:
+            others.append(self.in_domain_inversion())
         described = [(images.digest, images.count) for images in made]
         described += [(d.digest, len(d)) for d in (self.domain.few_shot, self.domain.held_out)]
         features = [self.features(digest, count) for digest, count in described]
-        # a byte a value as PNG; physical units are float32
-        each = 1 if self.domain.scale is None else 5
+        # a byte a value as PNG; physical units are in samples.npy and in samples.fits
+        scale = self.domain.scale
+        each = 1 if scale is None else 1 + 2 * scale.dtype.itemsize
         return each * self.settings.num_samples * math.prod(self.shape) + sum(
             4 * math.prod(artifact.shape) * artifact.missing_items()
             for artifact in (*self.inversions().values(), *made, *others, *features)
@@ -298,7 +335,16 @@ class Plan:
         """Hashed once: it is over all weights."""
         return self.extractor.digest
 
-    def _images(self, latents: Artifact, step: int, *, eta: float, clip_x_0: bool) -> Artifact:
+    def _images(
+        self,
+        latents: Artifact,
+        step: int,
+        *,
+        eta: float,
+        clip_x_0: bool,
+        count: int | None = None,
+    ) -> Artifact:
+        """Decoded latents, the first `count` of them if that is given."""
         key = {
             **self._solver_key(),
             "latents": latents.digest,
@@ -307,7 +353,7 @@ class Plan:
             "clip_x_0": clip_x_0,
             "seed": self.settings.seed if eta else None,
         }
-        return self._artifact("images", key, latents.count, self.shape)
+        return self._artifact("images", key, count or latents.count, self.shape)
 
     def _artifact(
         self, stage: str, key: Mapping[str, Any], count: int, shape: Sequence[int]
@@ -325,6 +371,29 @@ class Plan:
         }
 
 
+def in_domain_work(plans: Sequence[Plan]) -> list[Work]:
+    """What samples of the model's own domain cost, and latents of them if strategies ask for these.
+
+    Args:
+        plans: of runs that differ in strategy or step, the first with all samples to compare with.
+    """
+    first = plans[0]
+    asking = {p.in_domain_inversion().digest: p for p in plans if p.sampler.in_domain_images}
+    samples = [first.in_domain(), *(plan.asked().in_domain() for plan in asking.values())]
+    missing = max(artifact.missing_items() for artifact in samples)
+    return [
+        Work("in-domain", missing, first.evaluations(first.last_step)),
+        *(
+            Work(
+                "invert in-domain",
+                plan.in_domain_inversion().missing_items(),
+                plan.solver.inversion_evaluations([plan.settings.step], T=plan.model.schedule.T),
+            )
+            for plan in asking.values()
+        ),
+    ]
+
+
 @cache
 def code_version(*parts: str) -> str:
     """Hash of what the source of some folders or files of the package does.
@@ -335,7 +404,7 @@ def code_version(*parts: str) -> str:
     package = Path(__file__).parent
     sha256 = hashlib.sha256()
     for file in sorted(_sources(package, parts)):
-        tree = ast.dump(ast.parse(file.read_text()))
+        tree = ast.dump(ast.parse(file.read_bytes()))
         sha256.update(f"{file.relative_to(package)} {tree}".encode())
     return sha256.hexdigest()[:16]
 

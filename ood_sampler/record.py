@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.data.fields import write_physical
+from ood_sampler.data.physical import as_bands, write_fields
+from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Outcome, Pipeline, label
+from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
+from ood_sampler.report.journal import journal, show
 from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_json, write_samples
 from ood_sampler.report.tables import csv_table, rich_table
 from ood_sampler.report.verdicts import conclusion, verdicts
 from ood_sampler.search import Choice
 from ood_sampler.studies.files import csv_rows
+
+SHOWN = 64
+"""Samples in the grid, on the page and at an experiment tracker."""
 
 
 def protocol(pipeline: Pipeline) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def results(
                 "held_out": list(outcome.rows[1].blend_pair),
             },
             "psnr": reconstruction["psnr"],
+            "near_copies": outcome.near_copies,
         },
         "skipped": [list(entry) for entry in pipeline.domain.skipped],
         "warnings": [*notes, *outcome.left_out],
@@ -136,16 +143,17 @@ def write_run(
         pipeline.domain.scale,
     )
     seed = pipeline.settings.seed
-    shown = range(min(64, len(outcome.images)))
+    shown = range(min(SHOWN, len(outcome.images)))
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
     originals = range(min(16, len(outcome.originals)))
+    images = as_bands(outcome.images, scale)
     pictures = {
-        "samples": gather(outcome.images, shown),
+        "samples": gather(images, shown),
         "nearest": gather(few_shot, [outcome.nearest_index[i] for i in shown]),
         "held_out": gather(held_out, some),
         "originals": gather(outcome.originals, originals),
-        "reconstructions": gather(outcome.reconstructions, originals),
+        "reconstructions": gather(as_bands(outcome.reconstructions, scale), originals),
         "in_domain": gather(outcome.in_domain, shown),
     }
     if choice is not None:
@@ -153,15 +161,37 @@ def write_run(
         write_atomically(folder / "search.csv", csv_rows(trials).encode())
     write_json(folder / "metrics.json", found)
     write_atomically(folder / "metrics.csv", csv_table(found["rows"]).encode())
-    write_samples(folder / "samples", outcome.images, outcome.numbers, seed=seed)
-    if scale is not None:
-        write_physical(folder / "samples.npy", outcome.images.blocks(), len(outcome.images), scale)
+    write_samples(
+        folder / "samples",
+        images,
+        outcome.numbers,
+        near_copies=outcome.near_copies,
+        seed=seed,
+    )
+    fields = _write_fields(folder, images, pictures, pipeline.domain)
     save_png(
-        overview(pictures["samples"], pictures["nearest"], pictures["held_out"]),
+        overview(
+            pictures["samples"],
+            pictures["nearest"],
+            pictures["held_out"],
+            near_copies=outcome.near_copies,
+        ),
         folder / "grid.png",
     )
-    write_page(folder / "report.html", found, pictures)
-    Console(stderr=True).print(rich_table(found))
+    write_page(folder / "report.html", found, pictures, fields)
+    show(rich_table(found))
+    for verdict in verdicts(found):
+        journal.info("%s %s: %s", verdict.question, verdict.answer, verdict.sentence)
+
+
+def _write_fields(
+    folder: Path, images: TensorSet, pictures: Mapping[str, Tensor], domain: TargetDomain
+) -> FieldPanel | None:
+    """Write the samples of a domain of physical fields as such; return what the page shows."""
+    if domain.scale is None:
+        return None
+    names = write_fields(folder, images.blocks, len(images), domain.scale, unit=domain.unit)
+    return FieldPanel(pictures["samples"], pictures["held_out"], domain.scale, domain.unit, names)
 
 
 def _scale(domain: TargetDomain) -> dict[str, Any]:
@@ -169,6 +199,13 @@ def _scale(domain: TargetDomain) -> dict[str, Any]:
     scale: dict[str, Any] = {}
     if domain.scale is not None:
         scale["scale"] = json.dumps(domain.scale.as_dict())
+        if domain.unit is not None:
+            scale["unit"] = domain.unit
+        if len(domain.scale.low) == 1:
+            scale["single band"] = (
+                "samples are shown and saved as the mean of their three colours, figures are of "
+                "the images as decoded"
+            )
     if domain.clipped is not None:
         shares = (f"{100 * share:.3g}%" for share in domain.clipped)
         scale["values clipped (few-shot, held-out)"] = ", ".join(shares)

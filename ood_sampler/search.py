@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.domain import Part
-from ood_sampler.latents.bandwidth import Point, Thresholds
+from ood_sampler.latents.bandwidth import Point, Thresholds, ranked
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.capture import CapturedFraction
 from ood_sampler.metrics.evaluation import Described
-from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.metrics.intervals import difference_interval, share_interval
+from ood_sampler.metrics.kernel import jackknife, kernel_distance
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 
@@ -46,8 +50,8 @@ class Trial:
         step: inversion step.
         sampler: label of the strategy.
         samples: how many it was judged by.
-        point: retention, novelty and distance to the validation part.
-        usable: whether retention and novelty suffice.
+        point: retention, novelty, near-copies and distance to the validation part.
+        usable: whether it keeps the domain and makes new images.
     """
 
     step: int
@@ -64,7 +68,9 @@ class Trial:
             "samples": self.samples,
             "retention": self.point.retention,
             "novelty": self.point.novelty,
+            "near_copies": self.point.near_copies,
             "kid": self.point.distance,
+            "kid_standard_error": self.point.error,
             "usable": self.usable,
         }
 
@@ -92,11 +98,13 @@ class Search:
     r"""Successive halving (Jamieson & Talwalkar, 2016) over steps and strategies.
 
     The few-shot pictures are split; candidates are fitted to one part, and the KID of their
-    samples to the other one ranks them. A candidate is usable if it keeps the target domain and
-    makes no copies: retention (one less the captured fraction) and authenticity must be at least
-    the stated shares of what the validation part itself reaches. After each round the best of the
-    usable ones go on with more samples; where none is usable, the ones that miss least do.
-    Held-out pictures are not looked at.
+    samples to the other one ranks them; those it does not tell apart, by its errors, are ranked by
+    their near-copies and novelty (`ranked`), and none is nearer than real pictures are. A
+    candidate is usable if it keeps the target domain and makes new images: retention (one less the
+    captured fraction) and authenticity must be at least the stated shares of what the validation
+    part itself reaches, and near-copies must not exceed those of the validation part beyond doubt.
+    After each round the best of the usable ones go on with more samples; where none is usable, the
+    ones that miss least do. Held-out pictures are not looked at.
 
     Args:
         steps: inversion steps that `inversion.step=auto` tries.
@@ -105,6 +113,8 @@ class Search:
         keep: share of the candidates that go on, in (0, 1).
         retention: least share of the validation part's own retention.
         novelty: least share of the validation part's own authenticity.
+        near_copies: share of near-copies beyond that of the validation part that is still allowed:
+            the lower bound of the difference (95%) may not lie above it.
 
     Raises:
         ValueError: a number is out of its range.
@@ -119,6 +129,7 @@ class Search:
         keep: float,
         retention: float,
         novelty: float,
+        near_copies: float,
     ) -> None:
         for name, share in (("validation", validation), ("keep", keep)):
             if not 0 < share < 1:
@@ -133,7 +144,7 @@ class Search:
         self.validation = validation
         self.samples = list(samples)
         self.keep = keep
-        self.thresholds = Thresholds(retention, novelty)
+        self.thresholds = Thresholds(retention, novelty, near_copies)
 
     def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
         """Numbers of the pictures to fit and to validate with.
@@ -160,10 +171,10 @@ class Search:
             ValueError: there are too few few-shot pictures or samples, or a step or a strategy
                 does not fit.
         """
-        T = pipeline.model.schedule.T
+        last = pipeline.model.schedule.last_invertible
         for step in steps:
-            if not 0 <= step < T:
-                raise ValueError(f"search.steps must be in 0..{T - 1}, got {step}")
+            if not 0 <= step <= last:
+                raise ValueError(f"search.steps must be in 0..{last}, got {step}")
         pipeline.evaluation.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers):
             run.check()
@@ -188,7 +199,11 @@ class Search:
             new = _computed(samples, before, pipeline)
             work.append(Work(f"search {number}", candidates * new, largest))
             before, candidates = samples, max(1, round(self.keep * candidates))
-        return work
+        # the samples themselves are work of the run
+        _, *inversions = in_domain_work(
+            [run.plan for run in self._candidates(pipeline, steps, samplers)]
+        )
+        return [*work, *inversions]
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
@@ -222,7 +237,7 @@ class Search:
                 found.append((judge.trial(run, run.sampled()[2]), run))
                 new = _computed(samples, before, run)
                 spent += new * run.plan.evaluations(run.settings.step)
-            found.sort(key=lambda pair: judge.rank(pair[0]))
+            found = [found[i] for i in judge.order([trial for trial, _ in found])]
             trials += [trial for trial, _ in found]
             before = samples
             pipeline.stages.append(_round(f"search {number}", len(found) * samples, stages))
@@ -257,12 +272,27 @@ class _Judge:
         captured.update(features, role="samples")
         captured.update(self.measure.in_domain, role="in_domain")
         captured.update(validating, role="target")
+        distance = jackknife(features, validating)
+        copies = self._near_copies(features)
         return Point(
             step=step,
             retention=1 - float(captured.compute()),
             novelty=float(authenticity(features, few_shot[self.fit])),
-            distance=float(kernel_distance(features, validating)),
+            distance=float(distance.value),
+            error=float(distance.standard_error),
+            near_copies=copies.value,
+            excess=difference_interval(copies, self._near_copies(validating)).low,
         )
+
+    def _near_copies(self, features: Tensor) -> Interval:
+        few_shot = self.measure.few_shot.features
+        return share_interval(near_copies(features, few_shot[self.fit], few_shot[self.validation]))
+
+    @cached_property
+    def floor(self) -> float:
+        """Distance of real pictures to the validation part."""
+        few_shot = self.measure.few_shot.features
+        return float(kernel_distance(few_shot[self.fit], few_shot[self.validation]))
 
     @cached_property
     def relative(self) -> Thresholds:
@@ -273,13 +303,13 @@ class _Judge:
         new = float(authenticity(few_shot[self.validation], few_shot[self.fit]))
         return self.thresholds.relative_to(retention=kept, novelty=new)
 
-    def rank(self, trial: Trial) -> tuple[bool, float]:
-        """Usable ones by their distance; then the others, by what they lack."""
-        if trial.usable:
-            return False, trial.point.distance
-        return True, max(0.0, self.relative.retention - trial.point.retention) + max(
-            0.0, self.relative.novelty - trial.point.novelty
-        )
+    def order(self, trials: Sequence[Trial]) -> list[int]:
+        """Indices: usable ones as `ranked`; then the others, by what they lack."""
+        usable = [i for i, trial in enumerate(trials) if trial.usable]
+        others = [i for i, trial in enumerate(trials) if not trial.usable]
+        best = ranked([trials[i].point for i in usable], floor=self.floor)
+        others.sort(key=lambda i: self.relative.lack(trials[i].point))
+        return [usable[i] for i in best] + others
 
     def remark(self, best: Trial, trials: Sequence[Trial]) -> str:
         """The choice in a sentence."""
@@ -287,15 +317,18 @@ class _Judge:
         usable = "" if best.usable else ", though no candidate was usable"
         return (
             f"chosen of {tried} combinations on {len(self.validation)} of the few-shot pictures, "
-            f"not on the held-out ones: {_words(best)}{usable} (retention of "
-            f"{self.relative.retention:.2f} and novelty of {self.relative.novelty:.2f} were asked)"
+            f"not on the held-out ones: {_words(best)}{usable} (asked: retention of "
+            f"{self.relative.retention:.2f}, novelty of {self.relative.novelty:.2f}, near-copies "
+            f"not shown to exceed those of real pictures by more than "
+            f"{self.relative.near_copies:g}; KID of real pictures {1e3 * self.floor:.1f}e-3)"
         )
 
 
 def _words(trial: Trial) -> str:
     return (
-        f"step {trial.step}, {trial.sampler}, KID {1e3 * trial.point.distance:.1f}e-3, retention "
-        f"{trial.point.retention:.2f}, novelty {trial.point.novelty:.2f}"
+        f"step {trial.step}, {trial.sampler}, KID {1e3 * trial.point.distance:.1f}e-3 ± "
+        f"{1e3 * trial.point.error:.1f}e-3, retention {trial.point.retention:.2f}, novelty "
+        f"{trial.point.novelty:.2f}, near-copies {trial.point.near_copies:.2f}"
     )
 
 
@@ -315,7 +348,14 @@ def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sa
     """The run of a candidate, of the part of the pictures to fit."""
     domain = replace(pipeline.domain, few_shot=Part(pipeline.domain.few_shot, fit))
     settings = replace(pipeline.settings, step=step)
-    return replace(pipeline, domain=domain, sampler=sampler, settings=settings, also=())
+    return replace(
+        pipeline,
+        domain=domain,
+        sampler=sampler,
+        settings=settings,
+        also=(),
+        progress=lambda name, images: pipeline.progress(f"search, {name}", images),
+    )
 
 
 def _copy_latents(whole: Pipeline, part: Pipeline, fit: Sequence[int]) -> None:

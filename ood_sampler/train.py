@@ -9,19 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.command.arguments import read_command
+from ood_sampler.command.checking import check_complete, expand_home
+from ood_sampler.command.files import Configuration
+from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
 from ood_sampler.help import CONF, training_help_text
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 log = logging.getLogger(__name__)
+
+CONFIGURATION = Configuration("train")
+"""Of a training, where a command names no other."""
+
+_INTERRUPTED = "interrupted: the last checkpoint is kept, the same command continues"
 
 _POSITIVE = (
     "images",
@@ -38,19 +44,24 @@ _POSITIVE = (
 
 def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
-    arguments = get_args_parser().parse_args(sys.argv[1:])
-    if arguments.help:
-        sys.stdout.write(training_help_text())
-        return
     try:
-        check_keys(arguments.overrides)
+        command = read_command(sys.argv[1:], name="train")
+        if command.options.help:
+            sys.stdout.write(training_help_text())
+            return
+        if not command.is_answered_by_hydra and command.options.cfg is None:
+            check_keys(command.overrides, command.configuration)
+        sys.argv[1:] = command.arguments()
+        run()
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    run()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{_INTERRUPTED}\n")
+        sys.exit(130)
 
 
-def check_keys(overrides: Sequence[str]) -> None:
+def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGURATION) -> None:
     """Say in one sentence what is wrong with a command.
 
     Raises:
@@ -58,17 +69,18 @@ def check_keys(overrides: Sequence[str]) -> None:
             range.
     """
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", list(overrides))
+        cfg = configuration.compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
-    missing = ["name"] * OmegaConf.is_missing(cfg, "name")
-    missing += ["data.root"] * OmegaConf.is_missing(cfg.data, "root")
+    needed = ("name", "data.root")
+    missing = [key for key in needed if OmegaConf.select(cfg, key, throw_on_missing=False) is None]
     if missing:
         raise CommandError(
             f"{' and '.join(missing)} must be set: "
             "python -m ood_sampler.train name=mine data.root=/my/pictures"
         )
+    del cfg.hydra
+    check_complete(cfg)
     for key in _POSITIVE:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int | float) or value <= 0:
@@ -79,13 +91,19 @@ def check_keys(overrides: Sequence[str]) -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def run(cfg: DictConfig) -> None:
     """One training; a mistake or a fault ends it with one sentence and exit code 1."""
+    expand_home(cfg)
     try:
         train(cfg)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not is_interrupt(ended):
+            raise
+        log.error(_INTERRUPTED)
+        sys.exit(130)
     except FAULTS as error:
-        log.error("error: %s", error)
+        log.error("error: %s", printable(str(error)))
         sys.exit(1)
 
 

@@ -105,8 +105,12 @@ def test_a_sample_the_network_fails_on_keeps_the_numbers_of_the_others(
     torch.testing.assert_close(
         outcome.images.take([6, 7, 68]), expected.images.take([6, 8, 69]), rtol=0, atol=1e-5
     )
-    write_samples(tmp_path, outcome.images, outcome.numbers, seed=3)
-    names = [line.split(",")[0] for line in (tmp_path / "manifest.csv").read_text().split()[1:]]
+    copies = [number == 9 for number in outcome.numbers]
+    write_samples(tmp_path, outcome.images, outcome.numbers, near_copies=copies, seed=3)
+    lines = (tmp_path / "manifest.csv").read_text().split()
+    assert lines[0] == "file,seed,index,near_copy"
+    assert [line for line in lines if line.endswith(",1")] == ["00009.png,3,9,1"]
+    names = [line.split(",")[0] for line in lines[1:]]
     assert names == [f"{i:05d}.png" for i in range(70) if i != 7]
     assert sorted(file.name for file in tmp_path.glob("*.png")) == names
 

@@ -1,6 +1,8 @@
 import functools
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ood_sampler import plan
 from ood_sampler.data.artifact import SHARD
 from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
 from ood_sampler.diffusion.solvers import (
@@ -27,7 +30,7 @@ from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
-from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline
+from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline, check_model
 from ood_sampler.plan import Settings, code_version
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
@@ -127,6 +130,41 @@ def test_a_run_measures_the_strategy_both_references_and_the_controls(
         assert all(value is not None for value in row.figures.values())
     assert outcome.rows[1].figures["kid"] < outcome.rows[2].figures["kid"]
     assert len(outcome.reconstruction["psnr"]) == 66
+
+
+def test_references_cost_no_more_than_is_asked_for(
+    model_folder: Path,
+    trainer: Callable[..., Any],
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer, round_trip=9, in_domain=20)
+    expected = [stage.evaluations for stage in run.plan.work()]
+    calls = count_evaluations(run, monkeypatch)
+    outcome = run.run()
+    assert expected == [66 * 2, 9 * 2, 70 * 2, 20 * 5]
+    assert sum(calls) == sum(expected)
+
+    whole = pipeline(model_folder, reference, trainer).run()
+    few, many = ([row.figures for row in made.rows] for made in (outcome, whole))
+    assert outcome.reconstruction["psnr"] == pytest.approx(whole.reconstruction["psnr"][:9])
+    torch.testing.assert_close(outcome.in_domain.take(range(20)), whole.in_domain.take(range(20)))
+    assert [row.samples for row in outcome.rows] == [70, 66, 20, 70, 70]
+    # fewer images make FID, recall and coverage worse: that row has none
+    assert many[2].keys() - few[2].keys() == {
+        f"{key}{end}" for key in ("fid", "recall", "coverage") for end in ("", "_low", "_high")
+    }
+    # of the strategy's scores, capture alone refers to the in-domain samples
+    differing = {key for key in few[0] if few[0][key] != many[0][key]}
+    assert {key.removesuffix("_low").removesuffix("_high") for key in differing} <= {"captured"}
+
+
+def test_a_run_of_few_samples_makes_no_more_of_its_own_domain(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    plan = pipeline(model_folder, tmp_path, trainer, num_samples=12, in_domain=128).plan
+    assert plan.in_domain().count == 12
 
 
 def test_evaluations_are_those_of_the_grid_and_no_more(
@@ -452,6 +490,8 @@ def test_the_control_mixes_the_same_pictures_as_the_strategy(
     run = pipeline(model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="pair", points=20))
     names = [type(sampler).__name__ for sampler in run.plan.controls()]
     assert names == ["LerpSampler", "CogSampler", "SlerpSampler"]
+    run = pipeline(model_folder, tmp_path, trainer, sampler=CogSampler(references=3, cap=0.6))
+    assert vars(run.plan.controls()[-1]) == {"references": 3, "cap": 0.6, "among": None}
     run = pipeline(
         model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="gaussian", points=20)
     )
@@ -493,6 +533,8 @@ def test_mistakes_are_found_before_the_network_is_loaded(
         ({"num_samples": 0}, "num_samples must be >= 1"),
         ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
         ({"seed": -1}, "seed must be in"),
+        ({"round_trip": 0}, "measure.round_trip must be a whole number >= 1 or null"),
+        ({"in_domain": 1.5}, "measure.in_domain must be a whole number >= 1 or null"),
     ],
 )
 def test_settings_refuse_impossible_numbers(changes: dict[str, Any], message: str) -> None:
@@ -520,6 +562,35 @@ def test_code_version_follows_the_code_and_not_its_comments(
         versions.append(code_version("parts"))
     code_version.cache_clear()
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_code_that_turns_weights_into_numbers_is_in_the_key() -> None:
+    package = Path(plan.__file__).parent
+    # where weights lie, how they get there, and what is said of them
+    others = {"__init__", "__main__", "frozen", "sources", "verification", "weights"}
+    files = {f"models/{file.stem}.py" for file in (package / "models").glob("*.py")}
+    assert set(plan._MODELS) == files - {f"models/{name}.py" for name in others}
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample", "epsilon"])
+def test_a_model_of_zero_terminal_snr_samples_its_own_domain_from_its_noisiest_step(
+    prediction: str, model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "zero")
+    file = folder / "scheduler" / "scheduler_config.json"
+    scheduler = json.loads(file.read_text())
+    scheduler |= {"prediction_type": prediction, "rescale_betas_zero_snr": True}
+    file.write_text(json.dumps(scheduler))
+    run = pipeline(folder, tmp_path / "artifacts", trainer, num_samples=6, step=998)
+    images = run.in_domain().open().take(range(6))
+    assert run.plan.last_step == (998 if prediction == "epsilon" else 999)
+    assert images.isfinite().all()
+    assert images.abs().max() <= 1
+    assert images.std() > 0.05
+    check_model(run.model, run.solver, run.settings, [])
+    message = r"inversion\.step must be (at most 998|in 0\.\.998 .*), got 999"
+    with pytest.raises(ValueError, match=message):
+        check_model(run.model, run.solver, replace(run.settings, step=999), [])
 
 
 def test_the_weights_are_those_of_before(

@@ -1,6 +1,8 @@
 import csv
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,12 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+from ood_sampler import end_on_interrupt
+from ood_sampler.command.checking import check_command, sweepable
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text, training_help_text
-from ood_sampler.run import check_command, execute, main, sweepable
+from ood_sampler.run import execute, main, run
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.search import Candidates, Search
 from ood_sampler.studies.base import Study
@@ -231,7 +235,7 @@ def test_every_solver_is_made_and_fits_the_default_model(option: str) -> None:
 
 
 def test_help_explains_every_key_of_every_option() -> None:
-    text = help_text()
+    text = help_text(["all"])
     for group, option in OPTIONS:
         assert f"  {option}" in text
         if group == "experiment":
@@ -245,6 +249,34 @@ def test_help_explains_every_key_of_every_option() -> None:
                 assert f"{group}.{key}=" in text, key
     for key in ("seed", "num_samples", "inversion.step", "decode.eta", "output"):
         assert f"    {key}=" in text
+
+
+def test_help_fits_on_a_screen_and_tells_of_a_group_or_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = help_text().splitlines()
+    assert len(lines) <= 40
+    assert max(len(line) for line in [*lines, *help_text(["all"]).splitlines()]) <= 100
+    for group, option in OPTIONS:
+        assert re.search(rf"\b{option}\b", help_text()), (group, option)
+    assert len(training_help_text().splitlines()) <= 45
+    data = help_text(["data"])
+    assert "\n  folder: Your own pictures" in data
+    assert "data.held_out_root=null" in data
+    assert "sampler" not in data
+    assert "data.column" not in help_text(["data=folder"])
+    assert help_text(["inversion"]) == help_text(["inversion.step"])
+    assert help_text(["inversion"]).startswith("    inversion.step=500 ")
+    with pytest.raises(CommandError, match="no help for samplr; did you mean sampler"):
+        help_text(["samplr"])
+    with pytest.raises(CommandError, match=r"no help for data=foldr; the options are afhq_cat,"):
+        help_text(["data=foldr"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("# My pictures.\nroot: x # where they are\n")
+    for command in (["--help", "data"], ["--help=data"], ["data", "-h"]):
+        monkeypatch.setattr(sys, "argv", ["run", "--config-dir", str(tmp_path), *command])
+        main()
+        assert "\n  mine: My pictures.\n" in capsys.readouterr().out
 
 
 def test_help_of_training_names_its_keys() -> None:
@@ -299,6 +331,89 @@ def execute_tiny(folder: Path, at: Path, *overrides: str) -> None:
     execute(cfg)
 
 
+def run_in_process(at: Path, *command: str) -> int | str | None:
+    """The exit code of a run whose command was composed as Hydra would."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", [*command, "logger=none", f"output={at}"], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(at / "found")
+        cfg.hydra.mode = "RUN"
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg.hydra
+    with pytest.raises(SystemExit) as ended:
+        run(cfg)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["model=ddpm_cifar10"], "the weights of ddpm_cifar10 are not here (143 MB to fetch)"),
+        (["data=folder", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+        (["data=celeba", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_a_dry_run_without_weights_or_data_says_so_and_fails(
+    command: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for variable in ("OOD_SAMPLER_CACHE", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert run_in_process(tmp_path, "dry_run=true", *command) == 1
+    assert said in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def lightning_exit() -> None:
+    """What Lightning makes of Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def test_an_interrupted_program_exits_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ood_sampler.run.execute", interrupted)
+    assert run_in_process(tmp_path) == 130
+    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg: lightning_exit())
+    assert run_in_process(tmp_path) == 130
+    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg: sys.exit(3))
+    assert run_in_process(tmp_path) == 3
+    # while a command is read and composed
+    for module in ("run", "train"):
+        monkeypatch.setattr(f"ood_sampler.{module}.read_command", interrupted)
+        monkeypatch.setattr(sys, "argv", [module])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"ood_sampler.{module}").main()
+        assert ended.value.code == 130
+        assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_interrupt_of_an_import_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error[1]))
+    end_on_interrupt()
+    with pytest.raises(SystemExit) as ended:
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    bug = TypeError("a bug")
+    sys.excepthook(TypeError, bug, None)
+    assert others == [bug]
+
+
 def test_a_study_leaves_its_answer(
     model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,6 +443,9 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
     ended = ood_sampler(*SMALL, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert folder.name.endswith("_dog32_galaxy32_cog")
+    assert f"wandb sync {folder}/wandb/offline-run-" in ended.stderr
+    assert "stage decode: cog (3), t = 400; 12 images, " in (folder / "run.log").read_text()
     results = json.loads((folder / "metrics.json").read_text())
     assert results["run"]["step"] == 400
     assert [row["name"] for row in results["rows"] if row["role"] == "control"] == [
@@ -347,7 +465,7 @@ def test_a_run_leaves_its_results_and_a_second_one_is_cached(tmp_path: Path) -> 
     with Image.open(samples[0]) as sample:
         assert sample.size == (32, 32)
     manifest = (folder / "samples" / "manifest.csv").read_text().splitlines()
-    assert manifest[1] == "00000.png,0,0"
+    assert manifest[1] == "00000.png,0,0,0"
     for name in ("grid.png", "report.html", "metrics.csv"):
         assert (folder / name).stat().st_size > 100
     assert list(folder.glob("wandb/offline-run-*"))
@@ -415,3 +533,4 @@ def test_a_mistake_ends_the_run_with_one_sentence_and_no_traceback(
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert len([line for line in ended.stderr.splitlines() if "error" in line]) == 1
+    assert list(tmp_path.iterdir()) == []

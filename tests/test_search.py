@@ -3,6 +3,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.bandwidth import Point, Thresholds
 from ood_sampler.metrics.evaluation import Described, Evaluation
 from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.pipeline import Measure, Pipeline
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
@@ -32,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "keep": 0.4,
     "retention": 0.9,
     "novelty": 0.3,
+    "near_copies": 0.2,
 }
 
 
@@ -95,9 +98,11 @@ def test_the_nearest_of_the_usable_ones_is_chosen_and_a_copier_is_not(
     choice, _, _ = asked
     trials = {(t.step, t.sampler): t for t in choice.trials if t.samples == 16}
     copier, mixer = trials[100, "copy"], trials[100, "cog (3)"]
-    # novelty alone speaks against copies
+    # novelty and near-copies speak against copies
     assert copier.point.retention == mixer.point.retention == 1
     assert copier.point.novelty == 0
+    assert copier.point.near_copies > 0.8
+    assert copier.point.excess > 0.5
     assert not copier.usable
     # pure noise is new, and retention alone speaks against it
     strayed = trials[999, "cog (3)"]
@@ -109,9 +114,28 @@ def test_the_nearest_of_the_usable_ones_is_chosen_and_a_copier_is_not(
         (100, "cog (3)"),
     }
     last = [trial for trial in choice.trials if trial.samples == 32]
-    nearest = min(last, key=lambda trial: (not trial.usable, trial.point.distance))
-    assert nearest.usable
-    assert (choice.step, choice.sampler) == (100, NAMED[nearest.sampler])
+    # their KIDs are not told apart, so that the one with fewer near-copies is taken
+    first, second = last
+    assert abs(first.point.distance - second.point.distance) < first.point.error
+    assert first.usable
+    assert first.point.near_copies < second.point.near_copies
+    assert (choice.step, choice.sampler) == (100, NAMED[first.sampler])
+
+
+def test_a_candidate_whose_near_copies_are_shown_is_not_usable(
+    asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
+) -> None:
+    # 7 of 16 samples are near-copies, of which real pictures make none of 16, at most 21%
+    choice = search(samples=[16], near_copies=0.1).choose(make(), steps=[100], samplers=SAMPLERS)
+    trials = {trial.sampler: trial for trial in choice.trials}
+    assert trials["cog (2)"].point.near_copies == 7 / 16
+    low, high = 0.197534, 1 - 0.025 ** (1 / 16)
+    excess = 7 / 16 - ((7 / 16 - low) ** 2 + high**2) ** 0.5
+    assert trials["cog (2)"].point.excess == pytest.approx(excess, abs=1e-5)
+    assert [name for name, trial in trials.items() if trial.usable] == ["cog (3)"]
+    # all else speaks for it
+    usable = [t.sampler for t in asked[0].trials if t.samples == 16 and t.usable]
+    assert usable == ["cog (3)", "cog (2)"]
 
 
 def test_rounds_halve_the_candidates_and_add_samples(asked: tuple[Choice, int, int]) -> None:
@@ -119,8 +143,7 @@ def test_rounds_halve_the_candidates_and_add_samples(asked: tuple[Choice, int, i
     assert [trial.samples for trial in trials] == [16] * 6 + [32] * 2
     first = [(trial.step, trial.sampler) for trial in trials[:6]]
     assert {(trial.step, trial.sampler) for trial in trials[6:]} == set(first[:2])
-    ahead = [(not trial.usable, trial.point.distance) for trial in trials[:2]]
-    assert ahead == sorted(ahead)
+    assert [trial.usable for trial in trials[:6]] == [True] * 2 + [False] * 4
 
 
 def test_evaluations_counted_are_those_of_the_network(
@@ -177,10 +200,12 @@ def test_where_none_is_usable_the_least_miss_is_chosen(
     asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
 ) -> None:
     strict = search(samples=[16], retention=1.0, novelty=1.0)
-    choice = strict.choose(make(), steps=STEPS, samplers=SAMPLERS)
+    # with a cap they would be new enough
+    samplers = (SAMPLERS[0], CogSampler(references=2, cap=1), CogSampler(references=3, cap=1))
+    choice = strict.choose(make(), steps=STEPS, samplers=samplers)
     assert not any(trial.usable for trial in choice.trials)
     # real pictures have a novelty of 0.5: cog (3) lacks least of it, pure noise all of retention
-    assert (choice.step, choice.sampler) == (100, SAMPLERS[2])
+    assert (choice.step, choice.sampler) == (100, samplers[2])
     assert "though no candidate was usable" in choice.remark
     assert "though" not in asked[0].remark
     copier = strict.choose(make(), steps=STEPS, samplers=SAMPLERS[:1])
@@ -195,8 +220,13 @@ def test_the_remark_tells_what_was_chosen_and_from_what(asked: tuple[Choice, int
         if (trial.step, NAMED[trial.sampler], trial.samples) == (choice.step, choice.sampler, 32)
     ]
     assert choice.remark.startswith("chosen of 6 combinations on 16 of the few-shot pictures")
-    assert f"step 100, {best.sampler}, KID {1e3 * best.point.distance:.1f}e-3" in choice.remark
-    assert f"novelty {best.point.novelty:.2f}" in choice.remark
+    kid = f"KID {1e3 * best.point.distance:.1f}e-3 ± {1e3 * best.point.error:.1f}e-3"
+    assert f"step 100, {best.sampler}, {kid}" in choice.remark
+    copies = f"near-copies {best.point.near_copies:.2f}"
+    assert f"novelty {best.point.novelty:.2f}, {copies}" in choice.remark
+    assert (
+        "near-copies not shown to exceed those of real pictures by more than 0.2" in choice.remark
+    )
 
 
 def described(*places: float) -> Described:
@@ -216,7 +246,7 @@ def judge(root: Path, *, away: float = 1) -> _Judge:
         in_domain=in_domain.features,
         count=8,
     )
-    return _Judge(measure, range(8), range(8, 16), Thresholds(0.5, 0.25))
+    return _Judge(measure, range(8), range(8, 16), Thresholds(0.5, 0.25, 0.01))
 
 
 def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> None:
@@ -228,6 +258,25 @@ def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> Non
     assert (strayed.retention, strayed.novelty) == (0, 1)
     same = judged.point(100, features[8:])
     assert same.distance < copies.distance < strayed.distance
+    # eight of eight, beside none of eight validation pictures
+    reach = 1 - 0.025 ** (1 / 8)
+    assert (copies.near_copies, same.near_copies) == (1, 0)
+    assert copies.excess == pytest.approx(1 - 2**0.5 * reach)
+    assert same.excess == pytest.approx(-reach)
+    assert same.error == float(jackknife(features[8:], features[8:]).standard_error)
+
+
+def test_no_candidate_is_nearer_than_real_pictures(tmp_path: Path) -> None:
+    judged = judge(tmp_path)
+    features = judged.measure.few_shot.features
+    floor = float(kernel_distance(features[:8], features[8:]))
+    assert judged.floor == floor
+    judged.__dict__["relative"] = Thresholds(0.8, 0.4, 0.01)
+    nearer, newer = (
+        trial(retention=1.0, novelty=novelty, distance=distance, usable=True)
+        for novelty, distance in ((0.4, floor - 1), (0.5, floor))
+    )
+    assert judged.order([nearer, newer]) == [1, 0]
 
 
 @pytest.mark.parametrize(("away", "novelty"), [(1.0, 0.0), (2.0, 1.0)])
@@ -257,7 +306,7 @@ def trial(*, retention: float, novelty: float, distance: float, usable: bool) ->
 
 def test_usable_ones_come_first_by_distance_and_others_by_what_they_lack(tmp_path: Path) -> None:
     judged = judge(tmp_path)
-    judged.__dict__["relative"] = Thresholds(0.8, 0.4)
+    judged.__dict__["relative"] = Thresholds(0.8, 0.4, 0.01)
     ranked = [
         trial(retention=0.8, novelty=0.4, distance=1.0, usable=True),
         trial(retention=1.0, novelty=1.0, distance=5.0, usable=True),
@@ -267,7 +316,7 @@ def test_usable_ones_come_first_by_distance_and_others_by_what_they_lack(tmp_pat
         trial(retention=0.7, novelty=0.2, distance=0.1, usable=False),
     ]
     shuffled = [ranked[i] for i in (3, 1, 4, 2, 0)]
-    assert sorted(shuffled, key=judged.rank) == ranked
+    assert [shuffled[i] for i in judged.order(shuffled)] == ranked
 
 
 def test_the_split_is_drawn_by_the_seed_and_leaves_nothing_out() -> None:
@@ -303,6 +352,7 @@ def test_a_step_that_the_model_does_not_have_is_refused(make: Callable[..., Pipe
         ({"samples": [32, 32]}, r"search\.samples must increase"),
         ({"retention": 1.1}, r"retention must be in \(0, 1\], got 1\.1"),
         ({"novelty": 0.0}, r"novelty must be in \(0, 1\], got 0"),
+        ({"near_copies": 1.0}, r"near_copies must be in \[0, 1\), got 1"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -316,7 +366,10 @@ def test_a_choice_among_no_strategies_is_refused() -> None:
 
 
 def test_a_run_by_auto_says_what_it_chose(
-    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level("INFO")
     execute_tiny(
@@ -329,6 +382,9 @@ def test_a_run_by_auto_says_what_it_chose(
         "search.validation=0.4",
     )
     assert "search 1" in caplog.text
+    shown = capsys.readouterr().err
+    for step, sampler in product((100, 600), ("cog (2)", "cog (3)", "cog (5)")):
+        assert f"search, decode: {sampler}, t = {step} " in shown
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     remark = found["protocol"]["search"]
     assert remark.startswith("chosen of 10 combinations on 16 of the few-shot pictures")
@@ -337,6 +393,8 @@ def test_a_run_by_auto_says_what_it_chose(
     assert len(list((tmp_path / "found" / "samples").glob("*.png"))) == 16
     with (tmp_path / "found" / "search.csv").open() as file:
         trials = list(csv.DictReader(file))
+    for found_key in ("near_copies", "kid_standard_error"):
+        assert all(float(row[found_key]) >= 0 for row in trials)
     assert {row["step"] for row in trials} == {"100", "600"}
     assert [row["samples"] for row in trials] == ["16"] * 10 + ["32"] * 3
     chosen = next(row for row in trials if row["samples"] == "32")

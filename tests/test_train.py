@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from ood_sampler.command.arguments import read_command
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF
 from ood_sampler.train import build_network, check_keys, check_resumed, newest_checkpoint
@@ -24,6 +25,8 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
     [
         (["name=mine"], "data.root must be set"),
         ([], "name and data.root must be set"),
+        (["name=null", "data.root=x"], "name must be set"),
+        (["name=mine", "data.root=x", "output=/dev/null/x"], "output=/dev/null/x cannot be writ"),
         (["name=mine", "data.root=x", "imagse=3"], "imagse"),
         (["name=mine", "data.root=x", "module.batch_size=0"], "module.batch_size must be .* got 0"),
         (["name=mine", "data.root=x", "images=many"], "images must be a number above 0, got many"),
@@ -33,6 +36,23 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
 def test_a_mistaken_command_is_named(overrides: list[str], said: str) -> None:
     with pytest.raises(CommandError, match=said):
         check_keys(overrides)
+
+
+def test_texts_of_a_training_arrive_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    typed = ["name=2024_05", "data.root=~/Galaxies (2020)", "images=10"]
+    command = read_command(typed, name="train")
+    check_keys(command.overrides, command.configuration)
+    cfg = command.configuration.compose(command.overrides)
+    assert (cfg.name, cfg.data.root, cfg.images) == ("2024_05", "/home/me/Galaxies (2020)", 10)
+    assert cfg.output == "outputs/train/2024_05"
+    assert command.arguments() == [
+        "name='2024_05'",
+        "data.root='/home/me/Galaxies (2020)'",
+        typed[2],
+    ]
+    with pytest.raises(CommandError, match="name= has no value"):
+        read_command(["name=", "data.root=x"], name="train")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The tables and figures of the paper: a study of each domain, and one answer over all of them.
 
     python -m experiments.paper frontier bandwidth --domains /my/cats birds=/my/birds.zip
+    python -m experiments.paper frontier --domains galaxy32 /my/cats
 
+Folders are added to the domains that ship; where one of these is named, or `only` stands first,
+exactly what is listed is taken.
 Each model with each domain is a run of its own (`python -m ood_sampler.run experiment=NAME`), which
 continues where it stopped; what they found is put together in `outputs/paper/<scale>/<name>`.
 """
@@ -11,7 +14,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from ood_sampler.help import CONF
+from ood_sampler.names import data_name
 from ood_sampler.studies.files import read_studies, write_study
 
 FIELDS = ("galaxy32", "radiation32", "galaxyzoo", "radiation")
@@ -47,10 +51,22 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Target domains of each base model, by scale; of the paper those of Zhu et al., 2023."""
 
+ONLY = "only"
+"""Before domains: none but these."""
+
 _SIZES: dict[str, dict[str, str]] = {
     "embedded": {},
-    "paper": {"num_samples": "5000", "data.few_shot": "1000", "metrics": "inception"},
+    "paper": {
+        "num_samples": "5000",
+        "data.few_shot": "1000",
+        "measure.in_domain": "null",
+        "metrics": "inception",
+    },
 }
+
+
+_INTERRUPTED = 130
+"""Exit code of a run that was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ def runs(
         study: its name.
         scale: `embedded` or `paper`.
         domains: folders or archives of pictures, each as PATH or NAME=PATH, beside those that a
-            model has.
+            model has; with one of these by its name, or after `only`, no others than listed.
         models: base models; none takes all of the scale.
 
     Raises:
@@ -88,9 +104,14 @@ def runs(
         raise ValueError(f"MODELS must be some of {' '.join(targets)}, got {unknown[0]}")
     sizes = _SIZES[scale]
     size = tuple(f"{key}={value}" for key, value in sizes.items())
-    folders = [] if study == "astro" else [_folder(text, sizes) for text in domains]
+    shipped = _shipped(scale)
+    named = [text for text in domains if text in shipped]
+    exactly = bool(named) or ONLY in domains
+    paths = [] if study == "astro" else folders_of(domains, scale)
+    folders = [_folder(text, sizes, shipped) for text in paths]
     for model in models or targets:
-        chosen = [(name, (f"data={name}", *size)) for name in targets[model]]
+        kept = [name for name in targets[model] if not exactly or name in named]
+        chosen = [(name, (f"data={name}", *size)) for name in kept]
         if study == "astro":
             chosen = [(name, given) for name, given in chosen if name in FIELDS]
         chosen += folders
@@ -109,12 +130,26 @@ def runs(
                 )
 
 
-def _folder(text: str, sizes: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def folders_of(domains: Sequence[str], scale: str) -> list[str]:
+    """Those of the domains that do not ship."""
+    return [text for text in domains if text not in (*_shipped(scale), ONLY)]
+
+
+def _shipped(scale: str) -> set[str]:
+    return {name for names in TARGETS[scale].values() for name in names}
+
+
+def _folder(
+    text: str, sizes: Mapping[str, str], shipped: Collection[str]
+) -> tuple[str, tuple[str, ...]]:
     named = re.fullmatch(r"([\w-]+)=(.+)", text)
     root = Path(named[2] if named else text).resolve()
     if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: DOMAINS takes folders or archives")
-    name = named[1] if named else root.stem
+        raise FileNotFoundError(
+            f"{root} does not exist: DOMAINS takes folders or archives, and of the domains of this "
+            f"scale {', '.join(sorted(shipped))}"
+        )
+    name = named[1] if named else data_name(text)
     # how many pictures a folder of one's own has is not known
     size = (f"{key}={value}" for key, value in sizes.items() if key != "data.few_shot")
     data = ("data=folder", f"data.name={_quoted(name)}", f"data.root={_quoted(str(root))}")
@@ -152,7 +187,10 @@ def make(
             *settings,
         ]
         print(" ".join(command[1:]), file=sys.stderr, flush=True)
-        if subprocess.run(command, check=False).returncode:  # noqa: S603 our own command
+        ended = subprocess.run(command, check=False).returncode  # noqa: S603 our own command
+        if ended == _INTERRUPTED:
+            raise KeyboardInterrupt
+        if ended:
             raise RuntimeError(f"{study} of {run.folder} failed, see above")
     if any(text == "dry_run=true" for text in settings):
         return []
@@ -160,12 +198,18 @@ def make(
     return write_study(folder, instantiate(cfg.study), measured, protocol)
 
 
+_DOMAINS = (
+    "folders, as PATH or NAME=PATH, beside the domains that ship; with names of these among them, "
+    f"or {ONLY} before them, exactly the listed ones"
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is asked for; 1 if something failed."""
     names = sorted(file.stem for file in (CONF / "study").glob("*.yaml"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("studies", nargs="+", choices=names, metavar="STUDY", help=", ".join(names))
-    parser.add_argument("--domains", nargs="*", default=[], help="folders, as PATH or NAME=PATH")
+    parser.add_argument("--domains", nargs="*", default=[], help=_DOMAINS)
     parser.add_argument("--models", nargs="*", default=[], help="base models of the scale; all")
     parser.add_argument("--scale", choices=("embedded", "paper"), default="embedded")
     parser.add_argument("--output", type=Path, default=Path("outputs"))
@@ -173,16 +217,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     failed = False
     for study in given.studies:
-        if study == "astro" and given.domains:
+        apart = study == "astro" and folders_of(given.domains, given.scale)
+        if apart:
             print(
-                "astro leaves DOMAINS out, as it measures physical fields; for galaxies of yours: "
+                "astro leaves folders out, as it measures physical fields; for galaxies of yours: "
                 "python -m ood_sampler.run experiment=astro data=folder data.root=PICTURES",
                 file=sys.stderr,
             )
         try:
             every = list(runs(study, given.scale, given.domains, given.models))
+            if apart and not every:
+                continue
             if not every:
-                raise ValueError(f"{study} has no domain with these models: leave out MODELS")
+                raise ValueError(
+                    f"{study} has no domain with these models: leave out MODELS or DOMAINS"
+                )
             conclusion = make(study, given.scale, every, given.output, given.set)
         except (FileNotFoundError, RuntimeError, ValueError, HydraException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -194,4 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are kept, the same command continues", file=sys.stderr)
+        sys.exit(_INTERRUPTED)

@@ -83,7 +83,7 @@ class Trial:
             schedule=denoiser.schedule,
             step=self.step,
         )
-        sampler = CogSampler(references=3)
+        sampler = CogSampler(references=3, cap=1)
         noise = SampleNoise(0, range(len(latents)), stream=Stream.LATENT)
         drawn = sampler.draw(sampler.fit(inverted), inverted, noise)
         made, back = (

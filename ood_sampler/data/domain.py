@@ -3,11 +3,11 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,29 +15,24 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from ood_sampler.data.contrast import warn_of_narrow_range
 from ood_sampler.data.images import READER_VERSION, ImageError, fit_square, read_rgb
 from ood_sampler.data.radiation import FieldScale, FluxScale
-from ood_sampler.data.sources import ImageSource, Source, open_source
-
-S = TypeVar("S", bound=Source)
+from ood_sampler.data.sources import ImageSource, open_source
+from ood_sampler.data.split import Picture, check_counts, inspect, split_sources
+from ood_sampler.faults import printable
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
 _FEW_SHOT = 500
-"""Of a shipped data set, the images before this index are few-shot, the others held-out.
-
-Of a user's pictures no more are few-shot unless asked for.
-"""
-
-_MIN_IMAGES = 2
-"""The fewest that have a covariance."""
+"""Of a shipped data set, the images before this index are few-shot, the others held-out."""
 
 
 class ImageSet(Dataset[Tensor], ABC):
     """Square images of one resolution $R$; item $i$ is float32 in [-1, 1], shape $(3, R, R)$."""
 
     names: list[str]
-    """One name per image, in the order of the items."""
+    """One name per image, in the order of the items; any writer of text takes it."""
 
     resolution: int
     """$R$ in pixels."""
@@ -58,43 +53,21 @@ class ImageSet(Dataset[Tensor], ABC):
     def __getitem__(self, index: int) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What reading a picture of a source once has told; `inspect` makes it."""
-
-    index: int
-    name: str
-    sha256: str
-    shorter_side: int
-
-
-def inspect(source: ImageSource, index: int) -> Picture:
-    """Read and decode picture `index` of `source`.
-
-    Raises:
-        ImageError: It is unreadable.
-    """
-    data = source.read(index)
-    height, width, _ = read_rgb(data, name=source.path(index)).shape
-    return Picture(
-        index=index,
-        name=source.names[index],
-        sha256=hashlib.sha256(data).hexdigest(),
-        shorter_side=min(height, width),
-    )
-
-
 class SourceImages(ImageSet):
     """Inspected pictures of a source, decoded again at each access."""
 
     def __init__(
         self, source: ImageSource, pictures: Sequence[Picture], *, resolution: int
     ) -> None:
-        self.names = [picture.name for picture in pictures]
+        self.names = [printable(picture.name) for picture in pictures]
         self.resolution = checked_resolution(resolution)
-        self.upsampled = [picture.name for picture in pictures if picture.shorter_side < resolution]
+        self.upsampled = [
+            printable(picture.name) for picture in pictures if picture.shorter_side < resolution
+        ]
         self.digest = digest_of(
-            self.names, (picture.sha256 for picture in pictures), resolution=resolution
+            [picture.name for picture in pictures],
+            (picture.sha256 for picture in pictures),
+            resolution=resolution,
         )
         self._source = source
         self._pictures = list(pictures)
@@ -178,7 +151,7 @@ class Part(ImageSet):
 
 @dataclass(frozen=True)
 class TargetDomain:
-    """The unseen domain of a run; no picture is in both sets."""
+    """The unseen domain of a run; no two pictures in it are the same."""
 
     name: str
     few_shot: ImageSet
@@ -191,6 +164,12 @@ class TargetDomain:
 
     clipped: tuple[float, float] | None = None
     """Of physical fields: the shares of few-shot and held-out values outside of `scale`."""
+
+    unit: str | None = None
+    """Of physical fields: the unit of their values, where their files give it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
 
 
 def folder_domain(
@@ -208,15 +187,17 @@ def folder_domain(
 
     Both sets follow a permutation of the sorted names that `seed` alone fixes: the first
     `few_shot` readable pictures of `root`, then, from the rest of `root` or from all of
-    `held_out_root`, the first `held_out` readable ones whose bytes are not in the few-shot set.
-    So the few-shot set does not depend on `held_out`, and a smaller one begins a larger one.
+    `held_out_root`, the first `held_out` readable ones. Of pictures that are equal at the model's
+    resolution, however they are stored, the first alone counts; the others are listed, with one
+    warning. So the few-shot set does not depend on `held_out`, and a smaller one begins a larger
+    one.
 
     Args:
         name: What the domain is called in tables.
         root: Folder or zip archive.
         resolution: Side of the images in pixels.
-        few_shot: Number of pictures to invert; None takes half of `root`, all of it beside a
-            `held_out_root`, at most 500 either way.
+        few_shot: Number of pictures to invert; None takes half of `root` without its repeats, all
+            of it beside a `held_out_root`, at most 500 either way.
         held_out: Number of pictures to compare with; None takes all that are left.
         held_out_root: Folder or zip archive of the held-out set; None splits `root`.
         seed: Fixes the split.
@@ -230,7 +211,7 @@ def folder_domain(
     few_shot_source = open_source(str(root))
     held_out_source = None
     if held_out_root is not None:
-        held_out_source = open_source(held_out_root, key="data.held_out_root")
+        held_out_source = open_source(str(held_out_root), key="data.held_out_root")
     return picture_domain(
         name=name,
         few_shot_source=few_shot_source,
@@ -259,7 +240,7 @@ def picture_domain(
     split = split_sources(
         few_shot_source,
         held_out_source,
-        inspect,
+        partial(inspect, resolution=resolution),
         few_shot=few_shot,
         held_out=held_out,
         seed=seed,
@@ -274,67 +255,8 @@ def picture_domain(
         skipped=split.skipped,
     )
     warn_of_upsampling(domain)
+    warn_of_narrow_range(name, domain.few_shot)
     return domain
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pictures of two sets without a copy of one in the other, and what was left out."""
-
-    few_shot: list[Picture]
-    held_out: list[Picture]
-    skipped: list[tuple[str, str]]
-
-
-def split_sources(
-    few_shot_source: S,
-    held_out_source: S | None,
-    inspect: Callable[[S, int], Picture],
-    *,
-    few_shot: int | None,
-    held_out: int | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
-) -> Split:
-    """Choose the pictures of both sets; only those that are chosen or left out are inspected.
-
-    Args:
-        few_shot_source: Where the few-shot set comes from.
-        held_out_source: Where the held-out set comes from; None takes the rest of the first.
-        inspect: Reads one item; the hash that it gives tells copies.
-        few_shot: As in `folder_domain`, like the rest.
-        held_out: Likewise.
-        seed: Likewise.
-        on_error: Likewise.
-
-    Raises:
-        ImageError: `on_error` is `raise` and a picture is unreadable.
-        ValueError: There are too few pictures, or an argument is out of range.
-    """
-    _check_counts(few_shot=few_shot, held_out=held_out)
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    sources = [few_shot_source] if held_out_source is None else [few_shot_source, held_out_source]
-    scans = [_Scan(source, partial(inspect, source), seed=seed) for source in sources]
-    limit = few_shot
-    if limit is None:
-        count = len(few_shot_source)
-        share = count // 2 if held_out_source is None else count
-        limit = min(max(share, _MIN_IMAGES), _FEW_SHOT)
-    few_shot_pictures = scans[0].take(limit, unlike=())
-    held_out_pictures = scans[-1].take(held_out, unlike=few_shot_pictures)
-
-    unreadable = [entry for scan in scans for entry in scan.unreadable]
-    if unreadable and on_error == "raise":
-        raise ImageError(
-            f"{len(unreadable)} of {sum(scan.inspected for scan in scans)} pictures cannot be "
-            f"used; the first: {unreadable[0][1]}, or leave all such pictures out with "
-            "data.on_error=skip"
-        )
-    skipped = unreadable + [entry for scan in scans for entry in scan.duplicates]
-    _check_enough("few_shot", few_shot, scans[0].source, few_shot_pictures, skipped)
-    _check_enough("held_out", held_out, scans[-1].source, held_out_pictures, skipped)
-    return Split(few_shot_pictures, held_out_pictures, skipped)
 
 
 def embedded_domain(
@@ -355,8 +277,8 @@ def embedded_domain(
         FileNotFoundError: The package has no such domain.
         ValueError: A set asks for more images than there are, or the file is damaged.
     """
-    _check_counts(few_shot=few_shot, held_out=held_out)
-    images, scale = _embedded_images(name)
+    check_counts(few_shot=few_shot, held_out=held_out)
+    images, scale, unit = _embedded_images(name)
     available = len(images) - _FEW_SHOT
     few_shot = _FEW_SHOT if few_shot is None else few_shot
     held_out = available if held_out is None else held_out
@@ -381,48 +303,13 @@ def embedded_domain(
         few_shot=images_from(0, few_shot),
         held_out=images_from(_FEW_SHOT, held_out),
         scale=scale,
+        unit=unit,
     )
     warn_of_upsampling(domain)
     return domain
 
 
-class _Scan:
-    """The pictures of one source in the order of its split, each inspected at most once."""
-
-    def __init__(self, source: Source, inspect: Callable[[int], Picture], *, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(source), generator=generator)
-        self.source = source
-        self.inspected = 0
-        self.unreadable: list[tuple[str, str]] = []
-        self.duplicates: list[tuple[str, str]] = []
-        self._inspect = inspect
-        # One number after the other: a list of millions would take more than their names.
-        self._rest: Iterator[int] = (int(index) for index in order.numpy())
-
-    def take(self, count: int | None, *, unlike: Sequence[Picture]) -> list[Picture]:
-        """Return the next `count` readable pictures, fewer at the end, none a copy of `unlike`."""
-        originals = {picture.sha256: picture.name for picture in unlike}
-        taken: list[Picture] = []
-        for index in self._rest:
-            name = self.source.names[index]
-            self.inspected += 1
-            try:
-                picture = self._inspect(index)
-            except ImageError as error:
-                self.unreadable.append((name, str(error)))
-                continue
-            if picture.sha256 in originals:
-                reason = f"has the same bytes as few-shot picture {originals[picture.sha256]}"
-                self.duplicates.append((name, reason))
-                continue
-            taken.append(picture)
-            if len(taken) == count:
-                break
-        return taken
-
-
-def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None]:
+def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None, str | None]:
     path = _ASSETS / name / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
@@ -433,40 +320,12 @@ def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None]:
         with safe_open(path, framework="pt") as file:
             if "images" in file.keys():  # noqa: SIM118  the file is no mapping
                 images: Tensor = file.get_tensor("images")
-                return images, None
-            scale = FluxScale.from_metadata(file.metadata())
-            return scale.to_rgb(file.get_tensor("fields")), scale
+                return images, None, None
+            metadata = file.metadata()
+            scale = FluxScale.from_metadata(metadata)
+            return scale.to_rgb(file.get_tensor("fields")), scale, metadata.get("units")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); install the package again") from error
-
-
-def _check_counts(*, few_shot: int | None, held_out: int | None) -> None:
-    for key, count in (("few_shot", few_shot), ("held_out", held_out)):
-        if count is not None and not isinstance(count, int):
-            raise ValueError(f"data.{key} must be a whole number or null, got {count}")
-    if few_shot is not None and few_shot < _MIN_IMAGES:
-        raise ValueError(f"few_shot must be >= {_MIN_IMAGES}, got {few_shot}; raise data.few_shot")
-    if held_out is not None and held_out < _MIN_IMAGES:
-        raise ValueError(
-            f"held_out must be >= {_MIN_IMAGES} or null for all, got {held_out}; "
-            "raise data.held_out"
-        )
-
-
-def _check_enough(
-    key: str,
-    asked: int | None,
-    source: Source,
-    pictures: Sequence[Picture],
-    skipped: Sequence[tuple[str, str]],
-) -> None:
-    needed = _MIN_IMAGES if asked is None else asked
-    if len(pictures) < needed:
-        raise ValueError(
-            f"{key} must be at most {len(pictures)}, the pictures left for it of the "
-            f"{len(source)} in {source.location} ({len(skipped)} unreadable or copies left out), "
-            f"got {needed}; add pictures, or lower data.few_shot or data.held_out"
-        )
 
 
 def checked_resolution(resolution: int) -> int:

@@ -1,11 +1,11 @@
 """A target domain of physical fields: read, resized, scaled to colours, and back."""
 
 import hashlib
-import math
 import warnings
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal, overload
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,28 +13,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ood_sampler.data.arrays import ArraySource, BandAxis
-from ood_sampler.data.artifact import atomic
+from ood_sampler.data.arrays import ArraySource, FieldFacts
+from ood_sampler.data.contrast import warn_of_narrow_range
 from ood_sampler.data.domain import (
     ImageSet,
-    Picture,
     TargetDomain,
     checked_resolution,
     digest_of,
-    split_sources,
     warn_of_upsampling,
 )
 from ood_sampler.data.images import ImageError
+from ood_sampler.data.layout import BandAxis, Layout, Nan
+from ood_sampler.data.limits import Limits, ScaleOptions
+from ood_sampler.data.listing import user_path
 from ood_sampler.data.published import Origin, missing_data
-from ood_sampler.data.radiation import SCALINGS, FieldScale, make_scale
-
-_BINS = 2**16
-"""Bins between the smallest and the largest value, in which quantiles are counted."""
+from ood_sampler.data.radiation import FieldScale
+from ood_sampler.data.split import Picture, content_of, split_sources
+from ood_sampler.faults import printable
 
 _CLIPPED = 0.001
 """More than this share of clipped values is worth a warning."""
-
-Limits = float | Sequence[float] | None
 
 FIELDS_VERSION = 1
 """Raised whenever a field gives other colours than before; part of every digest."""
@@ -70,17 +68,23 @@ class FieldSet(Sequence[Tensor]):
             raise ImageError(f"{path} has changed since the run began; start the run again")
         return resize(torch.from_numpy(field), self.resolution)
 
+    def facts(self) -> list[FieldFacts]:
+        """Return what reading each field has told."""
+        return [self._source.facts[picture.index] for picture in self.pictures]
+
 
 class PhysicalFields(ImageSet):
     """The colour pictures that a scale makes of fields."""
 
     def __init__(self, fields: FieldSet, scale: FieldScale) -> None:
         pictures = fields.pictures
-        self.names = [picture.name for picture in pictures]
+        self.names = [printable(picture.name) for picture in pictures]
         self.resolution = fields.resolution
-        self.upsampled = [p.name for p in pictures if p.shorter_side < fields.resolution]
+        self.upsampled = [printable(p.name) for p in pictures if p.shorter_side < fields.resolution]
         content = digest_of(
-            self.names, (picture.sha256 for picture in pictures), resolution=fields.resolution
+            [picture.name for picture in pictures],
+            (picture.sha256 for picture in pictures),
+            resolution=fields.resolution,
         )
         scaled = f"{FIELDS_VERSION} {sorted(scale.as_dict().items())} {content}"
         self.digest = hashlib.sha256(scaled.encode()).hexdigest()
@@ -107,6 +111,7 @@ def array_domain(
     array: str | None,
     band_axis: BandAxis | None,
     bands: Sequence[int] | int | None,
+    nan: Nan,
     scaling: str,
     low: Limits,
     high: Limits,
@@ -129,15 +134,15 @@ def array_domain(
         few_shot: Likewise.
         held_out: Likewise.
         held_out_root: File or folder of the held-out set; None splits `root`.
-        array: As in `ArraySource`, like the next two.
+        array: As in `Layout`, like the next three.
         band_axis: Likewise.
         bands: Likewise.
-        scaling: As in `make_scale`, like `softening`.
-        low: Lower limit, one number or one for each band; None measures it.
-        high: Upper limit, likewise.
-        quantiles: Of the few-shot values (of the positive ones for `log`), which become the limits
-            that are not given; 0 and 1 are the smallest and the largest value.
-        softening: As in `make_scale`.
+        nan: Likewise.
+        scaling: As in `ScaleOptions`, like the next four; measured on few-shot values alone.
+        low: Likewise.
+        high: Likewise.
+        quantiles: Likewise.
+        softening: Likewise.
         seed: As in `folder_domain`, like `on_error`.
         on_error: Likewise.
         origin: How to come by the data set.
@@ -148,21 +153,19 @@ def array_domain(
         ValueError: There are too few fields, or an argument is out of range.
     """
     checked_resolution(resolution)
-    _check_scaling(scaling, quantiles, softening)
-    _check_limits("low", low)
-    _check_limits("high", high)
-    path = Path(str(root)).expanduser()
+    options = ScaleOptions(scaling, low, high, quantiles, softening)
+    layout = Layout(array, band_axis, bands, nan)
+    path = user_path(str(root), key="data.root")
     if not path.exists():
         raise missing_data(name, path, origin)
-    options: dict[str, Any] = {"array": array, "band_axis": band_axis, "bands": bands}
-    first = ArraySource(path, **options)
+    first = ArraySource(path, layout)
     second = None
     if held_out_root is not None:
-        second = ArraySource(held_out_root, key="data.held_out_root", **options)
+        second = ArraySource(held_out_root, layout, key="data.held_out_root")
     split = split_sources(
         first,
         second,
-        inspect_field,
+        partial(inspect_field, resolution=resolution),
         few_shot=few_shot,
         held_out=held_out,
         seed=seed,
@@ -170,7 +173,8 @@ def array_domain(
     )
     few_shot_fields = FieldSet(first, split.few_shot, resolution=resolution)
     held_out_fields = FieldSet(second or first, split.held_out, resolution=resolution)
-    scale = _scale_of(few_shot_fields, scaling, low, high, quantiles, softening)
+    _check_same_bands(few_shot_fields, held_out_fields)
+    scale = options.scale_of(few_shot_fields)
     few_shot_pictures = PhysicalFields(few_shot_fields, scale)
     held_out_pictures = PhysicalFields(held_out_fields, scale)
     domain = TargetDomain(
@@ -180,14 +184,19 @@ def array_domain(
         skipped=split.skipped,
         scale=scale,
         clipped=(few_shot_pictures.clipped(), held_out_pictures.clipped()),
+        unit=_common_unit(few_shot_fields, held_out_fields),
     )
     warn_of_upsampling(domain)
     _warn_of_clipping(domain)
+    _warn_of_filling(few_shot_fields, held_out_fields)
+    warn_of_narrow_range(name, few_shot_pictures, bands=len(scale.low))
     return domain
 
 
-def inspect_field(source: ArraySource, index: int) -> Picture:
+def inspect_field(source: ArraySource, index: int, *, resolution: int) -> Picture:
     """Read field `index` of `source`; equal values have equal hashes, however they are stored.
+
+    The content is that of float32, so that a field is the same one in files of either precision.
 
     Raises:
         ImageError: It is unreadable.
@@ -197,6 +206,7 @@ def inspect_field(source: ArraySource, index: int) -> Picture:
         index=index,
         name=source.names[index],
         sha256=_hash(field),
+        content=content_of(resize(torch.from_numpy(_as_precise_as_float32(field)), resolution)),
         shorter_side=min(field.shape[1:]),
     )
 
@@ -232,176 +242,6 @@ def resize(field: Tensor, resolution: int) -> Tensor:
     return parts @ square @ parts.T
 
 
-def measure_limits(
-    fields: Iterable[Tensor], quantiles: Sequence[float], *, positive: bool
-) -> tuple[list[float], list[float]]:
-    """Find two quantiles of each band, over all values of all fields.
-
-    They are counted in 65,536 bins between the smallest and the largest value, equal on the scale
-    of logarithms if `positive`, and exact at the quantiles 0 and 1. Fields are read twice, one at
-    a time.
-
-    Args:
-        fields: Shape $(C, H, W)$ each; iterated twice.
-        quantiles: Two numbers in [0, 1].
-        positive: Whether only values above 0 count.
-
-    Raises:
-        ValueError: Fields differ in their number of bands, or a band has no value that counts.
-    """
-    ends = _extremes(fields, positive=positive)
-    counts = torch.zeros(len(ends), _BINS, dtype=torch.float64)
-    if not set(quantiles) <= {0, 1}:
-        for field in fields:
-            for band, (low, high) in enumerate(ends):
-                values = field[band]
-                if positive:
-                    values = values[values > 0].log()
-                    low, high = math.log(low), math.log(high)
-                counts[band] += torch.histc(values, _BINS, low, high)
-    lows, highs = (
-        [
-            _quantile(row, quantile, end, positive=positive)
-            for row, end in zip(counts, ends, strict=True)
-        ]
-        for quantile in quantiles
-    )
-    return lows, highs
-
-
-def write_physical(path: Path, blocks: Iterable[Tensor], count: int, scale: FieldScale) -> None:
-    r"""Write images as physical fields to a .npy file, block by block, atomically.
-
-    Args:
-        path: The file; it appears once it is whole.
-        blocks: Images in [-1, 1], shape $(B, 3, H, W)$ each; at least one.
-        count: The number of all images.
-        scale: What their training set was scaled by (`TargetDomain.scale`).
-
-    Raises:
-        OSError: The file cannot be written.
-        ValueError: The blocks do not hold `count` images.
-    """
-    written = 0
-    with atomic(path) as partial, partial.open("wb") as file:
-        for block in blocks:
-            fields = scale.from_pictures(block).numpy()
-            if not written:
-                np.lib.format.write_array_header_1_0(
-                    file,
-                    {
-                        "descr": np.lib.format.dtype_to_descr(fields.dtype),
-                        "fortran_order": False,
-                        "shape": (count, *fields.shape[1:]),
-                    },
-                )
-            file.write(np.ascontiguousarray(fields).data)
-            written += len(fields)
-        if written != count:
-            raise ValueError(f"count must be the number of images, {written}, got {count}")
-
-
-def _scale_of(
-    fields: FieldSet,
-    scaling: str,
-    low: Limits,
-    high: Limits,
-    quantiles: Sequence[float],
-    softening: float,
-) -> FieldScale:
-    if low is None or high is None:
-        measured = measure_limits(fields, quantiles, positive=scaling == "log")
-        low = measured[0] if low is None else low
-        high = measured[1] if high is None else high
-    bands = len(fields[0])
-    limits = [
-        [float(limit)] * bands if isinstance(limit, int | float) else [float(v) for v in limit]
-        for limit in (low, high)
-    ]
-    if any(len(limit) != bands for limit in limits):
-        raise ValueError(
-            f"data.low and data.high must be one number, or one for each of the {bands} bands, got "
-            f"{limits[0]} and {limits[1]}"
-        )
-    try:
-        return make_scale(scaling, *limits, softening=softening)
-    except ValueError as error:
-        raise ValueError(f"{error}; set data.low and data.high, or another data.scaling") from error
-
-
-def _extremes(fields: Iterable[Tensor], *, positive: bool) -> list[tuple[float, float]]:
-    ends: list[tuple[float, float]] = []
-    for field in fields:
-        ends = ends or [(math.inf, -math.inf)] * len(field)
-        if len(field) != len(ends):
-            raise ValueError(
-                f"all fields must have as many bands, got {len(ends)} and {len(field)}; set "
-                "data.bands, or remove some files"
-            )
-        for band, values in enumerate(field):
-            counted = values[values > 0] if positive else values
-            if counted.numel():
-                low, high = ends[band]
-                ends[band] = min(low, float(counted.min())), max(high, float(counted.max()))
-    for band, (low, high) in enumerate(ends):
-        if not low < high:
-            raise ValueError(
-                f"band {band} must have two different {'positive ' if positive else ''}values to "
-                f"measure limits, got {low}...{high}; set data.low and data.high, or another "
-                "data.scaling"
-            )
-    return ends
-
-
-def _quantile(
-    counts: Tensor, quantile: float, ends: tuple[float, float], *, positive: bool
-) -> float:
-    if quantile in (0, 1):
-        return ends[int(quantile)]
-    low, high = (math.log(end) if positive else end for end in ends)
-    below = counts.cumsum(0)
-    rank = quantile * float(below[-1])
-    value = low + (int(torch.searchsorted(below, rank)) + 0.5) / _BINS * (high - low)
-    return math.exp(value) if positive else value
-
-
-def _check_scaling(scaling: str, quantiles: Sequence[float], softening: float) -> None:
-    if scaling not in SCALINGS:
-        raise ValueError(f"data.scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
-    numbers = _numbers(quantiles)
-    if numbers is None or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
-        raise ValueError(
-            f"data.quantiles must be two increasing numbers in [0, 1], got {_shown(quantiles)}"
-        )
-    if not _is_number(softening) or not 0 < softening < math.inf:
-        raise ValueError(f"data.softening must be a number > 0, got {softening!r}")
-
-
-def _check_limits(key: str, limits: Any) -> None:  # noqa: ANN401 whatever a setting holds
-    if limits is not None and not _is_number(limits) and _numbers(limits) is None:
-        raise ValueError(
-            f"data.{key} must be null, one number, or one number for each band, "
-            f"got {_shown(limits)}"
-        )
-
-
-def _numbers(values: Any) -> list[float] | None:  # noqa: ANN401
-    """Return a list of numbers, None of anything else."""
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        return None
-    return list(values) if all(_is_number(value) for value in values) else None
-
-
-def _is_number(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(values: Any) -> str:  # noqa: ANN401
-    """Represent a value; lists of a configuration would show as other types."""
-    is_list = isinstance(values, Sequence) and not isinstance(values, str)
-    return repr(list(values) if is_list else values)
-
-
 def _warn_of_clipping(domain: TargetDomain) -> None:
     few_shot, held_out = domain.clipped or (0.0, 0.0)
     if max(few_shot, held_out) > _CLIPPED:
@@ -411,6 +251,50 @@ def _warn_of_clipping(domain: TargetDomain) -> None:
             "data.high, or data.quantiles",
             stacklevel=3,
         )
+
+
+def _check_same_bands(*sets: FieldSet) -> None:
+    names: dict[int, list[str]] = {}
+    for fields in sets:
+        for picture, facts in zip(fields.pictures, fields.facts(), strict=True):
+            names.setdefault(facts.bands, []).append(printable(picture.name))
+    if len(names) > 1:
+        found = sorted(names.items(), key=lambda item: -len(item[1]))
+        listed = " and ".join(f"{bands} ({len(of)} times, {of[0]})" for bands, of in found)
+        raise ValueError(
+            f"all fields must have as many bands, got {listed}; set data.bands, or remove some "
+            "files"
+        )
+
+
+def _common_unit(*sets: FieldSet) -> str | None:
+    """Return the unit of all fields, None where none is given; warn if they differ."""
+    units = Counter(facts.unit for fields in sets for facts in fields.facts() if facts.unit)
+    if len(units) > 1:
+        listed = ", ".join(f"{unit} ({count})" for unit, count in units.most_common())
+        warnings.warn(
+            f"fields have different units: {listed}; their values are used as they stand, convert "
+            "them to one unit",
+            stacklevel=3,
+        )
+    return next(iter(units)) if len(units) == 1 else None
+
+
+def _warn_of_filling(*sets: FieldSet) -> None:
+    counts = [facts.filled for fields in sets for facts in fields.facts() if facts.filled]
+    if counts:
+        warnings.warn(
+            f"{sum(counts)} NaN values in {len(counts)} fields are replaced as data.nan says",
+            stacklevel=3,
+        )
+
+
+def _as_precise_as_float32(field: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # Rounded by hand: float32 itself has no room for the smallest and largest values. Adding 0
+    # makes one zero of two.
+    mantissa, exponent = np.frexp(field)
+    rounded: npt.NDArray[np.float64] = np.ldexp(np.rint(mantissa * 2**24), exponent - 24)
+    return rounded + 0.0
 
 
 def _hash(field: npt.NDArray[np.float64]) -> str:

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
-from ood_sampler.data.sources import MAX_BYTES, ImageSource, Numbered, load_extra, read_file
+from ood_sampler.data.listing import user_path
+from ood_sampler.data.names import Numbered
+from ood_sampler.data.sources import MAX_BYTES, ImageSource, load_extra, read_file
 
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` leaves in a folder: of several splits, of one."""
@@ -164,7 +166,7 @@ def _load(
     split: str,
     key: str,
 ) -> Any:  # noqa: ANN401
-    folder = Path(id).expanduser()
+    folder = user_path(id, key="data.id")
     try:
         if any((folder / file).is_file() for file in _SAVED):
             return _of_split(datasets, datasets.load_from_disk(str(folder)), split)
@@ -214,7 +216,7 @@ def _roots(datasets: Any, id: str) -> tuple[Path, ...]:  # noqa: ANN401
     hub = load_extra("huggingface_hub.constants", use=f"data.id={id}")
     config = datasets.config
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, hub.HF_HUB_CACHE)
-    folder = Path(id).expanduser()
+    folder = user_path(id, key="data.id")
     own = (folder,) if folder.is_dir() else ()
     return tuple(Path(root).resolve() for root in (*own, *caches))
 

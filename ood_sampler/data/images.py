@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
+from ood_sampler.data.png import without_metadata
+from ood_sampler.faults import printable
+
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 MAX_PIXELS = 89_478_485
@@ -51,13 +54,20 @@ _DECODER_ERRORS = (
 class ImageError(ValueError):
     """A picture or an archive cannot be used; the message names the file and the remedy."""
 
+    kind: str = "unreadable"
+    """What is wrong in a word or two: errors of one kind are counted together."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     """Decode one picture to uint8 RGB, shape $(H, W, 3)$.
 
     PNG, JPEG, WebP, TIFF and BMP are told apart by content, not by suffix. Rules, in this order:
 
-    - the first frame of an animation; the EXIF orientation is applied; colour profiles are ignored;
+    - the first frame of an animation; the EXIF orientation is applied; colour profiles, texts and
+      all other metadata are ignored, and an orientation that cannot be read is taken for upright;
     - 16-bit and 32-bit integer grey values are scaled linearly, 65535 to 255 (values outside of
       0...65535 are an error); float grey values, which have no agreed range, are scaled linearly
       so that the picture's own minimum becomes 0 and its maximum 255 (a constant becomes 0);
@@ -80,7 +90,7 @@ def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
         # is an error below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
+            with Image.open(BytesIO(without_metadata(data)), formats=FORMATS) as image:
                 _check_size(image, name)
                 image.load()
                 return _to_rgb(_upright(image), name)
@@ -138,7 +148,10 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose writes the metadata anew, which fails on tags that it cannot encode.
     # Pillow has already turned a TIFF when it was loaded, and dropped the tag.
-    transpose = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    try:
+        transpose = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _DECODER_ERRORS:
+        return image
     return image if transpose is None else image.transpose(transpose)
 
 

@@ -1,20 +1,14 @@
 """Data sets as they are published: found in the layouts in use, and explained where missing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
-from ood_sampler.data.sources import (
-    PACKED,
-    ImageSource,
-    LmdbSource,
-    ZipSource,
-    is_hidden,
-    open_source,
-)
+from ood_sampler.data.listing import PACKED, is_hidden, user_path, warn_of_passed_over
+from ood_sampler.data.sources import ImageSource, LmdbSource, ZipSource, open_source
 
 WHOLE = "."
 """The folder of a layout that is the root itself."""
@@ -63,8 +57,10 @@ def published_domain(
         name: What the domain is called in tables.
         root: Folder, zip archive or LMDB database; one folder above or below the expected one
             will do.
-        layouts: Pairs of folders below the root, one for few-shot and one for held-out pictures;
-            the first pair that is there is used. Equal ones are split; `.` is the root itself.
+        layouts: Pairs of folders, one for few-shot and one for held-out pictures; equal ones are
+            split. The root itself is looked at first, then the folder above, then those right below
+            it (in an archive: from its top down); the first of these places with a pair counts, and
+            must hold one pair only. `.` is the root itself, where no other pair is found.
         resolution: As in `folder_domain`, like the rest.
         few_shot: Likewise.
         held_out: Likewise.
@@ -78,7 +74,9 @@ def published_domain(
         ValueError: The root holds the layout several times, there are too few pictures, or an
             argument is out of range.
     """
-    few_shot_source, held_out_source = _find(Path(str(root)).expanduser(), layouts, name, origin)
+    few_shot_source, held_out_source = _find(
+        user_path(str(root), key="data.root"), layouts, name, origin
+    )
     return picture_domain(
         name=name,
         few_shot_source=few_shot_source,
@@ -100,32 +98,58 @@ def missing_data(name: str, root: Path, origin: Origin) -> FileNotFoundError:
     )
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """Folders of few-shot and of held-out pictures, equal ones to be split, below a base."""
+
+    base: str
+    few_shot: str
+    held_out: str
+
+    @property
+    def place(self) -> str:
+        """What to set `data.root` to."""
+        return self.few_shot if self.few_shot == self.held_out else self.base
+
+
+Layouts = Sequence[Sequence[str]]
+
+
 def _find(
-    root: Path, layouts: Sequence[Sequence[str]], name: str, origin: Origin
+    root: Path, layouts: Layouts, name: str, origin: Origin
 ) -> tuple[ImageSource, ImageSource | None]:
     if not root.exists():
         raise missing_data(name, root, origin)
     place = _Folder(root) if root.is_dir() else _Archive(root)
-    for few_shot, held_out in layouts:
-        if few_shot == held_out == WHOLE:
-            source = _open_whole(root, origin)
-            # A database below the root bears another name than that of this data set.
-            if source.location == root or not isinstance(source, LmdbSource):
-                return source, None
-            continue
-        bases = place.bases(few_shot, held_out)
-        if len(bases) > 1:
-            raise ValueError(
-                f"{root} must hold the data set {name} once, got it in {' and '.join(bases)}; "
-                "set data.root to one of them"
-            )
-        if bases and few_shot == held_out:
-            return place.open(bases[0], few_shot), None
-        if bases:
-            return place.open(bases[0], few_shot), place.open(bases[0], held_out)
+    for pairs in place.levels([layout for layout in layouts if WHOLE not in layout]):
+        if len(pairs) > 1:
+            raise _ambiguous(root, name, pairs)
+        for pair in pairs:
+            few_shot = place.open(pair.few_shot)
+            return few_shot, None if pair.few_shot == pair.held_out else place.open(pair.held_out)
+    if any(WHOLE in layout for layout in layouts):
+        source = _open_whole(root, origin)
+        # A database below the root bears another name than that of this data set.
+        if source.location == root or not isinstance(source, LmdbSource):
+            return source, None
     raise FileNotFoundError(
         f"{root} does not hold the data set {name} in a known layout, it holds "
         f"{_listing(place.entries())}. {origin.request()}"
+    )
+
+
+def _ambiguous(root: Path, name: str, pairs: Sequence[_Pair]) -> ValueError:
+    places = [pair.place for pair in pairs]
+    if len({*places}) == len(places):
+        unpack = "" if root.is_dir() else "unpack it and "
+        return ValueError(
+            f"{root} must hold the data set {name} once, got it in {' and '.join(places)}; "
+            f"{unpack}set data.root to one of them"
+        )
+    versions = " and ".join(f"{pair.few_shot} with {pair.held_out}" for pair in pairs)
+    return ValueError(
+        f"{root} must hold one version of the data set {name}, got {versions}, whose pictures are "
+        "mixed; unpack each into a folder of its own and set data.root to one of them"
     )
 
 
@@ -139,28 +163,37 @@ def _open_whole(root: Path, origin: Origin) -> ImageSource:
 
 
 class _Folder:
-    """A folder, in which both parts of a layout are looked for."""
+    """A folder, at, above or right below which both parts of a layout are looked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def bases(self, few_shot: str, held_out: str) -> list[str]:
-        """Find the folders at, above or right below the root that hold both parts."""
-        parts = PurePosixPath(few_shot).parts
+    def levels(self, layouts: Layouts) -> Iterator[list[_Pair]]:
+        """Yield the pairs that are there, the nearest first."""
+        yield self._pairs([self.root], layouts)
         whole = self.root.absolute()
-        above = [whole.parents[len(parts) - 1]] if whole.parts[-len(parts) :] == parts else []
+        above = []
+        for layout in layouts:
+            parts = PurePosixPath(layout[0]).parts
+            if whole.parts[-len(parts) :] == parts:
+                above += self._pairs([whole.parents[len(parts) - 1]], [layout])
+        yield above
         below = sorted(path for path in self.root.iterdir() if not is_hidden(path.name))
-        for places in ([self.root], above, below):
-            hits = [p for p in places if (p / few_shot).is_dir() and (p / held_out).is_dir()]
-            if hits:
-                return [str(path) for path in hits]
-        return []
+        yield self._pairs(below, layouts)
 
-    def open(self, base: str, part: str) -> ImageSource:
-        return open_source(Path(base, part))
+    def open(self, folder: str) -> ImageSource:
+        return open_source(folder)
 
     def entries(self) -> set[str]:
         return {path.name for path in self.root.iterdir()}
+
+    def _pairs(self, bases: Sequence[Path], layouts: Layouts) -> list[_Pair]:
+        return [
+            _Pair(str(base), str(base / few_shot), str(base / held_out))
+            for base in bases
+            for few_shot, held_out in layouts
+            if (base / few_shot).is_dir() and (base / held_out).is_dir()
+        ]
 
 
 class _Archive:
@@ -169,11 +202,20 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self.source = ZipSource(path)
 
-    def bases(self, few_shot: str, held_out: str) -> list[str]:
-        return sorted(self._above(few_shot) & self._above(held_out))
+    def levels(self, layouts: Layouts) -> Iterator[list[_Pair]]:
+        """Yield the pairs that are there, from the top of the archive down."""
+        pairs = [
+            _Pair(base, str(PurePosixPath(base, few_shot)), str(PurePosixPath(base, held_out)))
+            for few_shot, held_out in layouts
+            for base in sorted(self._above(few_shot) & self._above(held_out))
+        ]
+        for depth in sorted({_depth(pair) for pair in pairs}):
+            yield [pair for pair in pairs if _depth(pair) == depth]
 
-    def open(self, base: str, part: str) -> ImageSource:
-        return ZipSource(self.source.location, str(PurePosixPath(base, part)))
+    def open(self, folder: str) -> ImageSource:
+        source = ZipSource(self.source.location, folder)
+        warn_of_passed_over(f"{source.location}/{folder}", source.passed_over)
+        return source
 
     def entries(self) -> set[str]:
         return {PurePosixPath(name).parts[0] for name in self.source.entries()}
@@ -182,6 +224,10 @@ class _Archive:
         """Name the folders that hold pictures in a folder `part`."""
         splits = (f"/{name}".partition(f"/{part}/") for name in self.source.names)
         return {above.strip("/") or WHOLE for above, found, _ in splits if found}
+
+
+def _depth(pair: _Pair) -> int:
+    return len(PurePosixPath(pair.base).parts)
 
 
 def _listing(entries: Iterable[str]) -> str:

@@ -65,17 +65,20 @@ class FieldScale(ABC):
         return rgb.clamp(-1, 1).float()
 
     def to_flux(self, rgb: Tensor) -> Tensor:
-        """Map colours to values, the inverse of `to_rgb`; beyond [-1, 1] the scale goes on."""
-        return self._to_double(rgb).float()
+        """Map colours to values, the inverse of `to_rgb`; beyond [-1, 1] the scale goes on.
+
+        Values are of the type `dtype`.
+        """
+        return self._to_double(rgb).to(self.dtype)
 
     def clip(self, flux: Tensor) -> tuple[Tensor, float]:
-        """Limit values to [low, high], as float32; return them and the fraction that was outside.
+        """Limit values to [low, high], as `dtype`; return them and the fraction that was outside.
 
         Raises:
             ValueError: if a value is NaN.
         """
         clipped, fraction = self._limit(flux)
-        return clipped.float(), fraction
+        return clipped.to(self.dtype), fraction
 
     def to_pictures(self, fields: Tensor) -> tuple[Tensor, float]:
         r"""Make colour pictures of fields of one or three bands.
@@ -101,8 +104,7 @@ class FieldScale(ABC):
                 taken, as a model does not keep them equal.
 
         Returns:
-            Fields of $C$ bands, shape $(\dots, C, H, W)$: float32, or float64 where the limits are
-            too small or too large for it.
+            Fields of $C$ bands, shape $(\dots, C, H, W)$, of the type `dtype`.
         """
         if pictures.ndim < 3 or pictures.shape[-3] != 3:
             raise ValueError(
@@ -114,11 +116,20 @@ class FieldScale(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The smallest type that holds values between the limits."""
+        """The smallest type that holds values between the limits.
+
+        It is float32 unless a limit is too small or too large for that, or rounding would change a
+        value by more than a millionth of the range: 1000 to 1000.001 needs float64.
+        """
         smallest, largest = _FLOAT32
         sizes = [abs(value) for value in (*self.low, *self.high) if value]
-        fits = all(smallest <= size <= largest for size in sizes)
-        return torch.float32 if fits else torch.float64
+        held = all(smallest <= size <= largest for size in sizes)
+        rounding = torch.finfo(torch.float32).eps / 2
+        fine = all(
+            rounding * max(abs(low), abs(high)) <= _ROUNDING * (high - low)
+            for low, high in zip(self.low, self.high, strict=True)
+        )
+        return torch.float32 if held and fine else torch.float64
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that `read_scale` needs, as plain values."""
@@ -140,7 +151,8 @@ class FieldScale(ABC):
         low, high = (_column(bound, flux) for bound in (self.low, self.high))
         clipped = flux.double().clamp(low, high)
         # The bounds are not exact in float32, so that a flux at one of them may seem outside.
-        changed = (clipped - flux.double()).abs() > _ROUNDING * clipped.abs()
+        tolerance = _ROUNDING * torch.minimum(clipped.abs(), high - low)
+        changed = (clipped - flux.double()).abs() > tolerance
         return clipped, float(changed.double().mean())
 
     def _bent_limits(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,22 @@ from torch import Tensor
 
 from ood_sampler.data.database import Database, DatabaseError
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
+from ood_sampler.data.listing import (
+    LINK,
+    PACKED,
+    START,
+    SUFFIXES,
+    Listing,
+    files_below,
+    is_hidden,
+    it_holds,
+    kind_of,
+    list_folder,
+    user_path,
+    warn_of_passed_over,
+)
+from ood_sampler.data.names import Keys
 from ood_sampler.faults import install
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-
-PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-"""Suffixes of files that may hold pictures but have to be unpacked first."""
 
 MAX_BYTES = 2**30
 """No picture within the pixel limit needs more; a larger zip member is taken for a bomb."""
@@ -70,6 +80,9 @@ class Source(ABC):
 class ImageSource(Source):
     """Encoded pictures by index."""
 
+    passed_over: str = ""
+    """Files beside them that may be pictures but are not read: how many of each kind."""
+
     @abstractmethod
     def read(self, index: int) -> bytes:
         """Return the encoded bytes of picture `index`.
@@ -80,14 +93,16 @@ class ImageSource(Source):
 
 
 class FolderSource(ImageSource):
-    """Pictures below a folder; hidden files, hidden folders and linked folders are left out.
+    """Pictures below a folder, as `list_folder` finds them.
 
     Names are paths relative to the folder with forward slashes, sorted by code point.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.location = Path(root)
-        self.names = sorted(name for name in files_below(self.location) if _is_picture(name))
+        listing = list_folder(self.location)
+        self.names = sorted(listing.names)
+        self.passed_over = listing.passed_over()
 
     def read(self, index: int) -> bytes:
         return read_file(Path(self.location, self.names[index]))
@@ -116,13 +131,13 @@ class ZipSource(ImageSource):
             _check_member(member.filename, self.location)
             if _is_link(member):
                 _check_link(archive, member, self.location)
-        self.names = sorted(
-            name.removeprefix(self._prefix)
-            for name, member in members.items()
-            if name.startswith(self._prefix)
-            and _is_picture(name.removeprefix(self._prefix))
-            and not _is_link(member)
-        )
+        listing = Listing()
+        for name, member in members.items():
+            below = name.removeprefix(self._prefix)
+            if name.startswith(self._prefix) and not name.endswith("/") and not is_hidden(below):
+                listing.add(below, _kind(archive, member))
+        self.names = sorted(listing.names)
+        self.passed_over = listing.passed_over()
 
     def read(self, index: int) -> bytes:
         try:
@@ -180,7 +195,7 @@ class LmdbSource(ImageSource):
 
     def __init__(self, folder: str | Path) -> None:
         self.location = Path(folder)
-        names = _Keys()
+        names = Keys()
         pages, ends = [], []
         with self._open() as database:
             for leaf in database.leaves():
@@ -218,67 +233,6 @@ class LmdbSource(ImageSource):
             ) from error
 
 
-class _Keys(Sequence[str]):
-    """Millions of short strings in one buffer, a third of what a list of them takes."""
-
-    def __init__(self) -> None:
-        self._text = bytearray()
-        self._ends = np.zeros(1024, dtype=np.int64)
-        self._count = 0
-
-    def append(self, key: bytes) -> None:
-        if self._count == len(self._ends):
-            self._ends = np.concatenate((self._ends, np.zeros_like(self._ends)))
-        self._text += key
-        self._ends[self._count] = len(self._text)
-        self._count += 1
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(f"index must be below {self._count}, got {index}")
-        index %= self._count
-        start = int(self._ends[index - 1]) if index else 0
-        return self._text[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
-
-
-class Numbered(Sequence[str]):
-    """Names that differ in a number from 0, made when asked for.
-
-    Args:
-        template: Format string with one place, for the number.
-        count: How many.
-    """
-
-    def __init__(self, template: str, count: int) -> None:
-        self._template = template
-        self._numbers = range(count)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._template.format(number) for number in self._numbers[index]]
-        return self._template.format(self._numbers[index])
-
-
 def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
     """Open a folder or a zip archive of pictures, or an LMDB database; `key` is named in errors.
 
@@ -288,9 +242,9 @@ def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
     Raises:
         FileNotFoundError: Nothing is there.
         ImageError: A file that is not a usable zip archive, or a damaged database.
-        ValueError: It holds no picture.
+        ValueError: It holds no picture, or `root` is empty.
     """
-    path = Path(root).expanduser()
+    path = user_path(root, key=key)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; set {key} to a folder or zip of pictures")
     source = _open_folder(path, key) if path.is_dir() else ZipSource(path)
@@ -298,8 +252,9 @@ def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
         raise ValueError(
             f"{path} must hold at least one picture, got none; "
             f"{key} accepts a folder or zip with files ending in {', '.join(SUFFIXES)}, or an LMDB "
-            f"database{_found_instead(path, source)}"
+            f"database{it_holds(source.passed_over)}{_found_instead(path, source)}"
         )
+    warn_of_passed_over(source.location, source.passed_over)
     return source
 
 
@@ -330,18 +285,6 @@ def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
         raise MissingPackageError(
             f"{use} needs the package {package}: {install('data')}"
         ) from error
-
-
-def files_below(root: Path) -> Iterator[str]:
-    """Yield the relative paths of all files below a folder, with forward slashes, in no order."""
-    for folder, _, files in os.walk(root, onerror=_raise):
-        for file in files:
-            yield Path(folder, file).relative_to(root).as_posix()
-
-
-def is_hidden(name: str) -> bool:
-    """Tell whether a part of a relative path is hidden or a Mac's shadow of a file."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def read_file(path: Path) -> bytes:
@@ -384,9 +327,15 @@ def _found_instead(path: Path, source: ImageSource) -> str:
     return ""
 
 
-def _is_picture(name: str) -> bool:
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix in SUFFIXES and not name.endswith("/") and not is_hidden(name)
+def _kind(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
+    def start() -> bytes:
+        try:
+            with archive.open(member) as file:
+                return file.read(START)
+        except _ZIP_ERRORS as error:
+            raise OSError from error
+
+    return LINK if _is_link(member) else kind_of(member.filename, start)
 
 
 def _is_link(member: zipfile.ZipInfo) -> bool:
@@ -412,7 +361,3 @@ def _check_member(member: str, archive: Path) -> None:
         raise ImageError(
             f"{archive} must hold relative names without .., got {member!r}; pack it again"
         )
-
-
-def _raise(error: OSError) -> None:
-    raise error

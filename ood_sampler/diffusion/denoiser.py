@@ -83,6 +83,11 @@ class VelocityDenoiser(NetworkDenoiser):
         alpha_t, sigma_t = (_per_image(scale, x_t) for scale in self.schedule(t))
         return alpha_t * self.predict(x_t, t) + sigma_t * x_t
 
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        r"""Denoise: $\hat x_0 = \alpha_t x_t - \sigma_t \hat v$, also where $\alpha_t = 0$."""
+        alpha_t, sigma_t = (_per_image(scale, x_t) for scale in self.schedule(t))
+        return alpha_t * x_t - sigma_t * self.predict(x_t, t)
+
 
 class SampleDenoiser(NetworkDenoiser):
     r"""A frozen network that predicts $x_0$.
@@ -93,6 +98,9 @@ class SampleDenoiser(NetworkDenoiser):
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha_t, sigma_t = (_per_image(scale, x_t) for scale in self.schedule(t))
         return (x_t - alpha_t * self.predict(x_t, t)) / sigma_t
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.predict(x_t, t)
 
 
 class GaussianDenoiser(Denoiser):

@@ -60,6 +60,13 @@ class SampleNoise:
         ]
         return made
 
+    def only(self, samples: Sequence[int]) -> Self:
+        """Streams of some samples of the batch, which go on where they are."""
+        made = copy(self)
+        made.indices = [self.indices[sample] for sample in samples]
+        made.generators = [self.generators[sample] for sample in samples]
+        return made
+
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normals, float32, shape (samples, *shape)."""
         draws = np.empty((len(self), math.prod(shape)), dtype=np.float32)

@@ -21,8 +21,9 @@ class Schedule(nn.Module):
     $\sigma_t = \sqrt{1 - \bar\alpha_t}$ (Ho et al., 2020, eq. 4).
 
     Args:
-        betas: $\beta_0, \dots, \beta_{T-1}$, each in $(0, 1)$. (Where $\alpha_t = 0$, as with zero
-            terminal SNR, a noise estimate says nothing about the image.)
+        betas: $\beta_0, \dots, \beta_{T-1}$, each in $(0, 1)$. Only `with_zero_terminal_snr` and
+            `then_pure_noise` end in $\alpha_{T-1} = 0$, where a noise estimate says nothing about
+            the image.
 
     Raises:
         ValueError: the table is empty, not one-dimensional or leaves $(0, 1)$.
@@ -39,6 +40,9 @@ class Schedule(nn.Module):
             raise ValueError(f"betas must be in (0, 1), got {betas.min():g} to {betas.max():g}")
         # float64, with the clean step in front: row t + 1 belongs to step t
         alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+        self._set(alpha_bars)
+
+    def _set(self, alpha_bars: Tensor) -> None:
         self.register_buffer("alpha_bars", alpha_bars, persistent=False)
         self._alpha_bars: list[float] = alpha_bars.tolist()
 
@@ -80,6 +84,45 @@ class Schedule(nn.Module):
             return cls((1 - alpha_bars[1:] / alpha_bars[:-1]).clamp(max=0.999))
         raise ValueError(f"name must be linear, scaled_linear or squaredcos_cap_v2, got {name!r}")
 
+    def with_zero_terminal_snr(self) -> Self:
+        r"""Shift and scale $\alpha_t$ so that $\alpha_{T-1} = 0$ and $\alpha_0$ stays.
+
+        Lin et al., 2024, *Common diffusion noise schedules and sample steps are flawed*, Alg. 1.
+
+        Raises:
+            ValueError: the chain has one step alone.
+        """
+        if self.T < 2:
+            raise ValueError(f"T must be >= 2 to end in zero signal-to-noise ratio, got {self.T}")
+        alphas = self.alpha_bars[1:].sqrt()
+        alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
+        return self._of(alphas.square())
+
+    def then_pure_noise(self) -> Self:
+        r"""Add a last step with $\alpha = 0$, $\beta = 1$."""
+        return self._of(torch.cat([self.alpha_bars[1:], self.alpha_bars.new_zeros(1)]))
+
+    def without_last(self) -> Self:
+        """Leave the last step out."""
+        return self._of(self.alpha_bars[1:-1])
+
+    @classmethod
+    def _of(cls, alpha_bars: Tensor) -> Self:
+        r"""A schedule by its $\bar\alpha_0, \dots, \bar\alpha_{T-1}$."""
+        schedule = cls.__new__(cls)
+        nn.Module.__init__(schedule)
+        schedule._set(torch.cat([alpha_bars.new_ones(1), alpha_bars]))
+        return schedule
+
+    def is_pure_noise(self, step: int) -> bool:
+        r"""Whether nothing of the image is left at a step: $\alpha_t = 0$."""
+        return self._alpha_bars[step + 1] == 0
+
+    @property
+    def last_invertible(self) -> int:
+        """The noisiest step that keeps something of the image."""
+        return self.T - 2 if self.is_pure_noise(self.T - 1) else self.T - 1
+
     @property
     def T(self) -> int:  # noqa: N802
         """Number of noise levels."""
@@ -108,6 +151,21 @@ class Schedule(nn.Module):
         alpha_t, sigma_t = self(torch.tensor(step))
         x_t: Tensor = alpha_t.to(x_0) * x_0 + sigma_t.to(x_0) * eps
         return x_t
+
+
+def check_latent_step(step: int, schedule: Schedule) -> int:
+    """Return `step` if images can be inverted to it.
+
+    Raises:
+        ValueError: `step` is no noise level of the model, or keeps nothing of an image.
+    """
+    if check_step(step, schedule.T) > schedule.last_invertible:
+        raise ValueError(
+            f"step must be at most {schedule.last_invertible}, got {step}: the last step of this "
+            "model keeps nothing of an image (zero terminal SNR, alpha = 0), so that no inversion "
+            "leads there"
+        )
+    return step
 
 
 def check_step(step: int, T: int) -> int:

@@ -1,7 +1,8 @@
-"""From curves over the inversion step to the band of usable steps and the chosen one."""
+"""Which settings are usable and which is best; the band of usable inversion steps."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 
@@ -12,14 +13,21 @@ class Point:
     Attributes:
         step: inversion step $t$.
         retention: share of samples that stay in the target domain, one less the captured fraction.
-        novelty: share of samples that are no copies (authenticity).
+        novelty: share of samples that are new (authenticity).
         distance: to the target domain, lower is better (KID).
+        error: standard error of `distance`.
+        near_copies: share of samples nearer to a few-shot image than new real images are.
+        excess: by how much that share exceeds that of new real images beyond doubt: the lower
+            bound of the difference, which may be negative.
     """
 
     step: float
     retention: float
     novelty: float
     distance: float
+    error: float = 0.0
+    near_copies: float = 0.0
+    excess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class Thresholds:
 
     Attributes:
         retention: least share of samples in the target domain, in (0, 1].
-        novelty: least share of samples that are no copies, in (0, 1].
+        novelty: least share of samples that are new, in (0, 1].
+        near_copies: largest share of near-copies beyond that of new real images, in [0, 1).
 
     Raises:
         ValueError: a share is out of range.
@@ -36,11 +45,14 @@ class Thresholds:
 
     retention: float
     novelty: float
+    near_copies: float
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name, value in (("retention", self.retention), ("novelty", self.novelty)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {value}")
+        if not 0 <= self.near_copies < 1:
+            raise ValueError(f"near_copies must be in [0, 1), got {self.near_copies}")
 
     def relative_to(self, *, retention: float, novelty: float) -> "Thresholds":
         """The same shares of what real new pictures of the domain reach.
@@ -48,11 +60,71 @@ class Thresholds:
         A domain near the model's own loses some real pictures to it as well.
         """
         tiny = 1e-9
-        return Thresholds(max(self.retention * retention, tiny), max(self.novelty * novelty, tiny))
+        return replace(
+            self,
+            retention=max(self.retention * retention, tiny),
+            novelty=max(self.novelty * novelty, tiny),
+        )
+
+    def lack(self, point: Point) -> float:
+        """By how much a step misses the thresholds, 0 if it is usable.
+
+        Near-copies lower the novelty too, so the larger of these two counts.
+        """
+        retention, *new = (max(0.0, asked - value) for value, asked in self._compared(point))
+        return retention + max(new)
 
     def passed(self, point: Point) -> bool:
         """Whether a step is usable."""
-        return point.retention >= self.retention and point.novelty >= self.novelty
+        return self.lack(point) == 0
+
+    def crossing(self, inside: Point, outside: Point) -> float:
+        """Where the first of the shares, interpolated, misses its threshold on the way out."""
+        shares = [1.0]
+        for (a, asked), (b, _) in zip(self._compared(inside), self._compared(outside), strict=True):
+            if b < asked:
+                shares.append((a - asked) / (a - b))
+        return inside.step + min(shares) * (outside.step - inside.step)
+
+    def _compared(self, point: Point) -> Iterator[tuple[float, float]]:
+        """What a step reaches, and what it must at least."""
+        yield point.retention, self.retention
+        yield point.novelty, self.novelty
+        yield -point.excess, -self.near_copies
+
+
+def ranked(points: Sequence[Point], *, floor: float = 0.0) -> list[int]:
+    """Order settings from the best one on, nearest first, those not told apart by novelty.
+
+    A distance is told from another if they differ by more than the standard error of their
+    difference (the one-standard-error rule of Breiman et al., 1984, sec. 3.4.3). Of the settings
+    not told apart from the nearest, that with fewest near-copies comes first, then that of
+    highest novelty. This is repeated with those that are left.
+
+    Args:
+        points: the settings.
+        floor: distance that real images reach. Less is chance, and counts as no nearer.
+
+    Returns:
+        Indices of `points`.
+    """
+    near = [max(point.distance, floor, 0.0) for point in points]
+    left, order = list(range(len(points))), list[int]()
+    while left:
+        first = min(left, key=lambda i: (near[i], points[i].error))
+        tied = (
+            i
+            for i in left
+            if near[i] - near[first] <= math.hypot(points[i].error, points[first].error)
+        )
+        order.append(
+            min(
+                tied,
+                key=lambda i: (points[i].near_copies, -points[i].novelty, points[i].distance),
+            )
+        )
+        left.remove(order[-1])
+    return order
 
 
 @dataclass(frozen=True)
@@ -60,9 +132,9 @@ class Band:
     """The usable steps around the chosen one.
 
     Attributes:
-        low: where novelty or retention begin to suffice, interpolated between steps tried.
-        high: where one of them ends to.
-        chosen: the step tried in it with the least distance.
+        low: where the step begins to be usable, interpolated between steps tried.
+        high: where it ends to be.
+        chosen: the best step tried in it, see `ranked`.
         open_low: nothing lower was tried, so that the band may begin below `low`.
         open_high: nothing higher was tried, so that it may end above `high`.
     """
@@ -79,14 +151,15 @@ class Band:
         return self.high - self.low
 
 
-def find_band(curve: Sequence[Point], thresholds: Thresholds) -> Band | None:
-    """Find the band that holds the usable step of least distance; None if no step is usable.
+def find_band(curve: Sequence[Point], thresholds: Thresholds, *, floor: float = 0.0) -> Band | None:
+    """Find the band that holds the best usable step; None if no step is usable.
 
-    Between two steps tried, retention and novelty are interpolated linearly.
+    Between two steps tried, what makes them usable is interpolated linearly.
 
     Args:
         curve: at least one point, steps increasing.
         thresholds: what makes a step usable.
+        floor: see `ranked`.
 
     Raises:
         ValueError: steps do not increase.
@@ -96,7 +169,7 @@ def find_band(curve: Sequence[Point], thresholds: Thresholds) -> Band | None:
     usable = [i for i, point in enumerate(curve) if thresholds.passed(point)]
     if not usable:
         return None
-    best = min(usable, key=lambda i: curve[i].distance)
+    best = usable[ranked([curve[i] for i in usable], floor=floor)[0]]
     first = last = best
     while first - 1 in usable:
         first -= 1
@@ -104,21 +177,7 @@ def find_band(curve: Sequence[Point], thresholds: Thresholds) -> Band | None:
         last += 1
     low, high = curve[first].step, curve[last].step
     if first > 0:
-        low = _crossing(curve[first], curve[first - 1], thresholds)
+        low = thresholds.crossing(curve[first], curve[first - 1])
     if last < len(curve) - 1:
-        high = _crossing(curve[last], curve[last + 1], thresholds)
+        high = thresholds.crossing(curve[last], curve[last + 1])
     return Band(low, high, curve[best].step, first == 0, last == len(curve) - 1)
-
-
-def _crossing(inside: Point, outside: Point, thresholds: Thresholds) -> float:
-    """Where the first of the two shares falls below its threshold on the way out."""
-    share = min(_reached(inside, outside, thresholds))
-    return inside.step + share * (outside.step - inside.step)
-
-
-def _reached(inside: Point, outside: Point, thresholds: Thresholds) -> Iterator[float]:
-    for a, b, threshold in (
-        (inside.retention, outside.retention, thresholds.retention),
-        (inside.novelty, outside.novelty, thresholds.novelty),
-    ):
-        yield (a - threshold) / (a - b) if b < threshold else 1.0

@@ -1,11 +1,13 @@
 """Authenticity: the share of samples that are not copies (Alaa et al., 2022)."""
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from ood_sampler.metrics.feature_sets import (
     Neighbours,
     check_sets,
+    distinct,
     kth_nearest,
     neighbour_distance,
     stack,
@@ -21,7 +23,10 @@ def nearest(samples: Tensor, reference: Tensor) -> Neighbours:
 def authentic(samples: Tensor, reference: Tensor) -> Tensor:
     """Tell which samples count in `authenticity`: bool, shape $(N,)$."""
     check_sets(reference=reference, rows=2)
+    reference = distinct(reference)
     distance, indices = nearest(samples, reference)
+    if len(reference) == 1:
+        return torch.zeros_like(indices, dtype=torch.bool)
     own = neighbour_distance(reference, nearest_k=1)
     return distance > own[indices]
 
@@ -32,7 +37,9 @@ def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
     $$\frac{1}{N} \sum_i \mathbb{1}\big[\|s_i - r_{(i)}\| > \min_{j \ne (i)} \|r_{(i)} - r_j\|\big],
     \qquad (i) = \arg\min_j \|s_i - r_j\|$$
 
-    (Alaa et al., 2022, sec. 4.2). A reference vector that occurs twice is 0 from its own nearest.
+    (Alaa et al., 2022, sec. 4.2). A reference vector that occurs several times counts once: it
+    would be 0 from its own nearest, and each copy of it authentic. Where only one is left, it has
+    no neighbour to say how far new images lie, and no sample counts as authentic.
 
     Args:
         samples: Shape $(N, D)$.

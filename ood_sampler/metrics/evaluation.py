@@ -12,8 +12,14 @@ from ood_sampler.metrics.diversity import diversity
 from ood_sampler.metrics.extrapolation import VECTORS_A_FEATURE, frechet_limit
 from ood_sampler.metrics.features import FeatureExtractor, InceptionFeatures
 from ood_sampler.metrics.frechet import infinitesimal_jackknife
-from ood_sampler.metrics.intervals import mean_interval, normal_interval, with_bounds
+from ood_sampler.metrics.intervals import (
+    mean_interval,
+    normal_interval,
+    share_interval,
+    with_bounds,
+)
 from ood_sampler.metrics.kernel import jackknife
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.prdc import manifold_scores
 
 THUMBNAIL = 64
@@ -97,9 +103,11 @@ class Evaluation:
         }
 
     def against_few_shot(
-        self, samples: Described, few_shot: Described
+        self, samples: Described, few_shot: Described, held_out: Described
     ) -> tuple[dict[str, float], Tensor]:
-        """Authenticity, blend scores and diversity: new, more than double exposures, and varied?
+        """Authenticity, near-copies, blend scores, diversity: new, not blended, and varied?
+
+        Held-out images say how near to a few-shot image new ones come.
 
         Returns:
             The figures, each with its interval as in `against_held_out`, that of diversity over
@@ -119,6 +127,8 @@ class Evaluation:
         if len(clusters) > 1:
             values["diversity"] = clusters
         intervals = {key: mean_interval(each, seed=self.seed) for key, each in values.items()}
+        copies = near_copies(samples.features, few_shot.features, held_out.features)
+        intervals["near_copies"] = share_interval(copies)
         figures = {**with_bounds(intervals), "diversity_clusters": float(len(clusters))}
         if len(clusters) == 1:
             figures["diversity"] = float(clusters[0])

@@ -12,6 +12,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 _BLOCK_ENTRIES = 2**20
 # Of the sum of two squared norms; a product of 10,000 terms in float64 stays below.
 _ROUNDING = 1e-12
+# Of features in float32, relative to their norm: one image in batches of several sizes stays below.
+_SAME = 1e-5
 
 
 def check_sets(*, rows: int = 1, **sets: Tensor) -> None:
@@ -129,6 +131,27 @@ def kth_nearest(x: Tensor, y: Tensor, *, k: int) -> Neighbours:
         difference = x[rows].double() - y[indices[rows]].double()
         distance[rows] = torch.linalg.vector_norm(difference, dim=1)
     return Neighbours(distance, indices)
+
+
+def same(distance: Tensor, features: Tensor) -> Tensor:
+    """Tell which vectors are, up to the rounding of a network, one with their neighbour.
+
+    Args:
+        distance: To that neighbour, or to several, shape $(..., N)$.
+        features: The vectors, shape $(N, D)$.
+    """
+    norm: Tensor = torch.linalg.vector_norm(features.double(), dim=1)
+    return distance <= _SAME * norm
+
+
+def distinct(features: Tensor) -> Tensor:
+    """Keep one of each vector that occurs several times, up to the rounding of a network."""
+    number = torch.arange(len(features), device=features.device)
+    repeated = torch.zeros_like(number, dtype=torch.bool)
+    for rows, squared in distance_blocks(features, features):
+        close = same(squared.clamp(min=0).sqrt().T, features[rows]).T
+        repeated[rows] = (close & (number < number[rows, None])).any(dim=1)
+    return features[~repeated]
 
 
 def neighbour_distance(x: Tensor, *, nearest_k: int) -> Tensor:

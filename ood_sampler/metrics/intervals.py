@@ -1,5 +1,6 @@
 """95% confidence intervals of figures: of means over images, and from standard errors."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,6 +37,41 @@ def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
         constant = Interval(mean, mean, mean)
         return beside_the_edge(constant, len(values)) if is_share else constant
     return percentiles(mean, resampled_means(values, seed=seed), level=1 - 2 * _TAIL)
+
+
+def share_interval(found: Tensor) -> Interval:
+    """Interval of a share of independent images (Clopper & Pearson, 1934).
+
+    It covers the truth in at least 95% of cases however few images there are; resampling does not
+    where a share is small.
+
+    Args:
+        found: Whether each image counts, bool, shape $(n,)$.
+    """
+    count, total = int(found.sum()), len(found)
+    low = 1 - _largest_share(total - count, total)
+    return Interval(count / total, low, _largest_share(count, total))
+
+
+def _largest_share(count: int, total: int) -> float:
+    """The share of which so few would be found, or fewer, with a chance of `_TAIL`."""
+    if count == total:
+        return 1.0
+    k = torch.arange(count + 1, dtype=torch.float64)
+    ways = math.lgamma(total + 1) - (k + 1).lgamma() - (total - k + 1).lgamma()
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        chance = (ways + k * math.log(middle) + (total - k) * math.log1p(-middle)).exp().sum()
+        low, high = (middle, high) if chance > _TAIL else (low, middle)
+    return high
+
+
+def difference_interval(first: Interval, second: Interval) -> Interval:
+    """Interval of `first` less `second`, of independent images (Newcombe, 1998, method 10)."""
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above)
 
 
 def normal_interval(value: Tensor, standard_error: Tensor) -> Interval:

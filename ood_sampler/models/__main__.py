@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.help import CONF
-from ood_sampler.models.sources import parts_of
+from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ The frozen models of conf/model and their weights.
 usage: python -m ood_sampler.models                               list them
        python -m ood_sampler.models verify NAME [KEY=VALUE ...]   load one and check it
 
-KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it.
+KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it. Weights that are
+missing, broken, or not what trained ones are end with exit code 1.
 
 examples:
   python -m ood_sampler.models verify ddpm_cifar10
@@ -34,6 +36,8 @@ Weights are looked for at path, else in the cache folder and, for hub models, in
 cache; what is nowhere is fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1
 forbids the network. The SHA-256 of a file is recorded beside it at first use, and compared after.
 """
+
+_TEXTS = ("name", "path")
 
 _PICTURES = 2
 _STEPS = 24
@@ -49,11 +53,12 @@ all would do as well. Neither tells how good the model's samples are.
 
 
 def main() -> None:
-    """Answer a command; a mistake in it ends with exit code 2, a fault with 1."""
+    """Answer a command; a mistake in it ends with exit code 2, a fault or wrong weights with 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ood_sampler").setLevel(logging.INFO)
     try:
-        answer(sys.argv[1:])
+        if not answer(sys.argv[1:]):
+            sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was fetched is kept, the same command continues\n")
         sys.exit(130)
@@ -65,8 +70,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def answer(arguments: Sequence[str]) -> None:
+def answer(arguments: Sequence[str]) -> bool:
     """Write what a command asks for.
+
+    Returns:
+        False if weights were checked and are not what trained ones are.
 
     Raises:
         CommandError: there is no such command, model or key.
@@ -83,22 +91,23 @@ def answer(arguments: Sequence[str]) -> None:
     elif len(arguments) == 1:
         raise CommandError(f"verify needs the name of a model: {', '.join(_names())}")
     else:
-        _verify(model_fields(arguments[1], arguments[2:]))
+        return _verify(model_fields(arguments[1], arguments[2:]))
+    return True
 
 
 def entry(name: str) -> str:
     """Describe a model: size of its images and its weights, whether these are there, sources."""
     config = _config(name)
     if OmegaConf.is_missing(config.model, "path"):
-        return f"{name:<15} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
+        return f"{name:<20} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
     fields = _fields(config)
     files = WeightFiles(name=fields["name"], path=fields["path"], sources=fields.get("sources", []))
     found = files.find()
     size = f"{fields['resolution']}x{fields['resolution']}"
     where = f"missing  {files.folder}" if found is None else f"present  {found.path}"
     sources = [source.address for source in files.sources] or ["shipped with the package"]
-    first = f"{name:<15} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
-    return "\n".join([first, *(f"{'':<36}{source}" for source in sources)]) + "\n"
+    first = f"{name:<20} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
+    return "\n".join([first, *(f"{'':<41}{source}" for source in sources)]) + "\n"
 
 
 def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -119,7 +128,16 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise CommandError(f"{override} must be of the form KEY=VALUE")
         if key not in known:
             raise CommandError(f"{key} is not known{_nearest(key, known)}")
-        config.merge_with_dotlist([f"model.{override.removeprefix('model.')}"])
+        if key in _TEXTS:
+            # as it stands: a path may hold what YAML would read as something else
+            text = override.partition("=")[2]
+            value = None if text == "null" else text.replace("${", r"\${")
+            OmegaConf.update(config, f"model.{key}", value)
+            continue
+        try:
+            config.merge_with_dotlist([f"model.{override.removeprefix('model.')}"])
+        except YAMLError as error:
+            raise CommandError(f"{override} must be KEY=VALUE with a value in YAML") from error
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         key = missing[0].removeprefix("model.")
@@ -127,10 +145,10 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return _fields(config)
 
 
-def _verify(fields: Mapping[str, Any]) -> None:
+def _verify(fields: Mapping[str, Any]) -> bool:
     from ood_sampler.diffusion.solvers import DdimSolver
     from ood_sampler.models.frozen import FrozenModel
-    from ood_sampler.models.verification import smooth_pictures, verify
+    from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
 
     model = FrozenModel(**fields)
     denoiser = model.denoiser
@@ -139,6 +157,15 @@ def _verify(fields: Mapping[str, Any]) -> None:
     pictures = smooth_pictures(_PICTURES, channels=model.channels, resolution=model.resolution)
     found = verify(denoiser, pictures, solver=DdimSolver(steps=_STEPS, power=_POWER))
     sys.stdout.write(_figures(found))
+    if not found.is_trained:
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"error: the weights of model {model.name} in {model.weights.path} are not what "
+            f"trained ones are: their relative error is {found.error:.3f}, that of trained weights "
+            f"below {TRAINED}; check architecture, schedule and prediction type, or fetch them "
+            "again\n"
+        )
+    return found.is_trained
 
 
 def _identity(model: "FrozenModel") -> str:
@@ -178,8 +205,8 @@ def _verdict(found: "Verification") -> str:
 def _megabytes(files: WeightFiles, found: Weights | None) -> float:
     """Of the weights that are there, else of those that would be fetched; NaN where not known."""
     if found is not None:
-        file = found.path / (parts_of(found.path) or [""])[-1]
-        return file.stat().st_size / 1e6 if file.is_file() else math.nan
+        _, _, *weights = parts_of(found.path) or ["", "", ""]
+        return sum((found.path / file).stat().st_size for file in weights) / 1e6
     known = (source.megabytes for source in files.sources if source.megabytes is not None)
     return next(known, math.nan)
 

@@ -17,7 +17,7 @@ from ood_sampler.models.guided_diffusion import GuidedDiffusion
 from ood_sampler.models.pesser import PesserDDPM
 from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
 from ood_sampler.models.process import from_section, has_schedule
-from ood_sampler.models.state import MALFORMED, BrokenFileError, State, read_file
+from ood_sampler.models.state import MALFORMED, BrokenFileError, State, read_file, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ _FEWEST_BETAS = 10
 _LATENT = re.compile(r"(^|\.)(first|cond)_stage_model\.")
 """Names of the encoders that latent diffusion has beside its network."""
 
+_LIST = "shadow_params"
+"""Key of averages in the order of the network's parameters."""
+
 _LIT_EMA = "model_ema."
 """Prefix of the averages of the module `model` in the code of latent diffusion."""
 
@@ -43,7 +46,8 @@ def load_checkpoint(
 
     A state dict may be wrapped (`{'state_dict': ...}`, `{'ema': ...}`, the list that DDIM's code
     saves), prefixed (`module.`, `model.`, ...) and in any floating precision. Where averaged
-    weights (EMA) stand beside raw ones, the averaged ones are taken.
+    weights (EMA) stand beside raw ones, the averaged ones are taken, also from a list without
+    names (`shadow_params`).
 
     Args:
         path: a file of `torch.save` or safetensors holding a guided-diffusion or pesser network,
@@ -61,7 +65,7 @@ def load_checkpoint(
         ValueError: the file does not hold such a network, or whole; a field is missing,
             contradicts the weights or cannot be expressed; or `label` is not a class.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         _check_folder(path, architecture)
         return load_pipeline(path, label=label)
@@ -101,7 +105,7 @@ def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = Non
         FileNotFoundError: there is no such file, or a folder without a scheduler.
         ValueError: the schedule is not one that is implemented, or the file does not open.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         _check_folder(path, architecture)
         return load_schedule(path)
@@ -198,13 +202,39 @@ def _find_network(content: object, path: Path) -> _Found:
             f"{path} must hold one network, got several, at "
             f"{', '.join(repr(network.place) for network in best)}; save the one you mean alone"
         )
-    if not best[0].is_average and any(name.startswith(_LIT_EMA) for name in best[0].names):
-        log.warning(
-            "%s has averaged weights at %s that are not understood: the raw ones are taken",
-            path,
-            _LIT_EMA,
-        )
+    if best[0].is_average:
+        return best[0]
+    for average in _lists(content):
+        state = _named(average, best[0].state)
+        if state is not None:
+            return replace(best[0], place=f"{_LIST}.", state=state)
+        _warn_of_averages(path, _LIST)
+    if any(name.startswith(_LIT_EMA) for name in best[0].names):
+        _warn_of_averages(path, _LIT_EMA)
     return best[0]
+
+
+def _warn_of_averages(path: Path, place: str) -> None:
+    log.warning(
+        "%s has averaged weights at %s that are not understood: the raw ones are taken", path, place
+    )
+
+
+def _lists(content: object, depth: int = 0) -> Iterator[list[object]]:
+    """Find averages without names, as score-based code and others save them."""
+    if isinstance(content, Mapping) and depth <= _DEEPEST:
+        for key, value in content.items():
+            if key == _LIST and isinstance(value, list) and value:
+                yield value
+            yield from _lists(value, depth + 1)
+
+
+def _named(averages: list[object], state: State) -> State | None:
+    """Give averages the names of the weights, in whose order they are; None if they do not fit."""
+    shapes = [average.shape if isinstance(average, Tensor) else None for average in averages]
+    if shapes != [weight.shape for weight in state.values()]:
+        return None
+    return dict(zip(state, averages, strict=True))  # type: ignore[arg-type]
 
 
 def _networks(
@@ -221,7 +251,9 @@ def _networks(
     if not isinstance(content, Mapping):
         return
     betas = content["betas"] if _is_table(content.get("betas")) else betas
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = unwrapped(
+        {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
+    )
     for architecture in _FORMATS:
         for name in [key for key in tensors if key.endswith(architecture.anchor)]:
             prefix = name.removesuffix(architecture.anchor)

@@ -174,6 +174,10 @@ class FrozenModel:
         """What is given of the architecture of a checkpoint file."""
         if self.architecture is None or self.weights.path.is_dir():
             return None
+        if not isinstance(self.architecture, Mapping):
+            raise ValueError(
+                f"model.architecture must be a mapping of sections, got {self.architecture!r}"
+            )
         return _given(self.architecture) or None
 
     def in_domain_file(self, extractor: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Diffusers pipelines as denoisers."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,42 @@ from torch import Tensor, nn
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.models.layout import (
+    is_averaged,
+    pipeline_files,
+    refuse_other_folders,
+    scheduler_file,
+)
 from ood_sampler.models.process import Process, from_scheduler
-from ood_sampler.models.sources import refuse_other_networks
-from ood_sampler.models.state import MALFORMED, State, load_strictly, read_file, read_json
+from ood_sampler.models.state import (
+    MALFORMED,
+    State,
+    load_strictly,
+    read_file,
+    read_json,
+    unwrapped,
+)
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+log = logging.getLogger(__name__)
+
+_ANCHOR = "conv_in.weight"
+"""A weight that each network has once: what stands before it is a prefix of all names."""
+
 _MOST_LAYERS = 100
 """Published networks have up to 4; more than this would be built for hours."""
+
+_AVERAGING = frozenset(
+    {
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    }
+)
+"""What the config of averaged weights says besides their network."""
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention weights before diffusers 0.15, as the first published models have them."""
@@ -96,7 +126,9 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
 
     Args:
         path: folder with `unet/` and `scheduler/`, or with their files themselves, as the first
-            published models. Weights are safetensors, else `.bin`, of which tensors alone are read.
+            published models. Weights are safetensors, else `.bin`, of which tensors alone are read;
+            in one file or in shards; in a variant (`fp16`) where they are in no other. Averages in
+            `unet_ema/` come before the raw weights in `unet/`.
         label: the class of a class-conditional model.
 
     Raises:
@@ -106,9 +138,13 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
             is not a class.
     """
     path = Path(path)
-    weights, config_file, _ = pipeline_files(path)
-    _check_index(path)
-    config = read_json(config_file)
+    refuse_other_folders(path)
+    *weights, config_file, _ = pipeline_files(path)
+    if is_averaged(path):
+        log.info(
+            "%s has averaged weights in unet_ema beside raw ones: the averages are taken", path
+        )
+    config = {k: v for k, v in read_json(config_file).items() if k not in _AVERAGING}
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(
             f"the network must be a UNet2DModel, got {config['_class_name']} in {config_file}"
@@ -133,17 +169,27 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
     if isinstance(size, list) and (len(size) != 2 or size[0] != size[1]):
         raise ValueError(f"sample_size must be that of a square, got {size} in {config_file}")
     check_label(label, classes, path, required=True)
-    content = read_file(weights)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{weights} must hold a state dict, got {type(content).__name__}")
-    state = {_new_name(str(name)): weight for name, weight in content.items()}
-    return process.denoiser(make_network(config, state, source=weights), label=label)
+    state = _read_weights(weights[1:] or weights)
+    return process.denoiser(make_network(config, state, source=weights[0]), label=label)
 
 
-def _check_index(path: Path) -> None:
-    file = path / "model_index.json"
-    if file.is_file():
-        refuse_other_networks(read_json(file), path)
+def _read_weights(files: Sequence[Path]) -> State:
+    """Read the weights of a network, of all shards, by the names that diffusers has today."""
+    state: dict[str, Tensor] = {}
+    for file in files:
+        content = read_file(file)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{file} must hold a state dict, got {type(content).__name__}")
+        for name, weight in content.items():
+            if str(name) in state:
+                raise ValueError(f"{file} must not hold {name}, which another shard holds, too")
+            state[str(name)] = weight
+    state = {_new_name(name): weight for name, weight in unwrapped(state).items()}
+    prefixes = {name.removesuffix(_ANCHOR) for name in state if name.endswith(f".{_ANCHOR}")}
+    if len(prefixes) == 1 and all(name.startswith(tuple(prefixes)) for name in state):
+        prefix = prefixes.pop()
+        state = {name.removeprefix(prefix): weight for name, weight in state.items()}
+    return state
 
 
 def check_label(label: object, classes: int | None, path: Path, *, required: bool) -> None:
@@ -189,7 +235,7 @@ def load_schedule(path: Path) -> Schedule:
 
 
 def _process(path: Path) -> Process:
-    file = _existing(_scheduler_file(path))
+    file = scheduler_file(path)
     try:
         return from_scheduler(read_json(file))
     except KeyError as error:
@@ -198,39 +244,3 @@ def _process(path: Path) -> Process:
         ) from error
     except (ValueError, *MALFORMED) as error:
         raise ValueError(f"{error} (in {file})") from error
-
-
-def pipeline_files(path: Path) -> list[Path]:
-    """The files that make a diffusers pipeline: weights, network config, scheduler config.
-
-    Raises:
-        FileNotFoundError: one is missing.
-    """
-    return [
-        _existing(file)
-        for file in (weights_file(path), _unet_folder(path) / "config.json", _scheduler_file(path))
-    ]
-
-
-def weights_file(path: Path) -> Path:
-    """Where a diffusers pipeline folder keeps its network's weights."""
-    safetensors, pickled = (_unet_folder(path) / name for name in _WEIGHTS)
-    return pickled if pickled.is_file() and not safetensors.is_file() else safetensors
-
-
-def _unet_folder(path: Path) -> Path:
-    return path / "unet" if (path / "unet").is_dir() else path
-
-
-def _scheduler_file(path: Path) -> Path:
-    folder = path / "scheduler"
-    return (folder if folder.is_dir() else path) / "scheduler_config.json"
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing: model.path must name a whole diffusers pipeline folder, with "
-            f"config.json, {_WEIGHTS[0]} (or .bin) and scheduler_config.json"
-        )
-    return file

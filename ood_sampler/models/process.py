@@ -1,7 +1,9 @@
 """The process a network was trained on: its noise schedule and what the network predicts."""
 
+import logging
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from ood_sampler.diffusion.denoiser import (
 )
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.fields import flag, integer, number, numbers, read_fields, word
+
+log = logging.getLogger(__name__)
 
 PREDICTIONS: Mapping[str, type[NetworkDenoiser]] = {
     "epsilon": EpsilonDenoiser,
@@ -85,24 +89,48 @@ def from_scheduler(config: Mapping[str, Any]) -> Process:
         ValueError: an option is not implemented.
         KeyError: the schedule is not described.
     """
-    if config.get("rescale_betas_zero_snr"):
-        raise ValueError(
-            "rescale_betas_zero_snr must be false: at zero signal-to-noise ratio a noise estimate "
-            "says nothing about the image, got true"
-        )
     if config.get("snr_shift_scale") not in (None, 1):
         raise ValueError(f"snr_shift_scale must be 1, got {config['snr_shift_scale']}")
     prediction = config.get("prediction_type", "epsilon")
     if config.get("trained_betas") is not None:
-        return Process(Schedule(read_betas(config["trained_betas"])), prediction)
+        schedule = _from_table(config["trained_betas"], prediction)
+    else:
+        schedule = _from_scheduler_fields(config)
+    if config.get("rescale_betas_zero_snr") and not schedule.is_pure_noise(schedule.T - 1):
+        schedule = schedule.with_zero_terminal_snr()
+        if prediction == "epsilon":
+            schedule = schedule.without_last()
+            _warn_of_last_step(schedule.T)
+    return Process(schedule, prediction)
+
+
+@cache
+def _warn_of_last_step(step: int) -> None:
+    """Once a process: schedules are read more than once."""
+    log.warning(
+        "step %d of this model is pure noise (rescale_betas_zero_snr), where an estimate of the "
+        "noise (prediction_type: epsilon) says nothing about the image: its steps are 0 to %d",
+        step,
+        step - 1,
+    )
+
+
+def _from_scheduler_fields(config: Mapping[str, Any]) -> Schedule:
     name = _named("beta_schedule", config["beta_schedule"], _BETA_SCHEDULES)
-    schedule = Schedule.from_name(
+    return Schedule.from_name(
         name,  # type: ignore[arg-type]
         _steps("num_train_timesteps", config["num_train_timesteps"]),
         beta_start=config["beta_start"],
         beta_end=config["beta_end"],
     )
-    return Process(schedule, prediction)
+
+
+def _from_table(table: object, prediction: str) -> Schedule:
+    """A table may end in 1, pure noise, where the network does not predict the noise."""
+    betas = read_betas(table)
+    if len(betas) > 1 and betas.ndim == 1 and betas[-1] == 1 and prediction != "epsilon":
+        return Schedule(betas[:-1]).then_pure_noise()
+    return Schedule(betas)
 
 
 _GUIDED_DIFFUSION = {"noise_schedule": word, "diffusion_steps": integer}
@@ -145,20 +173,27 @@ def from_section(fields: object, *, betas: object = None) -> Process:
     given = read_fields(
         "diffusion", fields, _GUIDED_DIFFUSION | _DDPM | _TABLE | _PREDICTION, ignored=_SAMPLING
     )
-    schedule = _schedule({key: given[key] for key in given if key not in _PREDICTION}, betas)
+    prediction = _prediction(given)
+    schedule = _schedule(
+        {key: given[key] for key in given if key not in _PREDICTION}, betas, prediction
+    )
     if given.get("rescale_timesteps") and schedule.T != 1000:
         raise ValueError(
             f"rescale_timesteps must be false for a chain of {schedule.T} steps: the network is "
             "asked about integer steps, got true"
         )
-    prediction = given.get("prediction_type")
+    return Process(schedule, prediction)
+
+
+def _prediction(given: Mapping[str, Any]) -> str:
+    prediction: str | None = given.get("prediction_type")
     if given.get("predict_xstart"):
         if prediction not in (None, "sample"):
             raise ValueError(
                 f"prediction_type must be sample, as predict_xstart says, got {prediction!r}"
             )
         prediction = "sample"
-    return Process(schedule, prediction or "epsilon")
+    return prediction or "epsilon"
 
 
 def has_schedule(fields: object) -> bool:
@@ -168,7 +203,7 @@ def has_schedule(fields: object) -> bool:
     )
 
 
-def _schedule(given: Mapping[str, Any], betas: object) -> Schedule:
+def _schedule(given: Mapping[str, Any], betas: object, prediction: str) -> Schedule:
     families = [family for family in (_GUIDED_DIFFUSION, _DDPM, _TABLE) if family.keys() & given]
     if len(families) > 1:
         raise ValueError(
@@ -176,9 +211,9 @@ def _schedule(given: Mapping[str, Any], betas: object) -> Schedule:
             "to different ways of writing a schedule"
         )
     if not given:
-        return Schedule.linear() if betas is None else Schedule(read_betas(betas))
+        return Schedule.linear() if betas is None else _from_table(betas, prediction)
     if "betas" in given:
-        return Schedule(read_betas(given["betas"]))
+        return _from_table(given["betas"], prediction)
     if families == [_GUIDED_DIFFUSION]:
         T = _steps("diffusion_steps", given.get("diffusion_steps", 1000))
         name = _named("noise_schedule", given.get("noise_schedule", "linear"), _NOISE_SCHEDULES)

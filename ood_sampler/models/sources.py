@@ -1,8 +1,9 @@
 """Known places of a model's weights: how to find what they gave, and how to fetch it."""
 
 import hashlib
-import json
+import inspect
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ood_sampler.faults import install
-
-_INDEX = "model_index.json"
-"""File of a pipeline that names its parts."""
+from ood_sampler.models.layout import (
+    INDEX,
+    parts_of,
+    read_object,
+    read_shards,
+    refuse_other_networks,
+    wanted_parts,
+)
 
 _TIMEOUT = 30.0
 """Seconds to wait for a server that says nothing."""
@@ -22,59 +28,6 @@ _RETRIES = 3
 """Broken transfers to continue before a source is given up."""
 
 _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
-
-
-def pipeline_parts(there: Callable[[str], bool]) -> list[str] | None:
-    """Files of a diffusers pipeline that a denoiser is made of; None if one is not there.
-
-    Two layouts are published: `unet/` and `scheduler/` folders, and all files at the root.
-
-    Args:
-        there: tells whether the pipeline has a file, by its path relative to the root.
-
-    Returns:
-        Network config, scheduler config and weights, in this order.
-    """
-    for network, scheduler in (("unet/", "scheduler/"), ("", "")):
-        weights = f"{network}diffusion_pytorch_model"
-        wanted = [
-            [f"{network}config.json"],
-            [f"{scheduler}scheduler_config.json"],
-            [f"{weights}.safetensors", f"{weights}.bin"],
-        ]
-        found = [next(filter(there, alternatives), None) for alternatives in wanted]
-        parts = [part for part in found if part is not None]
-        if len(parts) == len(wanted):
-            return parts
-    return None
-
-
-def parts_of(folder: Path) -> list[str] | None:
-    """`pipeline_parts` of a folder."""
-    return pipeline_parts(lambda part: (folder / part).is_file())
-
-
-def refuse_other_networks(index: object, place: object) -> None:
-    """See that a pipeline has no other networks, such as the decoder of latent diffusion.
-
-    Args:
-        index: content of its `model_index.json`.
-        place: of the pipeline, for messages.
-
-    Raises:
-        ValueError: it has, or its network is no `UNet2DModel`.
-    """
-    if not isinstance(index, Mapping):
-        raise ValueError(f"model_index.json must hold a JSON object, got {type(index).__name__}")
-    parts = {name: part[-1] for name, part in index.items() if isinstance(part, list) and part}
-    others = [name for name in parts if name not in ("unet", "scheduler") and parts[name]]
-    if others:
-        raise ValueError(
-            f"{place} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
-            "models of latents or of text are not implemented"
-        )
-    if parts.get("unet", "UNet2DModel") != "UNet2DModel":
-        raise ValueError(f"the network must be a UNet2DModel, got {parts['unet']} in {place}")
 
 
 class FetchError(OSError):
@@ -141,18 +94,15 @@ class HubSource(Source):
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
-        def cached(part: str) -> str | None:
-            found = try_to_load_from_cache(self.hub, part)
-            return found if isinstance(found, str) else None
-
-        try:
-            parts = pipeline_parts(lambda part: cached(part) is not None)
-        except HFValidationError:
-            return None
-        if parts is None:
-            return None
-        network = Path(str(cached(parts[0])))
-        return network.parents[parts[0].count("/")]
+        for sign in ("unet/config.json", "unet_ema/config.json", "config.json"):
+            try:
+                found = try_to_load_from_cache(self.hub, sign)
+            except HFValidationError:
+                return None
+            if isinstance(found, str):
+                snapshot = Path(found).parents[sign.count("/")]
+                return snapshot if parts_of(snapshot) else None
+        return None
 
     def fetch(self, folder: Path) -> None:
         from huggingface_hub import HfApi
@@ -163,26 +113,36 @@ class HubSource(Source):
         try:
             info = HfApi().model_info(self.hub, files_metadata=True, timeout=_TIMEOUT)
             files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-            parts = pipeline_parts(files.__contains__)
-            if parts is None:
-                raise FetchError(f"{self.hub} holds no diffusers pipeline of one UNet2DModel")
-            # the weights last: a folder without them is not taken for a pipeline
-            for part in [*({_INDEX} & set(files)), *parts]:
-                lfs = files[part].lfs
-                self._fetch_part(
-                    folder / self.entry / part,
-                    part,
-                    revision=str(info.sha),
-                    size=files[part].size,
-                    sha256=None if lfs is None else lfs.sha256,
-                )
-                if part == _INDEX:
-                    index = json.loads((folder / self.entry / part).read_text(encoding="utf-8"))
-                    refuse_other_networks(index, self.hub)
+            self._fetch_files(folder / self.entry, files, revision=str(info.sha))
         except FetchError:
             raise
         except errors as error:
             raise FetchError(_in_one_line(error)) from error
+
+    def _fetch_files(self, folder: Path, files: Mapping[str, Any], *, revision: str) -> None:
+        def fetch(part: str) -> Path:
+            lfs = files[part].lfs
+            self._fetch_part(
+                folder / part,
+                part,
+                revision=revision,
+                size=files[part].size,
+                sha256=None if lfs is None else lfs.sha256,
+            )
+            return folder / part
+
+        if INDEX in files:
+            refuse_other_networks(read_object(fetch(INDEX)), self.hub)
+        # an index of shards is read here to know them
+        parts = wanted_parts(files, lambda part: read_shards(fetch(part)))
+        if lacking := [part for part in parts if part not in files]:
+            raise FetchError(
+                f"{self.hub} holds no diffusers pipeline of one UNet2DModel: it lacks "
+                f"{', '.join(lacking)}"
+            )
+        # the weights last: a folder without them is not taken for a pipeline
+        for part in parts:
+            fetch(part)
 
     def _fetch_part(
         self, target: Path, part: str, *, revision: str, size: int | None, sha256: str | None
@@ -219,13 +179,26 @@ class FileSource(Source):
 
     Attributes:
         file: its published name.
+        md5: its MD5, where that is published.
+        sha256: its SHA-256, likewise.
+        raw_md5: MD5 of the raw weights that are published beside these averaged ones.
     """
 
     file: str
+    md5: str | None = None
+    sha256: str | None = None
+    raw_md5: str | None = None
 
     def __post_init__(self) -> None:
         if not self.file or Path(self.file).name != self.file:
             raise ValueError(f"file in model.sources must be a file name, got {self.file!r}")
+        for algorithm, digits in (("md5", 32), ("sha256", 64), ("raw_md5", 32)):
+            value = getattr(self, algorithm)
+            if value is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", str(value)):
+                raise ValueError(
+                    f"{algorithm} in model.sources must be {digits} hexadecimal digits in lower "
+                    f"case, got {value!r}"
+                )
 
     @property
     def entry(self) -> str:
@@ -233,6 +206,22 @@ class FileSource(Source):
 
     def find(self, folder: Path) -> Path | None:
         return folder / self.file if (folder / self.file).is_file() else None
+
+    def difference(self, file: Path, *, raw_alone: bool = False) -> str | None:
+        """Say in what a file is not the published one, as far as its checksums are known.
+
+        Args:
+            file: whatever its name.
+            raw_alone: whether anything but the raw weights will do.
+        """
+        if (self.md5 or self.raw_md5) and (got := checksum_of(file, "md5")) != self.md5:
+            if got == self.raw_md5:
+                return f"has the MD5 {got} of the raw weights, not of the averaged ones"
+            if self.md5 and not raw_alone:
+                return f"has the MD5 {got}, the published file {self.md5}"
+        if self.sha256 and not raw_alone and (got := sha256_of(file)) != self.sha256:
+            return f"has the SHA-256 {got}, the published file {self.sha256}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,24 +241,26 @@ class DriveSource(FileSource):
     def fetch(self, folder: Path) -> None:
         try:
             import gdown
-            from gdown.exceptions import DownloadError
+            from gdown import exceptions
         except ImportError as error:
             raise FetchError(f"needs gdown: {install('data')}") from error
+        # the second is its base, of gdown 6 and later
+        refusals = (exceptions.FileURLRetrievalError, getattr(exceptions, "DownloadError", OSError))
         partial = folder / f".{self.file}.partial"
+        options = {"resume": True, "timeout": _TIMEOUT, "retries": _RETRIES}
         try:
-            gdown.download(
-                id=self.drive,
-                output=str(partial),
-                resume=True,
-                timeout=_TIMEOUT,
-                retries=_RETRIES,
-            )
+            gdown.download(id=self.drive, output=str(partial), **_accepted(gdown.download, options))
+            if not partial.is_file():
+                raise FetchError("Google Drive did not send the file")
             _refuse_web_page(partial)
+            if difference := self.difference(partial):
+                partial.unlink()
+                raise FetchError(f"the file that arrived {difference}")
             _publish(partial, folder / self.file)
         except FetchError:
             raise
         # KeyError: an answer without the headers that gdown counts on
-        except (DownloadError, OSError, KeyError) as error:
+        except (*refusals, OSError, KeyError) as error:
             raise FetchError(_in_one_line(_innermost(error))) from error
 
 
@@ -302,7 +293,8 @@ def parse_source(entry: Mapping[str, Any]) -> Source:
     """Make a source of its entry in `model.sources`.
 
     Args:
-        entry: `hub`, or `drive` and `file`, or `page` and `file`; and `megabytes` if known.
+        entry: `hub`, or `drive` and `file`, or `page` and `file`; `megabytes` if known; of a file
+            `md5`, `sha256` and `raw_md5` if known.
 
     Raises:
         ValueError: it has other keys, or a file that is no plain name.
@@ -339,8 +331,24 @@ def _publish(partial: Path, target: Path) -> None:
 
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's bytes, read in pieces."""
+    return checksum_of(file, "sha256")
+
+
+def checksum_of(file: Path, algorithm: str) -> str:
+    """Checksum of a file's bytes, read in pieces; against mix-ups, not against forgery."""
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        return hashlib.file_digest(
+            opened, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
+
+
+def _accepted(function: Callable[..., object], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that a function knows: those of `gdown.download` differ between its versions."""
+    known = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
+        return dict(options)
+    names = {parameter.name for parameter in known}
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _innermost(error: BaseException) -> BaseException:

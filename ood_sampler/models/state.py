@@ -5,6 +5,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ _DATA = frozenset(
 """Objects that training code leaves in checkpoints: settings, paths, measured numbers."""
 
 
+_ARCHIVES = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ", "7z": b"7z\xbc\xaf", "rar": b"Rar!"}
+
+_WRAPPERS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"})
+"""Parts of names that torch's wrappers add: compile, DataParallel, FSDP, checkpointing."""
+
+
 class BrokenFileError(ValueError):
     """A file is not whole, or not what its name says."""
 
@@ -88,6 +95,8 @@ def read_file(path: Path) -> object:
     # the zip format of torch 1.6 and later can be mapped instead of read; but torch takes the
     # suffix .safetensors at its word
     mapped = start.startswith(b"PK") and path.suffix != ".safetensors"
+    if mapped:
+        _refuse_other_zip(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: what opens is whole
@@ -106,6 +115,16 @@ def _check_start(start: bytes, path: Path) -> None:
     text = start.lstrip().lower()
     if not start:
         raise BrokenFileError(f"{path} must hold weights, got an empty file; {_AGAIN}")
+    archive = next((kind for kind, magic in _ARCHIVES.items() if start.startswith(magic)), None)
+    if archive or start[257:262] == b"ustar":
+        raise ValueError(
+            f"{path} must hold weights, got an archive ({archive or 'tar'}): unpack it, and set "
+            "model.path to what it holds"
+        )
+    if text.startswith(b"{") and start[8:9] != b"{" and path.suffix == ".json":
+        raise ValueError(
+            f"{path} must hold weights, got JSON: set model.path to the folder of the pipeline"
+        )
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         raise BrokenFileError(
             f"{path} must hold weights, got a web page: the download was refused, as Google Drive "
@@ -115,6 +134,21 @@ def _check_start(start: bytes, path: Path) -> None:
     if text.startswith(b"version https://git-lfs"):
         raise BrokenFileError(
             f"{path} must hold weights, got a Git LFS pointer; fetch the file that it stands for"
+        )
+
+
+def _refuse_other_zip(path: Path) -> None:
+    """What torch saves is a zip file as well."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:  # torch says what is wrong
+        return
+    if names and not any(name.endswith("data.pkl") for name in names):
+        raise ValueError(
+            f"{path} must hold weights, got a zip archive of {names[0]}"
+            f"{' and others' if len(names) > 1 else ''}: unpack it, and set model.path to what it "
+            "holds"
         )
 
 
@@ -166,6 +200,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give weights the names that they have without torch's wrappers (`module.`, `_orig_mod.`).
+
+    Unless two would share a name: then it is another network that has the prefix.
+    """
+    names = {
+        name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in state
+    }
+    if len(set(names.values())) < len(names):
+        return state
+    return {names[name]: weight for name, weight in state.items()}
 
 
 def rename(

@@ -17,13 +17,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ood_sampler.models.layout import (
+    is_pipeline,
+    parts_of,
+    pipeline_files,
+    refuse_other_folders,
+)
 from ood_sampler.models.sources import (
     FetchError,
     FileSource,
     HubSource,
     PageSource,
     parse_source,
-    parts_of,
     sha256_of,
 )
 
@@ -38,8 +43,11 @@ _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 
 _PIPELINE = (
     "whole diffusers pipeline (config.json, scheduler_config.json and "
-    "diffusion_pytorch_model.safetensors or .bin)"
+    "diffusion_pytorch_model.safetensors or .bin, a variant or shards)"
 )
+
+_OTHERS = "model=diffusers (of a folder) or model=checkpoint (of a file)"
+"""Configurations for weights of one's own, under a name of one's own."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -66,11 +74,14 @@ class Weights:
         record: file of the checksums at first use; None for what the user named and what ships
             with the package.
         key: of `path` in the record, a folder's with a slash at its end.
+        known: the source whose published checksums the file must have; of what the user named, it
+            must not be the raw weights of that source.
     """
 
     path: Path
     record: Path | None = None
     key: str = ""
+    known: FileSource | None = None
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -78,8 +89,9 @@ class Weights:
 
         Raises:
             FileNotFoundError: a file of a pipeline folder is missing.
-            ValueError: a file is not what it was at first use.
+            ValueError: a file is not what it was at first use, or not the published one.
         """
+        self._refuse_other_weights()
         recorded = self._recorded()
         checksums = {}
         for file in self._files():
@@ -108,12 +120,21 @@ class Weights:
         except OSError as error:
             log.warning("%s cannot be written (%s): no checksum is kept", self.record, error)
 
-    def _files(self) -> list[Path]:
-        if self.path.is_file():
-            return [self.path]
-        from ood_sampler.models.pretrained import pipeline_files
+    def _refuse_other_weights(self) -> None:
+        """One name does not mean two sets of weights."""
+        if self.known is None or not self.path.is_file():
+            return
+        difference = self.known.difference(self.path, raw_alone=self.record is None)
+        if difference is None:
+            return
+        place = f"model=checkpoint model.name=… model.path={self.path}"
+        remedy = f"use it under a name of its own, {place}"
+        if self.record is not None:
+            remedy = f"remove it to have {self.known.file} fetched again, or move it and {remedy}"
+        raise ValueError(f"{self.path} {difference}: {remedy}")
 
-        return pipeline_files(self.path)
+    def _files(self) -> list[Path]:
+        return [self.path] if self.path.is_file() else pipeline_files(self.path)
 
     def _entry(self, part: str) -> str:
         return self.key + part
@@ -169,13 +190,14 @@ class WeightFiles:
         if self.path is not None:
             for path in map(self._at, self._places()):
                 if path is not None:
-                    return Weights(path)
+                    return Weights(path, known=self._published)
             if not self._is_hub_model:
                 return None
         for source in self.sources:
             path = source.find(self.folder)
             if path is not None:
-                return Weights(path, self.folder / RECORD, source.entry)
+                known = source if isinstance(source, FileSource) else None
+                return Weights(path, self.folder / RECORD, source.entry, known)
         return None
 
     def obtain(self) -> Weights:
@@ -214,6 +236,12 @@ class WeightFiles:
         if not fetched:
             raise FileNotFoundError(self._missing([]))
         return next((s.megabytes for s in fetched if s.megabytes is not None), math.nan)
+
+    @property
+    def _published(self) -> FileSource | None:
+        """The source whose raw weights are known."""
+        files = [source for source in self.sources if isinstance(source, FileSource)]
+        return next((source for source in files if source.raw_md5), None)
 
     @property
     def _is_hub_model(self) -> bool:
@@ -276,6 +304,9 @@ class WeightFiles:
 
     def _missing_path(self) -> str:
         places = self._places()
+        if places[0].is_dir() and is_pipeline(places[0]):
+            refuse_other_folders(places[0])
+            pipeline_files(places[0])
         looked = f"looked for {' and '.join(map(str, places))}"
         remedy = "a diffusers pipeline folder or a checkpoint file"
         if places[0].is_dir():
@@ -310,7 +341,22 @@ class WeightFiles:
             places += " and the Hugging Face cache"
         return (
             f"{message}: looked in {places} for {self._wanted()}; get it by hand and put it into "
-            f"{self.folder}, or {remedy}"
+            f"{self.folder}, or {remedy}{self._left_over()}"
+        )
+
+    def _left_over(self) -> str:
+        """Say which other weights are in the model's folder: earlier versions had other sources."""
+        known = {source.entry.rstrip("/") for source in self.sources}
+        found = sorted(
+            place.name
+            for place in (self.folder.iterdir() if self.folder.is_dir() else ())
+            if place.name not in known and (place.suffix in _CHECKPOINTS or parts_of(place))
+        )
+        if not found:
+            return ""
+        return (
+            f" ({', '.join(found)} in {self.folder} are other weights: use them under a name of "
+            f"their own by {_OTHERS})"
         )
 
     def _wanted(self) -> str:

@@ -34,15 +34,21 @@ class Estimate:
     seconds_an_evaluation: float
     disk: int
 
-    def text(self) -> str:
-        """A line for each stage, and their sum."""
+    def text(self, of: str = "") -> str:
+        """A line for each stage, and their sum.
+
+        Args:
+            of: what is estimated, where there are several.
+        """
+        heading = f"estimate of {of}" if of else "estimate"
         evaluations = sum(stage.evaluations for stage in self.work)
         if not evaluations:
-            return f"estimate: the network has nothing left to do; {_disk(self.disk)} to write"
-        lines = [f"estimate, from two timed calls of {_count(self.batch_size, 'image')}:"]
+            return f"{heading}: the network has nothing left to do; {_disk(self.disk)} to write"
+        lines = [f"{heading}, from two timed calls of {_count(self.batch_size, 'image')}:"]
+        width = max(len(stage.name) for stage in self.work)
         for stage in self.work:
             lines.append(
-                f"  {stage.name:<12}{stage.images:>9,} images x {stage.evaluations_each:>4,} "
+                f"  {stage.name:<{width}}{stage.images:>9,} images x {stage.evaluations_each:>4,} "
                 f"evaluations  {self._time(stage.evaluations):>12}"
             )
         lines.append(

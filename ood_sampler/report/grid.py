@@ -26,11 +26,15 @@ _GAP = 10
 _FRAME = 4
 _SEAM = 2
 _LINE = 20
+_KEY = 12
 
 _PAPER = (255, 255, 255)
 _CARD = (228, 232, 238)
 _INK = (28, 32, 38)
 _FAINT = (96, 104, 116)
+
+NEAR_COPY = (213, 94, 0)
+"""Colour that marks a near-copy, red, green and blue; told apart by the colour-blind too."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -88,13 +92,23 @@ def gather(images: TensorSet | Dataset[Tensor], indices: Sequence[int]) -> Tenso
     return torch.cat(taken)
 
 
-def overview(samples: Tensor, nearest: Tensor, held_out: Tensor, *, pairs: int = 32) -> Tensor:
+def overview(
+    samples: Tensor,
+    nearest: Tensor,
+    held_out: Tensor,
+    *,
+    near_copies: Sequence[bool] = (),
+    pairs: int = 32,
+) -> Tensor:
     """Draw samples beside their nearest few-shot pictures, and held-out pictures below.
+
+    Near-copies stand on a coloured card, and the title says how many there are.
 
     Args:
         samples: In [-1, 1], shape $(N, 3, R, R)$; the first `pairs` are shown.
         nearest: The nearest few-shot picture of each sample, of the same shape.
         held_out: Pictures in random order, shape $(M, 3, R, R)$; the first `pairs` are shown.
+        near_copies: Of all samples of the run, not only of those given.
         pairs: How many of each, at most.
 
     Returns:
@@ -127,7 +141,13 @@ def overview(samples: Tensor, nearest: Tensor, held_out: Tensor, *, pairs: int =
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
     title, caption = ImageFont.load_default(15), ImageFont.load_default(13)
-    draw.text((_MARGIN, _MARGIN - 6), "Samples and their nearest few-shot pictures", _INK, title)
+    heading = "Samples and their nearest few-shot pictures"
+    draw.text((_MARGIN, _MARGIN - 6), heading, _INK, title)
+    if near_copies:
+        x = _MARGIN + int(draw.textlength(heading, title)) + 2 * _GAP
+        draw.rectangle((x, _MARGIN - 4, x + _KEY, _MARGIN - 4 + _KEY), NEAR_COPY)
+        told = f"near-copies: {sum(near_copies)} of {len(near_copies)} samples"
+        draw.text((x + _KEY + _GAP, _MARGIN - 5), told, _INK, caption)
     for column in range(min(_PAIRS_PER_ROW, len(left))):
         x = _MARGIN + column * pitch[0] + _FRAME
         draw.text((x, top_cards - _LINE + 2), "sample", _FAINT, caption)
@@ -135,7 +155,9 @@ def overview(samples: Tensor, nearest: Tensor, held_out: Tensor, *, pairs: int =
     for k, (sample, neighbour) in enumerate(zip(left, right, strict=True)):
         x = _MARGIN + k % _PAIRS_PER_ROW * pitch[0]
         y = top_cards + k // _PAIRS_PER_ROW * pitch[1]
-        draw.rounded_rectangle((x, y, x + card[0] - 1, y + card[1] - 1), _FRAME, _CARD)
+        copied = k < len(near_copies) and near_copies[k]
+        frame = (x, y, x + card[0] - 1, y + card[1] - 1)
+        draw.rounded_rectangle(frame, _FRAME, NEAR_COPY if copied else _CARD)
         canvas.paste(_image(sample), (x + _FRAME, y + _FRAME))
         canvas.paste(_image(neighbour), (x + _FRAME + edge + _SEAM, y + _FRAME))
     draw.text((_MARGIN, top_title), "Held-out pictures of the same domain", _INK, title)

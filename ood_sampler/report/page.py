@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.plots import run_figures, svg
 from ood_sampler.report.tables import COLUMNS, MISSING, Column, Results, Row, number, strategy
@@ -45,7 +46,8 @@ _CITATIONS = (
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2026; --faint: #5b6470; --line: #dfe3e8; --wash: #f5f7f9;
-  --good: #1d7044; --bad: #ab2b1e; --open: #8a5a00; --accent: #1a5fb4; }
+  --good: #1d7044; --bad: #ab2b1e; --open: #8a5a00; --accent: #1a5fb4;
+  --copy: #d55e00; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, -apple-system,
   "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: break-word; }
@@ -77,8 +79,10 @@ nav { margin-top: 1.25rem; font-size: 0.92rem; display: flex; flex-wrap: wrap; g
 .verdicts p { font-size: 0.95rem; margin: 0.25rem 0 0; }
 .pictures { display: flex; flex-wrap: wrap; gap: 8px; }
 .pictures img { display: block; }
+.pictures img.copy { outline: 3px solid var(--copy); }
 .pixelated img { image-rendering: pixelated; }
 .pair { display: flex; gap: 2px; background: #e4e8ee; padding: 4px; border-radius: 5px; }
+.pair.copy { background: var(--copy); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.94rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 0.9rem; border-bottom: 1px solid var(--line); text-align: right;
@@ -110,7 +114,9 @@ figcaption { color: var(--faint); font-size: 0.9rem; margin-top: 0.25rem; }
 """
 
 
-def write_page(path: Path, results: Results, pictures: Mapping[str, Tensor]) -> None:
+def write_page(
+    path: Path, results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None
+) -> None:
     """Write the page of a run: one file that needs no other, no network and no script.
 
     Args:
@@ -119,18 +125,20 @@ def write_page(path: Path, results: Results, pictures: Mapping[str, Tensor]) -> 
         pictures: In [-1, 1], shape $(N, 3, R, R)$, under `samples`, `nearest` (the nearest few-shot
             picture of each sample), `held_out`, `in_domain` (samples from pure noise), `originals`
             and `reconstructions` (of equal length). Any may be missing.
+        fields: What is shown of physical fields; None without them.
     """
-    write_atomically(path, page(results, pictures).encode())
+    write_atomically(path, page(results, pictures, fields).encode())
 
 
-def page(results: Results, pictures: Mapping[str, Tensor]) -> str:
+def page(results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None) -> str:
     """Write the page of a run as HTML; arguments as for `write_page`."""
     run = results["run"]
     title = f"{run['data']} from {run['model']}"
     sections = [
         ("verdicts", "What the figures say", _verdicts(results)),
         ("method", "What was done", _method(results)),
-        ("pictures", "Pictures", _pictures(pictures)),
+        ("pictures", "Pictures", _pictures(pictures, _near_copies(results))),
+        ("fields", "Physical fields", "" if fields is None else field_section(fields)),
         ("figures", "Figures", _figures(results)),
         ("plots", "Plots", _plots(results)),
         ("costs", "Costs", _costs(results)),
@@ -169,8 +177,8 @@ def _summary(results: Results) -> str:
     run = results["run"]
     row = strategy(results)
     reconstruction = results.get("reconstruction") or {}
-    images = number(reconstruction.get("images"))
-    few_shot = "the few-shot pictures" if images is None else f"{images:.0f} few-shot pictures"
+    inverted = number((results.get("protocol") or {}).get("few-shot pictures"))
+    few_shot = "the few-shot images" if inverted is None else f"{inverted:.0f} few-shot images"
     controls = sum(other["role"] == "control" for other in results["rows"])
     first = (
         f"The model {run['model']}, which never saw {run['data']}, stayed frozen: {few_shot} were "
@@ -185,9 +193,11 @@ def _summary(results: Results) -> str:
     )
     psnr, ssim = (number(reconstruction.get(key)) for key in ("psnr", "ssim"))
     if psnr is not None and ssim is not None:
+        decoded = number(reconstruction.get("images"))
+        which = "the few-shot images" if decoded in (None, inverted) else f"{decoded:.0f} of them"
         second += (
-            f"; inversion and decoding alone give the few-shot pictures back with a PSNR of "
-            f"{psnr:.1f} dB and an SSIM of {ssim:.3f}"
+            f"; inverted and decoded again, {which} come back with a PSNR of {psnr:.1f} dB and an "
+            f"SSIM of {ssim:.3f}"
         )
     return f'<p class="lead">{escape(first)} {escape(second)}.</p>'
 
@@ -235,8 +245,18 @@ def _method(results: Results) -> str:
     return f"<ol>{items}</ol>\n"
 
 
-def _pictures(pictures: Mapping[str, Tensor]) -> str:
+def _near_copies(results: Results) -> Sequence[bool]:
+    return (results.get("distributions") or {}).get("near_copies") or ()
+
+
+def _pictures(pictures: Mapping[str, Tensor], near_copies: Sequence[bool]) -> str:
     samples = pictures.get("samples")
+    marked = (
+        " Framed in orange: near-copies, which are nearer to a few-shot picture than 99% of "
+        f"held-out pictures are; {sum(near_copies)} of all {len(near_copies)} samples."
+        if near_copies
+        else ""
+    )
     parts = [
         _pairs(
             "1. Few-shot pictures, inverted and decoded again",
@@ -250,10 +270,11 @@ def _pictures(pictures: Mapping[str, Tensor]) -> str:
         _singles(
             "2. Samples",
             "What the model made of new latents, not selected: precision says how many of them "
-            "look real.",
+            f"look real.{marked}",
             "sample",
             samples,
             _SAMPLES,
+            near_copies,
         ),
         _singles(
             "3. Held-out pictures",
@@ -267,10 +288,11 @@ def _pictures(pictures: Mapping[str, Tensor]) -> str:
             "4. Samples beside their nearest few-shot picture",
             "On the left the sample, on the right the few-shot picture nearest to it in feature "
             "space: a copy looks the same as its neighbour, a blend of two pictures shows a ghost "
-            "of the other one. Authenticity and blends say how many.",
+            f"of the other one. Authenticity, near-copies and blends say how many.{marked}",
             ("sample", "nearest few-shot picture of sample"),
             (samples, pictures.get("nearest")),
             _PAIRS,
+            near_copies,
         ),
         _singles(
             "5. The model's own samples",
@@ -284,11 +306,18 @@ def _pictures(pictures: Mapping[str, Tensor]) -> str:
     return "".join(parts)
 
 
-def _singles(heading: str, explanation: str, name: str, images: Tensor | None, most: int) -> str:
+def _singles(
+    heading: str,
+    explanation: str,
+    name: str,
+    images: Tensor | None,
+    most: int,
+    near_copies: Sequence[bool] = (),
+) -> str:
     if images is None or not len(images):
         return ""
     shown = images[:most]
-    tags = _frame(shown, _img_tags(shown, name))
+    tags = _frame(shown, _img_tags(shown, name, near_copies))
     return (
         f'<h3>{escape(heading)}</h3><p class="note">{escape(explanation)} '
         f"{_count(len(shown), len(images))}</p>{tags}"
@@ -301,12 +330,16 @@ def _pairs(
     names: tuple[str, str],
     sides: tuple[Tensor | None, Tensor | None],
     most: int,
+    near_copies: Sequence[bool] = (),
 ) -> str:
     left, right = sides
     if left is None or right is None or not len(left):
         return ""
     tags = zip(_img_tags(left[:most], names[0]), _img_tags(right[:most], names[1]), strict=True)
-    cards = [f'<div class="pair">{a}{b}</div>' for a, b in tags]
+    cards = [
+        f'<div class="pair{" copy" if copied else ""}">{a}{b}</div>'
+        for (a, b), copied in zip(tags, _padded(near_copies, len(left)), strict=False)
+    ]
     return (
         f'<h3>{escape(heading)}</h3><p class="note">{escape(explanation)}</p>{_frame(left, cards)}'
     )
@@ -322,14 +355,22 @@ def _frame(images: Tensor, tags: Iterable[str]) -> str:
     return f'<div class="{kind}">{"".join(tags)}</div>\n'
 
 
-def _img_tags(images: Tensor, name: str) -> list[str]:
+def _padded(near_copies: Sequence[bool], count: int) -> list[bool]:
+    """Whether each picture is a near-copy; those of which nothing is known are not."""
+    return [*near_copies, *[False] * count][:count]
+
+
+def _img_tags(images: Tensor, name: str, near_copies: Sequence[bool] = ()) -> list[str]:
     edge = viewable(images[:1]).shape[-1]
     # Small pictures are enlarged by the browser, which keeps the file small.
     stored = viewable(images) if images.shape[-1] > LARGEST_EDGE else to_uint8(images)
     return [
-        f'<img width="{edge}" height="{edge}" alt="{escape(name)} {k}" '
+        f'<img{" class=copy" if copied else ""} width="{edge}" height="{edge}" '
+        f'alt="{escape(name)} {k}{" (near-copy)" if copied else ""}" '
         f'src="{_data("image/png", png(picture))}">'
-        for k, picture in enumerate(torch.unbind(stored))
+        for k, (picture, copied) in enumerate(
+            zip(torch.unbind(stored), _padded(near_copies, len(stored)), strict=True)
+        )
     ]
 
 

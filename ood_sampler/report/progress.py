@@ -15,7 +15,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
+
+from ood_sampler.faults import INTERRUPTED
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +39,7 @@ class StageProgress(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         self.world_size = trainer.world_size
-        self.progress = Progress(
-            TextColumn("{task.description:>24}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=Console(stderr=True),
-            disable=not trainer.is_global_zero,
-        )
+        self.progress = bars(Console(stderr=True), disable=not trainer.is_global_zero)
         self.task = self.progress.add_task(self.name, total=self.images)
         self.progress.start()
 
@@ -77,7 +71,22 @@ class StageProgress(Callback):
             self.progress.stop()
         if isinstance(exception, KeyboardInterrupt):
             # Lightning ends the process without raising it again
-            log.error("interrupted: finished shards are kept, the same command continues")
+            log.error(INTERRUPTED)
+
+
+def bars(console: Console, *, disable: bool = False) -> Progress:
+    """Bars with a name that may be long: it takes a second line before a number is cut."""
+    whole = Column(no_wrap=True)
+    return Progress(
+        TextColumn("{task.description:<24}", table_column=Column(min_width=16, overflow="fold")),
+        BarColumn(10, table_column=whole),
+        MofNCompleteColumn(table_column=whole),
+        _Rate(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("left", table_column=whole),
+        console=console,
+        disable=disable,
+    )
 
 
 class _Rate(ProgressColumn):

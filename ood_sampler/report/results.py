@@ -50,21 +50,29 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(_finite(results), indent=1).encode())
 
 
-def write_samples(folder: Path, images: TensorSet, numbers: Sequence[int], *, seed: int) -> None:
-    """Write samples as PNG files, with a manifest of what each was drawn from.
+def write_samples(
+    folder: Path,
+    images: TensorSet,
+    numbers: Sequence[int],
+    *,
+    near_copies: Sequence[bool],
+    seed: int,
+) -> None:
+    """Write samples as PNG files, with a manifest: what each was drawn from, 1 for near-copies.
 
     Args:
         folder: of the files.
         images: the samples.
         numbers: of the samples within the run.
+        near_copies: whether each sample is one.
         seed: of the run.
     """
-    lines = ["file,seed,index"]
+    lines = ["file,seed,index,near_copy"]
     pictures = (picture for block in images.blocks() for picture in to_uint8(block))
-    for number, picture in zip(numbers, pictures, strict=True):
+    for number, copied, picture in zip(numbers, near_copies, pictures, strict=True):
         name = f"{number:05d}.png"
         save_png(picture, folder / name)
-        lines.append(f"{name},{seed},{number}")
+        lines.append(f"{name},{seed},{number},{copied:d}")
     write_atomically(folder / "manifest.csv", ("\n".join(lines) + "\n").encode())
 
 

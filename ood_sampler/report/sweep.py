@@ -50,44 +50,79 @@ def write_sweep(folder: Path, runs: Sequence[Run]) -> TerminalTable:
     """
     if not runs:
         raise ValueError("runs must not be empty: a sweep needs at least one finished run")
-    settings = [overrides(label) for label, _, _ in runs]
+    settings = _settings(runs)
     swept = swept_keys(settings)
-    shown = _last_parts(swept)
-    labels = [
-        ", ".join(f"{shown[key]}={setting[key]}" for key in swept if key in setting)
-        or str(strategy(results)["name"])
-        for setting, (_, results, _) in zip(settings, runs, strict=True)
-    ]
-    rows = [
-        {**strategy(results), "name": label}
-        for label, (_, results, _) in zip(labels, runs, strict=True)
-    ]
+    labels = _labels(settings, runs)
+    rows = _rows(labels, runs)
     shared = _shared_rows(labels, runs)
 
     judged = [verdicts(results) for _, results, _ in runs]
-    keyed = [
-        {
-            **row,
-            **{key: setting.get(key, "") for key in swept},
-            **{f"verdict_{verdict.key}": verdict.outcome for verdict in own},
-        }
-        for row, setting, own in zip(rows, settings, judged, strict=True)
-    ]
     asked = dict.fromkeys(f"verdict_{verdict.key}" for own in judged for verdict in own)
-    text = csv_table([*keyed, *shared], first=swept, last=list(asked))
+    text = csv_table(table_rows(runs), first=swept, last=list(asked))
     write_atomically(folder / "sweep.csv", text.encode())
     title = f"Sweep over {' and '.join(swept)}" if swept else "Sweep of one run"
     table = f"{title}, against held-out pictures:\n\n{markdown_table([*rows, *shared])}"
     write_atomically(folder / "sweep.md", f"{table}\n{_counted(judged)}".encode())
     write_json(folder / "sweep.json", _summary(settings, runs, judged))
     save_png(_picture(settings, swept, runs), folder / "sweep.png")
-    numeric = [key for key in swept if all(_number(s.get(key)) is not None for s in settings)]
-    if numeric:
-        # The key with most values makes the axis, each combination of the others a line.
-        axis = max(numeric, key=lambda key: len({s[key] for s in settings}))
-        figure = curves(axis, _lines(axis, swept, settings, rows), shared)
-        write_atomically(folder / "sweep_curves.png", bitmap(figure))
+    drawn = swept_curves(runs)
+    if drawn is not None:
+        axis, lines = drawn
+        write_atomically(folder / "sweep_curves.png", bitmap(curves(axis, lines, shared)))
     return sweep_table(title, [*rows, *shared])
+
+
+def table_rows(runs: Sequence[Run]) -> list[Row]:
+    """All rows of a sweep: the runs, each with what was swept, then references and controls.
+
+    Outcomes of verdicts are `verdict_<key>` in the rows of runs.
+    """
+    settings = _settings(runs)
+    labels, swept = _labels(settings, runs), swept_keys(settings)
+    rows = [
+        {
+            **row,
+            **{key: setting.get(key, "") for key in swept},
+            **{f"verdict_{verdict.key}": verdict.outcome for verdict in verdicts(results)},
+        }
+        for row, setting, (_, results, _) in zip(_rows(labels, runs), settings, runs, strict=True)
+    ]
+    return [*rows, *_shared_rows(labels, runs)]
+
+
+def swept_curves(runs: Sequence[Run]) -> tuple[str, dict[str, list[tuple[float, Row]]]] | None:
+    """The key with numbers that makes the axis, and rows over it; None where none was swept.
+
+    The key with most values makes the axis, each combination of the others a line.
+    """
+    settings = _settings(runs)
+    swept = swept_keys(settings)
+    numeric = [key for key in swept if all(_number(s.get(key)) is not None for s in settings)]
+    if not numeric:
+        return None
+    axis = max(numeric, key=lambda key: len({s[key] for s in settings}))
+    return axis, _lines(axis, swept, settings, _rows(_labels(settings, runs), runs))
+
+
+def _settings(runs: Sequence[Run]) -> list[dict[str, str]]:
+    return [overrides(label) for label, _, _ in runs]
+
+
+def _labels(settings: Sequence[dict[str, str]], runs: Sequence[Run]) -> list[str]:
+    swept = swept_keys(settings)
+    shown = _last_parts(swept)
+    return [
+        ", ".join(f"{shown[key]}={setting[key]}" for key in swept if key in setting)
+        or str(strategy(results)["name"])
+        for setting, (_, results, _) in zip(settings, runs, strict=True)
+    ]
+
+
+def _rows(labels: Sequence[str], runs: Sequence[Run]) -> list[Row]:
+    return [
+        {**strategy(results), "name": label}
+        for label, (_, results, _) in zip(labels, runs, strict=True)
+    ]
 
 
 def overrides(label: str) -> dict[str, str]:

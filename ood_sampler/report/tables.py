@@ -153,6 +153,7 @@ COLUMNS = (
         better="higher",
         meaning=(
             "Share of the real pictures that lie among the images: is the whole domain made? "
+            "Fewer images reach fewer, so compare only rows of equal size "
             "(Kynkäänniemi et al., 2019)."
         ),
     ),
@@ -171,7 +172,7 @@ COLUMNS = (
         better="higher",
         meaning=(
             "Share of the real neighbourhoods that hold an image; like recall, but robust to "
-            "outliers (Naeem et al., 2020)."
+            "outliers, and likewise for rows of equal size (Naeem et al., 2020)."
         ),
     ),
     Column(
@@ -183,6 +184,17 @@ COLUMNS = (
             "Share of the images farther from their nearest few-shot picture than that is from its "
             "own nearest; 0 for copies, about 0.5 for new pictures of the same domain, more for "
             "pictures of another one (Alaa et al., 2022)."
+        ),
+    ),
+    Column(
+        key="near_copies",
+        heading="near-copies",
+        narrow="near\ncopy",
+        better="lower",
+        meaning=(
+            "Share of the images nearer to a few-shot picture than 99% of held-out pictures are "
+            "(than all of them, where they are fewer than 100): copies to the eye, which "
+            "authenticity may miss. New pictures make as many as the bounds of real ones say."
         ),
     ),
     Column(

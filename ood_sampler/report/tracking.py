@@ -3,37 +3,91 @@
 import json
 import logging
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = 120
-"""Seconds for a few kilobytes to be sent; wandb itself would try for days."""
+"""Seconds for a few megabytes to be sent; wandb itself would try for days."""
+
+_PATH = "path"
+"""Key of the path of a picture, in what the other process is given."""
+
+
+Cell: TypeAlias = str | float | bool | Path | None
+"""Of a table; a path is that of an image file."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under the names of their columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A figure over a key, a line for each setting of the others."""
+
+    axis: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a tracker is told of a run.
+
+    Attributes:
+        config: its resolved configuration.
+        figures: numbers by name.
+        pictures: image files by name.
+        name: what the run is called there.
+        group: of the sweep that it belongs to.
+        tags: to filter by.
+        tables: by name.
+        curves: by name.
+    """
+
+    config: Mapping[str, Any]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    name: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    curves: Mapping[str, Curves] = field(default_factory=dict)
 
 
 class Tracker(ABC):
     """Where the figures of a run go besides its folder."""
 
     @abstractmethod
-    def record(
-        self, folder: Path, config: Mapping[str, Any], figures: Mapping[str, float], picture: Path
-    ) -> None:
-        """Send the resolved configuration, the figures and one picture of a finished run."""
+    def record(self, folder: Path, entry: Entry) -> None:
+        """Send what a finished run found."""
+
+    @abstractmethod
+    def upload(self, folder: Path) -> str | None:
+        """The command that sends what is kept below a folder; None where nothing has to be sent."""
 
 
 class NoTracker(Tracker):
     """Nowhere."""
 
-    def record(
-        self, folder: Path, config: Mapping[str, Any], figures: Mapping[str, float], picture: Path
-    ) -> None:
+    def record(self, folder: Path, entry: Entry) -> None:
         return
+
+    def upload(self, folder: Path) -> str | None:
+        return None
 
 
 class WandbTracker(Tracker):
@@ -56,16 +110,12 @@ class WandbTracker(Tracker):
         self.project = project
         self.mode = mode
 
-    def record(
-        self, folder: Path, config: Mapping[str, Any], figures: Mapping[str, float], picture: Path
-    ) -> None:
+    def record(self, folder: Path, entry: Entry) -> None:
         request = {
             "project": self.project,
             "mode": self.mode,
             "folder": str(folder.absolute()),
-            "config": dict(config),
-            "figures": dict(figures),
-            "picture": str(picture.absolute()),
+            **asdict(entry),
         }
         reason = _fault_of_sending(request)
         if reason is not None:
@@ -75,6 +125,22 @@ class WandbTracker(Tracker):
                 reason,
                 folder,
             )
+
+    def upload(self, folder: Path) -> str | None:
+        # of a run, and of the runs of a sweep
+        patterns = ("wandb/offline-run-*", "*/wandb/offline-run-*")
+        found = [list(folder.glob(pattern)) for pattern in patterns]
+        if self.mode != "offline" or not any(found):
+            return None
+        if sum(map(len, found)) == 1:
+            (run,) = chain.from_iterable(found)
+            return f"wandb sync {shlex.quote(str(run))}"
+        places = [
+            f"{shlex.quote(str(folder))}/{p}"
+            for p, runs in zip(patterns, found, strict=True)
+            if runs
+        ]
+        return f"wandb sync {' '.join(places)}"
 
 
 def _fault_of_sending(request: Mapping[str, Any]) -> str | None:
@@ -86,7 +152,7 @@ def _fault_of_sending(request: Mapping[str, Any]) -> str | None:
         try:
             ended = subprocess.run(  # noqa: S603 this file
                 command,
-                input=json.dumps(request).encode(),
+                input=json.dumps(request, default=_as_json).encode(),
                 stdout=subprocess.DEVNULL,
                 stderr=messages,
                 timeout=_PATIENCE,
@@ -106,15 +172,50 @@ def _fault_of_sending(request: Mapping[str, Any]) -> str | None:
 def _send(request: Mapping[str, Any]) -> None:
     import wandb
 
+    # bytes of a file's name that are no text are none there either
+    config = json.dumps(request["config"], ensure_ascii=False)
+    config = config.encode(errors="surrogateescape").decode(errors="replace")
+    naming = {key: request[key] for key in ("name", "group", "tags") if request[key]}
     run = wandb.init(
         project=request["project"],
         mode=request["mode"],
         dir=request["folder"],
-        config=request["config"],
+        config=json.loads(config),
         settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+        **naming,
     )
-    run.log({**request["figures"], "grid": wandb.Image(request["picture"])})
+    run.log(
+        {
+            **request["figures"],
+            **{name: wandb.Image(path[_PATH]) for name, path in request["pictures"].items()},
+            **{name: _table(wandb, **table) for name, table in request["tables"].items()},
+            **{name: _plot(wandb, name, **curves) for name, curves in request["curves"].items()},
+        }
+    )
     run.finish()
+
+
+def _table(wandb: Any, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:  # noqa: ANN401 a module and its object
+    """Make a table, with pictures where paths are."""
+    data = [[wandb.Image(c[_PATH]) if isinstance(c, dict) else c for c in row] for row in rows]
+    return wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+
+
+def _plot(wandb: Any, title: str, axis: str, lines: Mapping[str, Any]) -> Any:  # noqa: ANN401 likewise
+    return wandb.plot.line_series(
+        xs=[[x for x, _ in points] for points in lines.values()],
+        ys=[[y for _, y in points] for points in lines.values()],
+        keys=list(lines),
+        title=title,
+        xname=axis,
+    )
+
+
+def _as_json(value: object) -> object:
+    """Mark a picture of a table; all else is JSON already."""
+    if isinstance(value, Path):
+        return {_PATH: str(value.absolute())}
+    raise TypeError(f"{value!r} is not JSON")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,15 @@ class InvertedSet:
         latents: $x_t$ of the same pictures, in the same order.
         schedule: noise schedule of the model.
         step: the step $t$ of the latents.
+        in_domain: latents of the model's own domain at the same step, for strategies that ask for
+            them (`Sampler.in_domain_images`); None for others.
     """
 
     images: TensorSet
     latents: TensorSet
     schedule: Schedule
     step: int
+    in_domain: TensorSet | None = None
 
 
 class GaveUpError(ValueError):
@@ -44,6 +47,19 @@ class Sampler(ABC):
     def mixes(self) -> bool:
         """Whether draws are made of members alone: then they have a pixel-space control."""
         return False
+
+    @property
+    def recipe(self) -> str:
+        """Which published recipe it is where there are several, for tables; empty by default."""
+        return ""
+
+    @property
+    def in_domain_images(self) -> int:
+        """Latents of the model's own domain that `fit` needs; none by default.
+
+        The number must not depend on that of the samples, nor may any sample.
+        """
+        return 0
 
     @property
     def minimum_images(self) -> int:

@@ -23,6 +23,9 @@ from ood_sampler.samplers.slerp import SlerpSampler
 
 log = logging.getLogger(__name__)
 
+AS_IN_TEXT, AS_IN_CODE = "as in the text", "as in the code"
+"""The recipe of the paper, which its public code does not follow."""
+
 _ENOUGH = 100
 """Accepted candidates that the acceptance rate is measured by: its error is then a tenth."""
 
@@ -34,6 +37,9 @@ _BLOCK_BYTES = 2**23
 class RejectionSampler(CriteriaSampler):
     r"""Draw candidates until one meets the three geometric criteria (Zhu et al., 2023).
 
+    The text and the public code of the paper have different candidates: `slerp` those of the text,
+    `in_domain` those of the code.
+
     Each candidate is measured against references of its own, as references that are unusually far
     from each other would allow none: of equal distances $D$ to them follows the pair angle $P$,
     $\lVert r_j - r_l \rVert = 2 D \sin(P / 2)$. The first within all tolerances is taken.
@@ -41,8 +47,10 @@ class RejectionSampler(CriteriaSampler):
     tolerances that are given are those of latents, and leave no control.
 
     Args:
-        candidates: `slerp`, between two inverted latents at one of 20 interior points; `gaussian`,
-            draws from $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of the set.
+        candidates: `slerp`, between two inverted latents at one of 20 interior points; `in_domain`,
+            likewise between one and a draw from $\mathcal{N}(\mu_i, s_i^2 I)$ of latents of the
+            model's own domain; `gaussian`, draws from $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of
+            the set.
         attempts: candidates a sample at most, >= 1.
         options: values and tolerances of the criteria, see `CriteriaSampler`.
 
@@ -52,13 +60,13 @@ class RejectionSampler(CriteriaSampler):
 
     def __init__(
         self,
-        candidates: Literal["slerp", "gaussian"],
+        candidates: Literal["slerp", "in_domain", "gaussian"],
         *,
         attempts: int,
         **options: Unpack[CriteriaOptions],
     ) -> None:
-        if candidates not in ("slerp", "gaussian"):
-            raise ValueError(f"candidates must be slerp or gaussian, got {candidates!r}")
+        if candidates not in ("slerp", "in_domain", "gaussian"):
+            raise ValueError(f"candidates must be slerp, in_domain or gaussian, got {candidates!r}")
         if attempts < 1:
             raise ValueError(f"attempts must be >= 1, got {attempts}")
         super().__init__(**options)
@@ -68,6 +76,14 @@ class RejectionSampler(CriteriaSampler):
     @property
     def mixes(self) -> bool:
         return self.candidates == "slerp" and self.measured_alone
+
+    @property
+    def recipe(self) -> str:
+        return {"slerp": AS_IN_TEXT, "in_domain": AS_IN_CODE}.get(self.candidates, "")
+
+    @property
+    def in_domain_images(self) -> int:
+        return self._proposal().in_domain_images
 
     def fit(self, inverted: InvertedSet) -> Fitted:
         """Measure the criteria, and the share of candidates that meet them.
@@ -159,7 +175,7 @@ class RejectionSampler(CriteriaSampler):
     def _proposal(self) -> Sampler:
         if self.candidates == "gaussian":
             return GaussianSampler("diagonal")
-        return SlerpSampler("pair", 20)
+        return SlerpSampler("pair" if self.candidates == "slerp" else "in_domain", 20)
 
     def _refusal(self, targets: Targets, seen: list[Criteria]) -> str:
         measured = Criteria(*(torch.cat(values) for values in zip(*seen, strict=True)))

@@ -1,33 +1,39 @@
 """Spherical interpolation, the mixing of the paper."""
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.geometry import slerp
-from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.gaussian import GaussianSampler
+
+IN_DOMAIN_IMAGES = 256
+"""Latents that the Gaussian of the model's own domain is fitted to."""
 
 
 class SlerpSampler(Sampler):
-    r"""Interpolate between an inverted latent and another one, or a draw of the set's Gaussian.
+    r"""Interpolate between an inverted latent and another one, or a draw of a Gaussian.
 
     The position is one of the interior points $u = j / (m + 1)$, $j = 1, \dots, m$
     (Zhu et al., 2023; $m = 20$ in their code).
 
     Args:
         partner: `pair`, a second inverted latent; `gaussian`, a draw from
-            $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of the set.
+            $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of the set; `in_domain`, a draw from
+            $\mathcal{N}(\mu_i, s_i^2 I)$ of latents of the model's own domain, $s_i^2$ being the
+            mean of the variances of all coordinates.
         points: $m \ge 1$.
 
     Raises:
-        ValueError: `partner` is neither, or `points` is below 1.
+        ValueError: `partner` is none of these, or `points` is below 1.
     """
 
-    def __init__(self, partner: Literal["pair", "gaussian"], points: int) -> None:
-        if partner not in ("pair", "gaussian"):
-            raise ValueError(f"partner must be pair or gaussian, got {partner!r}")
+    def __init__(self, partner: Literal["pair", "gaussian", "in_domain"], points: int) -> None:
+        if partner not in ("pair", "gaussian", "in_domain"):
+            raise ValueError(f"partner must be pair, gaussian or in_domain, got {partner!r}")
         if points < 1:
             raise ValueError(f"points must be >= 1, got {points}")
         self.partner = partner
@@ -41,11 +47,18 @@ class SlerpSampler(Sampler):
     def mixes(self) -> bool:
         return self.partner == "pair"
 
+    @property
+    def in_domain_images(self) -> int:
+        return IN_DOMAIN_IMAGES if self.partner == "in_domain" else 0
+
     def fit(self, inverted: InvertedSet) -> Fitted:
         if self.partner == "pair":
             return {}
-        mean, variance = mean_and_variance(inverted.latents)
-        return {"mean": mean.float(), "std": variance.sqrt().float()}
+        if self.partner == "gaussian":
+            return GaussianSampler("diagonal").fit(inverted)
+        if inverted.in_domain is None:
+            raise ValueError("partner=in_domain needs latents of the model's own domain, got none")
+        return GaussianSampler("scalar").fit(replace(inverted, latents=inverted.in_domain))
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         index = noise.choice(len(inverted.latents), 2)

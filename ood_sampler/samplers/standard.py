@@ -7,11 +7,14 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 
 
 class StandardSampler(Sampler):
-    r"""Draw from $\mathcal{N}(0, I)$; only meaningful at $t = T - 1$."""
+    r"""Draw from $\mathcal{N}(0, I)$; only meaningful at $t = T - 1$.
+
+    Or at the step before, where nothing can be inverted to the last one.
+    """
 
     def check(self, inverted: InvertedSet) -> None:
-        last = inverted.schedule.T - 1
-        if inverted.step != last:
+        last = inverted.schedule.last_invertible
+        if inverted.step < last:
             raise ValueError(
                 f"inversion.step must be {last} for StandardSampler, got {inverted.step}: pure "
                 "noise is what the model expects at its last step alone"

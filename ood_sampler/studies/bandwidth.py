@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.bandwidth import Band, Point, Thresholds, find_band
+from ood_sampler.latents.bandwidth import Band, Thresholds, find_band
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Pipeline
@@ -22,8 +22,11 @@ from ood_sampler.studies.base import (
     Measured,
     Row,
     Study,
+    bounds,
     decoding,
+    excess,
     interval,
+    point,
     strategy_row,
     too_few,
     variant,
@@ -52,15 +55,18 @@ class BandwidthStudy(Study):
 
     Retention is one less the captured fraction, novelty the authenticity, KID that to held-out
     pictures. A step is usable if retention and novelty reach stated shares of those of real
-    pictures; the band is the usable range around the usable step of least KID, its ends
-    interpolated (`ood_sampler.latents.bandwidth`). The domain gap is the KID between the few-shot
-    pictures and the model's own domain.
+    pictures and near-copies do not exceed theirs beyond doubt. The band is the usable range around
+    the chosen step, its ends interpolated: of the usable steps whose KID is not told apart from the
+    least, the one that makes the newest images (`ood_sampler.latents.bandwidth`). The domain gap is
+    the KID between the few-shot pictures and the model's own domain.
 
     Args:
         steps: inversion steps, increasing.
         samplers: strategies; the figure shows the pictures of the first.
         retention: least share of the retention of real few-shot pictures, in (0, 1].
         novelty: least share of the authenticity of real held-out pictures, in (0, 1].
+        near_copies: share of near-copies beyond that of real held-out pictures that is still
+            allowed: the lower bound of the difference (95%) may not lie above it.
     """
 
     name = "bandwidth"
@@ -71,11 +77,12 @@ class BandwidthStudy(Study):
         Heading("images", "images", digits=0),
         Heading("retention", "retention", 2, meaning="Share not captured by the model's domain."),
         Heading("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
+        Heading("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out pictures."),
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Heading("precision", "precision", 2),
         Heading("recall", "recall", 2),
-        Heading("usable", "usable", meaning="Retention and novelty reach their thresholds."),
-        Heading("chosen", "chosen", meaning="The usable step of least KID."),
+        Heading("usable", "usable", meaning="Retention, novelty, near-copies suffice."),
+        Heading("chosen", "chosen", meaning="Newest of those of least KID."),
         Heading("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
     )
 
@@ -86,10 +93,11 @@ class BandwidthStudy(Study):
         samplers: Mapping[str, Sampler],
         retention: float,
         novelty: float,
+        near_copies: float,
     ) -> None:
         self._steps = list(steps)
         self.samplers = list(samplers.values())
-        self.thresholds = Thresholds(retention, novelty)
+        self.thresholds = Thresholds(retention, novelty, near_copies)
 
     @property
     def steps(self) -> Sequence[int]:
@@ -126,19 +134,21 @@ class BandwidthStudy(Study):
                 if sampler is self.samplers[0]:
                     name = f"{pipeline.domain.name}/t = {run.settings.step}"
                     pictures[name] = first_samples(run, _SHOWN)
-            points = [_point(row) for row in found]
-            band = find_band(points, relative)
+            points = [point(row, real.figures) for row in found]
+            band = find_band(points, relative, floor=float(real.figures["kid"] or 0))
             rows += [
                 {
                     **row,
-                    "usable": relative.passed(point),
-                    "chosen": band is not None and band.chosen == point.step,
+                    "usable": relative.passed(reached),
+                    "chosen": band is not None and band.chosen == reached.step,
                     "gap": gap,
                     **_ends(band),
                     "retention_asked": relative.retention,
                     "novelty_asked": relative.novelty,
+                    "near_copies_asked": relative.near_copies,
+                    **bounds("excess", excess(row, real.figures)),
                 }
-                for row, point in zip(found, points, strict=True)
+                for row, reached in zip(found, points, strict=True)
             ]
         return Measured(rows, pictures)
 
@@ -202,7 +212,7 @@ class BandwidthStudy(Study):
                             next(row["step"] for row in curve if row["chosen"]),
                             color=LINES[0],
                             linestyle=":",
-                            label="its step of least KID",
+                            label="its chosen step",
                         )
                 if asked is None:
                     scale_kid(axes, "y", [row["kid"] for row in own])
@@ -250,10 +260,6 @@ def _retention(row: Row) -> dict[str, float]:
     }
 
 
-def _point(row: Row) -> Point:
-    return Point(row["step"], row["retention"], row["authenticity"], row["kid"])
-
-
 def _ends(band: Band | None) -> dict[str, float | bool | None]:
     names = {
         "band_low": "low",
@@ -285,27 +291,29 @@ def _band_of(curve: Sequence[Row]) -> str:
         return f"{told} (beyond the errors at {missed} of {len(curve)}, {TOO_FEW} at {left})"
     chosen = next(row for row in curve if row["chosen"])
     kept = (
-        f"{1e3 * chosen['kid']:.1f} × 10⁻³ (precision {chosen['precision']:.2f}, retention "
+        f"KID {1e3 * chosen['kid']:.1f} ± {1e3 * chosen['kid_standard_error']:.1f} × 10⁻³ "
+        f"(precision {chosen['precision']:.2f}, near-copies {chosen['near_copies']:.2f}, retention "
         f"{chosen['retention']:.2f}, novelty {chosen['authenticity']:.2f}; of the last two "
         f"{first['retention_asked']:.2f} and {first['novelty_asked']:.2f} were asked, "
         f"{_sure(chosen)})"
     )
     if len(curve) == 1:
-        return f"t = {chosen['step']}, the only step tried, is usable, with a KID of {kept}"
+        return f"t = {chosen['step']}, the only step tried, is usable, {kept}"
     below = "at most " if first["open_low"] else ""
     above = "at least " if first["open_high"] else ""
     return (
         f"the band reaches from {below}t = {first['band_low']:.0f} to "
-        f"{above}{first['band_high']:.0f}; best KID in it at t = {chosen['step']}, {kept}"
+        f"{above}{first['band_high']:.0f}; chosen is t = {chosen['step']}, {kept}"
     )
 
 
 def _usable(row: Row) -> Decision:
-    """Whether retention and novelty reach what was asked."""
+    """Whether retention and novelty reach what was asked, and near-copies stay below it."""
     return all_of(
         [
             decide(interval(row, "retention"), least=row["retention_asked"]),
             decide(interval(row, "authenticity"), least=row["novelty_asked"]),
+            decide(interval(row, "excess"), most=row["near_copies_asked"]),
         ]
     )
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from ood_sampler.latents.bandwidth import Point
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
+from ood_sampler.metrics.intervals import STANDARD_ERRORS, difference_interval, with_bounds
 from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.plan import in_domain_work
 from ood_sampler.report.decision import TOO_FEW, Pool, advice
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
@@ -118,8 +120,26 @@ def bounds(key: str, interval: Interval) -> dict[str, float]:
 
 
 def interval(row: Row, key: str) -> Interval:
-    """Of a figure, from its bounds."""
+    """A figure of a row and its bounds."""
     return Interval(*(float(row[f"{key}{end}"]) for end in ("", "_low", "_high")))
+
+
+def point(row: Row, real: Row) -> Point:
+    """What makes a setting usable and good, from its row and that of real pictures."""
+    return Point(
+        step=row["step"],
+        retention=1 - row["captured"],
+        novelty=row["authenticity"],
+        distance=row["kid"],
+        error=row["kid_standard_error"],
+        near_copies=row["near_copies"],
+        excess=excess(row, real).low,
+    )
+
+
+def excess(row: Row, real: Row) -> Interval:
+    """Share of near-copies of a row less that of new real images."""
+    return difference_interval(*(interval(each, "near_copies") for each in (row, real)))
 
 
 def too_few(
@@ -230,10 +250,10 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
     """What the samples of some runs, and all they are compared with, cost."""
     return [
         pipeline.plan.inversion_work(),
-        own_domain(pipeline),
+        *in_domain_work([pipeline.plan, *(run.plan for run in runs)]),
     ] + [
         Work(
-            f"t = {run.settings.step}",
+            f"decode: {run.title}",
             run.plan.samples().missing_items(),
             run.plan.evaluations(run.settings.step),
         )

@@ -125,6 +125,7 @@ class FrontierStudy(Study):
         Heading("images", "images", digits=0),
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Heading("authenticity", "authenticity", 2),
+        Heading("near_copies", "near-copies", 2),
         Heading("precision", "precision", 2),
         Heading("recall", "recall", 2),
         Heading("blend_five", "blend of 5", 3),

@@ -1,8 +1,8 @@
 """The two sets that diagnostics compare: pictures of the target domain and of the model's own."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,16 +10,14 @@ import torch
 from ood_sampler.data.domain import (
     ImageSet,
     Part,
-    Picture,
     SourceImages,
     TargetDomain,
     TensorImages,
-    inspect,
     warn_of_upsampling,
 )
-from ood_sampler.data.images import ImageError
 from ood_sampler.data.sources import ImageSource, open_source
-from ood_sampler.diffusion.schedule import check_step
+from ood_sampler.data.split import Picture, Scan, inspect
+from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.modules.inversion import latent_at
@@ -34,7 +32,7 @@ IN_DOMAIN = "in-domain"
 SAMPLES, PICTURES = "samples of the model", "real pictures"
 """What the in-domain set may be of."""
 
-_STAND_IN = MultistepSolver(steps=33, power=2)
+_STAND_IN = MultistepSolver(steps=17, power=2)
 """What decodes the samples that stand for the model's own domain: the default solver."""
 
 
@@ -46,8 +44,8 @@ class Sources:
         steps: inversion steps.
         count: pictures of each set, at most.
         in_domain_root: folder or archive of pictures of the model's own domain; None takes samples
-            of the model in their place, from pure noise by the default solver (multistep, 33
-            intervals, power 2) whatever the run's own is, so that all solvers see the same set.
+            of the model in their place, from pure noise by `multistep` (17 intervals, power 2),
+            whatever the run's solver is, so that all solvers see the same set.
     """
 
     steps: Sequence[int]
@@ -70,7 +68,7 @@ class Sources:
             raise ValueError("study.steps must hold a step, got none")
         for step in self.steps:
             try:
-                check_step(step, pipeline.model.schedule.T)
+                check_latent_step(step, pipeline.model.schedule)
             except ValueError as error:
                 raise ValueError(f"study.steps: {error}") from error
         if self.count < least:
@@ -94,7 +92,7 @@ class Sources:
                 f"study.in_domain_root={self.in_domain_root} does not exist; set it to pictures of "
                 "the model's own domain, or to null"
             )
-        found = len(_readable(self._source(), least))
+        found = len(self._chosen(self._source(), least, pipeline))
         if found < least:
             raise ValueError(
                 f"study.in_domain_root must hold >= {least} readable pictures for this study, got "
@@ -134,7 +132,7 @@ class Sources:
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
         """The run that makes samples in the place of pictures of the model's own domain."""
-        settings = replace(pipeline.settings, num_samples=self.count)
+        settings = replace(pipeline.settings, num_samples=self.count, in_domain=None)
         return replace(pipeline, solver=_STAND_IN, settings=settings)
 
     def _samples(self, pipeline: Pipeline) -> ImageSet:
@@ -147,28 +145,21 @@ class Sources:
 
     def _pictures(self, pipeline: Pipeline) -> ImageSet:
         source = self._source()
-        pictures = _readable(source, self.count)
+        pictures = self._chosen(source, self.count, pipeline)
         return SourceImages(source, pictures, resolution=pipeline.model.resolution)
+
+    def _chosen(self, source: ImageSource, most: int, pipeline: Pipeline) -> list[Picture]:
+        """The first readable pictures that differ, in a random order that is always the same."""
+        look = partial(inspect, source, resolution=pipeline.model.resolution)
+        return Scan(source, look, seed=0).take(most, IN_DOMAIN, {})
 
     def _source(self) -> ImageSource:
         return open_source(str(self.in_domain_root), key="study.in_domain_root")
 
     def _at_all_steps(self, pipeline: Pipeline, domain: TargetDomain) -> Pipeline:
-        return replace(
-            variant(pipeline, step=min(self.steps)), domain=domain, also=tuple(sorted(self.steps))
-        )
-
-
-def _readable(source: ImageSource, most: int) -> list[Picture]:
-    """The first readable pictures, in a random order that is always the same."""
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    found: list[Picture] = []
-    for index in order.tolist():
-        with suppress(ImageError):
-            found.append(inspect(source, index))
-        if len(found) == most:
-            break
-    return found
+        run = variant(pipeline, step=min(self.steps))
+        settings = replace(run.settings, round_trip=None)
+        return replace(run, domain=domain, settings=settings, also=tuple(sorted(self.steps)))
 
 
 def latents(pipeline: Pipeline) -> dict[int, TensorSet]:

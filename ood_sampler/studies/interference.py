@@ -68,6 +68,7 @@ class InterferenceStudy(Study):
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Heading("precision", "precision", 2),
         Heading("authenticity", "authenticity", 2),
+        Heading("near_copies", "near-copies", 2),
     )
 
     def __init__(self, *, steps: Sequence[int], etas: Sequence[float]) -> None:

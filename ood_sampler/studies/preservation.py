@@ -15,8 +15,14 @@ from ood_sampler.metrics.authenticity import authentic
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.frechet import infinitesimal_jackknife
-from ood_sampler.metrics.intervals import mean_interval, normal_interval, with_bounds
+from ood_sampler.metrics.intervals import (
+    mean_interval,
+    normal_interval,
+    share_interval,
+    with_bounds,
+)
 from ood_sampler.metrics.kernel import jackknife
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.prdc import manifold_scores
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import checksum
@@ -149,6 +155,12 @@ class PreservationStudy(Study):
             digits=3,
             meaning="Share of images farther from their nearest few-shot picture than that is "
             "from its own nearest: 0 for copies (Alaa et al., 2022).",
+        ),
+        Heading(
+            "near_copies",
+            "near-copies",
+            digits=3,
+            meaning="Share of images nearer to a few-shot picture than 99% of held-out ones are.",
         ),
         Heading(
             "best_step",
@@ -399,6 +411,7 @@ class _Judge:
             "recall": manifold.recall,
             "authenticity": authentic(samples, self.few_shot),
         }
+        copies = near_copies(samples, self.few_shot, self.held_out)
         return {
             **about(self.pipeline),
             "method": method,
@@ -412,6 +425,7 @@ class _Judge:
                     "kid": normal_interval(*jackknife(samples, self.held_out)),
                 }
                 | {key: mean_interval(each, seed=evaluation.seed) for key, each in shares.items()}
+                | {"near_copies": share_interval(copies)}
             ),
         }
 

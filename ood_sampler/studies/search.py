@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ood_sampler.latents.bandwidth import Point
+from ood_sampler.latents.bandwidth import Point, ranked
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
@@ -30,6 +30,7 @@ from ood_sampler.studies.base import (
     Row,
     Study,
     decoding,
+    point,
     strategy_row,
     too_few,
     variant,
@@ -46,9 +47,8 @@ _WITHIN, _COST = 1.15, 0.25
 class SearchStudy(Study):
     """What `inversion.step=auto sampler=auto` chooses, and what a full grid would have found.
 
-    The grid is measured on held-out pictures, which the search does not see. Its best setting is
-    the one of least KID among those whose retention and authenticity reach the search's shares of
-    what real pictures reach.
+    The grid is measured on held-out pictures, which the search does not see. Which of its settings
+    are usable, and which is best, is decided as in the search (`ood_sampler.latents.bandwidth`).
 
     Args:
         search: the search; its steps are those of the grid.
@@ -63,8 +63,9 @@ class SearchStudy(Study):
         Heading("images", "images", digits=0),
         Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Heading("authenticity", "authenticity", 2),
+        Heading("near_copies", "near-copies", 2),
         Heading("captured", "captured", 2),
-        Heading("usable", "usable", meaning="Retention and authenticity suffice, held-out."),
+        Heading("usable", "usable", meaning="Retention, novelty, near-copies suffice, held-out."),
         Heading("validation_kid", "KID × 10³, validation", 1, 1e3, meaning="As the search saw it."),
         Heading("samples", "samples of the search", digits=0),
         Heading("chosen", "chosen"),
@@ -94,9 +95,10 @@ class SearchStudy(Study):
         measure = pipeline.measure
         choice = self.search.choose(pipeline, steps=self.search.steps, samplers=self.samplers)
         few_shot = measure.row("few-shot", "reference", measure.few_shot).figures
+        real = measure.real().figures
         relative = self.search.thresholds.relative_to(
             retention=1 - float(few_shot["captured"] or 0),
-            novelty=float(measure.real().figures["authenticity"] or 0),
+            novelty=float(real["authenticity"] or 0),
         )
         last = {(trial.step, trial.sampler): trial for trial in choice.trials}
         rows: list[dict[str, Any]] = []
@@ -104,11 +106,11 @@ class SearchStudy(Study):
         for run in self._runs(pipeline):
             row = strategy_row(run)
             trial = last[row["step"], row["strategy"]]
-            point = Point(row["step"], 1 - row["captured"], row["authenticity"], row["kid"])
             rows.append(
                 {
                     **row,
-                    "usable": relative.passed(point),
+                    "usable": relative.passed(point(row, real)),
+                    "real_kid": real["kid"],
                     "validation_kid": trial.point.distance,
                     "samples": trial.samples,
                     "chosen": (row["step"], row["strategy"])
@@ -126,7 +128,7 @@ class SearchStudy(Study):
         for domain, own in domains.items():
             chosen = next(row for row in own if row["chosen"])
             usable = [row for row in own if row["usable"]] or own
-            best = min(usable, key=lambda row: row["kid"])
+            best = _best(usable)
             within = _within(chosen, best)
             cheap = Decision("shown" if chosen["cost"] < _COST else "refuted")
             outcomes.append(all_of([within, cheap]).outcome)
@@ -193,10 +195,26 @@ class SearchStudy(Study):
         ]
 
 
+def _best(rows: Sequence[Row]) -> Row:
+    points = [
+        Point(
+            step=row["step"],
+            retention=1 - row["captured"],
+            novelty=row["authenticity"],
+            distance=row["kid"],
+            error=row["kid_standard_error"],
+            near_copies=row["near_copies"],
+        )
+        for row in rows
+    ]
+    return rows[ranked(points, floor=rows[0]["real_kid"])[0]]
+
+
 def _words(row: Row) -> str:
     return (
         f"{row['strategy']} at t = {row['step']} (KID {1e3 * row['kid']:.1f} ± "
-        f"{1e3 * row['kid_standard_error']:.1f} × 10⁻³, authenticity {row['authenticity']:.2f})"
+        f"{1e3 * row['kid_standard_error']:.1f} × 10⁻³, authenticity {row['authenticity']:.2f}, "
+        f"near-copies {row['near_copies']:.2f})"
     )
 
 
@@ -204,9 +222,11 @@ def _within(chosen: Row, best: Row) -> Decision:
     """Whether the KID of the choice is at most so many times the least, or no higher."""
     if chosen is best:
         return Decision("shown")
-    times = _WITHIN if best["kid"] > 0 else 1.0
-    asked = estimated(times * best["kid"], times * best["kid_standard_error"])
-    return decide(difference(_kid(chosen), asked), most=0)
+    floor = max(best["real_kid"], 0.0)
+    kid, least = (max(row["kid"], floor) for row in (chosen, best))
+    times = _WITHIN if least > 0 else 1.0
+    asked = estimated(times * least, times * best["kid_standard_error"])
+    return decide(difference(estimated(kid, chosen["kid_standard_error"]), asked), most=0)
 
 
 def _met(decision: Decision, row: Row) -> str:
@@ -223,7 +243,8 @@ def _apart(chosen: Row, best: Row) -> str:
         return "the best one"
     above = chosen["kid"] - best["kid"]
     if above < 0:
-        return "lower in KID, but not usable by the held-out figures"
+        reason = "less new" if chosen["usable"] else "not usable by the held-out figures"
+        return f"lower in KID, but {reason}"
     interval = difference(_kid(chosen), _kid(best))
     apart = "told apart"
     if order(interval) == "unclear":

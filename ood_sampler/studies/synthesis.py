@@ -1,4 +1,4 @@
-"""All strategies side by side, with the paper's recipe, both references and pixel controls."""
+"""All strategies side by side, with the paper's recipes, both references and pixel controls."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,6 +22,7 @@ from ood_sampler.report.decision import (
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRATEGY, CONTROL, REFERENCE = "strategy", "control", "reference"
-_PAPER, _NOISED = "rejection", "noised"
+_NOISED = "noised"
 _SHOWN = 8
 
 _WIDEST = 6.0
@@ -80,6 +81,7 @@ class SynthesisStudy(Study):
         Heading("density", "density", 2),
         Heading("coverage", "coverage", 2),
         Heading("authenticity", "authenticity", 2),
+        Heading("near_copies", "near-copies", 2),
         Heading("captured", "captured", 2),
         Heading("blend_pair", "blend of 2", 2),
         Heading("blend_five", "blend of 5", 2),
@@ -132,17 +134,26 @@ class SynthesisStudy(Study):
         outcomes: list[Outcome] = []
         for domain, of_domain in by_domain(rows).items():
             own = [row for row in of_domain if row["role"] == STRATEGY]
-            paper = _named(own, _PAPER)
+            paper = _recipe(own, AS_IN_TEXT)
             as_new = [row for row in own if paper is None or _as_new(row, paper) == "shown"]
             best = min(as_new, key=lambda row: row["kid"])
             sentence = f"{domain}, t = {best['step']}: best is {best['strategy']}, {_words(best)}"
             if best is paper:
-                sentence += ", the paper's recipe: no other that is shown as new has a lower KID"
+                sentence += (
+                    f", the paper's recipe {AS_IN_TEXT}: no other that is shown as new has a lower "
+                    "KID"
+                )
             elif paper is not None:
                 sentence += (
-                    f"; the paper's recipe {_PAPER} (slerp, criteria measured here), newer by less "
-                    f"than {_LESS_NEW}, has {_words(paper)}: {_lower(best, paper)}, "
-                    f"{_told(best, paper)}"
+                    f"; the paper's recipe {AS_IN_TEXT} (slerp of two latents, criteria measured "
+                    f"here), newer by less than {_LESS_NEW}, has {_words(paper)}: "
+                    f"{_lower(best, paper)}, {_told(best, paper)}"
+                )
+            code = _recipe(own, AS_IN_CODE)
+            if code is not None and code is not best:
+                sentence += (
+                    f"; {AS_IN_CODE} (slerp with a draw of the model's own domain) it has "
+                    f"{_words(code)}, {_told(best, code)}"
                 )
             if paper is not None:
                 outcomes.append(any_of([_goal(row, paper) for row in own if row is not paper]))
@@ -207,6 +218,11 @@ class SynthesisStudy(Study):
 
 def _named(rows: Sequence[Row], name: str) -> Row | None:
     return next((row for row in rows if row["strategy"].startswith(name)), None)
+
+
+def _recipe(rows: Sequence[Row], kind: str) -> Row | None:
+    """The paper's recipe, of which there are two."""
+    return next((row for row in rows if f"({kind}: " in row["strategy"]), None)
 
 
 def _as_new(row: Row, paper: Row) -> Outcome:

@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -14,14 +15,16 @@ import pytest
 from astropy.io import fits
 from stand_ins import fields
 
-from ood_sampler.data import arrays
+from ood_sampler.data import arrays, formats
 from ood_sampler.data.arrays import ArraySource
 from ood_sampler.data.images import ImageError
+from ood_sampler.data.layout import FieldError, Layout
 from ood_sampler.data.sources import MissingPackageError
 
 
 def open_arrays(root: Path, **changes: Any) -> ArraySource:  # noqa: ANN401
-    return ArraySource(root, **({"array": None, "band_axis": None, "bands": None} | changes))
+    key = changes.pop("key", "data.root")
+    return ArraySource(root, Layout(**changes), key=key)
 
 
 def write_fits(path: Path, values: np.ndarray) -> None:
@@ -70,8 +73,9 @@ def test_every_format_gives_the_same_fields(tmp_path: Path, name: str, axes: str
     stored = fields(5, *shapes[axes])
     WRITERS[name](tmp_path / name, stored)
     bands_first = {"nhw": stored[:, None], "nhwc": np.moveaxis(stored, -1, 1)}.get(axes, stored)
+    band_axis = {"nhw": "none", "nchw": "first", "nhwc": "last"}[axes]
     for root in (tmp_path / name, tmp_path):
-        source = open_arrays(root)
+        source = open_arrays(root, band_axis=band_axis)
         assert list(source.names) == [f"[{index}]" for index in range(5)]
         source = pickle.loads(pickle.dumps(source))  # noqa: S301
         for index in (4, 0, 2):
@@ -92,7 +96,8 @@ def test_every_format_may_hold_one_field_a_file(
         (tmp_path / f"{2 - index}").mkdir()
         WRITERS[name](tmp_path / f"{2 - index}" / name, stored[index])
     (tmp_path / ".hidden.npy").write_bytes(b"")
-    source = open_arrays(tmp_path)
+    band_axis = {(9, 11): "none", (3, 9, 11): "first", (9, 11, 3): "last"}[shape]
+    source = open_arrays(tmp_path, band_axis=band_axis)
     assert source.names == [f"0/{name}", f"1/{name}", f"2/{name}"]
     expected = stored[0] if shape[0] == 3 else np.moveaxis(stored[0].reshape(9, 11, -1), 2, 0)
     np.testing.assert_array_equal(source.read(2), expected)
@@ -103,7 +108,7 @@ def test_every_format_may_hold_one_field_a_file(
 def test_numbers_of_every_type_become_native_doubles(tmp_path: Path, kind: str) -> None:
     stored = (fields(2, 4, 5) % 2).astype(kind)
     np.save(tmp_path / "a.npy", stored)
-    field = open_arrays(tmp_path).read(1)
+    field = open_arrays(tmp_path, band_axis="none").read(1)
     assert field.dtype == np.dtype("=f8")
     np.testing.assert_array_equal(field[0], stored[1].astype(float))
 
@@ -112,7 +117,8 @@ def test_scaled_integers_of_fits_are_physical_values(tmp_path: Path) -> None:
     unit = fits.PrimaryHDU(np.arange(60, dtype="f8").reshape(3, 4, 5) / 2 + 7)
     unit.scale("int16", bscale=0.5, bzero=7)
     unit.writeto(tmp_path / "a.fits")
-    np.testing.assert_allclose(open_arrays(tmp_path).read(2)[0, 3, 4], 59 / 2 + 7)
+    source = open_arrays(tmp_path, band_axis="none")
+    np.testing.assert_allclose(source.read(2)[0, 3, 4], 59 / 2 + 7)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.fits"])
@@ -143,17 +149,21 @@ def test_bands_are_chosen_in_order(tmp_path: Path) -> None:
     stored = fields(3, 5, 9, 11)
     np.save(tmp_path / "a.npy", stored)
     np.testing.assert_array_equal(
-        open_arrays(tmp_path, bands=[4, 0, 2]).read(1), stored[1][[4, 0, 2]]
+        open_arrays(tmp_path, band_axis="first", bands=[4, 0, 2]).read(1), stored[1][[4, 0, 2]]
     )
-    np.testing.assert_array_equal(open_arrays(tmp_path, bands=[3]).read(1), stored[1][[3]])
+    np.testing.assert_array_equal(
+        open_arrays(tmp_path, band_axis="first", bands=[3]).read(1), stored[1][[3]]
+    )
     with pytest.raises(ImageError, match=r"a\.npy\[0\] must have 1 or 3 bands, got 5; choose 1 or"):
-        open_arrays(tmp_path).read(0)
+        open_arrays(tmp_path, band_axis="first").read(0)
     with pytest.raises(ImageError, match=r"must have the bands \[5\], got 5 bands"):
-        open_arrays(tmp_path, bands=[5]).read(0)
-    np.testing.assert_array_equal(open_arrays(tmp_path, bands=3).read(1), stored[1][[3]])
+        open_arrays(tmp_path, band_axis="first", bands=[5]).read(0)
+    np.testing.assert_array_equal(
+        open_arrays(tmp_path, band_axis="first", bands=3).read(1), stored[1][[3]]
+    )
     for bands in ([0, 1], [], [-1], -1, ["a"], "a", "012", [None], [0.5], True, [True]):
         with pytest.raises(ValueError, match=r"data\.bands must be 1 or 3 indices from 0") as info:
-            open_arrays(tmp_path, bands=bands)
+            open_arrays(tmp_path, band_axis="first", bands=bands)
         assert str(info.value).endswith(f"got {bands!r}")
 
 
@@ -165,13 +175,155 @@ def test_band_axis_decides_where_the_shape_does_not(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_arrays(tmp_path, band_axis="first").read(1), stored[1])
     last = open_arrays(tmp_path, band_axis="last").read(1)
     np.testing.assert_array_equal(last, np.moveaxis(stored[1], 2, 0))
-    with pytest.raises(ValueError, match="band_axis must be first, last or null, got 'middle'"):
+    with pytest.raises(
+        ValueError, match="band_axis must be first, last, none or null, got 'middle'"
+    ):
         open_arrays(tmp_path, band_axis="middle")
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked"),
+    [
+        ((50, 40, 40), "first for 50 bands of 40x40, or to last for 40 bands of 50x40"),
+        ((40, 40, 50), "first for 40 bands of 40x50, or to last for 50 bands of 40x40"),
+        ((40, 40, 40), "first for 40 bands of 40x40, or to last for 40 bands of 40x40"),
+        ((40, 10, 40), "first for 40 bands of 10x40, or to last for 40 bands of 40x10"),
+        ((3, 40, 50), "first for 3 bands of 40x50, or to last for 50 bands of 3x40"),
+        ((40, 50, 3), "first for 40 bands of 50x3, or to last for 3 bands of 40x50"),
+    ],
+)
+def test_shape_that_can_be_read_in_two_ways_is_asked_for(
+    tmp_path: Path, shape: tuple[int, ...], asked: str
+) -> None:
+    stored = fields(2, *shape)
+    for index in range(2):
+        write_fits(tmp_path / f"{index}.fits", stored[index])
+    np.save(tmp_path / "stack.npy", stored)
+    place = re.escape(f"must show where its bands are, got {shape}; set data.band_axis to {asked}")
+    with pytest.raises(FieldError, match=rf"0\.fits {place}; many"):
+        open_arrays(tmp_path, bands=2).read(0)
+    with pytest.raises(FieldError, match=rf"each field of .*/stack\.npy {place}"):
+        open_arrays(tmp_path / "stack.npy", bands=2)
+    for axis, position in (("first", 0), ("last", 2)):
+        expected = np.moveaxis(stored[1], position, 0)[[2]]
+        one = open_arrays(tmp_path, bands=2, band_axis=axis).read(1)
+        np.testing.assert_array_equal(one, expected)
+        many = open_arrays(tmp_path / "stack.npy", bands=2, band_axis=axis).read(1)
+        np.testing.assert_array_equal(many, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "position"),
+    [((10, 40, 40), 0), ((40, 40, 10), 2), ((1, 40, 50), 0), ((40, 50, 1), 2)],
+)
+def test_an_axis_shorter_than_two_equal_ones_has_the_bands(
+    tmp_path: Path, shape: tuple[int, ...], position: int
+) -> None:
+    stored = fields(2, *shape)
+    np.save(tmp_path / "a.npy", stored[0])
+    np.save(tmp_path / "b.npy", stored[1])
+    expected = np.moveaxis(stored[1], position, 0)[[0]]
+    np.testing.assert_array_equal(open_arrays(tmp_path, bands=0).read(1), expected)
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 500), (400, 400, 3), (7, 5, 6), (40, 40, 40)])
+def test_axis_that_counts_fields_is_asked_for_where_it_could_be_another(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    stored = fields(1, *shape)[0]
+    np.save(tmp_path / "a.npy", stored)
+    message = re.escape(f"which axis counts its fields, got {shape}; set data.band_axis to none if")
+    with pytest.raises(FieldError, match=rf"a\.npy must show {message}"):
+        open_arrays(tmp_path)
+    source = open_arrays(tmp_path, band_axis="none")
+    assert len(source) == shape[0]
+    np.testing.assert_array_equal(source.read(2), stored[2][None])
+    message = re.escape(f"must have a last axis of bands, as data.band_axis says, got {shape[1:]}")
+    with pytest.raises(FieldError, match=message):
+        open_arrays(tmp_path, band_axis="last")
+
+
+def test_more_than_one_image_in_a_file_of_one_is_refused(tmp_path: Path) -> None:
+    for index, shape in enumerate([(4, 9, 9), (2, 4, 9, 9)]):
+        np.save(tmp_path / f"{index}.npy", fields(1, *shape)[0])
+    with pytest.raises(FieldError, match=r"0\.npy must be one image \(H, W\), .* got \(4, 9, 9\)"):
+        open_arrays(tmp_path, band_axis="none").read(0)
+    for band_axis in (None, "first", "last"):
+        with pytest.raises(FieldError, match=r"got \(2, 4, 9, 9\); give .*data\.band_axis") as info:
+            open_arrays(tmp_path, band_axis=band_axis, bands=1).read(1)
+        assert info.value.kind == "several images"
+        assert pickle.loads(pickle.dumps(info.value)).kind == "several images"  # noqa: S301
+
+
+@pytest.mark.parametrize("name", ["a.npy", "b.npz", "c.fits", "d.h5"])
+def test_nan_becomes_what_is_asked_for(tmp_path: Path, name: str) -> None:
+    stored = fields(3, 3, 5, 5)
+    stored[1, 2, 3, 4] = stored[1, 2, 0, 0] = stored[1, 0, 1, 1] = np.nan
+    writers = {"a.npy": np.save, "b.npz": write_npz, "c.fits": write_fits, "d.h5": write_hdf5}
+    writers[name](tmp_path / name, stored)
+    refused = rf"{name}\[1\] must hold finite values, got 3 NaN .*, or set data\.nan to zero or"
+    with pytest.raises(FieldError, match=refused) as info:
+        open_arrays(tmp_path).read(1)
+    assert info.value.kind == "NaN"
+    nan = np.isnan(stored[1])
+    medians = [np.median(band[np.isfinite(band)]) for band in stored[1]]
+    for choice, values in (("zero", [0.0] * 3), ("median", medians)):
+        source = open_arrays(tmp_path, nan=choice)
+        expected = np.where(nan, np.reshape(values, (3, 1, 1)), stored[1])
+        np.testing.assert_array_equal(source.read(1), expected)
+        np.testing.assert_array_equal(source.read(0), stored[0])
+        assert (source.facts[0].filled, source.facts[1].filled) == (0, 3)
+    with pytest.raises(ValueError, match=r"data\.nan must be refuse, zero or median, got 'mean'"):
+        open_arrays(tmp_path, nan="mean")
+
+
+def test_nan_that_cannot_be_replaced_is_an_error(tmp_path: Path) -> None:
+    stored = fields(3, 5, 5)
+    stored[0] = np.nan
+    stored[1, 2, 3] = np.inf
+    np.save(tmp_path / "a.npy", stored)
+    with pytest.raises(FieldError, match=r"a number in each band for data.nan=median, got a band"):
+        open_arrays(tmp_path, nan="median").read(0)
+    assert not open_arrays(tmp_path, nan="zero").read(0).any()
+    for nan in ("refuse", "zero", "median"):
+        with pytest.raises(
+            FieldError, match=r"got 0 NaN and 1 infinite ones.*repair or remove it$"
+        ):
+            open_arrays(tmp_path, nan=nan).read(1)
+
+
+@pytest.mark.parametrize("kind", ["empty primary", "primary alone", "tiles"])
+def test_the_only_image_of_a_fits_file_is_taken(tmp_path: Path, kind: str) -> None:
+    stored = fields(3, 5, 5)
+    writer = {"empty primary": write_extension, "primary alone": write_fits, "tiles": write_tiles}
+    writer[kind](tmp_path / "a.fits", stored)
+    np.testing.assert_array_equal(open_arrays(tmp_path).read(2)[0], stored[2])
+
+
+def test_units_are_those_of_the_files(tmp_path: Path) -> None:
+    image = fits.PrimaryHDU(fields(1, 5, 5)[0])
+    image.header["BUNIT"] = "Jy/beam "
+    image.writeto(tmp_path / "a.fits")
+    image = fits.ImageHDU(fields(1, 5, 5)[0])
+    image.header["BUNIT"] = "K"
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "b.fits")
+    for name, attributes in (("c.h5", {"units": b"erg"}), ("d.h5", {"unit": "G0"}), ("e.h5", {})):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["flux"] = fields(1, 5, 5)[0]
+            file["flux"].attrs.update(attributes)
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["flux"] = fields(1, 5, 5)[0]
+        file["flux"].attrs["units"] = [1, 2]
+    source = open_arrays(tmp_path)
+    for index in range(6):
+        source.read(index)
+    units = [source.facts[index].unit for index in range(6)]
+    assert units == ["Jy/beam", "K", "erg", "G0", None, None]
 
 
 @pytest.mark.parametrize(("name", "other"), [("a.npz", "npz"), ("a.h5", "h5"), ("a.fits", "fits")])
 def test_array_of_several_is_chosen_by_name(tmp_path: Path, name: str, other: str) -> None:
-    one, two = fields(2, 4, 5), fields(2, 4, 5, seed=1)
+    one, two = fields(2, 5, 5), fields(2, 5, 5, seed=1)
     path = tmp_path / name
     if other == "npz":
         np.savez(path, one=one, two=two)
@@ -191,7 +343,7 @@ def test_array_of_several_is_chosen_by_name(tmp_path: Path, name: str, other: st
 
 
 def test_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    one, two = fields(2, 4, 5), fields(2, 4, 5, seed=1)
+    one, two = fields(2, 5, 5), fields(2, 5, 5, seed=1)
     units = [
         fits.PrimaryHDU(),
         fits.ImageHDU(one, name="SCI", ver=1),
@@ -225,7 +377,9 @@ def test_leading_axes_of_one_are_dropped(tmp_path: Path, name: str, shape: tuple
         WRITERS[name](tmp_path / f"{index}" / name, stored[index])
     expected = stored[1, 0, 0] if len(shape) == 5 else stored[1, 0]
     expected = np.moveaxis(expected, 2, 0) if len(shape) == 5 else expected
-    np.testing.assert_array_equal(open_arrays(tmp_path).read(1), expected)
+    band_axis = "last" if len(shape) == 5 else "first"
+    source = open_arrays(tmp_path, band_axis=band_axis)
+    np.testing.assert_array_equal(source.read(1), expected)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -262,7 +416,7 @@ def test_pickles_are_never_loaded(
 
 
 def test_objects_beside_images_are_left_alone(tmp_path: Path) -> None:
-    stored, labels = fields(2, 4, 5), np.array([["a", None]] * 2, dtype=object)
+    stored, labels = fields(2, 5, 5), np.array([["a", None]] * 2, dtype=object)
     np.savez(tmp_path / "a.npz", labels=labels, flux=stored)
     np.testing.assert_array_equal(open_arrays(tmp_path / "a.npz").read(1)[0], stored[1])
     np.savez(tmp_path / "b.npz", labels=labels, seeds=np.arange(3))
@@ -275,7 +429,7 @@ def test_objects_beside_images_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.npy", "d.npz", "e.npz"])
 def test_damage_anywhere_in_a_header_is_an_error_of_that_file(tmp_path: Path, name: str) -> None:
-    stored = fields(3, 4, 5)
+    stored = fields(3, 5, 5)
     WRITERS[name](tmp_path / name, stored)
     data = (tmp_path / name).read_bytes()
     for place in range(min(160, len(data))):
@@ -323,7 +477,7 @@ def test_hdf5_that_leads_to_other_files_is_refused(tmp_path: Path) -> None:
 def test_bombs_are_refused_before_they_are_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrays, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(formats, "MAX_BYTES", 10_000)
     zeros = np.zeros((4, 32, 32))
     np.savez_compressed(tmp_path / "a.npz", zeros)
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -367,7 +521,7 @@ def test_values_that_are_not_finite_are_told_by_file_and_place(tmp_path: Path) -
     stored[1, 2, 3, 5] = np.nan
     stored[1, 2, 0, 4] = -np.inf
     np.save(tmp_path / "a.npy", stored)
-    source = open_arrays(tmp_path)
+    source = open_arrays(tmp_path, band_axis="first")
     source.read(0)
     expected = r"a\.npy\[1\] must hold finite values, got 1 NaN and 1 infinite ones, the first in "
     with pytest.raises(ImageError, match=expected + "band 2, row 0, column 4; repair or"):

@@ -12,12 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 from ood_sampler.data import domain as domain_module
 from ood_sampler.data import images as images_module
+from ood_sampler.data import split as split_module
 from ood_sampler.data.domain import (
     ImageSet,
     Part,
@@ -26,10 +28,10 @@ from ood_sampler.data.domain import (
     TensorImages,
     embedded_domain,
     folder_domain,
-    inspect,
 )
-from ood_sampler.data.images import ImageError, fit_square
+from ood_sampler.data.images import ImageError, fit_square, read_rgb
 from ood_sampler.data.sources import FolderSource
+from ood_sampler.data.split import inspect
 
 
 def png(seed: int, side: int = 8) -> bytes:
@@ -140,7 +142,7 @@ def test_two_roots_feed_one_set_each(tmp_path: Path) -> None:
 def test_few_shot_pictures_are_half_of_one_root_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, cap: int, expected: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(domain_module, "_FEW_SHOT", cap)
+    monkeypatch.setattr(split_module, "FEW_SHOT", cap)
     domain = make(write_pictures(tmp_path, range(count)), few_shot=None)
     assert (len(domain.few_shot), len(domain.held_out)) == expected
 
@@ -157,9 +159,146 @@ def test_copies_of_few_shot_pictures_leave_the_held_out_set(tmp_path: Path) -> N
     few_root = write_pictures(tmp_path / "few", range(4))
     held_root = write_pictures(tmp_path / "held", range(100, 105))
     (held_root / "copy.png").write_bytes(png(2))
-    domain = make(few_root, held_out_root=str(held_root))
+    with pytest.warns(UserWarning, match=r"left out: 1 of 10 .* copy\.png, for example"):
+        domain = make(few_root, held_out_root=str(held_root))
     assert domain.skipped == [("copy.png", "has the same bytes as few-shot picture 002.png")]
     assert sorted(domain.held_out.names) == [f"{index}.png" for index in range(100, 105)]
+
+
+def saved(seed: int, kind: str, **options: Any) -> bytes:  # noqa: ANN401
+    """The pixels of `png`, in another file."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png(seed))).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_variants(root: Path, seed: int) -> list[str]:
+    """Files of one picture that differ in their bytes."""
+    info = PngInfo()
+    info.add_text("Comment", "another")
+    wide = np.zeros((8, 12, 3), np.uint8)
+    wide[:, 2:10] = np.asarray(Image.open(io.BytesIO(png(seed))))
+    border = io.BytesIO()
+    Image.fromarray(wide).save(border, "PNG")
+    files = {
+        f"{seed}.bmp": saved(seed, "BMP"),
+        f"{seed}text.png": saved(seed, "PNG", pnginfo=info),
+        f"{seed}stored.png": saved(seed, "PNG", compress_level=0),
+        f"{seed}.webp": saved(seed, "WEBP", lossless=True),
+        f"{seed}wide.png": border.getvalue(),
+    }
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    return [*files]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_picture_in_several_files_is_one_picture(tmp_path: Path, seed: int) -> None:
+    write_pictures(tmp_path, range(8))
+    variants = {"003.png", *write_variants(tmp_path, 3)}
+    with pytest.warns(
+        UserWarning, match="left out: 5 of 13 equal another at the model's"
+    ) as record:
+        domain = make(tmp_path, seed=seed)
+    assert len(record) == 1
+    names = [*domain.few_shot.names, *domain.held_out.names]
+    (first,) = variants & {*names}
+    assert len({*names} - variants) == 7
+    role = "few-shot" if first in domain.few_shot.names else "held-out"
+    reason = f"has the same pixels as {role} picture {first}"
+    assert sorted(domain.skipped) == sorted((name, reason) for name in variants - {first})
+
+
+def test_pictures_may_be_equal_at_one_resolution_only(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(6))
+    pixels = np.asarray(Image.open(tmp_path / "000.png")).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "near.png")
+    assert len(make(tmp_path).held_out) == 3
+    with pytest.warns(UserWarning, match="left out: 1 of 7"):
+        assert len(make(tmp_path, resolution=1).held_out) == 2
+
+
+@pytest.mark.filterwarnings("ignore:repeated pictures")
+def test_repeats_are_found_in_archives_and_across_two_roots(tmp_path: Path) -> None:
+    few_root = write_pictures(tmp_path / "few", range(4))
+    with zipfile.ZipFile(tmp_path / "held.zip", "w") as archive:
+        for name, seed in (("a", 2), ("b", 10), ("c", 11), ("d", 10)):
+            archive.writestr(f"{name}.bmp", saved(seed, "BMP"))
+    domain = make(few_root, held_out_root=str(tmp_path / "held.zip"))
+    reasons = dict(domain.skipped)
+    assert reasons.pop("a.bmp") == "has the same pixels as few-shot picture 002.png"
+    ((left_out, reason),) = reasons.items()
+    kept = {"b.bmp": "d.bmp", "d.bmp": "b.bmp"}[left_out]
+    assert reason == f"has the same bytes as held-out picture {kept}"
+    assert sorted(domain.held_out.names) == sorted(["c.bmp", kept])
+
+
+def test_half_of_the_pictures_that_differ_are_few_shot_by_default(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(6))
+    for seed in range(6):
+        for copy in range(3):
+            (tmp_path / f"{seed}{copy}.bmp").write_bytes(saved(seed, "BMP"))
+    with pytest.warns(UserWarning, match="left out: 18 of 24"):
+        domain = make(tmp_path, few_shot=None)
+    assert (len(domain.few_shot), len(domain.held_out)) == (3, 3)
+    with pytest.warns(UserWarning, match="repeated pictures"):
+        fewer = make(tmp_path, few_shot=None, held_out=2)
+    assert fewer.few_shot.names == domain.few_shot.names
+    assert fewer.held_out.names == domain.held_out.names[:2]
+
+
+def test_split_without_repeats_is_that_of_the_permutation(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(11))
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(7)).tolist()
+    expected = [f"{index:03d}.png" for index in order]
+    assert split(make(tmp_path, seed=7)) == (expected[:4], expected[4:])
+    assert split(make(tmp_path, seed=7, few_shot=None)) == (expected[:5], expected[5:])
+
+
+def test_repeats_that_leave_too_few_pictures_are_counted(tmp_path: Path) -> None:
+    held_root = write_pictures(tmp_path / "held", range(10, 16))
+    few_root = write_pictures(tmp_path / "few", [0])
+    for copy in range(7):
+        (few_root / f"{copy}.bmp").write_bytes(saved(0, "BMP"))
+    message = r"few_shot must be at most 1, .* of the 8 in .* \(7 repeated and 0 unreadable"
+    with pytest.raises(ValueError, match=message):
+        make(few_root, held_out_root=str(held_root), few_shot=None)
+    with pytest.raises(ValueError, match=message):
+        make(few_root, held_out_root=str(held_root), few_shot=8)
+
+
+def test_numbers_that_only_repeats_make_too_large_are_lowered_with_a_warning(
+    tmp_path: Path,
+) -> None:
+    write_pictures(tmp_path, range(10))
+    (tmp_path / "copy.bmp").write_bytes(saved(0, "BMP"))
+    with pytest.warns(UserWarning, match=r"left out: 1 of 11 .*; data\.held_out becomes 6, not 7$"):
+        assert len(make(tmp_path, held_out=7).held_out) == 6
+    with pytest.raises(ValueError, match=r"held_out must be at most 6, .* \(1 repeated and 0 unr"):
+        make(tmp_path, held_out=8)
+
+
+def test_every_picture_is_decoded_once_and_no_more_than_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def read(data: bytes, *, name: str) -> np.ndarray:
+        decoded.append(name)
+        return read_rgb(data, name=name)
+
+    monkeypatch.setattr(split_module, "read_rgb", read)
+    write_pictures(tmp_path, range(20))
+    make(tmp_path, held_out=3)
+    assert len(decoded) == 7
+    decoded.clear()
+    make(tmp_path, few_shot=None)
+    assert len(decoded) == len({*decoded}) == 20
+    decoded.clear()
+    monkeypatch.setattr(split_module, "FEW_SHOT", 5)
+    make(tmp_path, few_shot=None, held_out=2)
+    assert len(decoded) == 7
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -167,7 +306,8 @@ def test_copies_within_one_root_stay_on_one_side(tmp_path: Path, seed: int) -> N
     write_pictures(tmp_path, range(6))
     for index in range(6):
         (tmp_path / f"copy{index}.png").write_bytes(png(index))
-    domain = make(tmp_path, seed=seed)
+    with pytest.warns(UserWarning, match="repeated pictures left out: 6 of 12"):
+        domain = make(tmp_path, seed=seed)
     few_bytes = {(tmp_path / name).read_bytes() for name in domain.few_shot.names}
     held_bytes = {(tmp_path / name).read_bytes() for name in domain.held_out.names}
     assert not few_bytes & held_bytes
@@ -259,7 +399,7 @@ def test_digest_changes_with_all_that_changes_items(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = FolderSource(write_pictures(tmp_path, range(4)))
-    pictures = [inspect(source, index) for index in range(4)]
+    pictures = [inspect(source, index, resolution=8) for index in range(4)]
 
     def digest(resolution: int = 8) -> str:
         return SourceImages(source, pictures, resolution=resolution).digest
@@ -272,22 +412,49 @@ def test_digest_changes_with_all_that_changes_items(
     pictures.reverse()
     assert digest() == original
     (tmp_path / "000.png").write_bytes(png(99))
-    pictures[0] = inspect(source, 0)
+    pictures[0] = inspect(source, 0, resolution=8)
     digests.add(digest())
     (tmp_path / "000.png").rename(tmp_path / "0000.png")
     source = FolderSource(tmp_path)
-    pictures[0] = inspect(source, 0)
+    pictures[0] = inspect(source, 0, resolution=8)
     digests.add(digest())
     monkeypatch.setattr(domain_module, "READER_VERSION", images_module.READER_VERSION + 1)
     digests.add(digest())
     assert len(digests) == 6
 
 
-def test_file_names_that_are_not_unicode_have_a_digest(tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_are_escaped_where_they_are_shown(tmp_path: Path) -> None:
     write_pictures(tmp_path, range(4))
-    (tmp_path / "\udcff.png").write_bytes(png(5))
-    domain = make(tmp_path, few_shot=3)
-    assert "\udcff.png" in domain.few_shot.names + domain.held_out.names
+    (tmp_path / "small\udcff.png").write_bytes(png(5, side=7))
+    (tmp_path / "bad\udce9.png").write_bytes(b"text")
+    (tmp_path / "film\udce9.gif").write_bytes(b"GIF")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        domain = make(tmp_path, few_shot=3, on_error="skip", name="p\udce9")
+    names = domain.few_shot.names + domain.held_out.names
+    assert sorted(names) == [*(f"{index:03d}.png" for index in range(4)), "small\\udcff.png"]
+    assert domain.few_shot.upsampled + domain.held_out.upsampled == ["small\\udcff.png"]
+    assert stack(domain.few_shot).isfinite().all()
+    assert stack(domain.held_out).isfinite().all()
+    assert domain.name == "p\\udce9"
+    ((name, reason),) = domain.skipped
+    assert name == "bad\\udce9.png"
+    assert "/bad\\udce9.png is not a picture" in reason
+    passed_over, upsampled = (str(warning.message) for warning in caught)
+    assert "1 .gif (film\\udce9.gif)" in passed_over
+    assert "small\\udcff.png for example" in upsampled
+
+
+def test_digest_is_of_the_names_as_they_are_stored(tmp_path: Path) -> None:
+    write_pictures(tmp_path, range(3))
+    digests = set()
+    for name in ("\udcff.png", "\\udcff.png"):
+        (tmp_path / name).write_bytes(png(5))
+        domain = make(tmp_path, few_shot=2)
+        digests.add((domain.few_shot.digest, domain.held_out.digest))
+        assert "\\udcff.png" in domain.few_shot.names + domain.held_out.names
+        (tmp_path / name).unlink()
+    assert len(digests) == 2
 
 
 def test_picture_that_changes_after_inspection_is_refused(tmp_path: Path) -> None:
@@ -424,6 +591,17 @@ def test_embedded_fluxes_become_colours(tmp_path: Path, monkeypatch: pytest.Monk
     expected = torch.tensor([-1, 1, 0]).float().view(3, 1, 1, 1).expand(3, 3, 2, 2)
     torch.testing.assert_close(stack(domain.few_shot), expected, rtol=0, atol=1e-6)
     assert domain.held_out.names == ["toy32/0500", "toy32/0501"]
+
+
+@pytest.mark.parametrize("name", ["galaxy32", "radiation32"])
+def test_no_two_pictures_of_a_shipped_domain_are_the_same(name: str) -> None:
+    domain = embedded_domain(name=name, resolution=32, few_shot=None, held_out=None)
+    bytes_shown = [
+        ((images[index] + 1) * 127.5).round().byte().numpy().tobytes()
+        for images in (domain.few_shot, domain.held_out)
+        for index in range(len(images))
+    ]
+    assert len(bytes_shown) == len({*bytes_shown}) == 2000
 
 
 @pytest.mark.usefixtures("shipped")

@@ -13,10 +13,11 @@ from stand_ins import fields
 
 from ood_sampler.data import fields as fields_module
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.data.fields import array_domain, measure_limits, resize, write_physical
+from ood_sampler.data.fields import array_domain, resize
 from ood_sampler.data.images import ImageError
+from ood_sampler.data.limits import measure_limits
 from ood_sampler.data.published import Origin
-from ood_sampler.data.radiation import LinearScale, read_scale
+from ood_sampler.data.radiation import read_scale
 
 ORIGIN = Origin(what="fields", where="their authors", licence="theirs", layout="one file")
 
@@ -32,6 +33,7 @@ def make(root: Path, **changes: Any) -> TargetDomain:  # noqa: ANN401
         "array": None,
         "band_axis": None,
         "bands": None,
+        "nan": "refuse",
         "scaling": "log",
         "low": 1e-3,
         "high": 1e4,
@@ -171,6 +173,20 @@ def test_quantile_of_known_counts() -> None:
     assert measure_limits(ramp, (0, 1), positive=True) == ([1.0], [100.0])
 
 
+@pytest.mark.parametrize("outlier", [1e3, 1e9, 1e15])
+@pytest.mark.parametrize("quantiles", [(0.001, 0.999), (0, 0.99)])
+def test_quantiles_are_found_however_far_an_outlier_lies(
+    outlier: float, quantiles: tuple[float, float]
+) -> None:
+    stored = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    stored[3, 0, 4, 5] = outlier
+    stored[5, 0, 2, 1] = -1 if quantiles[0] == 0 else -outlier
+    for offset in (0, 1000):
+        limits = measure_limits(list(stored + offset), quantiles, positive=False)
+        exact = torch.quantile(stored.reshape(-1), torch.tensor(quantiles).double()) + offset
+        np.testing.assert_allclose(np.ravel(limits), exact, atol=2e-3)
+
+
 @pytest.mark.filterwarnings("ignore:.*are clipped:UserWarning")
 def test_log_limits_leave_out_what_is_not_positive(tmp_path: Path) -> None:
     stored = fields(15, 8, 8)
@@ -231,10 +247,34 @@ def test_copies_are_found_whatever_their_type(tmp_path: Path) -> None:
     others = fields(5, 8, 8, seed=1)
     others[3] = stored[2]
     save(tmp_path / "b.npy", others.astype(">f8"))
-    domain = make(tmp_path / "a.npy", few_shot=None, held_out_root=str(tmp_path / "b.npy"))
+    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 14"):
+        domain = make(tmp_path / "a.npy", few_shot=None, held_out_root=str(tmp_path / "b.npy"))
     assert domain.skipped == [("[3]", "has the same bytes as few-shot picture [2]")]
     assert len(domain.few_shot) == 9
     assert len(domain.held_out) == 4
+
+
+@pytest.mark.parametrize("exponent", [0, -200, 200])
+def test_a_field_in_single_and_in_double_precision_is_one_field(
+    tmp_path: Path, exponent: int
+) -> None:
+    exact = fields(9, 12, 16) * 1.0000000123
+    others = fields(3, 12, 16, seed=1)
+    others[1] = exact[5].astype("f4")
+    # beyond the range of float32 the rounding is the same
+    options = {"low": 1e-4 * 10.0**exponent, "high": 1e5 * 10.0**exponent, "scaling": "linear"}
+    options["band_axis"] = "none"
+    scale = 2.0 ** (np.log2(10.0) * exponent // 1)
+    save(tmp_path / "a.npy", exact * scale)
+    save(tmp_path / "b.npy", others * scale)
+    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 12"):
+        domain = make(
+            tmp_path / "a.npy",
+            few_shot=9,
+            held_out_root=str(tmp_path / "b.npy"),
+            **options,
+        )
+    assert domain.skipped == [("[1]", "has the same pixels as few-shot picture [5]")]
 
 
 def test_field_with_nan_ends_the_run_or_is_skipped(tmp_path: Path) -> None:
@@ -248,6 +288,87 @@ def test_field_with_nan_ends_the_run_or_is_skipped(tmp_path: Path) -> None:
     assert len(domain.few_shot) + len(domain.held_out) == 14
 
 
+def test_errors_are_counted_by_kind_with_an_example_of_each(tmp_path: Path) -> None:
+    for index, field in enumerate(fields(12, 8, 8)):
+        if index in (1, 4, 9):
+            field[index // 2, 2] = np.nan
+        save(tmp_path / f"{index:02d}.npy", field[:5, :3] if index == 1 else field)
+    save(tmp_path / "20.npy", fields(1, 40, 8, 8)[0])
+    save(tmp_path / "21.npy", fields(1, 8, 8, 40)[0])
+    save(tmp_path / "22.npy", fields(1, 2, 5, 8, 8)[0])
+    (tmp_path / "23.npy").write_bytes(b"")
+    with pytest.raises(ImageError) as info:
+        make(tmp_path)
+    text = str(info.value)
+    assert text.startswith("7 of 16 pictures cannot be used (")
+    counts = text[text.index("(") + 1 : text.index(")")]
+    assert sorted(counts.split(", ")) == [
+        "NaN: 3",
+        "several images: 1",
+        "shape: 2",
+        "unreadable: 1",
+    ]
+    assert counts.startswith("NaN: 3, shape: 2")
+    assert text.count("must hold finite values") == 1
+    assert text.count("must show where its bands are") == 1
+    assert text.count("give a file of many fields") == 1
+    assert text.count("23.npy cannot be read") == 1
+    assert text.endswith("or leave all such pictures out with data.on_error=skip")
+    domain = make(tmp_path, on_error="skip", few_shot=4)
+    assert len(domain.skipped) == 7
+
+
+def test_replaced_nan_are_told_and_belong_to_the_digest(tmp_path: Path) -> None:
+    stored = fields(15, 8, 8)
+    stored[4, 1, 2] = stored[4, 0, 0] = stored[7, 3, 3] = np.nan
+    path = save(tmp_path / "a.npy", stored)
+    with pytest.warns(UserWarning, match=r"3 NaN values in 2 fields are replaced as data\.nan"):
+        filled = make(path, nan="median")
+    with pytest.warns(UserWarning, match="3 NaN values in 2 fields"):
+        zeros = make(path, nan="zero", scaling="linear", low=-1)
+    assert len(filled.few_shot) + len(filled.held_out) == 15
+    for domain, value in ((zeros, 0.0), (filled, float(np.nanmedian(stored[4])))):
+        names = [*domain.few_shot.names, *domain.held_out.names]
+        index = names.index("[4]")
+        chosen, own = (domain.few_shot, index) if index < 6 else (domain.held_out, index - 6)
+        assert domain.scale is not None
+        field = domain.scale.from_pictures(chosen[own])[0]
+        np.testing.assert_allclose(field[[1, 0], [2, 0]], [value] * 2, rtol=1e-5, atol=1e-3)
+
+
+def test_the_unit_of_all_fields_is_that_of_the_domain(tmp_path: Path) -> None:
+    from astropy.io import fits
+
+    for index, field in enumerate(fields(9, 8, 8)):
+        unit = fits.PrimaryHDU(field)
+        unit.header["BUNIT"] = "Jy"
+        unit.writeto(tmp_path / f"{index}.fits")
+    assert make(tmp_path, few_shot=4).unit == "Jy"
+    with fits.open(tmp_path / "3.fits", mode="update") as units:
+        units[0].header["BUNIT"] = "mJy"
+    with pytest.warns(
+        UserWarning, match=r"fields have different units: Jy \(8\), mJy \(1\); their"
+    ):
+        assert make(tmp_path, few_shot=4).unit is None
+
+
+def test_a_hot_pixel_is_told_with_its_remedy(tmp_path: Path) -> None:
+    stored = fields(15, 3, 8, 8)
+    path = save(tmp_path / "a.npy", stored)
+    measured = {"scaling": "linear", "low": None, "high": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        domain = make(path)
+    stored[numbers(domain.few_shot.names)[0], 1, 2, 3] = 1e9
+    save(path, stored)
+    with pytest.warns(UserWarning, match=r"use 0\.0% of .*limits of band 1 .*data\.quantiles=\["):
+        make(path, **measured)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*are clipped")
+        make(path, **(measured | {"quantiles": [0.01, 0.95]}))
+
+
 def test_field_that_changes_after_inspection_is_refused(tmp_path: Path) -> None:
     stored = fields(15, 8, 8)
     domain = make(save(tmp_path / "a.npy", stored))
@@ -257,6 +378,7 @@ def test_field_that_changes_after_inspection_is_refused(tmp_path: Path) -> None:
         domain.few_shot[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*of the range of values:UserWarning")
 def test_digest_changes_with_all_that_changes_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +407,7 @@ def test_sets_can_be_pickled(tmp_path: Path) -> None:
 
 
 def test_small_fields_are_enlarged_with_a_warning(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.npy", fields(15, 6, 8))
+    path = save(tmp_path / "a.npy", fields(15, 6, 6))
     with pytest.warns(UserWarning, match="15 pictures of radiation are smaller"):
         domain = make(path)
     assert domain.few_shot[0].shape == (3, 8, 8)
@@ -322,19 +444,3 @@ def test_a_pixel_shared_by_two_is_divided() -> None:
     field = torch.tensor([[[3.0, 6.0, 9.0]] * 3]).double()
     expected = torch.tensor([(3 + 3) / 1.5, (3 + 9) / 1.5]).double().expand(1, 2, 2)
     torch.testing.assert_close(resize(field, 2), expected)
-
-
-def test_samples_are_written_in_physical_units(tmp_path: Path) -> None:
-    scale = LinearScale([0.0], [200.0])
-    images = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 3, 2, 2)
-    path = tmp_path / "samples.npy"
-    write_physical(path, images.split(2), 5, scale)
-    written = np.load(path)
-    assert written.dtype == np.float32
-    np.testing.assert_array_equal(written[:, 0, 1, 0], [0, 50, 100, 150, 200])
-    assert written.shape == (5, 1, 2, 2)
-    assert [file.name for file in tmp_path.iterdir()] == ["samples.npy"]
-    path.unlink()
-    with pytest.raises(ValueError, match="count must be the number of images, 4, got 5"):
-        write_physical(path, images[:4].split(2), 5, scale)
-    assert not path.exists()

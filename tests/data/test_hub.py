@@ -106,7 +106,8 @@ def test_copies_across_splits_are_left_out_and_listed(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    domain = make(save(hub, tmp_path / "copy", kind), few_shot=8, held_out_split="test")
+    with pytest.warns(UserWarning, match="repeated pictures left out: 2 of 14"):
+        domain = make(save(hub, tmp_path / "copy", kind), few_shot=8, held_out_split="test")
     assert len(domain.few_shot) == 8
     assert len(domain.held_out) == 4
     assert len(domain.skipped) == 2
@@ -335,3 +336,15 @@ def test_a_description_of_another_kind_is_damage(hub: Any, tmp_path: Path) -> No
     file.write_text(json.dumps({**description, "features": "image"}))
     with pytest.raises(ValueError, match=r"saved cannot be used \(.*\); check .* fetch it again"):
         open_hub(tmp_path / "saved")
+
+
+def test_an_empty_id_is_refused_and_home_is_expanded(
+    hub: Any,  # noqa: ANN401
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match=r"^data\.id must be a folder or file, got nothing"):
+        make("")
+    save(hub, tmp_path / "copy", "saved")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(make("~/copy").held_out) == 5

@@ -75,7 +75,8 @@ def test_published_split_is_found_at_every_level_of_folder_and_zip(
 def test_copies_across_published_splits_are_left_out_and_listed(tmp_path: Path) -> None:
     root = afhq(tmp_path, "val")
     write_files(root, {"val/cat/copy.jpg": picture(2)})
-    domain = make(root, AFHQ, few_shot=5)
+    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 10"):
+        domain = make(root, AFHQ, few_shot=5)
     assert domain.skipped == [("copy.jpg", "has the same bytes as few-shot picture 2.jpg")]
     assert "copy.jpg" not in domain.held_out.names
 
@@ -134,6 +135,42 @@ def test_two_copies_of_the_layout_are_not_mixed(tmp_path: Path) -> None:
     afhq(tmp_path / "copy", "val")
     with pytest.raises(ValueError, match=r"once, got it in .*/afhq and .*/copy; set data\.root"):
         make(tmp_path, AFHQ)
+
+
+def test_the_root_itself_comes_before_what_lies_below_it(tmp_path: Path) -> None:
+    root = afhq(tmp_path / "afhq", "test")
+    old = write_files(root / "v1", {f"train/cat/{seed}.jpg": picture(seed) for seed in (30, 31)})
+    write_files(old, {f"val/cat/{seed}.jpg": picture(seed) for seed in (40, 41)})
+    archive = zipped(tmp_path / "both.zip", root, below="")
+    for place in (root, archive):
+        held_out = make(place, AFHQ, few_shot=2).held_out
+        assert sorted(held_out.names) == [f"{seed}.jpg" for seed in range(10, 14)]
+    assert sorted(make(old, AFHQ, few_shot=2).held_out.names) == ["40.jpg", "41.jpg"]
+
+
+def test_versions_beside_one_another_are_to_be_chosen_from(tmp_path: Path) -> None:
+    first, second = afhq(tmp_path / "x" / "v1", "val"), afhq(tmp_path / "x" / "v2", "test")
+    message = r"once, got it in .*v1 and .*v2; set data\.root to one of them"
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "x", AFHQ)
+    with pytest.raises(ValueError, match=r"got it in v1 and v2; unpack it and set data\.root"):
+        make(zipped(tmp_path / "both.zip", tmp_path / "x", below=""), AFHQ)
+    assert len(make(first, AFHQ).held_out) == len(make(second, AFHQ).held_out) == 4
+
+
+@pytest.mark.parametrize("place", ["", "train/cat", ".."])
+def test_versions_unpacked_into_one_folder_are_refused(tmp_path: Path, place: str) -> None:
+    root = afhq(tmp_path / "x" / "afhq", "val")
+    afhq(root, "test")
+    message = (
+        r"must hold one version of the data set afhq_cat, got \S+/train/cat with \S+/val/cat and "
+        r"\S+/train/cat with \S+/test/cat, whose pictures are mixed; unpack each into a folder"
+    )
+    with pytest.raises(ValueError, match=message):
+        make(root / place, AFHQ)
+    if not place:
+        with pytest.raises(ValueError, match=r"got train/cat with val/cat and train/cat with test"):
+            make(zipped(tmp_path / "a.zip", root, below=""), AFHQ)
 
 
 def test_database_of_another_name_is_not_taken_for_the_data_set(tmp_path: Path) -> None:

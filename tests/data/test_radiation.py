@@ -191,6 +191,34 @@ def test_values_outside_are_clipped_and_counted() -> None:
     assert torch.equal(pictures, torch.tensor([-1.0, 0.0, 0.5, 1.0]).expand(3, 1, 4))
 
 
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [
+        (LinearScale([1000], [1000.001]), torch.float64),
+        (FluxScale([1000], [1000.001]), torch.float64),
+        (LinearScale([0, 270], [1, 310]), torch.float32),
+        (LinearScale([0, -310], [1, -309]), torch.float64),
+    ],
+)
+def test_a_range_narrow_for_its_size_comes_back(scale: FieldScale, dtype: torch.dtype) -> None:
+    colours = torch.linspace(-1, 1, 101).expand(len(scale.low), 1, 101)
+    low, high = scale.low[-1], scale.high[-1]
+    expected = low + torch.linspace(0, 1, 101, dtype=torch.float64) * (high - low)
+    values = scale.to_flux(colours)
+    assert values.dtype == scale.dtype == dtype
+    # Over such a range the logarithm is linear to 5e-7 of it.
+    assert float((values[-1, 0] - expected).abs().max()) < 2e-6 * (high - low)
+    limited = scale.clip(values)[0]
+    torch.testing.assert_close(limited, values, rtol=0, atol=1e-6 * (high - low))
+    torch.testing.assert_close(scale.to_rgb(values), colours, rtol=0, atol=4e-6)
+
+
+def test_a_value_beyond_a_narrow_range_is_counted() -> None:
+    # half of the range above the limit, which is 5e-7 of the limit
+    values = torch.tensor([[[1000.0, 1000.0005, 1000.001, 1000.0015]]], dtype=torch.float64)
+    assert LinearScale([1000], [1000.001]).clip(values)[1] == 0.25
+
+
 def test_a_single_band_is_grey_and_comes_back_as_the_mean_colour() -> None:
     scale = LinearScale([0], [10])
     pictures = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1).expand(4, 3, 2, 2)

@@ -137,9 +137,9 @@ def test_huge_files_are_refused_before_they_are_read(
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.png", bytes(1001))
     (tmp_path / "bomb.png").write_bytes(bytes(1001))
-    for root in (tmp_path, tmp_path / "a.zip"):
+    for root in (FolderSource(tmp_path), ZipSource(tmp_path / "a.zip")):
         with pytest.raises(ImageError, match=r"bomb\.png must be at most 1000 bytes, got 1001"):
-            open_source(root).read(0)
+            root.read(0)
 
 
 def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

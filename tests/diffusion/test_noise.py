@@ -74,6 +74,19 @@ def test_streams_have_their_own_numbers() -> None:
     assert (Stream.LATENT, Stream.DECODE, Stream.FIT) == (0, 1, 2)
 
 
+def test_some_streams_go_on_where_they_are() -> None:
+    source, whole = noise(5, [7, 3, 4]), noise(5, [7, 3, 4])
+    expected = torch.stack([whole.normal(2) for _ in range(3)])
+    assert torch.equal(source.normal(2), expected[0])
+    some = source.only([2, 0])
+    assert len(some) == 2
+    assert list(some.indices) == [4, 7]
+    assert torch.equal(some.normal(2), expected[1, [2, 0]])
+    # the ones left out have not moved
+    assert torch.equal(source.normal(2)[1], expected[1, 1])
+    assert torch.equal(some.attempts(0, [1]).normal(4), noise(5, [4]).attempts(0, [1]).normal(4))
+
+
 def test_an_attempt_depends_on_seed_index_and_number_alone() -> None:
     source = noise(5, [7, 3])
     attempts = all_draws(source.attempts(1, range(2, 5)))

@@ -7,7 +7,14 @@ from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ood_sampler.diffusion.schedule import CLEAN, Schedule, check_step, grid, trunk
+from ood_sampler.diffusion.schedule import (
+    CLEAN,
+    Schedule,
+    check_latent_step,
+    check_step,
+    grid,
+    trunk,
+)
 
 NAMES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 
@@ -189,3 +196,34 @@ def test_scales_on_the_host_are_those_of_the_table(step: int) -> None:
     schedule = Schedule.linear()
     alpha, sigma = schedule(torch.tensor(step))
     assert schedule.scales(step) == pytest.approx((float(alpha), float(sigma)), rel=1e-15)
+
+
+def test_zero_terminal_snr_keeps_the_first_step_and_ends_in_noise() -> None:
+    plain = Schedule.linear(100)
+    zero = plain.with_zero_terminal_snr()
+    (first, _), (last, sigma) = zero.scales(0), zero.scales(99)
+    assert first == pytest.approx(plain.scales(0)[0], rel=1e-15)
+    assert (last, sigma) == (0, 1)
+    assert zero.is_pure_noise(99)
+    assert not zero.is_pure_noise(98)
+    # alphas are an affine map of the plain ones
+    alphas, before = zero.alpha_bars[1:].sqrt(), plain.alpha_bars[1:].sqrt()
+    slope = (alphas[0] - alphas[50]) / (before[0] - before[50])
+    torch.testing.assert_close(alphas, alphas[0] + slope * (before - before[0]), rtol=0, atol=1e-14)
+    assert (plain.last_invertible, zero.last_invertible, zero.without_last().last_invertible) == (
+        99,
+        98,
+        98,
+    )
+    with pytest.raises(ValueError, match="T must be >= 2"):
+        Schedule.linear(1).with_zero_terminal_snr()
+
+
+def test_a_step_that_keeps_nothing_of_the_image_is_no_step_of_latents() -> None:
+    zero = Schedule.linear(100).with_zero_terminal_snr()
+    assert check_latent_step(98, zero) == 98
+    assert check_latent_step(99, Schedule.linear(100)) == 99
+    with pytest.raises(ValueError, match=r"step must be at most 98, got 99: .*alpha = 0"):
+        check_latent_step(99, zero)
+    with pytest.raises(ValueError, match=r"step must be in 0\.\.99"):
+        check_latent_step(100, zero)

@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 from toys import (
+    MEAN,
     SCHEDULE,
     Constant,
     Counting,
@@ -19,6 +21,7 @@ from toys import (
     smooth_schedule,
 )
 
+from ood_sampler.diffusion.denoiser import VelocityDenoiser
 from ood_sampler.diffusion.schedule import CLEAN, grid
 from ood_sampler.diffusion.solvers import (
     BdiaSolver,
@@ -301,3 +304,52 @@ def test_round_trips_of_second_order_solvers_beat_ddim_at_equal_cost() -> None:
     assert error(once) < error(heun)
     assert error(twice) < error(once)
     assert all(later < earlier for earlier, later in pairwise([error(ddim), error(once)]))
+
+
+def zero_snr(variance: float) -> VelocityDenoiser:
+    """The exact velocity of N(mu, v I) data, also where nothing of it is left."""
+    schedule = SCHEDULE.with_zero_terminal_snr()
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (float(scale) for scale in schedule(t[0]))
+        centred = (x_t - alpha * MEAN) / (alpha**2 * variance + sigma**2)
+        return alpha * sigma * centred - sigma * (MEAN + alpha * variance * centred)
+
+    return VelocityDenoiser(velocity, schedule)
+
+
+@pytest.mark.parametrize("solver", every_solver(400, power=1), ids=named)
+def test_pure_noise_at_zero_snr_decodes_to_the_data(solver: Solver) -> None:
+    # the flow takes N(0, I) to N(mu, v I) by x_0 = mu + sqrt(v) x_T
+    x_t = normal(2, 3, 2, 2)
+    for variance in (0.25, 1.0):
+        x_0 = solver.decode(zero_snr(variance), x_t, step=999)
+        error = (x_0 - MEAN - math.sqrt(variance) * x_t).abs().max()
+        assert error < 0.02, variance
+
+
+@pytest.mark.parametrize("solver", every_solver(10), ids=named)
+def test_nothing_is_inverted_to_a_step_of_pure_noise(solver: Solver) -> None:
+    denoiser, x_0 = zero_snr(0.5), normal(1, 3, 2, 2)
+    with pytest.raises(ValueError, match=r"step must be at most 998, got 999: .* nothing of an"):
+        solver.invert(denoiser, x_0, [500, 999])
+    latents = solver.invert(denoiser, x_0, [998])[998]
+    assert latents.isfinite().all()
+
+
+def test_noise_on_the_way_from_pure_noise_has_the_ddim_variance() -> None:
+    # of data that is one point every marginal is exact: x_s = alpha mu + sigma n, for every eta
+    denoiser, n = zero_snr(0.0), 4000
+    draws = torch.Generator().manual_seed(0)
+    x_t = torch.randn(n, 3, 1, 1, generator=draws, dtype=torch.float64)
+    for eta in (0.0, 0.6, 1.0):
+        flow = Flow(denoiser)
+        noise = torch.randn(x_t.shape, generator=draws, dtype=torch.float64)
+        x_s = flow.leave_noise(x_t, 999, 500, eta=eta, noise=lambda noise=noise: noise)
+        alpha, sigma = scales(500, denoiser.schedule)
+        drawn = (x_s - alpha * MEAN) / sigma
+        assert float(drawn.var()) == pytest.approx(1, abs=5 * math.sqrt(2 / (3 * n)))
+        expected = eta * noise + math.sqrt(1 - eta**2) * x_t
+        torch.testing.assert_close(drawn, expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"eta=0\.5 needs a source of noise"):
+        DdimSolver(steps=3, power=1).decode(denoiser, x_t, step=999, eta=0.5)

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.paper import __main__ as paper
+from ood_sampler.command.checking import check_command
 from ood_sampler.help import CONF
-from ood_sampler.run import check_command
 
 STUDIES = sorted(file.stem for file in (CONF / "study").glob("*.yaml"))
 
@@ -38,6 +38,33 @@ def test_every_model_has_the_shipped_domains_first_and_then_the_folders(tmp_path
     )
 
 
+def test_naming_a_shipped_domain_leaves_the_others_out(tmp_path: Path) -> None:
+    cats = tmp_path / "cats.v2"
+    cats.mkdir()
+    domains = ["galaxy32", str(cats)]
+    assert list(overrides("frontier", "embedded", domains)) == [
+        f"{model}_{domain}" for model in ("dog32", "ship32") for domain in ("galaxy32", "cats.v2")
+    ]
+    assert list(overrides("frontier", "embedded", ["radiation32"], ["dog32"])) == [
+        "dog32_radiation32"
+    ]
+    # a model without the domain has no run
+    assert list(overrides("frontier", "paper", ["celeba"])) == [
+        f"{model}_celeba" for model in ("iddpm_afhqdog", "ddpm_church", "ddpm_bedroom")
+    ]
+
+
+def test_only_leaves_all_shipped_domains_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cats").mkdir()
+    domains = ["only", str(tmp_path / "cats")]
+    assert list(overrides("frontier", "embedded", domains, ["dog32"])) == ["dog32_cats"]
+    # astro has nothing to measure then, which is no fault of make paper
+    assert paper.main(["astro", "--domains", *domains, "--output", str(tmp_path)]) == 0
+    assert "astro leaves folders out" in capsys.readouterr().err
+
+
 def test_models_are_chosen_from_those_of_the_scale() -> None:
     chosen = overrides("frontier", "paper", [], ["ddpm_church"])
     assert list(chosen) == ["ddpm_church_celeba", "ddpm_church_bedroom", "ddpm_church_afhq_dog"]
@@ -53,6 +80,8 @@ def test_a_table_without_a_domain_is_refused(capsys: pytest.CaptureFixture[str])
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"/no/such does not exist: DOMAINS takes"):
         list(paper.runs("frontier", "embedded", ["/no/such"]))
+    with pytest.raises(FileNotFoundError, match=r"galxy32 does not exist: .* galaxy32, radiation"):
+        list(paper.runs("frontier", "embedded", ["galxy32"]))
 
 
 def test_any_path_and_name_is_a_command(tmp_path: Path) -> None:

@@ -38,11 +38,12 @@ from safetensors.torch import save_file
 
 from ood_sampler.data.arrays import ArraySource
 from ood_sampler.data.artifact import Artifact, load_json, load_state, save_json, save_state
-from ood_sampler.data.domain import inspect
 from ood_sampler.data.fields import inspect_field
 from ood_sampler.data.hub import HubSource
 from ood_sampler.data.images import fit_square, read_rgb
+from ood_sampler.data.layout import Layout
 from ood_sampler.data.sources import open_source
+from ood_sampler.data.split import inspect
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 
 SECONDS = 10
@@ -254,7 +255,7 @@ def _pictures(path: Path) -> None:
     source = open_source(path)
     for index in range(len(source)):
         with suppress(ValueError):
-            inspect(source, index)
+            inspect(source, index, resolution=16)
 
 
 def _picture(path: Path) -> None:
@@ -264,16 +265,16 @@ def _picture(path: Path) -> None:
 
 
 def _fields(path: Path) -> None:
-    source = ArraySource(path, array=None, band_axis=None, bands=None)
+    source = ArraySource(path, Layout())
     for index in range(min(len(source), 3)):
-        inspect_field(source, index)
+        inspect_field(source, index, resolution=16)
 
 
 def _rows(path: Path) -> None:
     source = HubSource(str(path), config=None, revision=None, split="train", column=None)
     for index in range(len(source)):
         with suppress(ValueError):
-            inspect(source, index)
+            inspect(source, index, resolution=16)
 
 
 _FIGURES = {"figures": {"fid": 12.345678901234567, "kid": None}, "blend_pair": [0.25, 1e-9, 3]}
@@ -428,7 +429,7 @@ def _arrays(folder: Path) -> dict[str, Target]:
     from astropy.io import fits
 
     folder.mkdir()
-    values = np.random.default_rng(0).uniform(0, 1, (3, 6, 5))
+    values = np.random.default_rng(0).uniform(0, 1, (3, 6, 6))
     np.save(folder / "a.npy", values)
     np.savez(folder / "b.npz", flux=values)
     np.savez_compressed(folder / "c.npz", flux=values, labels=np.arange(3))

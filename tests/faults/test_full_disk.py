@@ -19,7 +19,7 @@ import torch
 
 from ood_sampler.data import artifact
 from ood_sampler.data.artifact import write_atomically
-from ood_sampler.data.fields import write_physical
+from ood_sampler.data.physical import write_fits, write_physical
 from ood_sampler.data.radiation import FluxScale
 from ood_sampler.report.grid import save_png
 from ood_sampler.report.results import write_json
@@ -131,6 +131,7 @@ def test_a_file_of_a_report_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
         "metrics.json": lambda path: write_json(path, {"psnr": list(range(100))}),
         "grid.png": lambda path: save_png(noise, path),
         "samples.npy": lambda path: write_physical(path, [blocks], 4, scale),
+        "samples.fits": lambda path: write_fits(path, [blocks], 4, scale, unit=None),
         "report.html": lambda path: write_atomically(path, bytes(10**6)),
     }
     for name in writers:
@@ -187,7 +188,8 @@ def test_a_command_whose_report_finds_no_space_is_told_so_and_ends_well_the_next
         (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
         assert "No space left on device" in error
         assert str(small_disk) in error
-        shutil.rmtree(small_disk / "report")
+        # not there where not even the configuration found space
+        shutil.rmtree(small_disk / "report", ignore_errors=True)
     mount(small_disk, 2**23, "remount")
     ended = run()
     assert ended.returncode == 0, ended.stderr

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from ood_sampler.command.checking import check_command
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import Solver
@@ -24,7 +25,6 @@ from ood_sampler.help import CONF
 from ood_sampler.latents.store import InMemory
 from ood_sampler.modules.prediction import make_trainer
 from ood_sampler.plan import Settings
-from ood_sampler.run import check_command
 from ood_sampler.samplers.base import InvertedSet, Sampler
 
 MODES = {

@@ -1,7 +1,9 @@
 """wandb missing, unreachable, hanging or dying: the run ends well and says what was not logged."""
 
+import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ood_sampler.report import tracking
-from ood_sampler.report.tracking import WandbTracker
+from ood_sampler.report.tracking import Curves, Entry, NoTracker, Table, WandbTracker
 
 STAND_INS = {
     "missing": ("raise ImportError('No module named wandb')", "No module named wandb"),
@@ -65,7 +67,8 @@ if sys.argv[0].endswith("tracking.py"):
 def record(folder: Path, mode: str = "offline") -> None:
     Image.new("RGB", (8, 8)).save(folder / "grid.png")
     tracker = WandbTracker(project="test", mode=mode)  # type: ignore[arg-type]
-    tracker.record(folder, {"seed": 0}, {"test/fid": 1.5}, folder / "grid.png")
+    pictures = {"grid": folder / "grid.png"}
+    tracker.record(folder, Entry({"seed": 0}, {"test/fid": 1.5}, pictures))
 
 
 def stand_in(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +128,93 @@ def test_what_is_sent_is_what_was_given(
         f'{{"test/fid": 1.5, "grid": "{run}/grid.png"}}',
         "finished",
     ]
+
+
+def test_tables_with_pictures_and_curves_are_sent_under_the_name_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = (
+        "import json, types\n"
+        "sent = open(__file__ + '.txt', 'a')\n"
+        "class Run:\n"
+        "    def log(self, figures): sent.write(json.dumps(figures) + '\\n')\n"
+        "    def finish(self): pass\n"
+        "def init(settings, dir, mode, project, **naming):\n"
+        "    sent.write(json.dumps(naming) + '\\n')\n"
+        "    return Run()\n"
+        "Settings = lambda **_: None\n"
+        "Image = lambda path: 'image ' + path\n"
+        "Table = lambda columns, data, allow_mixed_types: [columns, *data]\n"
+        "plot = types.SimpleNamespace(line_series=lambda **lines: lines)"
+    )
+    stand_in(tmp_path / "path", "wandb.py", text, monkeypatch)
+    picture = tmp_path / "a.png"
+    entry = Entry(
+        {"root": os.fsdecode(b"caf\xe9")},
+        name="dog32_galaxy32_cog_t500_eta0",
+        group="sweep",
+        tags=["dog32", "galaxy32"],
+        tables={"samples": Table(["number", "sample"], [[0, picture], [1, None]])},
+        curves={"test/kid": Curves("inversion.step", {"eta=0": [(300, 0.2), (500, 0.1)]})},
+    )
+    WandbTracker(project="test", mode="offline").record(tmp_path, entry)
+    assert caplog.messages == []
+    naming, logged = map(json.loads, (tmp_path / "path/wandb.py.txt").read_text().splitlines())
+    assert naming == {
+        "config": {"root": "caf\ufffd"},
+        "name": "dog32_galaxy32_cog_t500_eta0",
+        "group": "sweep",
+        "tags": ["dog32", "galaxy32"],
+    }
+    assert logged == {
+        "samples": [["number", "sample"], [0, f"image {picture}"], [1, None]],
+        "test/kid": {
+            "xs": [[300, 500]],
+            "ys": [[0.2, 0.1]],
+            "keys": ["eta=0"],
+            "title": "test/kid",
+            "xname": "inversion.step",
+        },
+    }
+
+
+def test_the_installed_package_takes_tables_and_curves_offline(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("wandb")
+    picture = tmp_path / "it's a picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    entry = Entry(
+        {"seed": 0},
+        {"test/fid": 1.5},
+        {"grid": picture},
+        tables={
+            "samples": Table(["number", "sample", "near"], [[0, picture, True], [1.5, None, "x"]])
+        },
+        curves={"test/kid": Curves("inversion.step", {"eta=0": [(300, 0.2)]})},
+    )
+    tracker = WandbTracker(project="test", mode="offline")
+    assert tracker.upload(tmp_path) is None
+    tracker.record(tmp_path, entry)
+    assert caplog.messages == []
+    (run,) = tmp_path.glob("wandb/offline-run-*")
+    tables = {file.name.partition("_")[0] for file in run.rglob("*.table.json")}
+    assert "samples" in tables
+    assert tracker.upload(tmp_path) == f"wandb sync {shlex.quote(str(run))}"
+
+
+def test_all_runs_of_a_sweep_are_sent_by_one_command(tmp_path: Path) -> None:
+    folder = tmp_path / "two words"
+    for run in ("0/wandb/offline-run-a", "1/wandb/offline-run-b"):
+        (folder / run).mkdir(parents=True)
+    tracker = WandbTracker(project="test", mode="offline")
+    assert tracker.upload(folder) == f"wandb sync '{folder}'/*/wandb/offline-run-*"
+    (folder / "wandb" / "offline-run-c").mkdir(parents=True)
+    assert tracker.upload(folder) == (
+        f"wandb sync '{folder}'/wandb/offline-run-* '{folder}'/*/wandb/offline-run-*"
+    )
+    assert WandbTracker(project="test", mode="online").upload(folder) is None
+    assert NoTracker().upload(folder) is None
 
 
 def test_an_account_that_is_not_there_is_said(

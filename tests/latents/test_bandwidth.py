@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
-from ood_sampler.latents.bandwidth import Point, Thresholds, find_band
+from ood_sampler.latents.bandwidth import Point, Thresholds, find_band, ranked
 
-THRESHOLDS = Thresholds(retention=0.8, novelty=0.4)
+THRESHOLDS = Thresholds(retention=0.8, novelty=0.4, near_copies=0.02)
 
 
 def curve() -> list[Point]:
@@ -72,10 +74,55 @@ def test_thresholds_are_shares_of_what_real_pictures_reach() -> None:
     relative = THRESHOLDS.relative_to(retention=0.5, novelty=0.6)
     assert relative.retention == pytest.approx(0.4)
     assert relative.novelty == pytest.approx(0.24)
+    assert relative.near_copies == 0.02
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match=r"steps must increase, got \[500, 500\]"):
         find_band([curve()[3]] * 2, THRESHOLDS)
     with pytest.raises(ValueError, match=r"novelty must be in \(0, 1\], got 1.5"):
-        Thresholds(retention=0.5, novelty=1.5)
+        Thresholds(retention=0.5, novelty=1.5, near_copies=0.0)
+    with pytest.raises(ValueError, match=r"near_copies must be in \[0, 1\), got -0.1"):
+        Thresholds(retention=0.5, novelty=0.5, near_copies=-0.1)
+
+
+def test_steps_of_near_copies_are_not_usable() -> None:
+    points = curve()
+    # beyond doubt 0.1 more than new pictures make; 0.02 are allowed
+    points[3] = replace(points[3], near_copies=0.3, excess=0.1)
+    assert THRESHOLDS.lack(points[3]) == pytest.approx(0.08)
+    lost = replace(points[3], retention=0.7, novelty=0.1)
+    assert THRESHOLDS.lack(lost) == pytest.approx(0.1 + 0.3)
+    band = find_band(points, THRESHOLDS)
+    assert band is not None
+    assert band.chosen == 400
+    # 0 -> 0.1 passes 0.02 at a fifth
+    assert band.high == pytest.approx(420)
+
+
+def distances(*settings: tuple[float, float]) -> list[Point]:
+    return [Point(0, 1, 0.5, distance, error) for distance, error in settings]
+
+
+def test_the_nearest_come_first() -> None:
+    assert ranked(distances((3, 0.1), (1, 0.1), (2, 0.1))) == [1, 2, 0]
+    assert ranked([]) == []
+
+
+def test_ties_are_broken_by_near_copies_and_then_by_novelty() -> None:
+    # 1.0 and 1.4 differ by the error of their difference, 1.0 and 1.5 by more
+    points = distances((1.0, 0.3), (1.5, 0.3), (1.4, 0.28))
+    assert ranked(points) == [0, 2, 1]
+    newer = [replace(point, novelty=0.6 + k / 10) for k, point in enumerate(points)]
+    assert ranked(newer) == [2, 0, 1]
+    copying = [replace(point, near_copies=0.01 * k) for k, point in enumerate(newer)]
+    assert ranked(copying) == [0, 1, 2]
+
+
+def test_a_negative_distance_is_no_better_than_that_of_real_pictures() -> None:
+    copies, mixed = Point(0, 1, 0.2, -9.0, 0.5, near_copies=0.36), Point(0, 1, 0.6, 0.4, 0.5)
+    far = Point(0, 1, 0.9, 2.0, 0.5)
+    assert ranked([copies, mixed, far]) == [1, 0, 2]
+    # where real pictures are no nearer than 1.5, all are as near as these
+    assert ranked([copies, mixed, far], floor=1.5) == [2, 1, 0]
+    assert ranked([copies, mixed, far], floor=-1.5) == [1, 0, 2]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ood_sampler.metrics import feature_sets
-from ood_sampler.metrics.authenticity import Authenticity, authenticity, nearest
+from ood_sampler.metrics.authenticity import Authenticity, authentic, authenticity, nearest
 
 
 def normal(rows: int, columns: int = 4, seed: int = 0) -> Tensor:
@@ -49,6 +49,24 @@ def test_copies_and_strangers() -> None:
     assert float(authenticity(reference, reference)) == 0
     assert float(authenticity(reference + 1e-6, reference)) == 0
     assert float(authenticity(reference + 100, reference)) == 1
+
+
+def test_repeated_references_are_one() -> None:
+    samples = torch.tensor([[-2.0], [0.0], [0.75], [2.5], [7.0]])
+    expected = authentic(samples, REFERENCE).tolist()
+    assert expected == [True, False, False, True, False]
+    # of 1, which two samples are nearest to, there are ten; the last ones differ by rounding
+    several = torch.cat([REFERENCE, REFERENCE[1:2].repeat(5, 1), REFERENCE[[1] * 4] + 2e-7])
+    assert authentic(samples, several).tolist() == expected
+    one_in_ten = torch.cat([normal(9), normal(9)[:1]])
+    assert float(authenticity(one_in_ten, one_in_ten)) == 0
+
+
+def test_copies_of_one_image_ten_times_are_no_new_images() -> None:
+    image = normal(1)
+    # nothing says how far from it a new image would lie
+    for samples in (image.repeat(4, 1), image + 5):
+        assert float(authenticity(samples, image.repeat(10, 1))) == 0
 
 
 @settings(deadline=None, derandomize=True, max_examples=20)

@@ -12,6 +12,7 @@ from ood_sampler.metrics.evaluation import Described, Evaluation
 from ood_sampler.metrics.features import FeatureExtractor
 from ood_sampler.metrics.frechet import FrechetDistance
 from ood_sampler.metrics.kernel import KernelDistance
+from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.prdc import PRDC
 
 
@@ -37,7 +38,7 @@ SAMPLES, HELD_OUT, FEW_SHOT = described(40, 0, 0.4), described(60, 1), described
 def figures() -> dict[str, float]:
     return {
         **EVALUATION.against_held_out(SAMPLES, HELD_OUT),
-        **EVALUATION.against_few_shot(SAMPLES, FEW_SHOT)[0],
+        **EVALUATION.against_few_shot(SAMPLES, FEW_SHOT, HELD_OUT)[0],
         **EVALUATION.captured(SAMPLES, described(30, 3, 2).features, HELD_OUT),
     }
 
@@ -56,6 +57,8 @@ def test_figures_are_those_of_the_metrics() -> None:
         "authenticity": float(authenticity(SAMPLES.features, FEW_SHOT.features)),
         **{name: float(value) for name, value in manifold.compute()._asdict().items()},
     }
+    copies = near_copies(SAMPLES.features, FEW_SHOT.features, HELD_OUT.features)
+    expected["near_copies"] = float(copies.double().mean())
     blend, captured = BlendScore(), CapturedFraction(nearest_k=3, seed=0)
     blend.update(SAMPLES.thumbnails, reference=False)
     blend.update(FEW_SHOT.thumbnails, reference=True)
@@ -90,12 +93,14 @@ def test_what_has_no_meaning_is_left_out() -> None:
     few = EVALUATION.against_held_out(described(4, 0), HELD_OUT)
     assert "fid_infinity" not in few
     assert all(math.isfinite(value) for value in few.values())
-    alone, blend = EVALUATION.against_few_shot(FEW_SHOT, FEW_SHOT)
+    alone, blend = EVALUATION.against_few_shot(FEW_SHOT, FEW_SHOT, HELD_OUT)
     assert alone["diversity_clusters"] == 0
     assert "diversity" not in alone
     assert blend.shape == (20,)
     one, _ = EVALUATION.against_few_shot(
-        Described(FEW_SHOT.features[:1] + 0.1 * torch.eye(5)[:2], SAMPLES.thumbnails[:2]), FEW_SHOT
+        Described(FEW_SHOT.features[:1] + 0.1 * torch.eye(5)[:2], SAMPLES.thumbnails[:2]),
+        FEW_SHOT,
+        HELD_OUT,
     )
     assert one["diversity"] == pytest.approx(0.1 * 2**0.5, rel=1e-5)
     assert "diversity_low" not in one
@@ -117,7 +122,7 @@ def test_only_shares_have_the_bounds_of_a_share() -> None:
     copies = Described(line[[0, 0, 0, 2, 2, 2]] - 0.5 * torch.eye(5)[0], SAMPLES.thumbnails[:6])
     evaluation = Evaluation(extractor=Nothing(), nearest_k=1, seed=0)
     found = evaluation.against_held_out(copies, pictures)
-    found |= evaluation.against_few_shot(copies, pictures)[0]
+    found |= evaluation.against_few_shot(copies, pictures, HELD_OUT)[0]
     reach = 1 - 0.025 ** (1 / 6)
     for key, expected in {
         "precision": (1 - reach, 1, 1),

@@ -8,9 +8,11 @@ from ood_sampler.metrics import feature_sets
 from ood_sampler.metrics.feature_sets import (
     check_sets,
     distance_blocks,
+    distinct,
     kth_nearest,
     neighbour_distance,
     row_blocks,
+    same,
     stack,
 )
 
@@ -118,3 +120,21 @@ def test_stack_joins_batches() -> None:
     assert stack(x, name="real").equal(x)  # as after a reduction over processes
     with pytest.raises(ValueError, match="real must not be empty"):
         stack([], name="real")
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(block=st.integers(1, 300), offset=st.floats(-100, 100), seed=st.integers(0, 99))
+def test_vectors_that_differ_by_rounding_alone_are_one(
+    block: int, offset: float, seed: int
+) -> None:
+    x = normal(12, 3, seed) + offset
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+    repeated = torch.cat([x, x[:8] * (1 + 1e-7)])[order]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_sets, "_BLOCK_ENTRIES", block)
+        kept = distinct(repeated)
+    assert len(kept) == 12
+    # one of each
+    assert bool(same(kth_nearest(x, kept, k=1).distance, x).all())
+    assert bool((kth_nearest(kept, x, k=1).indices.sort().values == torch.arange(12)).all())
+    assert distinct(x).equal(x)

@@ -1,10 +1,13 @@
 import pytest
 import torch
 
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import (
     centred_interval,
+    difference_interval,
     mean_interval,
     normal_interval,
+    share_interval,
     with_bounds,
 )
 
@@ -66,3 +69,36 @@ def test_from_a_standard_error() -> None:
         "kid_low": interval.low,
         "kid_high": interval.high,
     }
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [
+        # quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k)
+        (0, 10, 0.0, 0.30849710781876083),
+        (1, 10, 0.0025285785444617869, 0.44501611702899056),
+        (11, 64, 0.08904899632910289, 0.2867536578734714),
+        (10, 10, 0.69150289218123917, 1.0),
+        (50, 5000, 0.007431046999410098, 0.01316273826020126),
+    ],
+)
+def test_interval_of_a_share_is_that_of_clopper_and_pearson(
+    count: int, total: int, low: float, high: float
+) -> None:
+    found = torch.arange(total) < count
+    assert share_interval(found) == pytest.approx((count / total, low, high), rel=1e-9, abs=1e-12)
+    assert share_interval(found.flip(0)) == share_interval(found)
+
+
+def test_interval_of_a_small_share_of_few_images_holds_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(400, 24, generator=generator) < 0.03
+    held = sum(low <= 0.03 <= high for _, low, high in map(share_interval, draws)) / 400
+    assert held >= 0.95
+
+
+def test_interval_of_a_difference_by_hand() -> None:
+    first, second = Interval(0.5, 0.2, 0.9), Interval(0.1, 0.07, 0.5)
+    assert difference_interval(first, second) == pytest.approx(
+        (0.4, 0.4 - 0.5, 0.4 + (0.4**2 + 0.03**2) ** 0.5)
+    )

@@ -3,6 +3,8 @@ import pickle
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,7 +61,14 @@ WRAPPINGS: dict[str, Callable[[State], object]] = {
     "ema_state_dict": lambda s: {"ema_state_dict": s, "state_dict": silent(s)},
     "params_ema": lambda s: {"params": silent(s), "params_ema": s},
     "shadow": lambda s: {"model": silent(s), "average": {"decay": 0.999, "shadow": s}},
+    "shadow_params": lambda s: {
+        "model": prefixed(silent(s), "module."),
+        "ema": {"decay": 0.999, "num_updates": 3, "shadow_params": list(s.values())},
+    },
     "module.": lambda s: prefixed(s, "module."),
+    "module._orig_mod.": lambda s: {"ema": prefixed(s, "module._orig_mod.")},
+    "_orig_mod inside": lambda s: {n.replace("mid.", "mid._orig_mod."): s[n] for n in s},
+    "ema beside module": lambda s: prefixed(silent(s), "module.") | prefixed(s, "ema.module."),
     "model._orig_mod.": lambda s: prefixed(s, "model._orig_mod."),
     "flat ema": lambda s: prefixed(silent(s), "model.") | prefixed(s, "model_ema."),
     "bare beside ema": lambda s: silent(s) | prefixed(s, "ema."),
@@ -207,6 +216,37 @@ def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, message: str, f
         load_checkpoint(file)
 
 
+def test_an_archive_is_to_be_unpacked(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("unet/config.json", "{}")
+        archive.writestr("unet/diffusion_pytorch_model.bin", "")
+    with pytest.raises(
+        ValueError, match=r"got a zip archive of unet/config\.json and others: unpa"
+    ):
+        load_checkpoint(file)
+    packed = file.with_suffix(".tar.gz")
+    for mode, kind in (("w", "tar"), ("w:gz", "gzip"), ("w:xz", "xz")):
+        with tarfile.open(packed, mode) as archive:  # type: ignore[call-overload]
+            archive.add(file, arcname="model.pt")
+        with pytest.raises(ValueError, match=rf"got an archive \({kind}\): unpack it"):
+            load_checkpoint(packed)
+
+
+def test_a_json_file_is_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "model_index.json"
+    file.write_text('{"_class_name": "DDPMPipeline"}')
+    with pytest.raises(
+        ValueError, match=r"got JSON: set model\.path to the folder of the pipeline"
+    ):
+        load_checkpoint(file)
+
+
+def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.pt").symlink_to(PESSER)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_checkpoint("~/model.pt").schedule.T == read_schedule("~/model.pt").T
+
+
 @pytest.mark.parametrize("kind", ["archive", "old", "safetensors"])
 def test_truncated_files_are_refused(kind: str, state: State, file: Path) -> None:
     if kind == "safetensors":
@@ -291,6 +331,17 @@ def test_averages_that_are_not_understood_are_told(
     load_checkpoint(file)
     told = "averaged weights at model_ema. that are not understood: the raw ones are taken"
     assert (told in caplog.text) == bool(left_out)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_averages_without_names_that_do_not_fit_are_told(
+    fits: bool, state: State, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    averages = list(state.values())[: None if fits else -1]
+    torch.save({"model": state, "ema": {"shadow_params": averages}}, file)
+    load_checkpoint(file)
+    told = "averaged weights at shadow_params that are not understood: the raw ones are taken"
+    assert (told in caplog.text) != fits
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
+from ood_sampler.command.checking import check_command
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
@@ -22,7 +23,6 @@ from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
 from ood_sampler.pipeline import Pipeline, Settings
-from ood_sampler.run import check_command
 from ood_sampler.samplers.cog import CogSampler
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -101,14 +101,19 @@ def hub(name: str, repository: str) -> Callable[[Path], FrozenModel]:
     return stand_in
 
 
-def file(name: str, published: str, fixture: str) -> Callable[[Path], FrozenModel]:
+def file(name: str, published: str, fixture: str, *overrides: str) -> Callable[[Path], FrozenModel]:
     fields = {"guided_diffusion": GUIDED, "pesser": DDPM}[fixture]
 
     def stand_in(cache: Path) -> FrozenModel:
         checkpoint(fixture, cache / "models" / name / published)
-        return model(name, f"model.resolution={SIZE}", *small(fields))
+        return model(name, f"model.resolution={SIZE}", *small(fields), *overrides)
 
     return stand_in
+
+
+def unchecked(published: str) -> str:
+    """Its source without the checksums that the published file has and a stand-in has not."""
+    return f"model.sources=[{{drive: 1aB, file: {published}}}]"
 
 
 def any_pipeline(cache: Path) -> FrozenModel:
@@ -137,12 +142,15 @@ STAND_INS: dict[str, Callable[[Path], FrozenModel]] = {
     "ship32": lambda cache: model("ship32"),
     "iddpm_afhqdog": file("iddpm_afhqdog", "afhqdog_p2.pt", "guided_diffusion"),
     "iddpm_ffhq": file("iddpm_ffhq", "ffhq_10m.pt", "guided_diffusion"),
-    "ddpm_celebahq": hub("ddpm_celebahq", "google/ddpm-celebahq-256"),
-    "ddpm_celebahq file": file("ddpm_celebahq", "celeba_hq.ckpt", "pesser"),
-    "ddpm_church": hub("ddpm_church", "google/ddpm-church-256"),
-    "ddpm_church file": file("ddpm_church", "church_outdoor.ckpt", "pesser"),
-    "ddpm_bedroom": hub("ddpm_bedroom", "google/ddpm-bedroom-256"),
-    "ddpm_bedroom file": file("ddpm_bedroom", "bedroom.ckpt", "pesser"),
+    "iddpm_ffhq_p2": file("iddpm_ffhq_p2", "ffhq_p2.pt", "guided_diffusion"),
+    "ddpm_celebahq": hub("ddpm_celebahq", "google/ddpm-ema-celebahq-256"),
+    "ddpm_celebahq_sdedit": file("ddpm_celebahq_sdedit", "celeba_hq.ckpt", "pesser"),
+    "ddpm_church": hub("ddpm_church", "google/ddpm-ema-church-256"),
+    "ddpm_church file": file(
+        "ddpm_church", "church_outdoor.ckpt", "pesser", unchecked("church_outdoor.ckpt")
+    ),
+    "ddpm_bedroom": hub("ddpm_bedroom", "google/ddpm-ema-bedroom-256"),
+    "ddpm_bedroom file": file("ddpm_bedroom", "bedroom.ckpt", "pesser", unchecked("bedroom.ckpt")),
     "ddpm_cifar10": hub("ddpm_cifar10", "google/ddpm-cifar10-32"),
     "diffusers": any_pipeline,
     "diffusers hub": any_hub_model,
@@ -172,6 +180,46 @@ def test_a_model_inverts_and_decodes_on_a_stand_in_of_what_is_published(
     if frozen.weights.record is not None:
         assert frozen.weights.path.is_relative_to(cache)
         assert frozen.weights.record.is_file()
+
+
+PUBLISHED_MD5 = {
+    "ddpm_church": ("fdc68a23938c2397caba4a260bc2445f", "eb619b8a5ab95ef80f94ce8a5488dae3"),
+    "ddpm_bedroom": ("1921fa46b66a3665e450e42f36c2720f", "f70280ac0e08b8e696f42cb8e948ff1c"),
+}
+
+
+@pytest.mark.parametrize("name", ["ddpm_church", "ddpm_bedroom", "ddpm_celebahq"])
+def test_averaged_weights_come_first_and_raw_ones_have_no_part_in_the_name(
+    name: str, cache: Path
+) -> None:
+    first, *others = composed(name).model.sources
+    kind = name.removeprefix("ddpm_")
+    assert first.hub == f"google/ddpm-ema-{kind}-256"
+    checksums = [(source.md5, source.raw_md5) for source in others]
+    assert checksums == ([PUBLISHED_MD5[name]] if name in PUBLISHED_MD5 else [])
+    published_pipeline(cache / "models" / name / f"google--ddpm-{kind}-256")
+    with pytest.raises(FileNotFoundError, match=rf"google--ddpm-{kind}-256 in .* are other weight"):
+        _ = model(name).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("ddpm_church", "church_outdoor.ckpt"), ("ddpm_bedroom", "bedroom.ckpt")],
+)
+def test_a_file_that_is_not_the_published_one_is_refused(
+    name: str, published: str, cache: Path
+) -> None:
+    checkpoint("pesser", cache / "models" / name / published)
+    for use in ("digest", "denoiser"):
+        with pytest.raises(ValueError, match=rf"{published} has the MD5 \w+, the published file"):
+            getattr(model(name), use)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_sources_of_a_file_have_one_training(name: str) -> None:
+    files = {source.file for source in composed(name).model.sources if "file" in source}
+    # the page of those who trained it names it without the breed
+    assert len(files) <= 1 or files == {"afhqdog_p2.pt", "afhq_p2.pt"}
 
 
 @pytest.mark.parametrize("key", ["iddpm_afhqdog", "ddpm_church", "ddpm_church file"])

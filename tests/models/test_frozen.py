@@ -65,9 +65,10 @@ def test_a_pipeline_of_another_kind_is_refused(
     [
         ({"resolution": 64}, r"model\.resolution must be 32"),
         ({"channels": 1}, r"model\.channels must be 3"),
+        ({"architecture": 3}, r"model\.architecture must be a mapping of sections, got 3"),
     ],
 )
-def test_a_checkpoint_of_another_shape_is_refused(changes: dict[str, int], message: str) -> None:
+def test_a_checkpoint_of_another_shape_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _ = guided(**changes).denoiser
 

@@ -80,6 +80,7 @@ def test_listing_and_help_need_none_of_the_heavy_libraries() -> None:
         (["verify", "dog32", "pth=x"], "pth is not known; did you mean path?"),
         (["verify", "dog32", "path"], "path must be of the form KEY=VALUE"),
         (["verify", "checkpoint", "name=x"], "path must be set"),
+        (["verify", "dog32", "channels=["], "channels=[ must be KEY=VALUE with a value in YAML"),
     ],
 )
 def test_a_mistaken_command_is_answered_in_one_sentence(arguments: list[str], message: str) -> None:
@@ -94,6 +95,15 @@ def test_keys_are_set_with_and_without_their_group() -> None:
     assert fields["path"] == "/x"
     assert fields["architecture"]["model"]["image_size"] == 64
     assert "_target_" not in fields
+
+
+@pytest.mark.parametrize(
+    "path", ["~/a b.pt", "/x/2024_05", "5", "/x/[1], {y}: #z.pt", "/x/${y}.pt", "/x/a=b.pt", "~"]
+)
+def test_a_path_is_taken_as_it_stands(path: str) -> None:
+    assert model_fields("iddpm_afhqdog", [f"path={path}", "name=7"])["path"] == path
+    assert model_fields("iddpm_afhqdog", ["name=7"])["name"] == "7"
+    assert model_fields("iddpm_afhqdog", ["path=null"])["path"] is None
 
 
 @pytest.mark.parametrize(
@@ -119,6 +129,45 @@ def test_a_fault_is_one_sentence_and_an_exit_code(
     stderr = capsys.readouterr().err
     assert stderr.startswith(message)
     assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_wrong_weights_are_one_sentence_and_exit_code_1(
+    trained: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model_folder: Path,
+) -> None:
+    mine = ["diffusers", "name=mine", f"path={model_folder}", "resolution=16"]
+    monkeypatch.setattr(sys, "argv", ["models", "verify", *(["dog32"] if trained else mine)])
+    if trained:
+        main()  # returns: exit code 0
+        assert not capsys.readouterr().err
+        return
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    error = re.search(r"relative error of ([\d.]+)", out)
+    assert error is not None
+    assert err.startswith(
+        f"error: the weights of model mine in {model_folder} are not what trained"
+    )
+    assert f"their relative error is {error[1]}, that of trained weights below {TRAINED};" in err
+    assert err.count("\n") == 1
+
+
+def test_an_interruption_ends_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: list[str]) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ood_sampler.models.__main__.answer", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("interrupted: ")
 
 
 def test_the_shipped_model_verifies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,8 @@ from ood_sampler.diffusion.denoiser import (
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.pretrained import (
-    load_pipeline,
-    load_schedule,
-    pipeline_files,
-    weights_file,
-)
+from ood_sampler.models.layout import pipeline_files, weights_file
+from ood_sampler.models.pretrained import load_pipeline, load_schedule
 
 
 @pytest.fixture
@@ -159,7 +155,6 @@ def test_the_prediction_type_agrees_with_diffusers(name: str, kind: type, copy: 
     [
         ({"prediction_type": "flow"}, "prediction_type must be epsilon, .* got 'flow'"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule must be linear, .* got 'sigmoid'"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr must be false"),
         ({"snr_shift_scale": 3.0}, "snr_shift_scale must be 1, got 3.0"),
         ({"num_train_timesteps": 10**9}, r"num_train_timesteps must be in 1\.\.1000000, got"),
         ({"num_train_timesteps": [3]}, r"num_train_timesteps must be an integer, got \[3\]"),
@@ -174,6 +169,87 @@ def test_a_scheduler_that_is_not_implemented_is_refused(
     change_scheduler(copy, **changes)
     with pytest.raises(ValueError, match=message):
         load_pipeline(copy)
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize("table", [None, [0.05] * 40])
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_zero_terminal_snr_is_that_of_diffusers(
+    name: str, table: list[float] | None, copy: Path
+) -> None:
+    from diffusers import DDIMScheduler
+
+    change_scheduler(
+        copy, **ZERO_SNR, prediction_type="v_prediction", beta_schedule=name, trained_betas=table
+    )
+    schedule = load_schedule(copy)
+    assert len(table or range(1000)) == schedule.T
+    assert schedule.is_pure_noise(schedule.T - 1)
+    theirs = DDIMScheduler.from_pretrained(copy / "scheduler").alphas_cumprod.double()
+    torch.testing.assert_close(schedule.alpha_bars[1:], theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("name", ["v_prediction", "sample"])
+def test_pure_noise_at_zero_snr_decodes_as_in_diffusers(
+    name: str, clip: bool, eta: float, copy: Path
+) -> None:
+    from diffusers import DDIMScheduler
+
+    from ood_sampler.diffusion.solvers import DdimSolver
+
+    change_scheduler(
+        copy, **ZERO_SNR, prediction_type=name, clip_sample=clip, _class_name="DDIMScheduler"
+    )
+    denoiser = load_pipeline(copy).double()
+    x_t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    scheduler = DDIMScheduler.from_pretrained(copy / "scheduler")
+    scheduler.alphas_cumprod = denoiser.schedule.alpha_bars[1:]
+    scheduler.set_timesteps(1)
+    prediction = denoiser.network(x_t, torch.tensor([999, 999]))  # type: ignore[operator]
+    # one move that is the whole chain, as their spacing has it
+    expected = scheduler.step(prediction, 999, x_t).prev_sample
+    decoded = DdimSolver(steps=1, power=1).decode(
+        denoiser, x_t, step=999, clip_x_0=clip, eta=eta, noise=lambda: torch.ones_like(x_t)
+    )
+    torch.testing.assert_close(decoded, expected, rtol=1e-9, atol=1e-9)
+    # and four, the noise of each known
+    scheduler.set_timesteps(4)
+    x_s = x_t
+    for t in scheduler.timesteps.tolist():
+        v = denoiser.network(x_s, torch.tensor([t, t]))  # type: ignore[operator]
+        x_s = scheduler.step(
+            v, t, x_s, eta, use_clipped_model_output=True, variance_noise=torch.ones_like(x_s)
+        ).prev_sample
+    decoded = DdimSolver(steps=4, power=1).decode(
+        denoiser, x_t, step=999, clip_x_0=clip, eta=eta, noise=lambda: torch.ones_like(x_t)
+    )
+    torch.testing.assert_close(decoded, x_s, rtol=1e-6, atol=1e-6)
+
+
+def test_an_estimate_of_noise_at_zero_snr_has_all_steps_but_the_last(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change_scheduler(copy, **ZERO_SNR, prediction_type="epsilon", num_train_timesteps=50)
+    denoiser = load_pipeline(copy)
+    full = Schedule.linear(50).with_zero_terminal_snr()
+    assert torch.equal(denoiser.schedule.alpha_bars, full.alpha_bars[:-1])
+    assert "step 49 of this model is pure noise (rescale_betas_zero_snr)" in caplog.text
+    assert caplog.text.count("step 49") == 1
+    assert load_schedule(copy).last_invertible == 48
+    x_t = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert denoiser(x_t, torch.tensor(48)).isfinite().all()
+
+
+def test_a_table_that_ends_in_pure_noise_needs_no_estimate_of_it(copy: Path) -> None:
+    change_scheduler(copy, trained_betas=[0.1, 0.2, 1.0], prediction_type="v_prediction")
+    assert load_schedule(copy).alpha_bars.tolist() == pytest.approx([1, 0.9, 0.72, 0])
+    change_scheduler(copy, prediction_type="epsilon")
+    with pytest.raises(ValueError, match=r"betas must be in \(0, 1\)"):
+        load_schedule(copy)
 
 
 def test_a_scheduler_of_another_kind_is_refused(copy: Path) -> None:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,12 @@ import gdown
 import pytest
 from filelock import FileLock
 
+from ood_sampler.models.layout import pipeline_parts
 from ood_sampler.models.sources import (
     DriveSource,
     HubSource,
     PageSource,
     parse_source,
-    pipeline_parts,
 )
 from ood_sampler.models.weights import ASSETS, RECORD, WeightFiles, cache_folder
 
@@ -174,10 +175,19 @@ def obtain(address: str, *sources: dict[str, Any]) -> subprocess.Popen[str]:
     )
 
 
-def check_downloaded(hub: Hub, cache: Path) -> None:
+def check_downloaded(
+    hub: Hub,
+    cache: Path,
+    *,
+    others: frozenset[str] = frozenset({"README.md", "diffusion_pytorch_model.bin"}),
+) -> None:
     folder = cache / "models" / "dogs" / "owner--dogs"
-    there = {file.name: file.read_bytes() for file in folder.iterdir()}
-    wanted = set(hub.files) - {"README.md", "diffusion_pytorch_model.bin"}
+    there = {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    wanted = set(hub.files) - others
     assert there == {name: hub.files[name] for name in wanted}
 
 
@@ -196,6 +206,49 @@ def test_a_hub_model_is_fetched_whole_and_nothing_else(hub: Hub, cache: Path) ->
     before = len(hub.requests)
     assert obtain(hub.address).wait() == 0
     assert len(hub.requests) == before  # the second time it is there
+
+
+SHARDS = {f"unet/diffusion_pytorch_model.fp16-0000{i}-of-00002.safetensors": b"w" for i in (1, 2)}
+INDEX = json.dumps({"weight_map": {str(i): Path(name).name for i, name in enumerate(SHARDS)}})
+
+
+def test_a_hub_model_of_a_variant_alone_is_fetched(hub: Hub, cache: Path) -> None:
+    weights = hub.files.pop("diffusion_pytorch_model.safetensors")
+    del hub.files["diffusion_pytorch_model.bin"]
+    hub.files["diffusion_pytorch_model.fp16.safetensors"] = weights[:100]
+    hub.announced = {name: sha256(data) for name, data in hub.files.items()}
+    assert obtain(hub.address).wait() == 0
+    check_downloaded(hub, cache)
+
+
+def test_a_hub_model_in_shards_is_fetched_shard_by_shard(hub: Hub, cache: Path) -> None:
+    parts = ("config.json", "diffusion_pytorch_model.safetensors.index.fp16.json")
+    hub.files |= {"scheduler/scheduler_config.json": b"{}", **SHARDS}
+    hub.files |= {f"unet/{parts[0]}": b"{}", f"unet/{parts[1]}": INDEX.encode()}
+    hub.announced = {name: sha256(data) for name, data in hub.files.items()}
+    process = obtain(hub.address)
+    assert process.wait() == 0, process.communicate()[1]
+    at_root = {name for name in hub.files if "/" not in name} - {"model_index.json"}
+    check_downloaded(hub, cache, others=frozenset(at_root))
+    asked = [name for name, _ in hub.requests]
+    assert asked[-2:] == list(SHARDS)
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_hub_model_that_lacks_a_shard_is_told(hub: Hub) -> None:
+    index = {"weight_map": {"a": "diffusion_pytorch_model-00001-of-00001.safetensors"}}
+    hub.files["diffusion_pytorch_model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.files["diffusion_pytorch_model-00001-of-00001.safetensors"] = b"w"
+    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
+        del hub.files[name]
+    del hub.files["diffusion_pytorch_model-00001-of-00001.safetensors"]
+    stderr = obtain(hub.address).communicate()[1]
+    assert "it lacks diffusion_pytorch_model-00001-of-00001.safetensors" in stderr
+    index = {"weight_map": {"a": "../../x"}}
+    hub.files["diffusion_pytorch_model.safetensors.index.json"] = json.dumps(index).encode()
+    shutil.rmtree(cache_folder() / "models")
+    stderr = obtain(hub.address).communicate()[1]
+    assert "index.json must name files beside it, got '../../x'" in stderr
 
 
 def test_a_broken_transfer_goes_on_where_it_broke(hub: Hub, cache: Path) -> None:
@@ -304,6 +357,34 @@ def download(content: bytes) -> Any:  # noqa: ANN401
     return fake
 
 
+def download_5(
+    url: str | None = None,
+    output: str | None = None,
+    quiet: bool = False,
+    id: str | None = None,
+    resume: bool = False,
+) -> str | None:
+    """As gdown 5 and 6.0 to 6.2 are called; 6.0 removed `fuzzy`, 6.3 brought `timeout`."""
+    assert (url, quiet, id, resume) == (None, False, "1aB", True)
+    Path(str(output)).write_bytes(b"PK weights")
+    return output
+
+
+def download_6(
+    url: str | None = None,
+    output: str | None = None,
+    *,
+    id: str | None = None,
+    resume: bool = False,
+    timeout: float | None = None,
+    retries: int = 0,
+) -> str | None:
+    assert timeout is not None
+    assert timeout > 0
+    assert retries > 0
+    return download_5(url, output, id=id, resume=resume)
+
+
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -318,6 +399,40 @@ def test_a_drive_file_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert weights.path == cache / "models" / "dogs" / "dogs.pt"
     assert weights.path.read_bytes() == b"PK weights"
     assert {file.name for file in weights.path.parent.iterdir()} == {"dogs.pt", ".lock"}
+
+
+@pytest.mark.usefixtures("online")
+@pytest.mark.parametrize("function", [download_5, download_6])
+def test_every_version_of_gdown_is_called_with_what_it_knows(
+    function: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gdown, "download", function)
+    weights = WeightFiles(name="dogs", path=None, sources=[DRIVE]).obtain()
+    assert weights.path.read_bytes() == b"PK weights"
+
+
+@pytest.mark.usefixtures("online")
+def test_without_the_errors_of_gdown_6_those_of_gdown_5_are_understood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class RetrievalError(Exception):
+        pass
+
+    def refuse(**options: object) -> None:
+        raise RetrievalError("Too many users")
+
+    monkeypatch.setattr(gdown, "download", refuse)
+    monkeypatch.setattr(gdown.exceptions, "FileURLRetrievalError", RetrievalError)
+    monkeypatch.delattr(gdown.exceptions, "DownloadError")
+    with pytest.raises(FileNotFoundError, match="view: Too many users"):
+        WeightFiles(name="dogs", path=None, sources=[DRIVE]).obtain()
+
+
+@pytest.mark.usefixtures("online")
+def test_a_drive_that_sends_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gdown, "download", lambda **options: None)
+    with pytest.raises(FileNotFoundError, match="view: Google Drive did not send the file"):
+        WeightFiles(name="dogs", path=None, sources=[DRIVE]).obtain()
 
 
 @pytest.mark.usefixtures("online")
@@ -519,17 +634,21 @@ def test_another_hub_model_under_the_same_name_is_another_folder(cache: Path) ->
     assert WeightFiles(name="mine", path="owner/cats").find() is None
 
 
+def unread(part: str) -> list[str]:
+    raise AssertionError(f"{part} is no index of shards")
+
+
 def test_parts_are_taken_from_one_layout() -> None:
     both = {"unet/config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"}
-    assert pipeline_parts(both.__contains__) is None
+    assert pipeline_parts(both, unread) is None
     root = {"config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"}
-    assert pipeline_parts(root.__contains__) == [
+    assert pipeline_parts(root, unread) == [
         "config.json",
         "scheduler_config.json",
         "diffusion_pytorch_model.bin",
     ]
     safe = "diffusion_pytorch_model.safetensors"
-    assert pipeline_parts((root | {safe}).__contains__) == [
+    assert pipeline_parts(root | {safe}, unread) == [
         "config.json",
         "scheduler_config.json",
         safe,
@@ -556,6 +675,85 @@ def test_checksums_are_kept_and_compared(cache: Path) -> None:
         assert part in str(caught.value)
     record.unlink()
     assert files.obtain().checksums == {"": sha256(b"changed")}
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+KNOWN = {**DRIVE, "md5": md5(b"averaged"), "raw_md5": md5(b"raw")}
+RAW = f"has the MD5 {md5(b'raw')} of the raw weights, not of the averaged ones"
+
+
+def in_cache(cache: Path, data: bytes) -> Path:
+    file = cache / "models" / "dogs" / "dogs.pt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+def test_a_file_in_the_cache_must_be_the_published_one(cache: Path) -> None:
+    files = WeightFiles(name="dogs", path=None, sources=[KNOWN])
+    file = in_cache(cache, b"averaged")
+    files.obtain().remember()
+    assert files.obtain().checksums == {"": sha256(b"averaged")}
+    in_cache(cache, b"raw")
+    for recorded in (True, False):
+        # a record of the time when raw weights were taken explains nothing, and hides nothing
+        (file.parent / RECORD).write_text(
+            json.dumps({"dogs.pt": sha256(b"raw")} if recorded else {})
+        )
+        with pytest.raises(ValueError, match=RAW) as caught:
+            _ = files.obtain().checksums
+        assert f"remove it to have {file.name} fetched again" in str(caught.value)
+        assert f"model=checkpoint model.name=… model.path={file}" in str(caught.value)
+    in_cache(cache, b"another")
+    with pytest.raises(ValueError, match=f"has the MD5 {md5(b'another')}, the published file"):
+        _ = files.obtain().checksums
+
+
+def test_a_published_sha256_is_compared(cache: Path) -> None:
+    files = WeightFiles(name="dogs", path=None, sources=[{**DRIVE, "sha256": sha256(b"good")}])
+    in_cache(cache, b"good")
+    assert files.obtain().checksums == {"": sha256(b"good")}
+    in_cache(cache, b"bad")
+    with pytest.raises(ValueError, match=f"has the SHA-256 {sha256(b'bad')}, the published file"):
+        _ = files.obtain().checksums
+
+
+def test_a_file_of_ones_own_may_be_any_but_the_raw_one(tmp_path: Path) -> None:
+    own = tmp_path / "own.ckpt"
+    files = WeightFiles(name="dogs", path=str(own), sources=[HUB, KNOWN])
+    own.write_bytes(b"trained further")
+    assert files.obtain().checksums == {"": sha256(b"trained further")}
+    own.write_bytes(b"raw")
+    with pytest.raises(ValueError, match=RAW):
+        _ = files.obtain().checksums
+    other = WeightFiles(name="mine", path=str(own))
+    assert other.obtain().checksums == {"": sha256(b"raw")}
+
+
+@pytest.mark.usefixtures("online")
+def test_a_fetched_file_that_is_another_is_not_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gdown, "download", download(b"raw"))
+    with pytest.raises(FileNotFoundError, match=f"the file that arrived {RAW}"):
+        WeightFiles(name="dogs", path=None, sources=[KNOWN]).obtain()
+    assert [file.name for file in (cache / "models" / "dogs").iterdir()] == [".lock"]
+    monkeypatch.setattr(gdown, "download", download(b"averaged"))
+    weights = WeightFiles(name="dogs", path=None, sources=[KNOWN]).obtain()
+    assert weights.path.read_bytes() == b"averaged"
+
+
+def test_weights_of_earlier_sources_are_named_and_not_used(cache: Path) -> None:
+    folder = cache / "models" / "dogs"
+    make_pipeline(folder / "owner--raw-dogs")
+    (folder / "old.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"weights of model dogs are missing") as caught:
+        WeightFiles(name="dogs", path=None, sources=[HUB]).obtain()
+    expected = f"(old.ckpt, owner--raw-dogs in {folder} are other weights: use them under a name"
+    assert expected in str(caught.value)
 
 
 def test_a_pipeline_is_recorded_file_by_file_beside_other_files(cache: Path) -> None:
@@ -641,6 +839,9 @@ def test_sources_are_read_from_their_entries() -> None:
         ({**HUB, **DRIVE}, r"model\.sources must hold entries of the form"),
         ({"drive": "1aB", "file": "../dogs.pt"}, "must be a file name, got '../dogs.pt'"),
         ({"drive": "1aB", "file": ""}, "must be a file name, got ''"),
+        ({**DRIVE, "md5": "123"}, "md5 in model.sources must be 32 hexadecimal digits in lower"),
+        ({**DRIVE, "sha256": "G" * 64}, "sha256 in model.sources must be 64 hexadecimal digits"),
+        ({**HUB, "md5": "0" * 32}, r"model\.sources must hold entries of the form"),
     ],
 )
 def test_a_malformed_source_is_named(entry: dict[str, Any], message: str) -> None:

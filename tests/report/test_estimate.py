@@ -42,6 +42,16 @@ def test_an_estimate_sums_up_its_stages() -> None:
     assert "12.3 GB to write" in lines[4]
 
 
+def test_an_estimate_says_what_it_is_of_and_names_are_never_cut() -> None:
+    work = [Work("decode: cog (3), t = 500, eta = 0.3", 10, 2), Work("invert", 10, 2)]
+    lines = Estimate(work, 16, 0.01, 0).text("run 3, study bandwidth").splitlines()
+    assert lines[0].startswith("estimate of run 3, study bandwidth, from two timed calls")
+    assert lines[1].startswith("  decode: cog (3), t = 500, eta = 0.3  ")
+    assert lines[1].index("10 images") == lines[2].index("10 images")
+    text = Estimate([Work("invert", 0, 51)], 1, 0.0, 2_000_000).text("run 3")
+    assert text.startswith("estimate of run 3: the network has nothing left to do")
+
+
 def test_one_image_a_call_is_no_plural() -> None:
     assert "calls of 1 image:" in Estimate([Work("invert", 1, 1)], 1, 1.0, 0).text()
 

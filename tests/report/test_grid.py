@@ -6,7 +6,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ood_sampler.report.grid import overview, save_grid, save_png, strip, tile, to_uint8, viewable
+from ood_sampler.report.grid import (
+    NEAR_COPY,
+    overview,
+    save_grid,
+    save_png,
+    strip,
+    tile,
+    to_uint8,
+    viewable,
+)
 
 
 def flat(values: list[int], size: int = 32) -> Tensor:
@@ -65,6 +74,22 @@ def test_overview_puts_each_sample_beside_its_nearest() -> None:
         assert (neighbour == k + 101).all()
     assert count(picture, 150) == 96**2
     assert count(picture, 151) == 96**2
+
+
+def test_overview_marks_near_copies_and_counts_them() -> None:
+    many = flat(list(range(1, 7)))
+    plain = overview(many, many, many)
+    copies = [k in (1, 5) for k in range(40)]
+    marked = overview(many, many, many, near_copies=copies)
+    assert marked.shape == plain.shape
+    colour = torch.tensor(NEAR_COPY, dtype=torch.uint8).view(3, 1, 1)
+    frames = (marked == colour).all(dim=0)
+    for k in range(6):
+        # half way down the left side of a card
+        assert frames[56 + k // 4 * 114 + 52, 16 + k % 4 * 212 + 1] == copies[k]
+    # a key stands in the title
+    assert frames[:40].sum() == 13**2
+    assert not (plain == colour).all(dim=0).any()
 
 
 def test_overview_shows_so_many_pairs() -> None:

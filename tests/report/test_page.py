@@ -59,8 +59,8 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
         for column in COLUMNS:
             assert column.text(row) in shown
             assert column.meaning in shown
-    assert "120 few-shot pictures were inverted to step 500 (ddim, 50 steps)" in shown
-    assert "PSNR of 31.2 dB" in shown
+    assert "500 few-shot images were inverted to step 500 (ddim, 50 steps)" in shown
+    assert "120 of them come back with a PSNR of 31.2 dB" in shown
     assert "The first 50 of 60." in shown
     assert "stored before" in shown
     assert "60.1" in reader.texts
@@ -78,6 +78,23 @@ def test_intervals_are_shown_beside_the_figures(results: dict[str, Any]) -> None
     shown = Reader(page(results, {})).texts
     assert shown[shown.index("[0.751, 0.849]") - 1] == "0.800"
     assert sum(text.startswith("[") for text in shown) == 1
+
+
+def test_near_copies_are_framed_and_counted(results: dict[str, Any], pictures: Draw) -> None:
+    shown = {kind: pictures(40) for kind in ("samples", "nearest", "held_out")}
+    reader = Reader(page(results, shown))
+    framed = [attributes for _, attributes in reader.tags if "copy" in str(attributes.get("class"))]
+    # numbers 4 and 36 of all 40, of which 25 stand beside their nearest
+    assert [tag.get("alt") for tag in framed] == [
+        "sample 4 (near-copy)",
+        "sample 36 (near-copy)",
+        None,
+    ]
+    assert framed[2]["class"] == "pair copy"
+    captions = [text for text in reader.texts if "13 of all 400 samples" in text]
+    assert len(captions) == 2
+    del results["distributions"]["near_copies"]
+    assert "(near-copy)" not in page(results, shown)
 
 
 def test_the_story_goes_from_the_few_shot_pictures_to_the_conclusion(

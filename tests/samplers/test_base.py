@@ -37,7 +37,8 @@ STRATEGIES = {
     "slerp-gaussian": SlerpSampler("gaussian", 20),
     "cog": CogSampler(2),
     "cog-4": CogSampler(4),
-    "cog-local": CogSampler(2, among=3),
+    "cog-capped": CogSampler(4, cap=0.4),
+    "cog-local": CogSampler(2, cap=0.6, among=3),
     "lerp": LerpSampler(),
     "bands": BandsSampler(1),
     "circle-origin": CircleSampler("origin"),
@@ -55,9 +56,10 @@ MINIMUM = {
     **dict.fromkeys(["standard", "noised", "permutation"], 1),
     **dict.fromkeys(["cog-local", *CRITERIA], 3),
     "cog-4": 4,
+    "cog-capped": 4,
 }
 COMBINES = {"slerp-pair", "cog", "cog-4", "cog-local", "lerp", "circle-origin", "circle-mean"}
-COMBINES |= {"hypersphere-tangent", "rejection-slerp"}
+COMBINES |= {"cog-capped", "hypersphere-tangent", "rejection-slerp"}
 
 each_strategy = pytest.mark.parametrize("name", STRATEGIES)
 MakeSet = Callable[..., InvertedSet]

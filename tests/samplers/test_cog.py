@@ -5,9 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.latents.geometry import combine
 from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import InvertedSet
-from ood_sampler.samplers.cog import CogSampler, neighbours
+from ood_sampler.samplers.cog import (
+    CAP,
+    CogSampler,
+    capped_weights,
+    largest_share,
+    neighbours,
+    smallest_cap,
+)
 
 MakeSet = Callable[..., InvertedSet]
 
@@ -26,13 +35,13 @@ def test_draws_keep_mean_and_covariance(
     # E[v_i v_j] = 2 / (pi k) for directions v uniform on the positive part of the sphere.
     shared = (references - 1) * 2 / math.pi / (n - 1)
     covariance = (1 - shared) * torch.cov(data.T, correction=0)
-    check_moments(draw(CogSampler(references), inverted, 4000), data.mean(0), covariance)
+    check_moments(draw(CogSampler(references, cap=1), inverted, 4000), data.mean(0), covariance)
 
 
 def test_covariance_of_many_images(make_set: MakeSet, draw: Callable[..., Tensor]) -> None:
     inverted, n = make_set(2000, 1, 2, 2), 2000
     data = inverted.latents.take(range(n)).double().flatten(1)
-    draws = draw(CogSampler(2), inverted, n)
+    draws = draw(CogSampler(2, cap=1), inverted, n)
     for moment in (lambda x: x.mean(0), lambda x: torch.cov(x.T)):
         scale = torch.cov(data.T).diag().sqrt()
         spread = 5 * scale.max() ** 2 * math.sqrt(2 / n)
@@ -46,12 +55,107 @@ def test_two_references_lie_on_an_arc_about_the_mean(
     data = inverted.latents.take(range(2)).double().flatten(1)
     mean = data.mean(0)
     # z - mean = (cos a - sin a) (z_1 - mean), as both references are opposite about their mean
-    along = (draw(CogSampler(2), inverted, n) - mean) @ (data[0] - mean)
+    along = (draw(CogSampler(2, cap=1), inverted, n) - mean) @ (data[0] - mean)
     along = along / (data[0] - mean).square().sum()
     assert float(along.abs().max()) <= 1 + 1e-6
     # cos a - sin a = sqrt 2 cos(a + pi/4), with the angle uniform: E is 0, E of squares 1 - 2/pi
     square = along.square()
     assert abs(float(square.mean()) - (1 - 2 / math.pi)) < 5 * float(square.std()) / math.sqrt(n)
+
+
+def noise(n: int) -> SampleNoise:
+    return SampleNoise(3, range(n), stream=Stream.LATENT)
+
+
+def shares(references: int, cap: float, n: int) -> Tensor:
+    squares = capped_weights(noise(n), references, cap=cap).double().square()
+    return squares / squares.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("cap", [0.9, 0.75, 0.55])
+def test_the_angle_of_two_capped_weights_is_uniform(cap: float) -> None:
+    angle = shares(2, cap, 4000)[:, 0].sqrt().acos()
+    low = math.asin(math.sqrt(1 - cap))
+    uniform = (angle.sort().values - low) / (math.pi / 2 - 2 * low)
+    assert float(uniform[0]) >= 0
+    assert float(uniform[-1]) <= 1
+    # Kolmogorov's distance exceeds 2 / sqrt(n) once in 1,500 times
+    steps = torch.arange(1, 4001) / 4000
+    assert float((uniform - steps).abs().max()) < 2 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("cap", [0.8, 0.5, 0.4])
+def test_three_capped_weights_are_uniform_on_their_part_of_the_sphere(cap: float) -> None:
+    n = 4000
+    normal = torch.randn(2_000_000, 3, generator=torch.Generator().manual_seed(1)).abs()
+    kept = normal[largest_share(normal) <= cap].double()
+    if cap >= 0.5:  # at most one share is above: three caps of the sphere are cut off
+        accepted, expected = len(kept) / len(normal), 1 - 3 * (1 - math.sqrt(cap))
+        assert abs(accepted - expected) < 5 * math.sqrt(0.25 / len(normal))
+    brute = kept / kept.norm(dim=1, keepdim=True)
+    drawn = shares(3, cap, n).sqrt()
+    for value in (
+        lambda w: w[:, 0],
+        lambda w: w[:, 1].square(),
+        lambda w: w[:, 0] * w[:, 2],
+        lambda w: w.amax(1),
+        lambda w: w.sum(1).square(),
+    ):
+        difference = abs(float(value(drawn).mean() - value(brute).mean()))
+        assert difference < 5 * float(value(brute).std()) * math.sqrt(1 / n + 1 / len(brute))
+
+
+@pytest.mark.parametrize(("references", "cap"), [(2, 0.51), (3, 0.4), (5, 0.3), (5, 0.9)])
+@pytest.mark.parametrize("among", [None, 8])
+def test_no_share_is_above_the_cap(
+    references: int, cap: float, among: int | None, draw: Callable[..., Tensor], make_set: MakeSet
+) -> None:
+    # of unit vectors, a coordinate that no reference has is the least
+    latents, other = InMemory(torch.eye(8).reshape(8, 2, 2, 2)), make_set(8, 2, 2, 2)
+    inverted = InvertedSet(latents, latents, other.schedule, other.step)
+    draws = draw(CogSampler(references, cap=cap, among=among), inverted, 300)
+    weights = draws - draws.amin(1, keepdim=True)
+    assert ((weights > 1e-6).sum(1) == references).all()
+    assert float(weights.square().sum(1).sub(1).abs().max()) < 1e-5
+    assert float(weights.square().max()) <= cap + 1e-5
+    assert float(weights.square().max()) > 1 / references
+
+
+def test_without_a_cap_the_draws_are_those_as_published(make_set: MakeSet) -> None:
+    inverted, sampler = make_set(9, 3, 2, 2), CogSampler(3, cap=1)
+    fitted, source = sampler.fit(inverted), noise(50)
+    latents = inverted.latents.take(source.choice(9, 3).flatten().tolist()).unflatten(0, (50, 3))
+    weights = source.normal(3).abs()
+    expected = [
+        combine(z[None], w[None], fitted["mean"]) for z, w in zip(latents, weights, strict=True)
+    ]
+    assert torch.equal(sampler.draw(fitted, inverted, noise(50)), torch.cat(expected))
+
+
+def test_a_capped_sample_is_its_first_draw_below_the_cap() -> None:
+    together = capped_weights(noise(40), 3, cap=0.5)
+    for i in range(40):
+        alone = SampleNoise(3, [i], stream=Stream.LATENT)
+        draws = torch.cat([alone.normal(3).abs() for _ in range(200)])
+        first = int((largest_share(draws) <= 0.5).nonzero()[0, 0])
+        assert torch.equal(together[i], draws[first])
+
+
+def test_the_default_cap(make_set: MakeSet, draw: Callable[..., Tensor]) -> None:
+    inverted = make_set(9, 3, 2, 2)
+    default, given = (draw(CogSampler(references=3, cap=cap), inverted, 30) for cap in (None, CAP))
+    assert torch.equal(default, given)
+    assert not torch.equal(default, draw(CogSampler(3, cap=1), inverted, 30))
+
+
+@pytest.mark.parametrize("cap", [0.34, 1 / 3, 0, -1, 1.01, math.nan, "half"])
+def test_bad_cap(cap: float) -> None:
+    least = smallest_cap(3)
+    assert 1 / 3 < least < 0.36
+    with pytest.raises(ValueError, match=rf"cap must be in {least}\.\.1 for references=3, or null"):
+        CogSampler(3, cap=cap)
+    CogSampler(3, cap=least)
+    assert smallest_cap(10**12) == smallest_cap(256) < 0.03
 
 
 def test_neighbours_are_the_nearest_by_distance() -> None:
@@ -76,7 +180,7 @@ def test_local_draws_keep_mean_and_covariance_of_their_neighbourhood(
     away = 100 * (torch.arange(n) % 2).float()
     latents = InMemory(near.latents.take(range(n)) + away.reshape(n, 1, 1, 1))
     inverted = InvertedSet(near.images, latents, near.schedule, near.step)
-    draws = draw(CogSampler(references, among=8), inverted, 6000)
+    draws = draw(CogSampler(references, cap=1, among=8), inverted, 6000)
     data = latents.items.double().flatten(1)
     shared = (references - 1) * 2 / math.pi / 7
     assert sorted((draws.mean(1) > 50).unique().tolist()) == [False, True]

@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
+from ood_sampler.pipeline import label
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import targets_of
 from ood_sampler.samplers.gaussian import GaussianSampler
@@ -16,7 +18,11 @@ from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 
 MakeSet = Callable[..., InvertedSet]
-PROPOSALS = {"slerp": SlerpSampler("pair", 20), "gaussian": GaussianSampler("diagonal")}
+PROPOSALS = {
+    "slerp": SlerpSampler("pair", 20),
+    "in_domain": SlerpSampler("in_domain", 20),
+    "gaussian": GaussianSampler("diagonal"),
+}
 
 
 def rejection(
@@ -30,6 +36,11 @@ def rejection(
 
 def noise(n: int) -> SampleNoise:
     return SampleNoise(7, range(n), stream=Stream.LATENT)
+
+
+def with_own_domain(make_set: MakeSet) -> InvertedSet:
+    own = make_set(20, 3, 4, 4, mean=0.9, seed=1).latents
+    return replace(make_set(8, 3, 4, 4, mean=1.0), in_domain=own)
 
 
 def first_accepted(
@@ -47,12 +58,12 @@ def first_accepted(
     raise AssertionError
 
 
-@pytest.mark.parametrize("candidates", ["slerp", "gaussian"])
+@pytest.mark.parametrize("candidates", PROPOSALS)
 @pytest.mark.parametrize("references", [3, 10])
 def test_each_draw_is_the_first_candidate_that_meets_the_criteria(
     candidates: str, references: int, make_set: MakeSet
 ) -> None:
-    inverted = make_set(8, 3, 4, 4, mean=1.0)
+    inverted = with_own_domain(make_set)
     sampler = rejection(candidates, references=references, tolerance=0.8)
     fitted = sampler.fit(inverted)
     draws = sampler.draw(fitted, inverted, noise(5))
@@ -115,8 +126,31 @@ def test_measured_criteria_have_a_control_in_pixels() -> None:
         assert not rejection("slerp", **{f"{criterion}_tolerance": 0.1}).mixes
 
 
+def test_candidates_of_a_far_domain_are_refused_in_a_sentence(make_set: MakeSet) -> None:
+    inverted = replace(
+        with_own_domain(make_set), in_domain=make_set(20, 3, 4, 4, mean=-30.0).latents
+    )
+    with pytest.raises(GaveUpError, match="none of 300 candidates of RejectionSampler meets all"):
+        rejection("in_domain", attempts=300).fit(inverted)
+
+
+def test_tables_tell_the_recipes_of_the_paper_apart() -> None:
+    assert label(rejection("slerp")) == "rejection (as in the text: 10, 0.25, slerp, 5000)"
+    assert label(rejection("in_domain")) == "rejection (as in the code: 10, 0.25, in_domain, 5000)"
+    assert label(rejection("gaussian")) == "rejection (10, 0.25, gaussian, 5000)"
+    assert label(GaussianSampler("scalar")) == "gaussian (scalar)"
+
+
+def test_the_own_domain_is_asked_for_where_candidates_need_it() -> None:
+    asked = {name: rejection(name).in_domain_images for name in PROPOSALS}
+    assert asked == {"slerp": 0, "in_domain": 256, "gaussian": 0}
+    assert not rejection("in_domain").mixes
+
+
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="candidates must be slerp or gaussian, got 'lerp'"):
+    with pytest.raises(
+        ValueError, match="candidates must be slerp, in_domain or gaussian, got 'lerp'"
+    ):
         rejection("lerp")
     with pytest.raises(ValueError, match="attempts must be >= 1, got 0"):
         rejection(attempts=0)

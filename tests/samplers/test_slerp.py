@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -51,8 +52,44 @@ def test_gaussian_partner_is_fitted_by_coordinate(make_set: MakeSet) -> None:
     assert SlerpSampler("pair", 4).fit(inverted) == {}
 
 
+def test_in_domain_partner_has_the_scalar_gaussian_of_the_own_domain(
+    make_set: MakeSet, draw: Draw, check_moments: Callable[..., None]
+) -> None:
+    # so far from the origin that an arc is straight: (1 - u) z_1 + u z_2, z_2 of the own domain
+    points, few = 4, make_set(5, 1, 2, 2, mean=3000.0)
+    own = make_set(40, 1, 2, 2, mean=3001.0, seed=1).latents
+    inverted = replace(few, in_domain=own)
+    sampler = SlerpSampler("in_domain", points)
+    data, others = (x.take(range(len(x))).double().flatten(1) for x in (few.latents, own))
+    variance = others.var(0).mean()
+    fitted = sampler.fit(inverted)
+    torch.testing.assert_close(fitted["mean"].double().flatten(), others.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        fitted["std"].double().flatten(), variance.sqrt().expand(4), rtol=1e-5, atol=0
+    )
+    u = torch.arange(1, points + 1).double() / (points + 1)
+    apart = others.mean(0) - data.mean(0)
+    # the mean of the position is a half; its variance moves along the line between the means
+    covariance = (
+        (1 - u).square().mean() * torch.cov(data.T, correction=0)
+        + u.square().mean() * variance * torch.eye(4)
+        + u.var(correction=0) * torch.outer(apart, apart)
+    )
+    check_moments(draw(sampler, inverted, 5000), data.mean(0) + apart / 2, covariance)
+
+
+def test_in_domain_latents_are_asked_for_and_needed(make_set: MakeSet) -> None:
+    assert SlerpSampler("in_domain", 20).in_domain_images == 256
+    assert SlerpSampler("gaussian", 20).in_domain_images == 0
+    assert not SlerpSampler("in_domain", 20).mixes
+    with pytest.raises(ValueError, match="needs latents of the model's own domain, got none"):
+        SlerpSampler("in_domain", 20).fit(make_set(5, 1, 2, 2))
+
+
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="partner must be pair or gaussian, got 'triple'"):
+    with pytest.raises(
+        ValueError, match="partner must be pair, gaussian or in_domain, got 'triple'"
+    ):
         SlerpSampler("triple", 20)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="points must be >= 1, got 0"):
         SlerpSampler("pair", 0)

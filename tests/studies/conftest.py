@@ -82,6 +82,7 @@ def about_strategy(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
         "density": 0.9,
         "coverage": 0.8,
         "authenticity": 0.5,
+        "near_copies": 0.02,
         "captured": 0.1,
         "blend_pair": 0.6,
         "blend_five": 0.8,

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from ood_sampler.latents.bandwidth import Band, Point, Thresholds, find_band
+from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.studies.bandwidth import BandwidthStudy
-from ood_sampler.studies.base import Measured, variant
+from ood_sampler.studies.base import Measured, interval, variant
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
@@ -35,6 +36,7 @@ def make(**changes: Any) -> BandwidthStudy:  # noqa: ANN401
         "samplers": SAMPLERS,
         "retention": 0.5,
         "novelty": 0.25,
+        "near_copies": 0.05,
     }
     return BandwidthStudy(**{**defaults, **changes})
 
@@ -85,14 +87,26 @@ def test_the_band_is_that_of_the_curve(measured: Measured, tiny_run: TinyRun) ->
     asked = Thresholds(
         0.5 * (1 - few_shot.figures["captured"]),  # type: ignore[operator]
         0.25 * real.figures["authenticity"],  # type: ignore[operator]
+        0.05,
     )
     gap = float(kernel_distance(run.measure.few_shot.features, run.measure.in_domain))
     for strategy in ("cog (2)", "gaussian (scalar)"):
         rows = [row for row in measured.rows if row["strategy"] == strategy]
         curve = [
-            Point(row["step"], 1 - row["captured"], row["authenticity"], row["kid"]) for row in rows
+            Point(
+                row["step"],
+                1 - row["captured"],
+                row["authenticity"],
+                row["kid"],
+                row["kid_standard_error"],
+                row["near_copies"],
+                difference_interval(
+                    interval(row, "near_copies"), interval(real.figures, "near_copies")
+                ).low,
+            )
+            for row in rows
         ]
-        band = find_band(curve, asked)
+        band = find_band(curve, asked, floor=real.figures["kid"])  # type: ignore[arg-type]
         for row, point in zip(rows, curve, strict=True):
             assert row["usable"] == asked.passed(point)
             assert row["chosen"] == (band is not None and band.chosen == row["step"])
@@ -122,6 +136,10 @@ def curve(band: Band | None, *, gap: float = 0.1, **changes: Any) -> list[dict[s
             open_low=None if band is None else band.open_low,
             open_high=None if band is None else band.open_high,
             retention_asked=0.8,
+            near_copies_asked=0.05,
+            excess=-0.01,
+            excess_low=-0.04,
+            excess_high=0.02,
             novelty_asked=0.3,
             **changes,
         )
@@ -135,8 +153,8 @@ def curve(band: Band | None, *, gap: float = 0.1, **changes: Any) -> list[dict[s
         (Band(412.4, 655.6, 500, False, False), "reaches from t = 412 to 656;"),
         (Band(300, 655.6, 500, True, False), "reaches from at most t = 300 to 656;"),
         (Band(412.4, 700, 500, False, True), "reaches from t = 412 to at least 700;"),
-        (Band(412.4, 700, 700, False, True), "best KID in it at t = 700, 40.0 × 10⁻³"),
-        (Band(412.4, 700, 500, False, True), "best KID in it at t = 500, 20.0 × 10⁻³"),
+        (Band(412.4, 700, 700, False, True), "chosen is t = 700, KID 40.0 ± 1.0 × 10⁻³"),
+        (Band(412.4, 700, 500, False, True), "chosen is t = 500, KID 20.0 ± 1.0 × 10⁻³"),
         (None, "no step tried keeps retention >= 0.80 and novelty >= 0.30"),
     ],
 )
@@ -170,7 +188,9 @@ def test_steps_that_miss_by_their_estimates_alone_are_counted_apart() -> None:
 def test_one_step_has_no_range() -> None:
     (row,) = curve(Band(500, 500, 500, True, True))[1:2]
     (sentence,) = STUDY.conclude([row])
-    assert sentence.startswith("a, cog (2): t = 500, the only step tried, is usable, with a KID of")
+    assert sentence.startswith(
+        "a, cog (2): t = 500, the only step tried, is usable, KID 20.0 ± 1.0"
+    )
     assert "from" not in sentence
     (sentence,) = STUDY.conclude(curve(None)[1:2])
     assert "t = 500, the only step tried, does not keep retention" in sentence
@@ -280,7 +300,7 @@ def test_the_figure_shows_the_band_and_orders_domains_by_their_gap() -> None:
     assert {text.get_text() for text in legend.get_texts()} == {
         "cog (2)",
         "band of cog (2)",
-        "its step of least KID",
+        "its chosen step",
         "least share asked",
     }
     for panel in range(1, 4):

@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
 from ood_sampler.help import CONF
 from ood_sampler.pipeline import Pipeline
@@ -27,7 +27,7 @@ def run(
 
 def test_samples_of_the_model_stand_for_its_domain(run: Pipeline) -> None:
     found = Sources([300, 500], 12, None).in_domain(run)
-    by_default = replace(run, solver=MultistepSolver(steps=33, power=2))
+    by_default = replace(run, solver=MultistepSolver(steps=17, power=2))
     samples = torch.cat(list(by_default.in_domain().open().blocks()))
     pictures = torch.stack([found.domain.few_shot[i] for i in range(12)])
     assert torch.equal(pictures, to_uint8(samples[:12]).float() / 127.5 - 1)
@@ -94,7 +94,7 @@ def test_too_few_pictures_are_found_before_work_starts(run: Pipeline, tmp_path: 
 
 def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
     class Short:
-        schedule = SimpleNamespace(T=20)
+        schedule = Schedule.linear(20)
 
     short = replace(run, model=Short())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"study\.in_domain_root must be pictures .* too short"):

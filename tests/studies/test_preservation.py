@@ -145,7 +145,7 @@ def test_the_work_is_what_is_left_to_do(
     assert [(work.name, work.evaluations) for work in fresh] == [
         ("invert", 12 * 2),
         ("in-domain", 10 * 4),
-        ("t = 400", 10 * 2),
+        ("decode: cog (2), t = 400", 10 * 2),
         ("in-domain after", 10 * 4),
         ("in-domain, another seed", 10 * 4),
         ("fine-tune", 4 * 4 * 3),

@@ -10,7 +10,13 @@ from tests.studies.conftest import check_texts
 
 STUDY = SearchStudy(
     search=Search(
-        steps=[300, 500], validation=0.3, samples=[32], keep=0.5, retention=0.9, novelty=0.5
+        steps=[300, 500],
+        validation=0.3,
+        samples=[32],
+        keep=0.5,
+        retention=0.9,
+        novelty=0.5,
+        near_copies=0.01,
     ),
     samplers={"a": CogSampler(references=2)},
 )
@@ -25,6 +31,9 @@ def row(step: int, kid: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN40
         "kid": kid,
         "kid_standard_error": 0.001,
         "authenticity": 0.5,
+        "near_copies": 0.0,
+        "captured": 0.0,
+        "real_kid": 0.0,
         "usable": True,
         "validation_kid": kid,
         "samples": 32,
@@ -79,6 +88,27 @@ def test_the_best_is_the_best_usable_one() -> None:
     (sentence,) = STUDY.conclude(rows)
     assert "2 of them usable, is cog (2) at t = 400" in sentence
     assert "met, met" in sentence
+
+
+def test_a_negative_kid_of_copies_is_not_the_best() -> None:
+    copies = row(300, -0.002, near_copies=0.36, authenticity=0.2)
+    rows = [copies, row(400, 0.001, chosen=True), row(500, 0.004)]
+    (sentence,) = STUDY.conclude(rows)
+    assert "is cog (2) at t = 400" in sentence
+    assert "The choice is the best one" in sentence
+    assert "met, met" in sentence
+    rows = [{**copies, "chosen": True}, row(400, 0.001), row(500, 0.004)]
+    assert "The choice is lower in KID, but less new" in STUDY.conclude(rows)[0]
+
+
+def test_the_goal_is_neither_met_nor_missed_within_the_errors() -> None:
+    rows = [row(300, 0.001), row(500, 0.002, chosen=True)]
+    assert "quarter): too few images to say" in STUDY.conclude(rows)[0]
+    rows = [row(300, 0.001), row(500, 0.010, chosen=True)]
+    assert "quarter): missed, met" in STUDY.conclude(rows)[0]
+    # real pictures are no nearer, and that is sure
+    near = {"real_kid": 0.010, "kid_standard_error": 1e-6}
+    assert "quarter): met, met" in STUDY.conclude([{**each, **near} for each in rows])[0]
 
 
 @pytest.mark.parametrize(("domains", "empty"), [(1, 0), (2, 0), (3, 0), (5, 1), (8, 0)])

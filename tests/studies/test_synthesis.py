@@ -61,7 +61,7 @@ def strategy(name: str, kid: float, *, error: float = 0.001, **changes: Any) -> 
     )
 
 
-PAPER = strategy("rejection (slerp, 20000)", 0.1, authenticity=0.4)
+PAPER = strategy("rejection (as in the text: slerp, 20000)", 0.1, authenticity=0.4)
 
 
 def test_the_best_is_the_nearest_of_those_as_new_as_the_papers() -> None:
@@ -76,12 +76,24 @@ def test_the_best_is_the_nearest_of_those_as_new_as_the_papers() -> None:
     (sentence,) = STUDY.conclude(rows)
     assert sentence == (
         "a, t = 500: best is cog (3), KID 50.0 ± 1.0 × 10⁻³ at authenticity 0.40; the paper's "
-        "recipe rejection (slerp, criteria measured here), newer by less than 0.1, has "
-        "KID 100.0 ± 1.0 × 10⁻³ at authenticity 0.40: 50% lower, told apart by two standard errors."
+        "recipe as in the text (slerp of two latents, criteria measured here), newer by less than "
+        "0.1, has KID 100.0 ± 1.0 × 10⁻³ at authenticity 0.40: 50% lower, told apart by two "
+        "standard errors."
     )
     # without the paper's recipe nothing bars the copies
     (sentence,) = STUDY.conclude(rows[1:])
     assert sentence == "a, t = 500: best is copy, KID 10.0 ± 1.0 × 10⁻³ at authenticity 0.20."
+
+
+def test_both_recipes_of_the_paper_are_told_of() -> None:
+    code = strategy("rejection (as in the code: in_domain, 20000)", 0.3, authenticity=0.6)
+    (sentence,) = STUDY.conclude([code, PAPER, strategy("cog (3)", 0.05, authenticity=0.4)])
+    assert "the paper's recipe as in the text (slerp of two latents," in sentence
+    assert sentence.endswith(
+        "KID 100.0 ± 1.0 × 10⁻³ at authenticity 0.40: 50% lower, told apart by two standard errors"
+        "; as in the code (slerp with a draw of the model's own domain) it has KID 300.0 ± 1.0 × "
+        "10⁻³ at authenticity 0.60, told apart by two standard errors."
+    )
 
 
 def test_the_baseline_of_noised_pictures_is_told_of() -> None:
@@ -139,13 +151,14 @@ def test_what_is_not_told_apart_says_how_many_images_would_do() -> None:
 def test_the_papers_recipe_may_be_the_best() -> None:
     (sentence,) = STUDY.conclude([PAPER, strategy("x", 0.02, authenticity=0.2)])
     assert sentence == (
-        "a, t = 500: best is rejection (slerp, 20000), KID 100.0 ± 1.0 × 10⁻³ at authenticity "
-        "0.40, the paper's recipe: no other that is shown as new has a lower KID."
+        "a, t = 500: best is rejection (as in the text: slerp, 20000), KID 100.0 ± 1.0 × 10⁻³ at "
+        "authenticity 0.40, the paper's recipe as in the text: no other that is shown as new has a "
+        "lower KID."
     )
 
 
 def test_a_recipe_without_distance_gives_no_percentage() -> None:
-    paper = strategy("rejection (slerp, 20000)", -0.001, authenticity=0.4)
+    paper = strategy("rejection (as in the text: slerp, 20000)", -0.001, authenticity=0.4)
     (sentence,) = STUDY.conclude([paper, strategy("x", -0.002, authenticity=0.4)])
     assert "authenticity 0.40: both about 0, not told apart" in sentence
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
-from ood_sampler.diffusion.schedule import CLEAN, Schedule, check_step, grid, trunk
+from ood_sampler.diffusion.schedule import (
+    CLEAN,
+    Schedule,
+    check_latent_step,
+    check_step,
+    grid,
+    trunk,
+)
 
 Noise = Callable[[], Tensor]
 """Draws standard normals of the batch's shape."""
@@ -49,6 +56,28 @@ class Flow:
             x_0_hat = clip((x_t - sigma * eps) / alpha)
             eps = (x_t - alpha * x_0_hat) / sigma
         return eps
+
+    def leave_noise(
+        self, x_t: Tensor, t: int, s: int, *, eta: float = 0.0, noise: Noise | None = None
+    ) -> Tensor:
+        r"""Move from a step `t` of pure noise, $\alpha_t = 0$, down to step `s`, as DDIM does.
+
+        There $\hat\epsilon = x_t$ and $\hat x_0$ must come from the network itself, as $\bar x_t$
+        is infinite: $x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - c^2}\, x_t + c z$ with
+        $c = \eta \sigma_s$.
+
+        Raises:
+            ValueError: `eta` is above 0 without `noise`.
+        """
+        if eta and noise is None:
+            raise ValueError(f"eta={eta} needs a source of noise")
+        alpha_s, sigma_s = self.schedule.scales(s)
+        x_0_hat = self.denoiser(x_t, torch.full((), t, dtype=torch.long, device=x_t.device))
+        if self.clip_x_0:
+            x_0_hat = clip(x_0_hat)
+        c = min(eta, 1.0) * sigma_s
+        x_s = torch.add(x_0_hat * alpha_s, x_t, alpha=math.sqrt(sigma_s**2 - c**2))
+        return torch.add(x_s, noise().to(x_t), alpha=c) if c and noise is not None else x_s
 
     def s(self, step: int) -> float:
         r"""$s = \sigma / \alpha$ of a step."""
@@ -170,6 +199,7 @@ class Solver(ABC):
         T = flow.schedule.T
         leaves: dict[int, list[int]] = {}
         for step in sorted(set(at)):
+            check_latent_step(step, flow.schedule)
             leaves.setdefault(self._grid(step, T)[-2], []).append(step)
         ends: dict[int, Point] = {}
         point = Point(x_0, CLEAN)
@@ -214,7 +244,12 @@ class Solver(ABC):
     def _decode(self, flow: Flow, point: Point, step: int) -> Tensor:
         """Walk down from `point`, which lies on the grid of `step`."""
         for s in reversed(self._grid(step, flow.schedule.T)):
-            if s < point.step:
+            if s >= point.step:
+                continue
+            if flow.schedule.is_pure_noise(point.step):
+                # nothing is known of the place before: the next move starts anew
+                point = Point(flow.leave_noise(point.x, point.step, s), s)
+            else:
                 point = self.move(flow, point, s)
         return clip(point.x) if flow.clip_x_0 else point.x
 

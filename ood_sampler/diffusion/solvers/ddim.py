@@ -80,6 +80,9 @@ class DdimDecoder(Solver):
         self.check_eta(eta)
         flow = Flow(denoiser, clip_x_0=clip_x_0)
         for t, s in pairwise(reversed(self._grid(step, flow.schedule.T))):
+            if flow.schedule.is_pure_noise(t):
+                x_t = flow.leave_noise(x_t, t, s, eta=eta, noise=noise)
+                continue
             eps = flow.eps(x_t, t)
             x_t = ddim_move(flow.schedule, x_t, eps, t, s, eta=eta, noise=noise)
         # the last move ends in the denoised image; rounding may have left the range

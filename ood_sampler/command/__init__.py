@@ -1,0 +1,1 @@
+"""What a command says: read, checked and put in Hydra's words before anything runs."""

@@ -1,0 +1,169 @@
+"""Images as physical fields in files: NumPy always, FITS where its package is installed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ood_sampler.data.artifact import atomic
+from ood_sampler.data.radiation import FieldScale
+from ood_sampler.data.sources import MissingPackageError, load_extra
+from ood_sampler.latents.store import TensorSet
+
+_BLOCK = 2880
+"""Bytes that header and data of FITS are filled up to a multiple of."""
+
+
+class GreyImages(TensorSet):
+    """Images whose three colours are equal: the mean of those of another set.
+
+    What a model makes of a domain of one band is not quite grey, but stands for one value a pixel,
+    the one that `FieldScale.from_pictures` makes of it.
+    """
+
+    def __init__(self, images: TensorSet) -> None:
+        self.images = images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        colours = self.images.take(indices)
+        return colours.mean(dim=1, keepdim=True).expand_as(colours)
+
+
+def as_bands(images: TensorSet, scale: FieldScale | None) -> TensorSet:
+    """Return images as their domain has them: grey where its fields have one band."""
+    single = scale is not None and len(scale.low) == 1
+    return GreyImages(images) if single else images
+
+
+def write_fields(
+    folder: Path,
+    blocks: Callable[[], Iterable[Tensor]],
+    count: int,
+    scale: FieldScale,
+    *,
+    unit: str | None,
+) -> list[str]:
+    """Write `samples.npy`, and `samples.fits` if astropy is installed; return their names.
+
+    Args:
+        folder: Where to.
+        blocks: Yields the images, as for `write_physical`; called for each file.
+        count: As for `write_physical`, like the scale.
+        scale: Likewise.
+        unit: As for `write_fits`.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    write_physical(folder / "samples.npy", blocks(), count, scale)
+    try:
+        write_fits(folder / "samples.fits", blocks(), count, scale, unit=unit)
+    except MissingPackageError:
+        return ["samples.npy"]
+    return ["samples.npy", "samples.fits"]
+
+
+def write_physical(path: Path, blocks: Iterable[Tensor], count: int, scale: FieldScale) -> None:
+    r"""Write images as physical fields to a .npy file, shape $(N, C, H, W)$, block by block.
+
+    Args:
+        path: The file; it appears once it is whole.
+        blocks: Images in [-1, 1], shape $(B, 3, H, W)$ each; at least one.
+        count: The number of all images.
+        scale: What their training set was scaled by (`TargetDomain.scale`).
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: The blocks do not hold `count` images.
+    """
+    with atomic(path) as partial, partial.open("wb") as file:
+        for fields in _counted(blocks, count, scale):
+            if not file.tell():
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(fields.dtype),
+                    "fortran_order": False,
+                    "shape": (count, *fields.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(fields).data)
+
+
+def write_fits(
+    path: Path, blocks: Iterable[Tensor], count: int, scale: FieldScale, *, unit: str | None
+) -> None:
+    """Write images as physical fields to the primary array of a FITS file, block by block.
+
+    Its shape as NumPy has it is $(N, C, H, W)$, and $(N, H, W)$, a cube, of a single band. The
+    header gives the unit (BUNIT), and the scale: SCALING, LOWn, HIGHn and, of asinh, SOFTn of band
+    n from 1.
+
+    Args:
+        path: As for `write_physical`, like the next three.
+        blocks: Likewise.
+        count: Likewise.
+        scale: Likewise.
+        unit: Of the values; None if it is not known.
+
+    Raises:
+        MissingPackageError: astropy is not installed.
+        OSError: The file cannot be written.
+        ValueError: The blocks do not hold `count` images.
+    """
+    load_extra("astropy.io.fits", use=f"{path.name}, a FITS file,")
+    with atomic(path) as partial, partial.open("wb") as file:
+        for fields in _counted(blocks, count, scale):
+            values = fields[:, 0] if fields.shape[1] == 1 else fields
+            if not file.tell():
+                header = _header((count, *values.shape[1:]), scale, unit)
+                file.write(header.tostring().encode("ascii"))
+            file.write(values.astype(values.dtype.newbyteorder(">")).tobytes())
+        file.write(bytes(-file.tell() % _BLOCK))
+
+
+def _counted(
+    blocks: Iterable[Tensor], count: int, scale: FieldScale
+) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    written = 0
+    for block in blocks:
+        yield scale.from_pictures(block).numpy()
+        written += len(block)
+    if written != count:
+        raise ValueError(f"count must be the number of images, {written}, got {count}")
+
+
+def _header(shape: Sequence[int], scale: FieldScale, unit: str | None) -> Any:  # noqa: ANN401
+    fits = load_extra("astropy.io.fits", use="samples.fits")
+    bits = 32 if scale.dtype == torch.float32 else 64
+    header = fits.Header([("SIMPLE", True), ("BITPIX", -bits), ("NAXIS", len(shape))])
+    for axis, length in enumerate(reversed(shape), start=1):
+        header[f"NAXIS{axis}"] = length
+    if (text := _ascii(unit)) is not None:
+        header["BUNIT"] = (text, "unit of the values")
+    header["SCALING"] = (scale.scaling, "from values to colours in [-1, 1]")
+    described = scale.as_dict()
+    for key, entry, meaning in (
+        ("LOW", "low", "value that is -1"),
+        ("HIGH", "high", "value that is 1"),
+        ("SOFT", "softening", "softening of asinh"),
+    ):
+        for band, value in enumerate(described.get(entry, ()), start=1):
+            header[f"{key}{band}"] = (value, f"band {band}: {meaning}")
+    return header
+
+
+def _ascii(unit: str | None) -> str | None:
+    """Return a unit as FITS can hold it, None if it cannot."""
+    # Both characters for micro; the standard of FITS writes it u.
+    text = (unit or "").replace("\N{MICRO SIGN}", "u").replace("\N{GREEK SMALL LETTER MU}", "u")
+    return text if text and text.isascii() and text.isprintable() else None

@@ -1,0 +1,163 @@
+"""What an experiment tracker is told of a run, a study or a sweep."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ood_sampler.names import file_name
+from ood_sampler.pipeline import Outcome, Pipeline
+from ood_sampler.record import SHOWN
+from ood_sampler.report.grid import gather, save_png, to_uint8
+from ood_sampler.report.sweep import Run, swept_curves, table_rows
+from ood_sampler.report.tables import COLUMNS, number
+from ood_sampler.report.tracking import Cell, Curves, Entry, Table
+from ood_sampler.studies.base import Measured
+
+_LONGEST_TAG = 64
+
+
+def run_entry(
+    folder: Path,
+    scratch: Path,
+    pipeline: Pipeline,
+    outcome: Outcome,
+    found: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    group: str | None,
+) -> Entry:
+    """Describe a finished run: figures, the grid, samples beside their nearest pictures.
+
+    Args:
+        folder: of the run, with all its files.
+        scratch: folder for images that are needed until the entry is sent.
+        pipeline: the run.
+        outcome: its pictures.
+        found: its figures, as in `metrics.json`.
+        config: its resolved configuration.
+        group: name of the sweep that it belongs to.
+    """
+    row = found["rows"][0]
+    reconstruction = {k: v for k, v in found["reconstruction"].items() if k != "images"}
+    figures = {**row, **{f"reconstruction/{key}": v for key, v in reconstruction.items()}}
+    return Entry(
+        config=config,
+        name=run_title(found["run"]),
+        group=group,
+        tags=_tags(found["run"]["model"], found["run"]["data"], found["run"]["sampler"]),
+        figures={
+            f"test/{key}": value
+            for key, value in figures.items()
+            if isinstance(value, float | int) and number(value) is not None
+        },
+        pictures={"grid": folder / "grid.png"},
+        tables={
+            "test/table": rows_table(found["rows"]),
+            "samples": _samples(folder, scratch, pipeline, outcome),
+        },
+    )
+
+
+def study_entry(
+    folder: Path,
+    name: str,
+    measured: Measured,
+    conclusion: Sequence[str],
+    config: Mapping[str, Any],
+    *,
+    group: str | None,
+) -> Entry:
+    """Describe a finished study: its figure, its table and its conclusion.
+
+    Args:
+        folder: of its files.
+        name: of the study.
+        measured: its rows.
+        conclusion: its sentences.
+        config: resolved configuration.
+        group: name of the sweep that it belongs to.
+    """
+    models = dict.fromkeys(str(row["model"]) for row in measured.rows)
+    domains = dict.fromkeys(str(row["domain"]) for row in measured.rows)
+    return Entry(
+        config=config,
+        name="_".join(file_name(part) for part in (*models, *domains, name)),
+        group=group,
+        tags=_tags(*models, *domains, name),
+        pictures={name: folder / f"{name}.png"},
+        tables={
+            f"test/{name}": rows_table(measured.rows),
+            "conclusion": Table(["conclusion"], [[sentence] for sentence in conclusion]),
+        },
+    )
+
+
+def sweep_entry(folder: Path, runs: Sequence[Run], config: Mapping[str, Any]) -> Entry:
+    """Describe a whole sweep: its table, its pictures, and each figure over the swept key."""
+    pictures = {name: folder / f"{name}.png" for name in ("sweep", "sweep_curves")}
+    return Entry(
+        config=config,
+        name=f"sweep_{folder.name}",
+        group=folder.name,
+        tags=_tags(*(results["run"][key] for _, results, _ in runs for key in ("model", "data"))),
+        pictures={name: path for name, path in pictures.items() if path.exists()},
+        tables={"test/sweep": rows_table(table_rows(runs))},
+        curves=_curves(runs),
+    )
+
+
+def _curves(runs: Sequence[Run]) -> dict[str, Curves]:
+    """Each figure over the swept key; none where no key with numbers was swept."""
+    swept = swept_curves(runs)
+    if swept is None:
+        return {}
+    axis, lines = swept
+    found = {}
+    for column in COLUMNS:
+        points = {
+            line: [(x, y) for x, row in rows if (y := number(row.get(column.key))) is not None]
+            for line, rows in lines.items()
+        }
+        if any(points.values()):
+            found[f"test/{column.key} over {axis}"] = Curves(axis, points)
+    return found
+
+
+def run_title(run: Mapping[str, Any]) -> str:
+    """Name a run by its model, its domain, its strategy, its step and the noise of decoding."""
+    parts = (run["model"], run["data"], run["sampler"], f"t{run['step']}", f"eta{run['eta']:g}")
+    return "_".join(file_name(str(part)) for part in parts)
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """All rows with all their figures; what is no number, word or truth value is left out."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(key)) for key in keys] for row in rows]
+    return Table(keys, cells)
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return number(value)
+    return None if value is None else json.dumps(value, default=str)
+
+
+def _samples(folder: Path, scratch: Path, pipeline: Pipeline, outcome: Outcome) -> Table:
+    """The first samples, each beside the few-shot picture that is nearest to it."""
+    few_shot, distances = pipeline.domain.few_shot, outcome.nearest_distance["samples"]
+    rows: list[list[Cell]] = []
+    for place, sample in enumerate(outcome.numbers[:SHOWN]):
+        nearest = outcome.nearest_index[place]
+        picture = scratch / f"{nearest}.png"
+        if not picture.exists():
+            save_png(to_uint8(gather(few_shot, [nearest]))[0], picture)
+        file = folder / "samples" / f"{sample:05d}.png"
+        rows.append([sample, file, picture, str(few_shot.names[nearest]), distances[place]])
+    return Table(["number", "sample", "nearest", "name of nearest", "distance"], rows)
+
+
+def _tags(*words: object) -> list[str]:
+    return list(dict.fromkeys(str(word)[:_LONGEST_TAG] for word in words))

@@ -1,0 +1,60 @@
+"""Near-copies: the share of samples nearer to a few-shot image than new real images are."""
+
+import torch
+from torch import Tensor
+
+from ood_sampler.metrics.authenticity import nearest
+from ood_sampler.metrics.feature_sets import same
+
+_ONE_IN = 100
+"""Of so many held-out images one may be as near as a near-copy."""
+
+
+def copy_distance(reference: Tensor, held_out: Tensor) -> Tensor:
+    r"""Distance that 99% of held-out images keep from their nearest reference.
+
+    With the $m$ distances of held-out images in increasing order, $d_{(1)} \le \dots \le d_{(m)}$,
+
+    $$\tau = d_{(k)}, \qquad k = \lfloor m / 100 \rfloor + 1$$
+
+    Fewer than 100 images have no 1% quantile: there $\tau$ is the least of all distances. New real
+    images then fall below it in $k / (m + 1)$ of cases on average.
+
+    A held-out image that is itself a reference is not new and does not count; where all are, only
+    exact copies are near-copies, and $\tau = 0$.
+
+    Args:
+        reference: The few-shot set, shape $(M, D)$.
+        held_out: Shape $(m, D)$.
+
+    Returns:
+        A float64 scalar.
+    """
+    distance = nearest(held_out, reference).distance
+    new = distance[~same(distance, held_out)]
+    return new.sort().values[len(new) // _ONE_IN] if len(new) else distance.new_zeros(())
+
+
+def near_copies(samples: Tensor, reference: Tensor, held_out: Tensor) -> Tensor:
+    r"""Tell which samples are nearer to a reference than 99% of held-out images are to theirs.
+
+    $$\mathbb{1}\big[\min_j \|s_i - r_j\| < \tau\big]$$
+
+    with the `copy_distance` $\tau$. An exact copy always counts, up to the rounding of a network.
+    The mean is the share of near-copies. Its interval, `share_interval`, is that of more samples
+    at this $\tau$. That $\tau$ itself comes from few images shows in the row of held-out images:
+    $k - 1$ of $m$ lie below $\tau$, and the upper bound of their interval is that of the share of
+    all new real images below it, without further assumptions, for that share is distributed as
+    $\text{Beta}(k, m - k + 1)$. (Resampling cannot show it: no resampled minimum is lower.)
+    So compare the two intervals.
+
+    Args:
+        samples: Shape $(N, D)$.
+        reference: The few-shot set, shape $(M, D)$.
+        held_out: Real images that are in no other set, shape $(m, D)$.
+
+    Returns:
+        Bool, shape $(N,)$.
+    """
+    distance = nearest(samples, reference).distance
+    return torch.logical_or(distance < copy_distance(reference, held_out), same(distance, samples))

@@ -1,0 +1,275 @@
+"""Which files of a diffusers pipeline make a denoiser: whole or in shards, a variant, averages.
+
+Nothing here needs torch, so that a list of models is there at once.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+INDEX = "model_index.json"
+"""File of a pipeline that names its parts."""
+
+_STEM = "diffusion_pytorch_model"
+
+_AVERAGED = "unet_ema/"
+"""Folder of averaged weights that diffusers' training scripts leave beside the raw ones."""
+
+_NETWORKS = (_AVERAGED, "unet/")
+_SCHEDULERS = ("scheduler/", "")
+_VARIANT = r"(?:\.(?![\w-]*-\d+-of-\d+\.)([\w-]+))?"
+
+_FILE = re.compile(rf"{_STEM}{_VARIANT}\.(safetensors|bin)")
+_SHARDS = re.compile(
+    rf"{_STEM}{_VARIANT}\.(safetensors|bin)(?:\.([\w-]+))?\.index(?:\.([\w-]+))?\.json"
+)
+"""An index of shards; versions of diffusers put the variant in three different places."""
+
+_OTHER_NETWORKS = ("vae", "vqvae", "movq", "text_encoder", "transformer", "bert", "prior")
+
+Read = Callable[[str], list[str]]
+"""Reads an index of shards (`read_shards`) by its path relative to the root of a pipeline."""
+
+
+def pipeline_parts(names: Collection[str], read: Read) -> list[str] | None:
+    """Files of a pipeline that a denoiser is made of; None if one is not there.
+
+    Args:
+        names: its files, by their paths relative to the root.
+        read: reads an index of shards.
+
+    Returns:
+        Network config, scheduler config and weights, in this order. Weights in shards are their
+        index, then the shards.
+
+    Raises:
+        ValueError: an index is malformed, or several sets of weights could be meant.
+    """
+    parts = wanted_parts(names, read)
+    return parts if set(parts) <= set(names) else None
+
+
+def wanted_parts(names: Collection[str], read: Read) -> list[str]:
+    """As `pipeline_parts`, with what is missing: by its usual name where nothing else names it."""
+    network, scheduler = _network(names), _scheduler(names)
+    config = f"{network}config.json"
+    return [config, f"{scheduler}scheduler_config.json", *_weights(names, network, read)]
+
+
+def folder_parts(folder: Path) -> list[str]:
+    """`wanted_parts` of a folder on disk."""
+    places = ("", *_NETWORKS, *_SCHEDULERS[:1])
+    names = {f"{place}{file.name}" for place in places for file in _files(folder / place)}
+    return wanted_parts(names, lambda name: read_shards(folder / name))
+
+
+def parts_of(folder: Path) -> list[str] | None:
+    """`pipeline_parts` of a folder; None as well where they cannot be told."""
+    try:
+        parts = folder_parts(folder)
+    except ValueError:
+        return None
+    return parts if all((folder / part).is_file() for part in parts) else None
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is meant as a pipeline or a part of one, whole or not."""
+    signs = (INDEX, *(f"{network}config.json" for network in (*_NETWORKS, "")))
+    return any((folder / sign).is_file() for sign in signs) or any(
+        _candidates([file.name for file in _files(folder / network)], "")
+        for network in (*_NETWORKS, "")
+    )
+
+
+def pipeline_files(folder: Path) -> list[Path]:
+    """The files of a pipeline folder: weights (index and shards), network and scheduler config.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: an index is malformed, or several sets of weights could be meant.
+    """
+    config, scheduler, *weights = folder_parts(folder)
+    for part in (*weights, config, scheduler):
+        if not (folder / part).is_file():
+            raise FileNotFoundError(_missing(folder, part, weights))
+    return [folder / part for part in (*weights, config, scheduler)]
+
+
+def scheduler_file(folder: Path) -> Path:
+    """The scheduler config of a pipeline folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    part = folder_parts(folder)[1]
+    if not (folder / part).is_file():
+        raise FileNotFoundError(_missing(folder, part, []))
+    return folder / part
+
+
+def weights_file(folder: Path) -> Path:
+    """Where a pipeline folder keeps its network's weights: the file, or the index of its shards."""
+    return folder / folder_parts(folder)[2]
+
+
+def is_averaged(folder: Path) -> bool:
+    """Whether a pipeline's weights are averages that stand beside raw ones."""
+    return folder_parts(folder)[0].startswith(_AVERAGED) and (folder / "unet").is_dir()
+
+
+def refuse_other_networks(index: object, place: object) -> None:
+    """See that a pipeline has no other networks, such as the decoder of latent diffusion.
+
+    Args:
+        index: content of its `model_index.json`.
+        place: of the pipeline, for messages.
+
+    Raises:
+        ValueError: it has, or its network is no `UNet2DModel`.
+    """
+    if not isinstance(index, Mapping):
+        raise ValueError(f"model_index.json must hold a JSON object, got {type(index).__name__}")
+    parts = {name: part[-1] for name, part in index.items() if isinstance(part, list) and part}
+    others = [name for name in parts if name not in ("unet", "scheduler") and parts[name]]
+    if others:
+        raise ValueError(
+            f"{place} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
+            "models of latents or of text are not implemented"
+        )
+    if parts.get("unet", "UNet2DModel") != "UNet2DModel":
+        raise ValueError(f"the network must be a UNet2DModel, got {parts['unet']} in {place}")
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """`refuse_other_networks` of a folder, also of one without an index.
+
+    Raises:
+        ValueError: it has other networks, or its network is no `UNet2DModel`.
+    """
+    if (folder / INDEX).is_file():
+        refuse_other_networks(read_object(folder / INDEX), folder)
+    others = [name for name in _OTHER_NETWORKS if (folder / name / "config.json").is_file()]
+    if others:
+        raise ValueError(
+            f"{folder} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
+            "models of latents or of text are not implemented"
+        )
+    for network in (*_NETWORKS, ""):
+        config = folder / f"{network}config.json"
+        kind = read_object(config).get("_class_name") if config.is_file() else None
+        if kind not in (None, "UNet2DModel"):
+            raise ValueError(f"the network must be a UNet2DModel, got {kind} in {config}")
+
+
+def read_shards(index: Path) -> list[str]:
+    """Files that an index of shards names, each once.
+
+    Raises:
+        FileNotFoundError: there is no such index.
+        ValueError: it is malformed, or names a file that is not beside it.
+    """
+    weights = read_object(index).get("weight_map")
+    files = list(weights.values()) if isinstance(weights, Mapping) else []
+    if not files or not all(isinstance(file, str) for file in files):
+        raise ValueError(
+            f"{index} must map weights to files in weight_map, but does not; fetch the file again"
+        )
+    for file in files:
+        if Path(file).name != file or file in ("", "..") or "\\" in file:
+            raise ValueError(
+                f"{index} must name files beside it, got {file!r}: nothing elsewhere is read"
+            )
+    return sorted(set(files))
+
+
+def read_object(file: Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} must be JSON, got: {error}; fetch the file again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _network(names: Collection[str]) -> str:
+    """The folder of the network; the first published models have all files at the root."""
+    for network in _NETWORKS:
+        if _candidates(names, network):
+            return network
+    if _candidates(names, "") or "unet/config.json" not in names:
+        return ""
+    return "unet/"
+
+
+def _scheduler(names: Collection[str]) -> str:
+    there = [place for place in _SCHEDULERS if f"{place}scheduler_config.json" in names]
+    if there:
+        return there[0]
+    return "scheduler/" if any(f"{network}config.json" in names for network in _NETWORKS) else ""
+
+
+def _weights(names: Collection[str], network: str, read: Read) -> list[str]:
+    """Plain weights before variants, safetensors before pickles, shards before a single file.
+
+    The last as in diffusers: a single file beside whole shards is older than they.
+    """
+    candidates = _candidates(names, network)
+    if not candidates:
+        return [f"{network}{_STEM}.safetensors"]
+    variant = _chosen_variant(sorted({variant for variant, _, _, _ in candidates}), network)
+    found = []
+    for _, _, single, file in sorted(one for one in candidates if one[0] == variant):
+        parts = [file] if single else [file, *(f"{network}{shard}" for shard in read(file))]
+        if set(parts) <= set(names):
+            return parts
+        found.append(parts)
+    return found[0]
+
+
+def _candidates(names: Collection[str], network: str) -> list[tuple[str, bool, bool, str]]:
+    """Variant, whether it is a pickle, whether it is a single file, and path of all weights."""
+    candidates = []
+    for name in names:
+        file = name.removeprefix(network)
+        if "/" in file or not name.startswith(network):
+            continue
+        if found := _FILE.fullmatch(file):
+            candidates.append((found[1] or "", found[2] == "bin", True, name))
+        elif found := _SHARDS.fullmatch(file):
+            variant = found[1] or found[3] or found[4] or ""
+            candidates.append((variant, found[2] == "bin", False, name))
+    return candidates
+
+
+def _chosen_variant(variants: list[str], network: str) -> str:
+    if len(variants) > 1 and variants[0]:
+        raise ValueError(
+            f"the pipeline must hold {network}{_STEM}.safetensors or one variant of it, got "
+            f"{', '.join(variants)}: give the one you mean that name"
+        )
+    return variants[0]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+
+
+def _missing(folder: Path, part: str, weights: list[str]) -> str:
+    if part in weights[1:]:
+        return (
+            f"{folder / part} is missing: {folder / weights[0]} names it among the "
+            f"{len(weights) - 1} shards of the weights; fetch it, too"
+        )
+    return (
+        f"{folder / part} is missing: model.path must name a whole diffusers pipeline folder, with "
+        f"config.json, {_STEM}.safetensors (or .bin, a variant as .fp16.safetensors, or shards "
+        "with their index) and scheduler_config.json"
+    )
