@@ -50,6 +50,9 @@ def entitle(axes: "Axes", text: str, *, room: float = 0.9) -> None:
     ratios = grid.get_width_ratios() or [1] * grid.ncols
     share = sum(ratios[place.colspan.start : place.colspan.stop]) / sum(ratios)
     figure: Any = axes.get_figure()
+    if place.colspan.stop == grid.ncols:
+        # there is no gap to reach into
+        room -= 0.1
     letters = max(12, int(room * share * figure.get_figwidth() / _LETTER))
     axes.set_title("\n".join(textwrap.fill(line, letters) for line in text.split("\n")))
 

@@ -96,8 +96,8 @@ def against_real(run: Subject) -> Verdict | None:
     decision = decide(apart, most=margin)
     figures = f"{kid_text(run.row)} against {kid_text(run.real)}"
     limit = (
-        f"{1e3 * margin:.2g} × 10⁻³, a twentieth of the distance from real pictures to the model's "
-        "own samples"
+        f"{_two_digits(1e3 * margin)} × 10⁻³, a twentieth of the distance from real pictures to "
+        "the model's own samples"
     )
     closer = "even below" if apart.high < 0 else f"at most {limit}, above"
     answer, said = {

@@ -10,7 +10,7 @@ from statistics import fmean, quantiles, stdev
 
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
-from ood_sampler.report.decision import Outcome, decide, difference, estimated
+from ood_sampler.report.decision import Decision, Outcome, decide, difference, estimated
 from ood_sampler.report.tables import figure, figure_with_interval, number
 
 _AUTHENTICITY = 0.5
@@ -29,6 +29,9 @@ _DEEP_RANK = 0.95
 """Share of the real pictures below the blend score that samples are held against."""
 
 _CAPTURED_FEW, _CAPTURED_MANY = 0.05, 0.5
+
+_TAIL = 0.025
+"""Share of cases beyond each end of an interval."""
 
 _AS_VARIED = 0.1
 """Of the diversity of real pictures, by which that of samples may differ."""
@@ -57,7 +60,7 @@ def _near_copies(run: Subject, near: Interval) -> Verdict:
     real = number((run.real or {}).get("near_copies"))
     known = _NEAR_COPIES if real is None else real
     limit = 2 * max(known, _NEAR_COPIES) + 0.01
-    decision = decide(near, most=limit)
+    decision = _below(run, near, limit)
     figures = (
         f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than 99% of "
         f"held-out pictures are to theirs; {known:.1%} of real pictures, and at most {limit:.0%} "
@@ -161,7 +164,7 @@ def kept(run: Subject) -> Verdict | None:
     found = share_interval(run.row, "captured")
     if found is None:
         return None
-    decision = decide(found, most=_CAPTURED_FEW)
+    decision = _below(run, found, _CAPTURED_FEW)
     lost = (
         f"{percent(found)} of the samples lie nearer to the model's own domain than to the target; "
         f"at most {_CAPTURED_FEW:.0%} count as none."
@@ -181,6 +184,18 @@ def kept(run: Subject) -> Verdict | None:
         f"{lost} {said}".rstrip(),
         f"in part captured by the model's own domain ({found.value:.0%})",
     )
+
+
+def _below(run: Subject, share: Interval, limit: float) -> Decision:
+    r"""Whether a share of the samples is below a limit.
+
+    The interval of a share of 0 is not normal: $\log \alpha / \log(1 - \text{limit})$ images of
+    which none counts keep its end below the limit (Clopper & Pearson, 1934).
+    """
+    decision, count = decide(share, most=limit), number(run.row.get("samples"))
+    if decision.outcome == "unclear" and share.value == 0 and count:
+        return Decision("unclear", math.log(_TAIL) / math.log(1 - limit) / count)
+    return decision
 
 
 def varied(run: Subject) -> Verdict | None:

@@ -27,7 +27,8 @@ def draw_strips(axes: "Axes", strips: Mapping[str, Tensor], *, title: str) -> No
         strips: in [-1, 1], shape $(N, 3, R, R)$; what follows the last slash of a label is shown.
         title: above the rows.
     """
-    entitle(axes, title)
+    # their names take of the width
+    entitle(axes, title, room=0.65)
     axes.set_axis_off()
     if not strips:
         return

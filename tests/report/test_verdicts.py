@@ -107,6 +107,11 @@ def test_a_difference_that_is_not_shown_is_no_equality(results: dict[str, Any]) 
     )
 
 
+def test_margins_are_plain_numbers(results: dict[str, Any]) -> None:
+    results["rows"][2] |= {"kid": 2.5, "kid_standard_error": 0.1}
+    assert "is at most 120 × 10⁻³, a twentieth" in judge(results, REAL).sentence
+
+
 def test_without_a_distance_to_own_samples_there_is_no_margin(results: dict[str, Any]) -> None:
     results["rows"][2]["kid"] = 0.0005
     assert "as_near_as_real" not in {verdict.key for verdict in verdicts(results)}
@@ -163,8 +168,8 @@ def test_few_samples_without_near_copies_are_not_called_new(results: dict[str, A
     results["rows"][0] |= near_copies(0, 64)
     verdict = judge(results, COPIES)
     assert (verdict.outcome, verdict.answer) == ("unclear", "too few to say")
-    # of the limit of 3% the upper end of 5.6% is too far: (5.6 / 3)^2 * 64 = 223
-    assert "Too few images to say: about 230 samples would do (num_samples)." in verdict.sentence
+    # none of 122 would be: 0.97^122 < 0.025
+    assert "Too few images to say: about 130 samples would do (num_samples)." in verdict.sentence
     assert "Too few images to say whether they are new." in conclusion(verdicts(results))
 
 
@@ -237,7 +242,8 @@ def test_none_captured_of_ten_is_not_few(results: dict[str, Any]) -> None:
     assert verdict.outcome == "unclear"
     # up to 31% would be missed in ten
     assert "0.0% (0.0% to 30.8%)" in verdict.sentence
-    assert "about 390 samples would do" in verdict.sentence
+    # none of 72 would be few: 0.95^72 < 0.025
+    assert "about 72 samples would do" in verdict.sentence
 
 
 def test_what_is_missing_is_left_out(results: dict[str, Any]) -> None:

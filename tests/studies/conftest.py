@@ -123,6 +123,7 @@ def check_texts(figure: Any) -> None:  # noqa: ANN401 matplotlib's own
     figure.set_dpi(100)
     figure.draw_without_rendering()
     groups = [[axes.title if axes.title.get_text() else axes._left_title for axes in figure.axes]]
+    assert all(title.get_window_extent().x1 <= figure.bbox.x1 for title in groups[0])
     for axes in figure.axes:
         groups.append(axes.texts)
         for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
