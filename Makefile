@@ -11,6 +11,9 @@ SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCAL
 STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
 	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
 
+# a process for each core, at most four: each takes 2 GB; a file's tests share what they make
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help run sweep test soak lint format types check bench assets clean paper $(STUDIES)
 
@@ -26,7 +29,7 @@ sweep: $(READY) ## inversion step by eta, one table and one picture at the end; 
 	$(BIN)/python -m ood_sampler.run experiment=step_eta $(ARGS)
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 soak: $(READY) ## the long tests of faults, twenty minutes
 	$(BIN)/python -m pytest -m soak $(ARGS)
@@ -43,7 +46,7 @@ types: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types ## lint, types, tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term --cov-fail-under=85
 
 bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour; ARGS="--only metrics"
 	$(BIN)/python -m experiments.bench $(ARGS)

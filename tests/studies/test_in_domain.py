@@ -94,11 +94,11 @@ def test_too_few_pictures_are_found_before_work_starts(run: Pipeline, tmp_path: 
 
 def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
     class Short:
-        schedule = Schedule.linear(20)
+        schedule = Schedule.linear(10)
 
     short = replace(run, model=Short())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"study\.in_domain_root must be pictures .* too short"):
-        Sources([10], 12, None).check(short, least=2)
+        Sources([5], 12, None).check(short, least=2)
 
 
 def test_all_few_shot_pictures_keep_their_latents(run: Pipeline) -> None:
