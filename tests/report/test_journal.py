@@ -24,8 +24,8 @@ def test_the_log_begins_with_what_was_said_before_work(
         kept.begin()
         assert lines(file) == ["warning: early"]
         journal.info("stage decode; 3 images, 1.0 s")
-        # not by `log`: what pytest captures could not be sent between its processes
-        journal.error("error: name %s", "caf\udce9")
+        # not by a logger: what pytest captures could not be sent between its processes
+        kept.handle(logging.makeLogRecord({"msg": "error: name caf\udce9"}))
     log.error("afterwards")
     assert lines(file) == [
         "warning: early",
