@@ -465,6 +465,28 @@ def test_picture_that_changes_after_inspection_is_refused(tmp_path: Path) -> Non
         domain.few_shot[1]
 
 
+def test_pictures_are_decoded_once_as_far_as_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shot = make(write_pictures(tmp_path, range(6))).few_shot
+    decoded: list[str] = []
+
+    def counted(data: bytes, *, name: str) -> object:
+        decoded.append(name)
+        return read_rgb(data, name=name)
+
+    monkeypatch.setattr("ood_sampler.data.domain.read_rgb", counted)
+    monkeypatch.setattr("ood_sampler.data.domain._KEPT_BYTES", 2 * few_shot[0].numel())
+    few_shot._decoded.clear()  # type: ignore[attr-defined]
+    decoded.clear()
+    first = stack(few_shot)
+    assert len(set(decoded)) == len(few_shot)
+    decoded.clear()
+    assert torch.equal(stack(few_shot), first)
+    assert len(set(decoded)) == len(few_shot) - 2
+    assert pickle.loads(pickle.dumps(few_shot))._decoded == {}  # noqa: S301
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_items_do_not_depend_on_workers(tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", range(12))
