@@ -65,6 +65,11 @@ def check_images(images: Tensor) -> None:
         )
 
 
+def unit_size(features: Tensor) -> Tensor:
+    """Divide each feature vector, (B, D), by its root mean square."""
+    return features / features.square().mean(1, keepdim=True).sqrt().clamp(min=_TINY)
+
+
 def normalised_convolution(channels_in: int, channels_out: int, *, pool: bool) -> nn.Sequential:
     """Return a 3x3 convolution, halving where `pool`, batch normalisation and GELU."""
     return nn.Sequential(
@@ -144,7 +149,7 @@ class EmbeddedFeatures(FeatureExtractor):
                 images = functional.interpolate(images, size, mode="bicubic", antialias=True)
                 images = images.clamp(-1, 1)
             features = self.network.features(images) + self.network.features(images.flip(3))
-            return features / features.square().mean(1, keepdim=True).sqrt().clamp(min=_TINY)
+            return unit_size(features)
 
 
 def in_domain_features(domain: str) -> Tensor:

