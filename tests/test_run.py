@@ -385,9 +385,9 @@ def test_an_interrupted_program_exits_with_130(
 
     monkeypatch.setattr("ood_sampler.run.execute", interrupted)
     assert run_in_process(tmp_path) == 130
-    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg: lightning_exit())
+    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg, begin: lightning_exit())
     assert run_in_process(tmp_path) == 130
-    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg: sys.exit(3))
+    monkeypatch.setattr("ood_sampler.run.execute", lambda cfg, begin: sys.exit(3))
     assert run_in_process(tmp_path) == 3
     # while a command is read and composed
     for module in ("run", "train"):

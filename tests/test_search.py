@@ -126,13 +126,14 @@ def test_a_candidate_whose_near_copies_are_shown_is_not_usable(
     asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
 ) -> None:
     # 7 of 16 samples are near-copies, of which real pictures make none of 16, at most 21%
-    choice = search(samples=[16], near_copies=0.1).choose(make(), steps=[100], samplers=SAMPLERS)
+    samplers = (CogSampler(references=2, cap=1), CogSampler(references=3, cap=1))
+    choice = search(samples=[16], near_copies=0.1).choose(make(), steps=[100], samplers=samplers)
     trials = {trial.sampler: trial for trial in choice.trials}
-    assert trials["cog (2)"].point.near_copies == 7 / 16
+    assert trials["cog (2, 1)"].point.near_copies == 7 / 16
     low, high = 0.197534, 1 - 0.025 ** (1 / 16)
     excess = 7 / 16 - ((7 / 16 - low) ** 2 + high**2) ** 0.5
-    assert trials["cog (2)"].point.excess == pytest.approx(excess, abs=1e-5)
-    assert [name for name, trial in trials.items() if trial.usable] == ["cog (3)"]
+    assert trials["cog (2, 1)"].point.excess == pytest.approx(excess, abs=1e-5)
+    assert [name for name, trial in trials.items() if trial.usable] == ["cog (3, 1)"]
     # all else speaks for it
     usable = [t.sampler for t in asked[0].trials if t.samples == 16 and t.usable]
     assert usable == ["cog (3)", "cog (2)"]

@@ -49,12 +49,14 @@ def _factor(cov: Tensor) -> Tensor:
     r"""Find $F$ of shape $(D, r)$ with $F F^\top$ equal to `cov`, of rank $r$."""
     triangle: Tensor
     triangle, failed = torch.linalg.cholesky_ex(cov)
-    if not failed:
+    tiny = len(cov) * torch.finfo(cov.dtype).eps
+    pivots = triangle.diagonal().square()
+    # rounding lets some singular matrices pass, with the root of an error as a pivot
+    if not failed and pivots.min() > tiny * pivots.max():
         return triangle
-    # singular, or nearly
     values, vectors = torch.linalg.eigh(cov)
     # Rounding moves zero eigenvalues by about this much; its root would add up over D - r of them.
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    kept = values > values[-1] * tiny
     factor: Tensor = vectors[:, kept] * values[kept].sqrt()
     return factor
 
