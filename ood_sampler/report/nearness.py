@@ -100,11 +100,12 @@ def against_real(run: Subject) -> Verdict | None:
         "the model's own samples"
     )
     closer = "even below" if apart.high < 0 else f"at most {limit}, above"
+    seen = " The feature network sees the difference all the same." if apart.low > 0 else ""
     answer, said = {
         "shown": (
             "yes",
-            f"is {closer} that of the real few-shot pictures: {figures}. Copies would pass this "
-            "test too: see the next two.",
+            f"is {closer} that of the real few-shot pictures: {figures}.{seen} Copies would pass "
+            "this test too: see the next two.",
         ),
         "refuted": (
             "not yet",
@@ -119,7 +120,7 @@ def against_real(run: Subject) -> Verdict | None:
     }[decision.outcome]
     return Verdict(
         "as_near_as_real",
-        "As near to the held-out pictures as real ones?",
+        "Nearly as near to the held-out pictures as real ones?",
         decision.outcome,
         answer,
         f"The KID of the samples {said}",

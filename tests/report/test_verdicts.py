@@ -112,6 +112,16 @@ def test_margins_are_plain_numbers(results: dict[str, Any]) -> None:
     assert "is at most 120 × 10⁻³, a twentieth" in judge(results, REAL).sentence
 
 
+def test_a_difference_within_the_margin_is_told(results: dict[str, Any]) -> None:
+    # 10 above real pictures, of at most 15, with an error of 0.3
+    results["rows"][0] |= {"kid": 0.0109, "kid_standard_error": 0.0002}
+    verdict = judge(results, REAL)
+    assert (verdict.outcome, verdict.answer) == ("shown", "yes")
+    assert "sees the difference all the same" in verdict.sentence
+    results["rows"][0]["kid"] = 0.0009
+    assert "sees the difference" not in judge(results, REAL).sentence
+
+
 def test_without_a_distance_to_own_samples_there_is_no_margin(results: dict[str, Any]) -> None:
     results["rows"][2]["kid"] = 0.0005
     assert "as_near_as_real" not in {verdict.key for verdict in verdicts(results)}
