@@ -52,7 +52,10 @@ def conclusion(judged: Sequence[Verdict]) -> str:
         return f"{_TOO_FEW} whether the target domain was reached."
     faults = [v.fault for v in judged if v.fault and v.outcome == "refuted"]
     doubts = [text for k, text in _DOUBTS.items() if k in found and found[k].outcome == "unclear"]
+    near = found.get("as_near_as_real")
     told = "The samples look like the target domain"
+    if near is not None and near.outcome != "shown":
+        told = "The samples are nearer to the target domain than the model's own pictures"
     if faults:
         told += f", but they are {' and '.join(faults)}"
     elif found["new"].outcome == "shown":
