@@ -3,6 +3,8 @@ from typing import Any
 import pytest
 import torch
 
+from ood_sampler.metrics.intervals import share_interval, with_bounds
+from ood_sampler.metrics.near_copies import near_copies as find_near_copies
 from ood_sampler.report.claims import Verdict
 from ood_sampler.report.verdicts import conclusion, verdicts
 
@@ -187,6 +189,27 @@ def test_new_needs_few_near_copies_and_no_lower_authenticity(results: dict[str, 
     verdict = judge(results, COPIES)
     assert (verdict.outcome, verdict.answer) == ("refuted", "partly copies")
     assert "1.0% (0.3% to 2.3%) of the samples are near-copies" in verdict.sentence
+
+
+def test_few_held_out_pictures_do_not_tell_near_copies(results: dict[str, Any]) -> None:
+    """Of new images one in seven lies nearer than the nearest of six held-out pictures."""
+    outcomes = []
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        few_shot, held_out, samples = (
+            torch.randn(count, 8, generator=generator) for count in (24, 6, 64)
+        )
+        for row, images in zip(results["rows"], (samples, held_out), strict=False):
+            share = share_interval(find_near_copies(images, few_shot, held_out))
+            row |= with_bounds({"near_copies": share})
+        results["rows"][0]["samples"] = 64
+        verdict = judge(results, COPIES)
+        outcomes.append(verdict.answer)
+    assert outcomes.count("no: near-copies") <= 5
+    results["rows"][0] |= near_copies(11, 64)
+    verdict = judge(results, COPIES)
+    assert verdict.outcome == "unclear"
+    assert "(data.held_out) would do" in verdict.sentence
 
 
 def test_more_near_copies_among_real_pictures_move_the_limit(results: dict[str, Any]) -> None:
