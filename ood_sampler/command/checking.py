@@ -193,7 +193,7 @@ def check_complete(composed: DictConfig) -> None:
         raise CommandError(_must_be_set(missing[0]))
     for key, node in _leaves(composed):
         if key == "output" or (takes_text(key) and not isinstance(node, DictConfig)):
-            _check_text(key, composed)
+            _check_text(key, str(node._value()), composed)
     if "output" in composed:
         if composed.output is None:
             raise CommandError(_must_be_set("output"))
@@ -202,12 +202,14 @@ def check_complete(composed: DictConfig) -> None:
         _check_output(Path(composed.output))
 
 
-def _check_text(key: str, composed: DictConfig) -> None:
+def _check_text(key: str, written: str, composed: DictConfig) -> None:
     try:
         value = OmegaConf.select(composed, key)
     except OmegaConfBaseException as error:
-        if "Environment variable" in str(error) or key == "output":
-            raise CommandError(f"{key}: {str(error).splitlines()[0]}") from error
+        sentence = str(error).splitlines()[0].rpartition("interpolation: ")[2].strip('"')
+        # not for a key that refers to the one that asks for the variable
+        if ("Environment variable" in sentence and "oc.env" in written) or key == "output":
+            raise CommandError(f"{key}: {sentence}") from error
         # refers to what only a run knows
         return
     if not isinstance(value, str | None):

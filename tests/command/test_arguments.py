@@ -92,7 +92,7 @@ def test_a_command_reaches_hydra(typed: list[str], taken: list[str]) -> None:
         (["data=folder", "data.root=null"], "data.root must be set"),
         (
             ["data.root=${oc.env:MISSING}", "data=folder"],
-            "Environment variable 'MISSING' not found",
+            "data.root: Environment variable 'MISSING' not found",
         ),
         (["data.root=${oc.env:MISSING,''}", "data=folder"], "data.root is empty"),
         (["=x"], "=x names no key"),
