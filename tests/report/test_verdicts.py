@@ -286,15 +286,32 @@ def test_a_kid_without_standard_error_is_not_compared(results: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "look like the target domain and new. The frozen model does better than"),
-        ({"kid": 0.0046}, "and new. Too few images to say whether the frozen model does better"),
-        ({"kid": 0.008}, "and new. Mixing the few-shot pictures without the model does better."),
+        ({}, "look like the target domain, and they are new. The frozen model does better than"),
+        (
+            {"kid": 0.0046},
+            "and they are new. Too few images to say whether the frozen model does better",
+        ),
+        (
+            {"kid": 0.008},
+            "and they are new. Mixing the few-shot pictures without the model does better.",
+        ),
         ({"authenticity": 0.1}, "but they are partly copies of the few-shot pictures. The frozen"),
         ({"kid": 0.4}, "The target domain was not reached."),
         ({"kid": 0.29}, "Too few images to say whether the target domain was reached."),
         ({"captured": 0.7}, "The target domain was not reached."),
         ({"captured": 0.1}, "but they are in part captured by the model's own domain (10%). The"),
-        ({"captured": 0.04}, "and new. Too few images to say whether they stay in the target"),
+        (
+            {"captured": 0.04},
+            "and they are new. Too few images to say whether they stay in the target",
+        ),
+        (
+            {"kid": 0.2},
+            "are nearer to the target domain than the model's own pictures, and they are",
+        ),
+        (
+            {"authenticity": 0.44, "captured": 0.04},
+            "domain. Too few images to say whether they are new and whether they stay in the",
+        ),
         ({"authenticity": 0.44}, "domain. Too few images to say whether they are new. The frozen"),
     ],
 )
