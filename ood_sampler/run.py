@@ -162,6 +162,8 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         sampler = instantiate(cfg.sampler)
         samplers = [sampler]
         if isinstance(sampler, Candidates):
+            if search is None:
+                raise ValueError("sampler=auto needs the keys of search: leave ~search out")
             samplers = list(sampler.samplers.values())
         if len(steps) * len(samplers) > 1 and study is not None:
             raise ValueError(

@@ -284,6 +284,9 @@ def test_groups_that_a_run_can_do_without_may_be_deleted(
     with pytest.raises(SystemExit):
         run(configured(tmp_path, *tiny(model_folder), *deleted, "inversion.step=auto"))
     assert "inversion.step=auto needs the keys of search: leave ~search out" in caplog.text
+    with pytest.raises(SystemExit):
+        run(configured(tmp_path, *tiny(model_folder), *deleted, "sampler=auto"))
+    assert "sampler=auto needs the keys of search: leave ~search out" in caplog.text
 
 
 def test_a_tracker_is_told_of_a_study_by_its_name_with_figure_and_table(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ _EXAMPLES = {
 }
 """Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
-_REMOVABLE = ("study", "experiment")
+_REMOVABLE = ("study", "experiment", "logger", "search")
 """Groups that a run can do without."""
 
 
@@ -314,7 +314,7 @@ def _check_removed(setting: Setting, known: DictConfig, configuration: Configura
     group, dot, _ = key.partition(".")
     if dot and configuration.is_group(group):
         return
-    instead = {"logger": "logger=none keeps no account", "trainer": "trainer=auto is the default"}
+    instead = {"trainer": "trainer=auto is the default"}
     raise CommandError(
         f"{setting.text} removes what every run needs: "
         + instead.get(key, f"leave it out, or set {key} to something else")
