@@ -273,6 +273,13 @@ def test_a_dry_run_and_a_mistake_leave_no_file(
     run(configured(tmp_path, *mistake, "logger=none", number=0))
     (file,) = (tmp_path / "sweeps" / "x" / "0").iterdir()
     assert file.name == FAILED
+    cfg = configured(tmp_path, "dry_run=true", number=0)
+    with open_dict(cfg):
+        cfg.hydra = {"sweep": {"dir": str(tmp_path / "sweeps" / "x")}}
+    with pytest.raises(SystemExit):
+        SweepReport().on_multirun_end(cfg)
+    assert "error: run 0 failed" in caplog.text
+    assert not file.exists()
 
 
 def test_groups_that_a_run_can_do_without_may_be_deleted(
