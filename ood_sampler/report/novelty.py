@@ -66,10 +66,11 @@ def _near_copies(run: Subject, near: Interval) -> Verdict:
     if real is not None and of_held_out:
         # few held-out pictures do not tell how many near-copies new ones would be
         decision = decide(difference_interval(near, real), most=limit - known)
+    fewer = run.held_out is not None and run.held_out < 1 / _NEAR_COPIES
+    others = "any held-out picture is" if fewer else "99% of held-out pictures are to theirs"
     figures = (
-        f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than 99% of "
-        f"held-out pictures are to theirs; {known:.1%} of real pictures, and at most {limit:.0%} "
-        "count as new."
+        f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than "
+        f"{others}; {known:.1%} of real pictures, and at most {limit:.0%} count as new."
     )
     answers = {"shown": "new", "refuted": "no: near-copies", "unclear": UNSURE}
     said = ""
@@ -162,7 +163,7 @@ def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | No
         decision.outcome,
         answer,
         f"{figures} {said}",
-        "closer to double exposures of them than real pictures are",
+        "closer to double exposures of few-shot pictures than real ones are",
     )
 
 

@@ -210,6 +210,8 @@ def test_few_held_out_pictures_do_not_tell_near_copies(results: dict[str, Any]) 
     verdict = judge(results, COPIES)
     assert verdict.outcome == "unclear"
     assert "(data.held_out) would do" in verdict.sentence
+    results["protocol"]["held-out pictures"] = 6
+    assert "than any held-out picture is;" in judge(results, COPIES).sentence
 
 
 def test_more_near_copies_among_real_pictures_move_the_limit(results: dict[str, Any]) -> None:
@@ -322,7 +324,9 @@ def test_conclusion(results: dict[str, Any], changes: dict[str, float], words: s
 
 def test_conclusion_of_blends_and_of_nothing(results: dict[str, Any]) -> None:
     results["distributions"]["blend_pair"]["samples"] = [0.9] * 100
-    assert "but they are closer to double exposures of them" in conclusion(verdicts(results))
+    assert "but they are closer to double exposures of few-shot pictures" in conclusion(
+        verdicts(results)
+    )
     results["rows"][0]["authenticity"] = 0.1
     assert "pictures and closer to double exposures" in conclusion(verdicts(results))
     results["rows"][0]["kid"] = None
