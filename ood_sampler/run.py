@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -134,8 +135,8 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # nothing that a user of this program could act on
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
+    notes: list[str] = []
+    with _telling(notes):
         search = instantiate(cfg.search) if "search" in cfg else None
         steps = [cfg.inversion.step]
         if cfg.inversion.step == AUTO:
@@ -161,6 +162,8 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         sampler = instantiate(cfg.sampler)
         samplers = [sampler]
         if isinstance(sampler, Candidates):
+            if search is None:
+                raise ValueError("sampler=auto needs the keys of search: leave ~search out")
             samplers = list(sampler.samplers.values())
         if len(steps) * len(samplers) > 1 and study is not None:
             raise ValueError(
@@ -184,9 +187,6 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         domain = instantiate(cfg.data)
         if not fetched:
             check_model(model, solver, settings, also)
-    notes = [printable(str(w.message)) for w in caught if issubclass(w.category, UserWarning)]
-    for note in notes:
-        log.warning("warning: %s", note)
     pipeline = Pipeline(
         model=model,
         domain=domain,
@@ -200,6 +200,21 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         progress=lambda name, images: [StageProgress(_of_sweep(name), images)],
     )
     return _Prepared(pipeline, study, search, steps, samplers, notes)
+
+
+@contextmanager
+def _telling(notes: list[str]) -> Iterator[None]:
+    """Tell of warnings and note them; they may explain the error that ends the block."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield
+        finally:
+            notes += [
+                printable(str(w.message)) for w in caught if issubclass(w.category, UserWarning)
+            ]
+            for note in notes:
+                log.warning("warning: %s", note)
 
 
 def _of_sweep(name: str) -> str:

@@ -190,6 +190,9 @@ class SweepReport(Callback):
         for file in failed:
             sentence = file.read_text(encoding="utf-8").strip()
             log.error("error: run %s failed: %s", file.parent.name, sentence)
+            if config.dry_run:
+                # all that a dry run would leave
+                file.unlink()
         if failed:
             sys.exit(1)
 

@@ -369,6 +369,18 @@ def test_a_dry_run_without_weights_or_data_says_so_and_fails(
     assert "Traceback" not in caplog.text
 
 
+def test_a_run_without_pictures_tells_what_was_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(4):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "more").symlink_to(tmp_path.parent)
+    command = ["data=folder", f"data.root={tmp_path}", "data.few_shot=6", "dry_run=true"]
+    assert run_in_process(tmp_path, *command) == 1
+    warning, error = (caplog.text.index(text) for text in ("1 linked folder (more)", "error: few"))
+    assert warning < error
+
+
 def lightning_exit() -> None:
     """What Lightning makes of Ctrl-C."""
     try:

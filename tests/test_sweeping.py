@@ -273,6 +273,13 @@ def test_a_dry_run_and_a_mistake_leave_no_file(
     run(configured(tmp_path, *mistake, "logger=none", number=0))
     (file,) = (tmp_path / "sweeps" / "x" / "0").iterdir()
     assert file.name == FAILED
+    cfg = configured(tmp_path, "dry_run=true", number=0)
+    with open_dict(cfg):
+        cfg.hydra = {"sweep": {"dir": str(tmp_path / "sweeps" / "x")}}
+    with pytest.raises(SystemExit):
+        SweepReport().on_multirun_end(cfg)
+    assert "error: run 0 failed" in caplog.text
+    assert not file.exists()
 
 
 def test_groups_that_a_run_can_do_without_may_be_deleted(
@@ -284,6 +291,9 @@ def test_groups_that_a_run_can_do_without_may_be_deleted(
     with pytest.raises(SystemExit):
         run(configured(tmp_path, *tiny(model_folder), *deleted, "inversion.step=auto"))
     assert "inversion.step=auto needs the keys of search: leave ~search out" in caplog.text
+    with pytest.raises(SystemExit):
+        run(configured(tmp_path, *tiny(model_folder), *deleted, "sampler=auto"))
+    assert "sampler=auto needs the keys of search: leave ~search out" in caplog.text
 
 
 def test_a_tracker_is_told_of_a_study_by_its_name_with_figure_and_table(tmp_path: Path) -> None:

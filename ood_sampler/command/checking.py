@@ -34,7 +34,7 @@ _EXAMPLES = {
 }
 """Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
-_REMOVABLE = ("study", "experiment")
+_REMOVABLE = ("study", "experiment", "logger", "search")
 """Groups that a run can do without."""
 
 
@@ -193,7 +193,7 @@ def check_complete(composed: DictConfig) -> None:
         raise CommandError(_must_be_set(missing[0]))
     for key, node in _leaves(composed):
         if key == "output" or (takes_text(key) and not isinstance(node, DictConfig)):
-            _check_text(key, composed)
+            _check_text(key, str(node._value()), composed)
     if "output" in composed:
         if composed.output is None:
             raise CommandError(_must_be_set("output"))
@@ -202,12 +202,14 @@ def check_complete(composed: DictConfig) -> None:
         _check_output(Path(composed.output))
 
 
-def _check_text(key: str, composed: DictConfig) -> None:
+def _check_text(key: str, written: str, composed: DictConfig) -> None:
     try:
         value = OmegaConf.select(composed, key)
     except OmegaConfBaseException as error:
-        if "Environment variable" in str(error) or key == "output":
-            raise CommandError(f"{key}: {str(error).splitlines()[0]}") from error
+        sentence = str(error).splitlines()[0].rpartition("interpolation: ")[2].strip('"')
+        # not for a key that refers to the one that asks for the variable
+        if ("Environment variable" in sentence and "oc.env" in written) or key == "output":
+            raise CommandError(f"{key}: {sentence}") from error
         # refers to what only a run knows
         return
     if not isinstance(value, str | None):
@@ -312,7 +314,7 @@ def _check_removed(setting: Setting, known: DictConfig, configuration: Configura
     group, dot, _ = key.partition(".")
     if dot and configuration.is_group(group):
         return
-    instead = {"logger": "logger=none keeps no account", "trainer": "trainer=auto is the default"}
+    instead = {"trainer": "trainer=auto is the default"}
     raise CommandError(
         f"{setting.text} removes what every run needs: "
         + instead.get(key, f"leave it out, or set {key} to something else")

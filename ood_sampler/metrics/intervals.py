@@ -67,7 +67,10 @@ def _largest_share(count: int, total: int) -> float:
 
 
 def difference_interval(first: Interval, second: Interval) -> Interval:
-    """Interval of `first` less `second`, of independent images (Newcombe, 1998, method 10)."""
+    """Interval of `first` less `second`, of independent images.
+
+    MOVER (Zou & Donner, 2008); of shares, method 10 of Newcombe (1998).
+    """
     value = first.value - second.value
     below = math.hypot(first.value - first.low, second.high - second.value)
     above = math.hypot(first.high - first.value, second.value - second.low)

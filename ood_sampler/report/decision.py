@@ -110,16 +110,6 @@ def estimated(value: float, error: float) -> Interval:
     return Interval(value, value - _STANDARD_ERRORS * error, value + _STANDARD_ERRORS * error)
 
 
-def difference(a: Interval, b: Interval) -> Interval:
-    """Interval of `a - b`, the two taken as independent (MOVER: Zou & Donner, 2008)."""
-    value = a.value - b.value
-    return Interval(
-        value,
-        value - math.hypot(a.value - a.low, b.high - b.value),
-        value + math.hypot(a.high - a.value, b.value - b.low),
-    )
-
-
 def separation(a: Interval, b: Interval) -> Interval:
     """Interval of `a - b` whatever their dependence: beyond 0 where the two do not overlap."""
     return Interval(a.value - b.value, a.low - b.high, a.high - b.low)

@@ -1,8 +1,9 @@
 """Questions about KID: of samples against own samples, pixel controls and real pictures."""
 
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, kid_interval, kid_text
-from ood_sampler.report.decision import Outcome, all_of, decide, difference
+from ood_sampler.report.decision import Outcome, all_of, decide
 
 _NEAR = 0.05
 """Of the distance from real pictures to the model's own: by so little more is as near as real."""
@@ -13,7 +14,7 @@ def against_in_domain(run: Subject) -> Verdict | None:
     found, other = kid_interval(run.row), kid_interval(run.ceiling)
     if found is None or other is None or run.ceiling is None:
         return None
-    decision = decide(difference(found, other), most=0)
+    decision = decide(difference_interval(found, other), most=0)
     own = f"samples the model draws from pure noise, {kid_text(run.ceiling)}"
     answer, said = {
         "shown": ("yes", f"is {_times(found, other)} that of {own}."),
@@ -40,7 +41,7 @@ def against_controls(run: Subject) -> Verdict | None:
     """Whether samples are nearer than every mixture of the few-shot pictures without the model."""
     found = kid_interval(run.row)
     compared = [
-        (decide(difference(found, other), most=0), control)
+        (decide(difference_interval(found, other), most=0), control)
         for control in run.controls
         if found is not None and (other := kid_interval(control)) is not None
     ]
@@ -92,7 +93,7 @@ def against_real(run: Subject) -> Verdict | None:
     margin = _NEAR * (own.value - other.value)
     if margin <= 0:
         return None
-    apart = difference(found, other)
+    apart = difference_interval(found, other)
     decision = decide(apart, most=margin)
     figures = f"{kid_text(run.row)} against {kid_text(run.real)}"
     limit = (

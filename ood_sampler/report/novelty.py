@@ -9,8 +9,9 @@ from dataclasses import replace
 from statistics import fmean, quantiles, stdev
 
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
-from ood_sampler.report.decision import Decision, Outcome, decide, difference, estimated
+from ood_sampler.report.decision import Decision, Outcome, decide, estimated
 from ood_sampler.report.tables import figure, figure_with_interval, number
 
 _AUTHENTICITY = 0.5
@@ -57,17 +58,24 @@ def copies(run: Subject) -> Verdict | None:
 
 
 def _near_copies(run: Subject, near: Interval) -> Verdict:
-    real = number((run.real or {}).get("near_copies"))
-    known = _NEAR_COPIES if real is None else real
+    real = share_interval(run.real, "near_copies")
+    known = _NEAR_COPIES if real is None else real.value
     limit = 2 * max(known, _NEAR_COPIES) + 0.01
     decision = _below(run, near, limit)
+    of_held_out = real is not None and decision.outcome == "refuted"
+    if real is not None and of_held_out:
+        # few held-out pictures do not tell how many near-copies new ones would be
+        decision = decide(difference_interval(near, real), most=limit - known)
+    fewer = run.held_out is not None and run.held_out < 1 / _NEAR_COPIES
+    others = "any held-out picture is" if fewer else "99% of held-out pictures are to theirs"
     figures = (
-        f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than 99% of "
-        f"held-out pictures are to theirs; {known:.1%} of real pictures, and at most {limit:.0%} "
-        "count as new."
+        f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than "
+        f"{others}; {known:.1%} of real pictures, and at most {limit:.0%} count as new."
     )
     answers = {"shown": "new", "refuted": "no: near-copies", "unclear": UNSURE}
-    said = run.too_few(decision.factor) if decision.outcome == "unclear" else ""
+    said = ""
+    if decision.outcome == "unclear":
+        said = run.too_few(decision.factor, held_out=of_held_out)
     return _on_copies(
         decision.outcome,
         answers[decision.outcome],
@@ -84,7 +92,7 @@ def _authenticity(run: Subject, found: Interval, *, counted: bool) -> Verdict:
         source = f"real held-out pictures reach {figure_with_interval('authenticity', run.real)}"
     expected = known or Interval(_AUTHENTICITY, _AUTHENTICITY, _AUTHENTICITY)
     figures = f"Authenticity is {figure_with_interval('authenticity', run.row)}; {source}."
-    lower = difference(found, expected)
+    lower = difference_interval(found, expected)
     if decide(lower, most=0).outcome == "shown":
         return _on_copies(
             "refuted",
@@ -124,7 +132,7 @@ def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | No
         return None
     intervals = [estimated(fmean(v), stdev(v) / math.sqrt(len(v))) for v in (samples, held_out)]
     margin = _SMALL_EFFECT * stdev(held_out)
-    decision = decide(difference(*intervals), most=margin)
+    decision = decide(difference_interval(*intervals), most=margin)
     limit = quantiles(held_out, n=round(1 / (1 - _DEEP_RANK)), method="inclusive")[-1]
     beyond = sum(value > limit for value in samples) / len(samples)
     figures = (
@@ -155,7 +163,7 @@ def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | No
         decision.outcome,
         answer,
         f"{figures} {said}",
-        "closer to double exposures of them than real pictures are",
+        "closer to double exposures of few-shot pictures than real ones are",
     )
 
 
@@ -203,7 +211,7 @@ def varied(run: Subject) -> Verdict | None:
     found, other = (_diversity(row or {}) for row in (run.row, run.real))
     if found is None or other is None or run.real is None:
         return None
-    apart, margin = difference(found, other), _AS_VARIED * other.value
+    apart, margin = difference_interval(found, other), _AS_VARIED * other.value
     decision = decide(apart, least=-margin, most=margin)
     figures = (
         f"Samples with the same nearest few-shot picture are "

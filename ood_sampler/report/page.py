@@ -216,9 +216,9 @@ def _verdicts(results: Results) -> str:
     return (
         (f'<p class="lead"><b>In short:</b> {escape(summed_up)}</p>\n' if summed_up else "")
         + f'<ul class="verdicts">\n{items}</ul>\n<p class="note">Computed from the figures below. '
-        "A yes is shown, or refuted, where a whole 95% interval lies within, or beyond, the limit "
-        "that is named (0 for a difference, where none is); in between there are too few images to "
-        "say. All rest on one feature network and one seed: look at the pictures too.</p>\n"
+        "A question has an answer where the whole 95% interval lies on one side of its limit, "
+        "which is no difference unless another is named; else there are too few images to say. "
+        "All rest on one feature network and one seed: look at the pictures too.</p>\n"
     )
 
 

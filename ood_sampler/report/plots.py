@@ -19,6 +19,8 @@ COLOURS = {"strategy": "#1a5fb4", "reference": "#77808c", "control": "#c4650c"}
 _SAMPLES, _HELD_OUT = COLOURS["strategy"], COLOURS["reference"]
 LINES = ("#1a5fb4", "#2a8a57", "#9141ac", "#b3261e", "#0e8f9c", "#6b5b00", "#d0539b", "#1c2026")
 MARKERS = "osD^vP*X"
+_DASHES: Sequence[Any] = ("--", ":", "-.", (0, (8, 2)), (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4)))
+"""Of level lines, of which several have one colour."""
 _INK = "#1c2026"
 _GRID = "#dfe3e8"
 _BINS = 30
@@ -236,7 +238,7 @@ def curves(
             axes.axhline(
                 row[column.key] * column.scale,
                 color=COLOURS[row["role"]],
-                linestyle=("--", ":", "-.")[k % 3],
+                linestyle=_DASHES[k % len(_DASHES)],
                 linewidth=1.4,
                 label=str(row["name"]),
             )

@@ -14,10 +14,11 @@ from ood_sampler.report.tables import Results
 
 _TOO_FEW = TOO_FEW.capitalize()
 _DOUBTS = {
-    "new": "they are new",
-    "more_than_blends": "they are more than double exposures",
-    "kept": "they stay in the target domain",
+    "new": "whether they are new",
+    "more_than_blends": "whether they are more than double exposures",
+    "kept": "whether they stay in the target domain",
 }
+_NEARER = "The samples are nearer to the target domain than the model's own pictures"
 _MODEL: dict[Outcome, str] = {
     "shown": "The frozen model does better than mixing the few-shot pictures without it.",
     "unclear": f"{_TOO_FEW} whether the frozen model does better than mixing the "
@@ -52,17 +53,23 @@ def conclusion(judged: Sequence[Verdict]) -> str:
         return f"{_TOO_FEW} whether the target domain was reached."
     faults = [v.fault for v in judged if v.fault and v.outcome == "refuted"]
     doubts = [text for k, text in _DOUBTS.items() if k in found and found[k].outcome == "unclear"]
-    near = found.get("as_near_as_real")
-    told = "The samples look like the target domain"
-    if near is not None and near.outcome != "shown":
-        told = "The samples are nearer to the target domain than the model's own pictures"
+    # what is shown: that they are as near as real pictures, or only nearer than the model's own
+    as_real = "as_near_as_real" in found and found["as_near_as_real"].outcome == "shown"
+    told = "The samples look like the target domain" if as_real else _NEARER
     if faults:
         told += f", but they are {' and '.join(faults)}"
     elif found["new"].outcome == "shown":
-        told += " and new"
+        told += ", and they are new"
     sentences = [f"{told}."]
     if doubts:
-        sentences.append(f"{_TOO_FEW} whether {' and whether '.join(doubts)}.")
+        sentences.append(f"{_TOO_FEW} {_listed(doubts)}.")
     if "better_than_pixels" in found:
         sentences.append(_MODEL[found["better_than_pixels"].outcome])
     return " ".join(sentences)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *first, last = parts
+    if len(first) < 2:
+        return " and ".join(parts)
+    return f"{', '.join(first)}, and {last}"

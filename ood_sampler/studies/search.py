@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Point, ranked
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
 from ood_sampler.report.decision import (
@@ -16,7 +17,6 @@ from ood_sampler.report.decision import (
     Outcome,
     all_of,
     decide,
-    difference,
     estimated,
     order,
 )
@@ -226,7 +226,7 @@ def _within(chosen: Row, best: Row) -> Decision:
     kid, least = (max(row["kid"], floor) for row in (chosen, best))
     times = _WITHIN if least > 0 else 1.0
     asked = estimated(times * least, times * best["kid_standard_error"])
-    return decide(difference(estimated(kid, chosen["kid_standard_error"]), asked), most=0)
+    return decide(difference_interval(estimated(kid, chosen["kid_standard_error"]), asked), most=0)
 
 
 def _met(decision: Decision, row: Row) -> str:
@@ -245,7 +245,7 @@ def _apart(chosen: Row, best: Row) -> str:
     if above < 0:
         reason = "less new" if chosen["usable"] else "not usable by the held-out figures"
         return f"lower in KID, but {reason}"
-    interval = difference(_kid(chosen), _kid(best))
+    interval = difference_interval(_kid(chosen), _kid(best))
     apart = "told apart"
     if order(interval) == "unclear":
         more = too_few(decide(interval, most=0).factor, chosen)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.decision import (
     Decision,
@@ -15,7 +16,6 @@ from ood_sampler.report.decision import (
     any_of,
     counted,
     decide,
-    difference,
     estimated,
     order,
 )
@@ -229,14 +229,14 @@ def _as_new(row: Row, paper: Row) -> Outcome:
     """Whether the authenticity of a strategy is that of the paper's recipe, less a margin."""
     if row is paper:
         return "shown"
-    apart = difference(*(interval(r, "authenticity") for r in (row, paper)))
+    apart = difference_interval(*(interval(r, "authenticity") for r in (row, paper)))
     return decide(apart, least=-_LESS_NEW).outcome
 
 
 def _goal(row: Row, paper: Row) -> Outcome:
     """Whether a strategy is as new as the paper's recipe and its KID by the goal lower."""
     asked = Interval(*((1 - _GOAL) * end for end in _kid(paper)))
-    lower = decide(difference(_kid(row), asked), most=0)
+    lower = decide(difference_interval(_kid(row), asked), most=0)
     return all_of([Decision(_as_new(row, paper)), lower]).outcome
 
 
@@ -259,7 +259,7 @@ def _kid(row: Row) -> Interval:
 
 
 def _told(row: Row, other: Row) -> str:
-    apart = difference(_kid(row), _kid(other))
+    apart = difference_interval(_kid(row), _kid(other))
     found = order(apart)
     if found == "lower":
         return "told apart by two standard errors"

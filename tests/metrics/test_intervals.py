@@ -102,3 +102,8 @@ def test_interval_of_a_difference_by_hand() -> None:
     assert difference_interval(first, second) == pytest.approx(
         (0.4, 0.4 - 0.5, 0.4 + (0.4**2 + 0.03**2) ** 0.5)
     )
+
+
+def test_a_difference_of_estimates_has_the_root_of_their_squared_errors() -> None:
+    # two errors of 3 and 4 make 5
+    assert difference_interval(Interval(1, -5, 7), Interval(2, -6, 10)) == Interval(-1, -11, 9)

@@ -12,7 +12,6 @@ from ood_sampler.report.decision import (
     any_of,
     counted,
     decide,
-    difference,
     estimated,
     order,
     separation,
@@ -110,15 +109,6 @@ def test_several_claims_hold_at_once_or_one_of_them() -> None:
 def test_outcomes_are_counted_alike() -> None:
     found = counted(["shown", "unclear", "refuted", "refuted"])
     assert found == "shown in 1 of 4, refuted in 2, too few images to say in 1"
-
-
-def test_difference_is_two_standard_errors_of_both() -> None:
-    # the two errors of 3 and 4 make 5, and the interval reaches 10
-    assert difference(estimated(1, 3), estimated(2, 4)) == Interval(-1, -11, 9)
-    # unequal ends: the low end of the first and the high one of the second make the low one
-    assert difference(Interval(5, 2, 6), Interval(1, 0, 5)) == Interval(
-        4, 4 - 5, 4 + math.hypot(1, 1)
-    )
 
 
 def test_separation_is_the_gap_between_intervals() -> None:

@@ -209,3 +209,10 @@ def test_bars_reach_as_far_as_the_intervals(results: dict[str, Any]) -> None:
     for axes, reach in ((kid, [0.6, 1.4]), (precision, [0.65, 0.77])):
         ends = axes.containers[0].lines[2][0].get_segments()[0][:, 1]
         assert ends.tolist() == pytest.approx(reach)
+
+
+def test_level_lines_of_one_role_are_told_apart(results: dict[str, Any]) -> None:
+    controls = [{**results["rows"][3], "name": str(k)} for k in range(6)]
+    kid, *_ = curves("step", {"cog": [(1.0, results["rows"][0])]}, controls).axes
+    levels = [line for line in kid.lines if str(line.get_label()).isdecimal()]
+    assert len({str(getattr(line, "_dash_pattern")) for line in levels}) == 6  # noqa: B009 private

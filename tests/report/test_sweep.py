@@ -79,7 +79,9 @@ def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, An
     assert rows[4]["verdict_better_than_pixels"] == ""
     found = {verdict["key"]: verdict for verdict in stored[3]["verdicts"]}
     assert found["better_than_pixels"]["outcome"] == "shown"
-    assert stored[3]["conclusion"].startswith("The samples look like the target domain and new.")
+    assert stored[3]["conclusion"].startswith(
+        "The samples look like the target domain, and they are"
+    )
 
     with Image.open(tmp_path / "sweep" / "sweep.png") as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB")))

@@ -3,6 +3,8 @@ from typing import Any
 import pytest
 import torch
 
+from ood_sampler.metrics.intervals import share_interval, with_bounds
+from ood_sampler.metrics.near_copies import near_copies as find_near_copies
 from ood_sampler.report.claims import Verdict
 from ood_sampler.report.verdicts import conclusion, verdicts
 
@@ -199,6 +201,29 @@ def test_new_needs_few_near_copies_and_no_lower_authenticity(results: dict[str, 
     assert "1.0% (0.3% to 2.3%) of the samples are near-copies" in verdict.sentence
 
 
+def test_few_held_out_pictures_do_not_tell_near_copies(results: dict[str, Any]) -> None:
+    """Of new images one in seven lies nearer than the nearest of six held-out pictures."""
+    outcomes = []
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        few_shot, held_out, samples = (
+            torch.randn(count, 8, generator=generator) for count in (24, 6, 64)
+        )
+        for row, images in zip(results["rows"], (samples, held_out), strict=False):
+            share = share_interval(find_near_copies(images, few_shot, held_out))
+            row |= with_bounds({"near_copies": share})
+        results["rows"][0]["samples"] = 64
+        verdict = judge(results, COPIES)
+        outcomes.append(verdict.answer)
+    assert outcomes.count("no: near-copies") <= 5
+    results["rows"][0] |= near_copies(11, 64)
+    verdict = judge(results, COPIES)
+    assert verdict.outcome == "unclear"
+    assert "(data.held_out) would do" in verdict.sentence
+    results["protocol"]["held-out pictures"] = 6
+    assert "than any held-out picture is;" in judge(results, COPIES).sentence
+
+
 def test_more_near_copies_among_real_pictures_move_the_limit(results: dict[str, Any]) -> None:
     results["rows"][0] |= near_copies(11, 64)
     results["rows"][1] |= {"near_copies": 0.05}
@@ -273,16 +298,32 @@ def test_a_kid_without_standard_error_is_not_compared(results: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "look like the target domain and new. The frozen model does better than"),
-        ({"kid": 0.0046}, "and new. Too few images to say whether the frozen model does better"),
-        ({"kid": 0.008}, "and new. Mixing the few-shot pictures without the model does better."),
+        ({}, "look like the target domain, and they are new. The frozen model does better than"),
+        (
+            {"kid": 0.0046},
+            "and they are new. Too few images to say whether the frozen model does better",
+        ),
+        (
+            {"kid": 0.008},
+            "and they are new. Mixing the few-shot pictures without the model does better.",
+        ),
         ({"authenticity": 0.1}, "but they are partly copies of the few-shot pictures. The frozen"),
         ({"kid": 0.4}, "The target domain was not reached."),
         ({"kid": 0.29}, "Too few images to say whether the target domain was reached."),
         ({"captured": 0.7}, "The target domain was not reached."),
-        ({"kid": 0.1}, "are nearer to the target domain than the model's own pictures and new."),
         ({"captured": 0.1}, "but they are in part captured by the model's own domain (10%). The"),
-        ({"captured": 0.04}, "and new. Too few images to say whether they stay in the target"),
+        (
+            {"captured": 0.04},
+            "and they are new. Too few images to say whether they stay in the target",
+        ),
+        (
+            {"kid": 0.2},
+            "are nearer to the target domain than the model's own pictures, and they are",
+        ),
+        (
+            {"authenticity": 0.44, "captured": 0.04},
+            "domain. Too few images to say whether they are new and whether they stay in the",
+        ),
         ({"authenticity": 0.44}, "domain. Too few images to say whether they are new. The frozen"),
     ],
 )
@@ -293,7 +334,9 @@ def test_conclusion(results: dict[str, Any], changes: dict[str, float], words: s
 
 def test_conclusion_of_blends_and_of_nothing(results: dict[str, Any]) -> None:
     results["distributions"]["blend_pair"]["samples"] = [0.9] * 100
-    assert "but they are closer to double exposures of them" in conclusion(verdicts(results))
+    assert "but they are closer to double exposures of few-shot pictures" in conclusion(
+        verdicts(results)
+    )
     results["rows"][0]["authenticity"] = 0.1
     assert "pictures and closer to double exposures" in conclusion(verdicts(results))
     results["rows"][0]["kid"] = None
