@@ -97,10 +97,10 @@ def against_real(run: Subject) -> Verdict | None:
     decision = decide(apart, most=margin)
     figures = f"{kid_text(run.row)} against {kid_text(run.real)}"
     limit = (
-        f"{_two_digits(1e3 * margin)} × 10⁻³, a twentieth of the distance from real pictures to "
-        "the model's own samples"
+        f"{_two_digits(1e3 * margin)} × 10⁻³ (a twentieth of the distance from real pictures to "
+        "the model's own samples)"
     )
-    closer = "even below" if apart.high < 0 else f"at most {limit}, above"
+    closer = "even below" if apart.high < 0 else f"at most {limit} above"
     seen = " The feature network sees the difference all the same." if apart.low > 0 else ""
     answer, said = {
         "shown": (
@@ -116,7 +116,7 @@ def against_real(run: Subject) -> Verdict | None:
         "unclear": (
             UNSURE,
             f"and that of the real few-shot pictures are {figures}. As near would be at most "
-            f"{limit}, above. {run.too_few(decision.factor, held_out=True, few_shot=True)}",
+            f"{limit} above. {run.too_few(decision.factor, held_out=True, few_shot=True)}",
         ),
     }[decision.outcome]
     return Verdict(

@@ -57,7 +57,7 @@ def conclusion(judged: Sequence[Verdict]) -> str:
     as_real = "as_near_as_real" in found and found["as_near_as_real"].outcome == "shown"
     told = "The samples look like the target domain" if as_real else _NEARER
     if faults:
-        told += f", but they are {' and '.join(faults)}"
+        told += f", but they are {_listed(faults)}"
     elif found["new"].outcome == "shown":
         told += ", and they are new"
     sentences = [f"{told}."]

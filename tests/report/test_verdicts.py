@@ -74,7 +74,7 @@ def test_controls(results: dict[str, Any], kid: float, outcome: str, words: str)
     ("kid", "error", "outcome", "words"),
     # the own samples are 0.3 - 0.0009 farther than real ones, of which a twentieth is 0.015
     [
-        (0.001, 0.0002, "shown", "is at most 15 × 10⁻³, a twentieth of the distance"),
+        (0.001, 0.0002, "shown", "is at most 15 × 10⁻³ (a twentieth of the distance"),
         (0.003, 0.0002, "shown", "at most 15"),
         (-0.003, 0.0002, "shown", "is even below that of the real few-shot pictures"),
         (0.03, 0.001, "refuted", "higher than that of the real few-shot pictures by more than 15"),
@@ -111,7 +111,7 @@ def test_a_difference_that_is_not_shown_is_no_equality(results: dict[str, Any]) 
 
 def test_margins_are_plain_numbers(results: dict[str, Any]) -> None:
     results["rows"][2] |= {"kid": 2.5, "kid_standard_error": 0.1}
-    assert "is at most 120 × 10⁻³, a twentieth" in judge(results, REAL).sentence
+    assert "is at most 120 × 10⁻³ (a twentieth" in judge(results, REAL).sentence
 
 
 def test_a_difference_within_the_margin_is_told(results: dict[str, Any]) -> None:
@@ -339,6 +339,8 @@ def test_conclusion_of_blends_and_of_nothing(results: dict[str, Any]) -> None:
     )
     results["rows"][0]["authenticity"] = 0.1
     assert "pictures and closer to double exposures" in conclusion(verdicts(results))
+    results["rows"][0]["captured"] = 0.1
+    assert "than real ones are, and in part captured by" in conclusion(verdicts(results))
     results["rows"][0]["kid"] = None
     assert conclusion(verdicts(results)) == ""
 
