@@ -14,10 +14,11 @@ from torch import Tensor
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.guided_diffusion import GuidedDiffusion
+from ood_sampler.models.layout import BrokenFileError
 from ood_sampler.models.pesser import PesserDDPM
 from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
 from ood_sampler.models.process import from_section, has_schedule
-from ood_sampler.models.state import MALFORMED, BrokenFileError, State, read_file, unwrapped
+from ood_sampler.models.state import MALFORMED, State, read_file, unwrapped
 
 log = logging.getLogger(__name__)
 

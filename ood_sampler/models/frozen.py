@@ -15,7 +15,7 @@ from torch import nn
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
-from ood_sampler.models.state import BrokenFileError
+from ood_sampler.models.layout import BrokenFileError
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 
 

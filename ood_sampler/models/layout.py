@@ -7,6 +7,12 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+
+class BrokenFileError(ValueError):
+    """A file is not whole, or not what its name says."""
+
 
 INDEX = "model_index.json"
 """File of a pipeline that names its parts."""
@@ -148,7 +154,7 @@ def refuse_other_folders(folder: Path) -> None:
         ValueError: it has other networks, or its network is no `UNet2DModel`.
     """
     if (folder / INDEX).is_file():
-        refuse_other_networks(read_object(folder / INDEX), folder)
+        refuse_other_networks(read_json(folder / INDEX), folder)
     others = [name for name in _OTHER_NETWORKS if (folder / name / "config.json").is_file()]
     if others:
         raise ValueError(
@@ -157,7 +163,7 @@ def refuse_other_folders(folder: Path) -> None:
         )
     for network in (*_NETWORKS, ""):
         config = folder / f"{network}config.json"
-        kind = read_object(config).get("_class_name") if config.is_file() else None
+        kind = read_json(config).get("_class_name") if config.is_file() else None
         if kind not in (None, "UNet2DModel"):
             raise ValueError(f"the network must be a UNet2DModel, got {kind} in {config}")
 
@@ -169,7 +175,7 @@ def read_shards(index: Path) -> list[str]:
         FileNotFoundError: there is no such index.
         ValueError: it is malformed, or names a file that is not beside it.
     """
-    weights = read_object(index).get("weight_map")
+    weights = read_json(index).get("weight_map")
     files = list(weights.values()) if isinstance(weights, Mapping) else []
     if not files or not all(isinstance(file, str) for file in files):
         raise ValueError(
@@ -183,19 +189,20 @@ def read_shards(index: Path) -> list[str]:
     return sorted(set(files))
 
 
-def read_object(file: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON object.
+        BrokenFileError: it is no JSON.
+        ValueError: it is no object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} must be JSON, got: {error}; fetch the file again") from error
+        raise BrokenFileError(f"{path} must be JSON, got: {error}; fetch the file again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
 
 

@@ -13,6 +13,7 @@ from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.layout import (
     is_averaged,
     pipeline_files,
+    read_json,
     refuse_other_folders,
     scheduler_file,
 )
@@ -22,7 +23,6 @@ from ood_sampler.models.state import (
     State,
     load_strictly,
     read_file,
-    read_json,
     unwrapped,
 )
 

@@ -15,7 +15,7 @@ from ood_sampler.faults import install
 from ood_sampler.models.layout import (
     INDEX,
     parts_of,
-    read_object,
+    read_json,
     read_shards,
     refuse_other_networks,
     wanted_parts,
@@ -132,7 +132,7 @@ class HubSource(Source):
             return folder / part
 
         if INDEX in files:
-            refuse_other_networks(read_object(fetch(INDEX)), self.hub)
+            refuse_other_networks(read_json(fetch(INDEX)), self.hub)
         # an index of shards is read here to know them
         parts = wanted_parts(files, lambda part: read_shards(fetch(part)))
         if lacking := [part for part in parts if part not in files]:

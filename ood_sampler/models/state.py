@@ -1,6 +1,5 @@
 """Reading files of weights: nothing in them is executed, and what is read is checked."""
 
-import json
 import pickle
 import re
 import struct
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ood_sampler.models.layout import BrokenFileError
 
 State = Mapping[str, Tensor]
 """Name -> weight."""
@@ -71,10 +72,6 @@ _ARCHIVES = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ", "7z": b"7z\xbc\xaf", "rar":
 
 _WRAPPERS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"})
 """Parts of names that torch's wrappers add: compile, DataParallel, FSDP, checkpointing."""
-
-
-class BrokenFileError(ValueError):
-    """A file is not whole, or not what its name says."""
 
 
 def read_file(path: Path) -> object:
@@ -184,22 +181,6 @@ def _unpickling_fault(path: Path, error: pickle.UnpicklingError) -> ValueError:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BrokenFileError(f"{path} must be JSON, got: {error}; {_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
 
 
 def unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -457,7 +457,11 @@ def test_digest_is_of_the_names_as_they_are_stored(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_picture_that_changes_after_inspection_is_refused(tmp_path: Path) -> None:
+def test_picture_that_changes_after_inspection_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # one that is kept decoded stays what was inspected
+    monkeypatch.setattr(domain_module, "_KEPT_BYTES", 0)
     domain = make(write_pictures(tmp_path, range(6)))
     (tmp_path / domain.few_shot.names[1]).write_bytes(png(99))
     domain.few_shot[0]
@@ -475,8 +479,8 @@ def test_pictures_are_decoded_once_as_far_as_memory_allows(
         decoded.append(name)
         return read_rgb(data, name=name)
 
-    monkeypatch.setattr("ood_sampler.data.domain.read_rgb", counted)
-    monkeypatch.setattr("ood_sampler.data.domain._KEPT_BYTES", 2 * few_shot[0].numel())
+    monkeypatch.setattr(domain_module, "read_rgb", counted)
+    monkeypatch.setattr(domain_module, "_KEPT_BYTES", 2 * few_shot[0].numel())
     few_shot._decoded.clear()  # type: ignore[attr-defined]
     decoded.clear()
     first = stack(few_shot)
