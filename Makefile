@@ -13,6 +13,8 @@ STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
 
 # a process for each core, at most four: each takes 2 GB; a file's tests share what they make
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+# and so one thread for each of the programs that they start
+test check: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run sweep test soak lint format types check bench assets clean paper $(STUDIES)
