@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?= # further settings, as ARGS="seed=1 decode.eta=0.1"
 DATA ?= cifar10
-DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/my/birds.zip"
+DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/my/birds.zip"; with a shipped name among them, just these
 MODELS ?= # of the paper: base models, as MODELS=ship32; all
 SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
 STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
