@@ -257,7 +257,9 @@ class Plan:
 
     def asked(self) -> "Plan":
         """The same with as many samples as the strategy asks for of the model's own domain."""
-        settings = replace(self.settings, num_samples=self.sampler.in_domain_images)
+        # what a run compares with may be fewer
+        count = self.sampler.in_domain_images
+        settings = replace(self.settings, num_samples=count, in_domain=None)
         return replace(self, settings=settings)
 
     def in_domain_inversion(self) -> Artifact:

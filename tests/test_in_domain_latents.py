@@ -66,6 +66,14 @@ def test_they_cost_what_was_said_and_are_fitted_as_inverted(
     torch.testing.assert_close(state["std"], spread.expand(3, 16, 16), rtol=1e-4, atol=0)
 
 
+def test_they_are_as_many_however_few_a_run_compares_with(make_run: MakeRun) -> None:
+    few, many = make_run(in_domain=20).plan, make_run().plan
+    assert few.in_domain().count == 20
+    assert few.in_domain_inversion().count == IN_DOMAIN_IMAGES
+    assert few.fit_path() == many.fit_path()
+    assert few.asked().in_domain().count == IN_DOMAIN_IMAGES
+
+
 def test_samples_depend_on_neither_their_number_nor_the_batch(make_run: MakeRun) -> None:
     def samples(run: Pipeline) -> Tensor:
         return torch.cat(list(run.sampled()[0].open().blocks()))

@@ -195,7 +195,7 @@ class PreservationStudy(Study):
         settings = self.fine_tuning
         each = own_domain(pipeline).evaluations_each
         # never stored
-        anew = Work("in-domain after", pipeline.settings.num_samples, each)
+        anew = Work("in-domain after", pipeline.settings.in_domain_count, each)
         work = [*decoding(pipeline, [pipeline]), anew]
         if _own_features(pipeline) is None:
             missing = own_domain(_of_another_seed(pipeline)).images
@@ -206,7 +206,7 @@ class PreservationStudy(Study):
         return [
             *work,
             Work("fine-tune", settings.steps * settings.batch_size, _BACKWARD),
-            Work("in-domain", pipeline.settings.num_samples, each),
+            Work("in-domain", pipeline.settings.in_domain_count, each),
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
