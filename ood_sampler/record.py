@@ -180,8 +180,8 @@ def write_run(
     )
     write_page(folder / "report.html", found, pictures, fields)
     show(rich_table(found))
-    for verdict in verdicts(found):
-        journal.info("%s %s: %s", verdict.question, verdict.answer, verdict.sentence)
+    for verdict in found["verdicts"]:
+        journal.info("%(question)s %(answer)s: %(sentence)s", verdict)
 
 
 def _write_fields(
