@@ -1,0 +1,56 @@
+"""The interface of a metric: named sets of vectors come in, figures of them go out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, TypeAlias
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from ood_sampler.metrics.feature_sets import stack
+
+Figures: TypeAlias = Mapping[str, float | Tensor]
+"""Numbers by name, with `<name>_low` and `<name>_high` as the bounds of their intervals; tensors of
+shape $(N,)$ hold a value for each image."""
+
+
+class SetMetric(Metric, ABC):
+    """A metric of sets of vectors, one an image: features of a judge, or pixels.
+
+    A new metric names the sets that it needs in `sets` and computes its `figures`; a line in
+    `conf/metrics` adds it to all runs. The sets are
+
+    - `generated`: images to compare with the held-out pictures,
+    - `new`: images that should be new beside the few-shot pictures: those of `generated`, but
+      held-out pictures in the row of real pictures,
+    - `held_out`, `few_shot`: the pictures of the target domain,
+    - `in_domain`: images of the model's own domain.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    sets: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in self.sets:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, **vectors: Tensor) -> None:
+        """Add vectors, each of shape $(B, D)$, to the sets of these names; others are ignored."""
+        for name in self.sets:
+            if name in vectors:
+                getattr(self, name).append(vectors[name].detach())
+
+    def compute(self) -> Figures:
+        """Compute the figures of all that was added.
+
+        Raises:
+            ValueError: a set is empty, or the sets do not fit each other.
+        """
+        return self.figures(**{name: stack(getattr(self, name), name=name) for name in self.sets})
+
+    @abstractmethod
+    def figures(self, **vectors: Tensor) -> Figures:
+        """Compute the figures from the sets, each of shape $(N, D)$, by their names."""
