@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Band, Thresholds, find_band
 from ood_sampler.latents.ranks import rank_correlation
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
@@ -25,7 +26,6 @@ from ood_sampler.studies.base import (
     bounds,
     decoding,
     excess,
-    interval,
     point,
     strategy_row,
     too_few,
@@ -119,7 +119,8 @@ class BandwidthStudy(Study):
         real, _ = pipeline.references()
         measure = pipeline.measure
         few_shot = measure.row("few-shot", "reference", measure.few_shot)
-        gap = float(kernel_distance(measure.few_shot.features, measure.in_domain))
+        own = measure.in_domain[measure.judges.headline.name]
+        gap = float(kernel_distance(measure.few_shot.headline, own))
         relative = self.thresholds.relative_to(
             retention=1 - float(few_shot.figures["captured"] or 0),
             novelty=float(real.figures["authenticity"] or 0),

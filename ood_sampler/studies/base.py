@@ -10,7 +10,12 @@ from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Point
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, difference_interval, with_bounds
+from ood_sampler.metrics.intervals import (
+    STANDARD_ERRORS,
+    difference_interval,
+    interval,
+    with_bounds,
+)
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.plan import in_domain_work
 from ood_sampler.report.decision import TOO_FEW, Pool, advice
@@ -117,11 +122,6 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
     return with_bounds({key: interval})
-
-
-def interval(row: Row, key: str) -> Interval:
-    """A figure of a row and its bounds."""
-    return Interval(*(float(row[f"{key}{end}"]) for end in ("", "_low", "_high")))
 
 
 def point(row: Row, real: Row) -> Point:

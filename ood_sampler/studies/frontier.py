@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from ood_sampler.latents.frontier import Trade, advantage, pareto
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
 from ood_sampler.report.decision import TOO_FEW, Decision, Outcome, any_of, decide
@@ -27,7 +28,6 @@ from ood_sampler.studies.base import (
     check_left,
     decoding,
     fitting,
-    interval,
     standard_error,
     strategy_row,
     too_few,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle, tick_values
 from ood_sampler.report.decision import decide, order, separation
@@ -20,7 +21,6 @@ from ood_sampler.studies.base import (
     Row,
     Study,
     decoding,
-    interval,
     strategy_row,
     too_few,
     variant,

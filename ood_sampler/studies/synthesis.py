@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import difference_interval
+from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.decision import (
     Decision,
@@ -34,7 +34,6 @@ from ood_sampler.studies.base import (
     check_left,
     decoding,
     fitting,
-    interval,
     strategy_row,
     too_few,
     variant,
