@@ -16,9 +16,10 @@ from ood_sampler.metrics.intervals import (
     interval,
     with_bounds,
 )
+from ood_sampler.metrics.opinions import of_judge, second_judges
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.plan import in_domain_work
-from ood_sampler.report.decision import TOO_FEW, Pool, advice
+from ood_sampler.report.decision import TOO_FEW, Outcome, Pool, advice
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 
@@ -108,6 +109,13 @@ class Study(ABC):
     @abstractmethod
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         """Say what the rows show, in sentences computed from them."""
+
+    def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
+        """What the conclusion claims, in a few words each, and what becomes of it.
+
+        For a comparison of judges, each of which concludes for itself.
+        """
+        return {}
 
     @abstractmethod
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
@@ -259,6 +267,22 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
         )
         for run in runs
     ]
+
+
+def by_each_judge(
+    rows: Sequence[Row], derive: Callable[[str | None], Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Add to each row what follows from its figures, as each judge sees them.
+
+    Args:
+        rows: with the figures of all judges.
+        derive: what to add to each row by one judge; None is the headline (`as_judged`).
+    """
+    found = [{**row, **more} for row, more in zip(rows, derive(None), strict=True)]
+    for judge in second_judges(rows):
+        for row, more in zip(found, derive(judge), strict=True):
+            row |= {of_judge(judge, key): value for key, value in more.items()}
+    return found
 
 
 def strategy_row(run: Pipeline) -> dict[str, Any]:

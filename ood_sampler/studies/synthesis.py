@@ -168,6 +168,16 @@ class SynthesisStudy(Study):
             )
         return sentences
 
+    def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
+        found: dict[str, Outcome] = {}
+        for domain, of_domain in by_domain(rows).items():
+            own = [row for row in of_domain if row["role"] == STRATEGY]
+            paper = _recipe(own, AS_IN_TEXT)
+            if paper is not None:
+                goals = [_goal(row, paper) for row in own if row is not paper]
+                found[f"better than the paper's recipe, on {domain}"] = any_of(goals)
+        return found
+
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         domains = by_domain(rows)
