@@ -1,3 +1,5 @@
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,10 +17,8 @@ def normal(rows: int, columns: int = 4, seed: int = 0) -> Tensor:
 
 def measure(samples: Tensor, in_domain: Tensor, target: Tensor, seed: int = 0) -> float:
     metric = CapturedFraction(nearest_k=3, seed=seed)
-    metric.update(samples, role="samples")
-    metric.update(in_domain, role="in_domain")
-    metric.update(target, role="target")
-    return float(metric.compute())
+    metric.update(generated=samples, in_domain=in_domain, held_out=target)
+    return cast(float, metric.compute()["captured"])
 
 
 def test_by_hand() -> None:
@@ -69,11 +69,11 @@ def test_ignores_order_and_batches(seed: int, cut: int, larger: bool) -> None:
     samples, many, few = (normal(rows, seed=seed + rows) for rows in (30, 40, 10))
     sets = (few, many) if larger else (many, few)
     metric = CapturedFraction(nearest_k=3, seed=seed)
-    metric.update(samples.flip(0), role="samples")
-    metric.update(few.flip(0), role="in_domain" if larger else "target")
+    metric.update(generated=samples.flip(0))
+    metric.update(**{"in_domain" if larger else "held_out": few.flip(0)})
     for batch in many.roll(cut, 0).split([cut, 40 - cut]):
-        metric.update(batch, role="target" if larger else "in_domain")
-    assert float(metric.compute()) == measure(samples, *sets, seed=seed)
+        metric.update(**{"held_out" if larger else "in_domain": batch})
+    assert metric.compute()["captured"] == measure(samples, *sets, seed=seed)
 
 
 def test_larger_set_has_no_advantage() -> None:
@@ -119,5 +119,3 @@ def test_bad_input() -> None:
     captured_fraction(normal(2), normal(3), normal(3), nearest_k=5)
     with pytest.raises(ValueError, match="nearest_k must be at most 5 for reference sets of 3"):
         captured_fraction(normal(2), normal(3), normal(3), nearest_k=7)
-    with pytest.raises(ValueError, match="role must be samples, in_domain or target, got real"):
-        CapturedFraction(nearest_k=3, seed=0).update(normal(2), role="real")  # type: ignore[arg-type]
