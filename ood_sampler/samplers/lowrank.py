@@ -10,7 +10,6 @@ from ood_sampler.latents.geometry import gram
 from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 
-
 _FOLDS = 5
 
 
