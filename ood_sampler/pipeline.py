@@ -317,14 +317,24 @@ class Pipeline:
         return in_domain, numbers, self.describe("in-domain", in_domain, numbers)
 
     @cached_property
+    def few_shot(self) -> Described:
+        """The few-shot pictures as the metrics see them."""
+        return self.describe_images("few-shot", self.domain.few_shot)
+
+    @cached_property
+    def in_domain_features(self) -> Mapping[str, Tensor]:
+        """Features of the model's own domain, by judge."""
+        return self._in_domain_references(self.own[2].features)
+
+    @cached_property
     def measure(self) -> "Measure":
         """What sets of images are measured against."""
         return Measure(
             judges=self.judges,
             root=self.root,
-            few_shot=self.describe_images("few-shot", self.domain.few_shot),
+            few_shot=self.few_shot,
             held_out=self.describe_images("held-out", self.domain.held_out),
-            in_domain=self._in_domain_references(self.own[2].features),
+            in_domain=self.in_domain_features,
             count=self.settings.num_samples,
         )
 

@@ -12,9 +12,9 @@ from ood_sampler.data.domain import Part
 from ood_sampler.latents.bandwidth import Point, Thresholds, ranked
 from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.intervals import difference_interval, interval
-from ood_sampler.metrics.judges import Described
+from ood_sampler.metrics.judges import Described, Judges
 from ood_sampler.metrics.kernel import kernel_distance
-from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
+from ood_sampler.pipeline import Pipeline, StageRecord, label
 from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
@@ -222,7 +222,8 @@ class Search:
         inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
         inverted.check()
         inverted.invert()
-        judge = _Judge(pipeline.measure, fit, validation, self.thresholds)
+        seen = _Seen(pipeline.judges, pipeline.few_shot, pipeline.in_domain_features)
+        judge = _Judge(seen, fit, validation, self.thresholds)
         trials: list[Trial] = []
         spent, before = 0, 0
         for number, samples in enumerate(self.samples, start=1):
@@ -247,10 +248,19 @@ class Search:
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """What a search may look at: no held-out picture is read for it."""
+
+    judges: Judges
+    few_shot: Described
+    in_domain: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class _Judge:
     """Compares candidates with the validation part."""
 
-    measure: Measure
+    measure: _Seen
     fit: Sequence[int]
     validation: Sequence[int]
     thresholds: Thresholds

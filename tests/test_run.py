@@ -528,7 +528,7 @@ def test_a_sweep_inverts_once_and_ends_with_one_table_and_one_picture(tmp_path: 
         (["data.held_out=abc"], "data.held_out must be a whole"),
         (["data=folder", "data.root=nowhere"], "nowhere"),
         (["model.path=nowhere"], "the weights of model dog32 are missing"),
-        (["sampler=lowrank", "sampler.rank=0"], "rank must be >= 1, got 0"),
+        (["sampler=lowrank", "sampler.rank=0"], "rank must be >= 1, or null, got 0"),
         (["metrics=inception", "metrics.weights=nowhere"], "inception-2015-12-05.pt"),
         pytest.param(
             ["trainer=gpu"],

@@ -185,6 +185,25 @@ def test_held_out_pictures_are_not_looked_at(
     assert search().choose(run, steps=STEPS, samplers=SAMPLERS) == asked[0]
 
 
+class DamagedImages(TensorImages):
+    """Images of which none can be read."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise OSError(f"{self.names[index]} is damaged")
+
+
+def test_a_damaged_held_out_picture_does_not_end_the_search(
+    asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
+) -> None:
+    whole = domain(held_out_seed=3)
+    names = [f"broken {i}" for i in range(12)]
+    broken = DamagedImages(smooth_images(12, 3), names, resolution=RESOLUTION)
+    run = make(target=replace(whole, held_out=broken))
+    assert search().choose(run, steps=STEPS, samplers=SAMPLERS) == asked[0]
+    with pytest.raises(OSError, match="broken .* is damaged"):
+        _ = run.measure
+
+
 def test_the_choice_does_not_depend_on_the_batch_size_or_on_the_order(
     asked: tuple[Choice, int, int], make: Callable[..., Pipeline], tmp_path: Path
 ) -> None:

@@ -17,6 +17,9 @@ CAP = 0.8
 _DRAWS = 2**14
 _LEAST_ACCEPTED = 1e-3
 
+_NORMALS = 2**22
+"""Random numbers that the mean square of the sum of weights is measured with."""
+
 
 class CogSampler(Sampler):
     r"""Combine inverted latents and correct mean and covariance (Bodin et al., 2024).
@@ -26,9 +29,16 @@ class CogSampler(Sampler):
     (`cap=1`, as published) a single latent often carries nearly all, and the image is a copy: of
     three, one has a share above 0.9 in 15% of draws.
 
+    The mean is that of the set, so that deviations from it cancel in part: with
+    $S = \sum_i w_i / \lVert w \rVert$, the covariance of a combination of $N$ members is
+    $(N - \mathbb{E} S^2) / N$ of the set's. `spread` makes up for it,
+
+    $$z = \hat\mu + \sqrt{\frac{N}{N - \mathbb{E} S^2}}
+    \sum_i \frac{w_i}{\lVert w \rVert} (z_i - \hat\mu).$$
+
     Neighbours blend better: with `among`, the latents are drawn from the neighbourhood of a random
-    member, itself and those nearest to it, and the mean is that of the neighbourhood. It is a
-    Gaussian fitted locally.
+    member, itself and those nearest to it, and mean and $N$ are those of the neighbourhood. It is
+    a Gaussian fitted locally.
 
     Args:
         references: $k \ge 2$, latents a combination.
@@ -69,37 +79,81 @@ class CogSampler(Sampler):
     def mixes(self) -> bool:
         return True
 
+    @property
+    def _largest_share(self) -> float:
+        return CAP if self.cap is None else self.cap
+
     def fit(self, inverted: InvertedSet) -> Fitted:
         mean = mean_and_variance(inverted.latents)[0].float()
+        members = self.among or len(inverted.latents)
+        scale = torch.tensor(spread(members, self.references, cap=self._largest_share))
         if self.among is None:
-            return {"mean": mean}
-        return {"neighbours": neighbours(gram(inverted.latents, mean), self.among)}
+            return {"mean": mean, "scale": scale}
+        table = neighbours(gram(inverted.latents, mean), self.among)
+        return {"neighbours": table, "scale": scale}
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         if self.among is not None:
-            return self._draw_locally(fitted["neighbours"], inverted, noise)
+            return self._draw_locally(fitted, inverted, noise)
         index = noise.choice(len(inverted.latents), self.references)
         weights = self._weights(noise)
         latents = inverted.latents.take(index.flatten().tolist()).unflatten(0, index.shape)
         return torch.cat(
             [
-                combine(z[None], w[None], fitted["mean"])
+                _combine(z, w, fitted["mean"], fitted["scale"])
                 for z, w in zip(latents, weights, strict=True)
             ]
         )
 
     def _weights(self, noise: SampleNoise) -> Tensor:
-        return capped_weights(noise, self.references, cap=CAP if self.cap is None else self.cap)
+        return capped_weights(noise, self.references, cap=self._largest_share)
 
-    def _draw_locally(self, table: Tensor, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+    def _draw_locally(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        table = fitted["neighbours"]
         first = noise.choice(len(table), 1)[:, 0]
         chosen = noise.choice(table.shape[1], self.references)
         weights = self._weights(noise)
         drawn = []
         for members, places, w in zip(table[first], chosen, weights, strict=True):
             near = inverted.latents.take(members.tolist())
-            drawn.append(combine(near[None, places], w[None], near.mean(0)))
+            drawn.append(_combine(near[places], w, near.mean(0), fitted["scale"]))
         return torch.cat(drawn)
+
+
+def _combine(latents: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """One combination of the latents, its deviation from the mean scaled, shape (1, C, H, W)."""
+    return mean + scale * (combine(latents[None], weights[None], mean) - mean)
+
+
+def spread(members: int, references: int, *, cap: float) -> float:
+    r"""$\sqrt{N / (N - \mathbb{E} S^2)}$, what deviations from the mean of a set are scaled by.
+
+    Two of $N$ members drawn without repetition have the covariance $-P / (N - 1)$, with $P$ that
+    of one; $\sum_i v_i z_i$ with $\lVert v \rVert = 1$ has then
+    $P (1 - (S^2 - 1) / (N - 1)) = P (N - S^2) / (N - 1)$, and $P N / (N - 1)$ is the unbiased
+    covariance of the set.
+
+    Args:
+        members: $N$, at least `references`.
+        references: weights a combination.
+        cap: of their shares, as for `capped_weights`.
+    """
+    return math.sqrt(members / (members - squared_sum(references, cap=cap)))
+
+
+@cache
+def squared_sum(count: int, *, cap: float) -> float:
+    r"""$\mathbb{E} (\sum_i w_i)^2 / \lVert w \rVert^2$ of weights as `capped_weights` draws them.
+
+    It is $1 + 2 (k - 1) / \pi$ without a cap; with one it is measured, to 0.002 for few weights.
+    """
+    if cap >= 1:
+        return 1 + 2 * (count - 1) / math.pi
+    draws = max(16, _NORMALS // count)
+    weights = torch.randn(draws, count, generator=torch.Generator().manual_seed(0)).abs()
+    kept = weights[largest_share(weights) <= cap].double()
+    squares = kept.sum(1).square() / kept.square().sum(1)
+    return float(squares.mean())
 
 
 def capped_weights(noise: SampleNoise, count: int, *, cap: float) -> Tensor:

@@ -27,9 +27,11 @@ class HypersphereSampler(Sampler):
     u = m \cos|v| + \frac{v}{|v|} \sin|v|.$$
 
     `vmf`: von Mises-Fisher, density $\propto e^{\kappa m \cdot u}$, alike in all directions, with
-    $m$ along $\frac{1}{N} \sum_i u_i$, whose length is $R$, and
-    $\kappa = R (d - R^2) / (1 - R^2)$ (Banerjee et al., 2005, eq. 4.4). The cosine is drawn by
-    Wood's rejection (1994), see `_von_mises_fisher`.
+    $m$ along $\bar u = \frac{1}{N} \sum_i u_i$ and $\kappa = R (d - R^2) / (1 - R^2)$ (Banerjee et
+    al., 2005, eq. 4.4) at $R^2 = (N \lVert \bar u \rVert^2 - 1) / (N - 1)$, the mean cosine of two
+    members: the length of the mean itself is too large by chance, and $\kappa$ of ten members in
+    3,072 dimensions by a factor of two. No concentration, $\kappa = 0$, stands for a negative
+    $R^2$. The cosine is drawn by Wood's rejection (1994), see `_von_mises_fisher`.
 
     Args:
         cluster: `tangent` or `vmf`.
@@ -71,8 +73,7 @@ class HypersphereSampler(Sampler):
         fitted = {"norms": norms.float()}
         if self.cluster == "vmf":
             weights = torch.ones_like(norms) / (n * length)
-            kappa = length * (d - length.square()) / (1 - length.square()).clamp(min=1e-12)
-            fitted["kappa"] = kappa.float()
+            fitted["kappa"] = concentration(cosines, d).float()
         else:
             weights = frechet_mean(cosines)
             scale = arc_over_chord(cosines @ weights)
@@ -91,6 +92,22 @@ class HypersphereSampler(Sampler):
             directions = [_von_mises_fisher(m, kappa, noise, i) for i in range(len(noise))]
         z = torch.stack([norm * u for norm, u in zip(norms, directions, strict=True)])
         return z.float().reshape(-1, *inverted.latents.shape)
+
+
+def concentration(cosines: Tensor, d: int) -> Tensor:
+    r"""$\kappa$ of von Mises-Fisher from the cosines of a set, without the bias of few members.
+
+    $\mathbb{E} \lVert \bar u \rVert^2 = R^2 + (1 - R^2) / N$ with $R$ the length of the
+    expectation; see `HypersphereSampler`.
+
+    Args:
+        cosines: $u_i \cdot u_j$, shape $(N, N)$, $N \ge 2$.
+        d: dimension.
+    """
+    n = len(cosines)
+    square = ((n * cosines.mean() - 1) / (n - 1)).clamp(0, 1)
+    kappa: Tensor = square.sqrt() * (d - square) / (1 - square).clamp(min=1e-12)
+    return kappa
 
 
 def _weighted_sums(latents: TensorSet, weights: Tensor) -> list[Tensor]:
@@ -122,7 +139,8 @@ def _von_mises_fisher(m: Tensor, kappa: float, noise: SampleNoise, sample: int) 
     $(e^{s / (1 + s)} / (1 + s))^{d - 1}$, $s = x_0 t$: more than 0.7 where $d$ is large.
     """
     d = len(m)
-    x_0 = 2 * kappa / (d - 1 + math.hypot(2 * kappa, d - 1))
+    ratio = 2 / (d - 1 + math.hypot(2 * kappa, d - 1))
+    x_0 = kappa * ratio
     for number in count():
         attempt = noise.attempts(sample, [number])
         g = attempt.normal(d)[0].double()
@@ -131,7 +149,7 @@ def _von_mises_fisher(m: Tensor, kappa: float, noise: SampleNoise, sample: int) 
         s = x_0 * t
         if (d - 1) * (s / (1 + s) - math.log1p(s)) >= math.log1p(-float(attempt.uniform())):
             break
-    sine = math.sqrt((d - 1) * x_0 / kappa * (1 - t * t)) / (1 + s)
+    sine = math.sqrt((d - 1) * ratio * (1 - t * t)) / (1 + s)
     across = g - along * m
     direction: Tensor = (x_0 + t) / (1 + s) * m + sine * across / across.norm()
     return direction

@@ -1,5 +1,7 @@
 """The Gaussian of the inverted set, with its leading correlations."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,8 @@ from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.geometry import gram
 from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+
+_FOLDS = 5
 
 
 class LowRankSampler(Sampler):
@@ -17,29 +21,34 @@ class LowRankSampler(Sampler):
     (Tipping & Bishop, 1999, eq. 8). The eigenvectors come from the $N \times N$ Gram matrix, so
     that no $d \times d$ matrix is ever made.
 
+    Directions beyond those that the set can tell from noise take variance away from all others,
+    and with $q = N - 1$ nothing is left for them: draws then lie in the span of the set. So the
+    rank is that under which latents left out are likeliest (`best_rank`), and at most $N - 2$.
+
     Args:
-        rank: number of principal directions, >= 1; at most the number of pictures less one is used.
+        rank: number of principal directions, >= 1; None chooses it by cross-validation.
 
     Raises:
         ValueError: `rank` is below 1.
     """
 
-    def __init__(self, rank: int) -> None:
-        if rank < 1:
-            raise ValueError(f"rank must be >= 1, got {rank}")
+    def __init__(self, rank: int | None) -> None:
+        if rank is not None and rank < 1:
+            raise ValueError(f"rank must be >= 1, or null, got {rank}")
         self.rank = rank
 
     @property
     def minimum_images(self) -> int:
-        return 2
+        return 3
 
     def fit(self, inverted: InvertedSet) -> Fitted:
         latents = inverted.latents
         n = len(latents)
         mean, variance = mean_and_variance(latents)
         d = mean.numel()
-        values, vectors = torch.linalg.eigh(gram(latents, mean) / (n - 1))
-        rank = min(self.rank, n - 1, d - 1)
+        products = gram(latents, mean)
+        rank = best_rank(products, d) if self.rank is None else min(self.rank, n - 2, d - 1)
+        values, vectors = torch.linalg.eigh(products / (n - 1))
         values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
         noise_variance = ((variance.sum() - values.sum()) / (d - rank)).clamp(min=0)
         # u_j = X^T v_j / sqrt((n - 1) lambda_j); scaled at once by sqrt(Lambda_j)
@@ -56,6 +65,14 @@ class LowRankSampler(Sampler):
             "noise_std": noise_variance.sqrt().float(),
         }
 
+    def remarks(self, fitted: Fitted) -> list[str]:
+        if self.rank is not None:
+            return []
+        return [
+            f"lowrank: {len(fitted['factors'])} principal directions, with which latents left out "
+            "are likeliest"
+        ]
+
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         factors = fitted["factors"].flatten(1)
         coordinates = noise.normal(1, len(factors))
@@ -63,3 +80,65 @@ class LowRankSampler(Sampler):
         # one product an item: a batched one may round differently in another batch
         drawn = torch.cat([row @ factors for row in coordinates]).reshape(white.shape)
         return fitted["mean"] + drawn + fitted["noise_std"] * white
+
+
+def best_rank(products: Tensor, d: int) -> int:
+    """The rank with the highest likelihood of latents left out, the smallest of those in a tie.
+
+    Each of five parts of the set is left out once (`held_out_log_likelihoods`). The rank may be 0.
+
+    Args:
+        products: inner products of the set about any centre, shape (N, N), float64, N >= 3.
+        d: dimension of a latent.
+    """
+    n = len(products)
+    folds = min(_FOLDS, n)
+    fold = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % folds
+    found = [held_out_log_likelihoods(products, d, out=fold == k) for k in range(folds)]
+    ranks = min(len(values) for values in found)
+    total = torch.stack([values[:ranks] for values in found]).sum(0)
+    return int(total.argmax())
+
+
+def held_out_log_likelihoods(products: Tensor, d: int, *, out: Tensor) -> Tensor:
+    r"""Log-likelihood of latents under probabilistic PCA of the others, for each rank, float64.
+
+    With the projections $p_j$ of $x - \mu$ on the directions,
+
+    $$-2 \log p(x) = \sum_{j \le q} \Big(\log \lambda_j + \frac{p_j^2}{\lambda_j}\Big)
+    + (d - q) \log s^2 + \frac{\lVert x - \mu \rVert^2 - \sum_{j \le q} p_j^2}{s^2}
+    + d \log 2\pi.$$
+
+    Args:
+        products: inner products of the set about any centre, shape (N, N), float64.
+        d: dimension of a latent.
+        out: which latents are left out, shape (N,); at least two are not.
+
+    Returns:
+        Sums over the latents left out, for the ranks from 0 to two less than the others, and below
+        $d$.
+    """
+    tiny = torch.finfo(products.dtype).tiny
+    own, other = products[~out][:, ~out], products[out][:, ~out]
+    m = len(own)
+    at_mean = own.mean(0)
+    values, vectors = torch.linalg.eigh(
+        (own - at_mean - at_mean[:, None] + at_mean.mean()) / (m - 1)
+    )
+    values, vectors = values.flip(0)[: m - 1].clamp(min=tiny), vectors.flip(1)[:, : m - 1]
+    beside = other - at_mean - other.mean(1, keepdim=True) + at_mean.mean()
+    squares = (beside @ vectors).square().sum(0) / ((m - 1) * values)
+    distance = (products.diagonal()[out] - 2 * other.mean(1) + at_mean.mean()).sum()
+    count, ranks = len(other), min(m - 1, d)
+    dimensions = d - torch.arange(ranks)
+    noise = values.flip(0).cumsum(0).flip(0)[:ranks] / dimensions
+    inside = _before(count * values.log() + squares / values, ranks)
+    left = (distance - _before(squares, ranks)).clamp(min=0)
+    outside = count * dimensions * noise.log() + left / noise
+    total: Tensor = -0.5 * (inside + outside + count * d * math.log(2 * math.pi))
+    return total
+
+
+def _before(terms: Tensor, count: int) -> Tensor:
+    """Sums of the first 0, 1, ... terms, shape (count,)."""
+    return torch.cat([terms.new_zeros(1), terms.cumsum(0)])[:count]

@@ -33,6 +33,7 @@ STRATEGIES = {
     "gaussian-scalar": GaussianSampler("scalar"),
     "gaussian-diagonal": GaussianSampler("diagonal"),
     "lowrank": LowRankSampler(3),
+    "lowrank-cross-validated": LowRankSampler(None),
     "slerp-pair": SlerpSampler("pair", 20),
     "slerp-gaussian": SlerpSampler("gaussian", 20),
     "cog": CogSampler(2),
@@ -54,7 +55,7 @@ STRATEGIES = {
 CRITERIA = {"rejection-slerp", "rejection-gaussian", "geometric-scalar", "geometric-diagonal"}
 MINIMUM = {
     **dict.fromkeys(["standard", "noised", "permutation"], 1),
-    **dict.fromkeys(["cog-local", *CRITERIA], 3),
+    **dict.fromkeys(["cog-local", "lowrank", "lowrank-cross-validated", *CRITERIA], 3),
     "cog-4": 4,
     "cog-capped": 4,
 }

@@ -16,26 +16,58 @@ from ood_sampler.samplers.cog import (
     largest_share,
     neighbours,
     smallest_cap,
+    spread,
+    squared_sum,
 )
 
 MakeSet = Callable[..., InvertedSet]
 
 
-@pytest.mark.parametrize("references", [2, 3, 8])
+@pytest.mark.parametrize("neighbourhood", [False, True])
+@pytest.mark.parametrize(
+    ("n", "references", "cap"), [(16, 3, None), (8, 5, None), (8, 5, 1), (8, 8, None), (3, 3, 1)]
+)
 def test_draws_keep_mean_and_covariance(
+    n: int,
     references: int,
+    cap: float | None,
+    neighbourhood: bool,
     make_set: MakeSet,
     draw: Callable[..., Tensor],
     check_moments: Callable[..., None],
 ) -> None:
-    n = 8
     inverted = make_set(n, 1, 2, 2)
     data = inverted.latents.take(range(n)).double().flatten(1)
-    # Two members drawn without repetition have the covariance -P / (n - 1), P that of one; and
-    # E[v_i v_j] = 2 / (pi k) for directions v uniform on the positive part of the sphere.
-    shared = (references - 1) * 2 / math.pi / (n - 1)
-    covariance = (1 - shared) * torch.cov(data.T, correction=0)
-    check_moments(draw(CogSampler(references, cap=1), inverted, 4000), data.mean(0), covariance)
+    sampler = CogSampler(references, cap=cap, among=n if neighbourhood else None)
+    # so many that a tenth of a variance is more than five standard errors
+    check_moments(draw(sampler, inverted, 6000), data.mean(0), torch.cov(data.T))
+
+
+@pytest.mark.parametrize(("n", "references", "kept"), [(16, 3, 0.86), (8, 5, 0.56)])
+def test_the_spread_makes_up_for_the_share_of_the_covariance_that_is_lost(
+    n: int, references: int, kept: float
+) -> None:
+    # E[v_i v_j] = 2 / (pi k) for directions v uniform on the positive part of the sphere
+    exact = 1 - (1 + (references - 1) * 2 / math.pi) / n
+    assert exact == pytest.approx(kept, abs=0.005)
+    assert spread(n, references, cap=1) == pytest.approx(exact**-0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("cap", [0.9, 0.75, 0.55])
+def test_the_sum_of_two_capped_weights_has_its_mean_square(cap: float) -> None:
+    # E[1 + sin 2a], the angle a uniform between two ends
+    low = math.asin(math.sqrt(1 - cap))
+    expected = 1 + math.cos(2 * low) / (math.pi / 2 - 2 * low)
+    assert squared_sum(2, cap=cap) == pytest.approx(expected, abs=0.002)
+
+
+@pytest.mark.parametrize(("references", "cap"), [(3, 0.8), (3, 0.4), (5, 0.8), (300, 0.05)])
+def test_the_sum_of_capped_weights_has_the_mean_square_of_those_drawn(
+    references: int, cap: float
+) -> None:
+    squares = shares(references, cap, 4000).sqrt().sum(1).square()
+    error = 5 * float(squares.std()) / math.sqrt(4000)
+    assert squared_sum(references, cap=cap) == pytest.approx(float(squares.mean()), abs=error)
 
 
 def test_covariance_of_many_images(make_set: MakeSet, draw: Callable[..., Tensor]) -> None:
@@ -54,10 +86,12 @@ def test_two_references_lie_on_an_arc_about_the_mean(
     inverted, n = make_set(2, 3, 2, 2), 2000
     data = inverted.latents.take(range(2)).double().flatten(1)
     mean = data.mean(0)
-    # z - mean = (cos a - sin a) (z_1 - mean), as both references are opposite about their mean
+    # z - mean = c (cos a - sin a) (z_1 - mean), as both are opposite about their mean; c is the
+    # square root of 2 / (2 - E[(cos a + sin a)^2]) = 1 / (1/2 - 1/pi)
     along = (draw(CogSampler(2, cap=1), inverted, n) - mean) @ (data[0] - mean)
-    along = along / (data[0] - mean).square().sum()
+    along = along / (data[0] - mean).square().sum() * math.sqrt(1 / 2 - 1 / math.pi)
     assert float(along.abs().max()) <= 1 + 1e-6
+    assert float(along.abs().max()) > 0.99
     # cos a - sin a = sqrt 2 cos(a + pi/4), with the angle uniform: E is 0, E of squares 1 - 2/pi
     square = along.square()
     assert abs(float(square.mean()) - (1 - 2 / math.pi)) < 5 * float(square.std()) / math.sqrt(n)
@@ -114,6 +148,7 @@ def test_no_share_is_above_the_cap(
     latents, other = InMemory(torch.eye(8).reshape(8, 2, 2, 2)), make_set(8, 2, 2, 2)
     inverted = InvertedSet(latents, latents, other.schedule, other.step)
     draws = draw(CogSampler(references, cap=cap, among=among), inverted, 300)
+    draws = 1 / 8 + (draws - 1 / 8) / spread(8, references, cap=cap)
     weights = draws - draws.amin(1, keepdim=True)
     assert ((weights > 1e-6).sum(1) == references).all()
     assert float(weights.square().sum(1).sub(1).abs().max()) < 1e-5
@@ -121,15 +156,15 @@ def test_no_share_is_above_the_cap(
     assert float(weights.square().max()) > 1 / references
 
 
-def test_without_a_cap_the_draws_are_those_as_published(make_set: MakeSet) -> None:
+def test_without_a_cap_the_draws_are_those_as_published_about_the_mean(make_set: MakeSet) -> None:
     inverted, sampler = make_set(9, 3, 2, 2), CogSampler(3, cap=1)
     fitted, source = sampler.fit(inverted), noise(50)
     latents = inverted.latents.take(source.choice(9, 3).flatten().tolist()).unflatten(0, (50, 3))
     weights = source.normal(3).abs()
-    expected = [
-        combine(z[None], w[None], fitted["mean"]) for z, w in zip(latents, weights, strict=True)
-    ]
-    assert torch.equal(sampler.draw(fitted, inverted, noise(50)), torch.cat(expected))
+    mean = fitted["mean"]
+    published = [combine(z[None], w[None], mean) for z, w in zip(latents, weights, strict=True)]
+    expected = mean + math.sqrt(9 / (9 - 1 - 4 / math.pi)) * (torch.cat(published) - mean)
+    torch.testing.assert_close(sampler.draw(fitted, inverted, noise(50)), expected)
 
 
 def test_a_capped_sample_is_its_first_draw_below_the_cap() -> None:
@@ -182,12 +217,10 @@ def test_local_draws_keep_mean_and_covariance_of_their_neighbourhood(
     inverted = InvertedSet(near.images, latents, near.schedule, near.step)
     draws = draw(CogSampler(references, cap=1, among=8), inverted, 6000)
     data = latents.items.double().flatten(1)
-    shared = (references - 1) * 2 / math.pi / 7
     assert sorted((draws.mean(1) > 50).unique().tolist()) == [False, True]
     for cloud, members in ((draws.mean(1) < 50, data[::2]), (draws.mean(1) > 50, data[1::2])):
         assert abs(int(cloud.sum()) - 3000) < 5 * 1500**0.5
-        covariance = (1 - shared) * torch.cov(members.T, correction=0)
-        check_moments(draws[cloud], members.mean(0), covariance)
+        check_moments(draws[cloud], members.mean(0), torch.cov(members.T))
 
 
 def test_a_local_draw_may_take_the_first_member_too(
@@ -200,8 +233,11 @@ def test_a_local_draw_may_take_the_first_member_too(
     inverted = InvertedSet(pair.images, InMemory(latents), pair.schedule, pair.step)
     data, n = latents.double().flatten(1), 3000
     draws = draw(CogSampler(2, among=2), inverted, n)
-    between = draws.mean(1) > 5 + data[:2].max()
-    assert abs(float(between.double().mean()) - 1 / 3) < 5 * (2 / 9 / n) ** 0.5
+    # off the line through the first two
+    along = (data[1] - data[0]) / (data[1] - data[0]).norm()
+    away = draws - data[0]
+    off = (away - (away @ along)[:, None] * along).norm(dim=1) > 1e-3
+    assert abs(float(off.double().mean()) - 1 / 3) < 5 * (2 / 9 / n) ** 0.5
 
 
 @pytest.mark.parametrize("among", [2, 0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import GaveUpError, InvertedSet
 from ood_sampler.samplers.hypersphere import HypersphereSampler
@@ -93,6 +94,48 @@ def test_a_set_on_a_circle_is_drawn_on_it(make_set: MakeSet, draw: Draw) -> None
     assert abs(float(drawn.std()) / std - 1) < 5 / 6000**0.5
 
 
+def kappa_of(u: Tensor) -> float:
+    """Banerjee et al., 2005, eq. 4.4, at the mean cosine of two different members."""
+    n, d = u.shape
+    square = float((u @ u.T)[~torch.eye(n, dtype=torch.bool)].mean())
+    return math.sqrt(square) * (d - square) / (1 - square)
+
+
+def test_the_concentration_of_ten_members_is_not_too_high(
+    make_gaussian: MakeSet, draw: Draw
+) -> None:
+    n, d, kappa = 10, 3072, 596.0
+    start = make_gaussian(2, 3, 32, 32, std=1.0, length=10.0)
+    law = HypersphereSampler("vmf")
+    known = {**law.fit(start), "kappa": torch.tensor(kappa)}
+    found, plain = [], []
+    for seed in range(30):
+        noise = SampleNoise(seed, range(n), stream=Stream.LATENT)
+        members = law.draw(known, start, noise)
+        found.append(float(law.fit(of(members, 3, 32, 32, like=start))["kappa"]))
+        square = float(units(members.double().flatten(1)).mean(0).square().sum())
+        plain.append(math.sqrt(square) * (d - square) / (1 - square))
+    error = 5 * float(torch.tensor(found).std()) / math.sqrt(30)
+    assert error < 80
+    assert sum(found) / 30 == pytest.approx(kappa, abs=error)
+    # what the length of the mean alone would give
+    assert sum(plain) / 30 == pytest.approx(1294, rel=0.03)
+
+
+def test_directions_without_a_cluster_have_no_concentration(
+    make_gaussian: MakeSet, draw: Draw
+) -> None:
+    u = torch.eye(3).repeat(2, 1) * torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -0.9])[:, None]
+    u[5] = torch.tensor([0.3, 0.3, -1.0])
+    inverted = of(u, 3, 1, 1, like=make_gaussian(2, 3, 1, 1, std=1.0, length=1.0))
+    assert float(HypersphereSampler("vmf").fit(inverted)["kappa"]) == 0
+    # uniform directions: the mean is 0, the second moment I / 3
+    drawn, n = units(draw(HypersphereSampler("vmf"), inverted, 3000)), 3000
+    assert float(drawn.mean(0).abs().max()) < 5 / math.sqrt(3 * n)
+    moment = drawn.T @ drawn / n
+    assert float((moment - torch.eye(3) / 3).abs().max()) < 5 * math.sqrt(4 / 45 / n)
+
+
 @pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
 def test_vmf_cosines_have_their_density(spread: float, make_set: MakeSet, draw: Draw) -> None:
     # in three dimensions e^(kappa w) alone: the mean is coth kappa - 1 / kappa (Langevin)
@@ -101,11 +144,10 @@ def test_vmf_cosines_have_their_density(spread: float, make_set: MakeSet, draw: 
     inverted, n = of(data, 3, 1, 1, like=make_set(2, 1, 2, 2)), 3000
     sampler = HypersphereSampler("vmf")
     fitted = sampler.fit(inverted)
-    resultant = units(data.double()).mean(0)
-    length = float(resultant.norm())
-    kappa = length * (3 - length**2) / (1 - length**2)
+    kappa = kappa_of(units(data.double()))
     assert float(fitted["kappa"]) == pytest.approx(kappa, rel=1e-4)
-    m = resultant / length
+    resultant = units(data.double()).mean(0)
+    m = resultant / resultant.norm()
     torch.testing.assert_close(fitted["mean"].double().flatten(), m, rtol=0, atol=1e-6)
     u = units(draw(sampler, inverted, n))
     cosine = u @ m
@@ -120,13 +162,14 @@ def test_vmf_cosines_have_their_density(spread: float, make_set: MakeSet, draw: 
     assert (moment - expected).abs().max() < 5 * (1 - second) / math.sqrt(n)
 
 
-def test_vmf_keeps_the_mean_length_in_many_dimensions(make_gaussian: MakeSet, draw: Draw) -> None:
+def test_vmf_keeps_the_mean_cosine_in_many_dimensions(make_gaussian: MakeSet, draw: Draw) -> None:
     n, d, length = 400, 768, 14.0
     inverted = make_gaussian(50, 3, 16, 16, std=1.0, length=length)
     resultant = units(rows(inverted)).mean(0)
-    size = float(resultant.norm())
-    cosine = units(draw(HypersphereSampler("vmf"), inverted, n)) @ (resultant / size)
-    # kappa is that at which the mean cosine is the mean length, up to O(1 / d)
+    # of two different members, as between two independent draws
+    size = math.sqrt((50 * float(resultant.square().sum()) - 1) / 49)
+    cosine = units(draw(HypersphereSampler("vmf"), inverted, n)) @ (resultant / resultant.norm())
+    # kappa is that at which the mean cosine is the length of the expectation, up to O(1 / d)
     assert abs(float(cosine.mean()) - size) < 5 / math.sqrt(n * d) + 1 / d
     # the variance is 1 - A^2 - (d - 1) A / kappa
     kappa = size * (d - size**2) / (1 - size**2)
