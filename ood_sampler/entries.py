@@ -10,7 +10,7 @@ from ood_sampler.pipeline import Outcome, Pipeline
 from ood_sampler.record import SHOWN
 from ood_sampler.report.grid import gather, save_png, to_uint8
 from ood_sampler.report.sweep import Run, swept_curves, table_rows
-from ood_sampler.report.tables import COLUMNS, number
+from ood_sampler.report.tables import columns_of, number
 from ood_sampler.report.tracking import Cell, Curves, Entry, Table
 from ood_sampler.studies.base import Measured
 
@@ -114,7 +114,7 @@ def _curves(runs: Sequence[Run]) -> dict[str, Curves]:
         return {}
     axis, lines = swept
     found = {}
-    for column in COLUMNS:
+    for column in columns_of([row for line in lines.values() for _, row in line], all_figures=True):
         points = {
             line: [(x, y) for x, row in rows if (y := number(row.get(column.key))) is not None]
             for line, rows in lines.items()

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchmetrics import MetricCollection
 
 from ood_sampler.data.artifact import (
     Artifact,
@@ -34,9 +35,9 @@ from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.authenticity import nearest
-from ood_sampler.metrics.evaluation import Described, Evaluation, thumbnails
 from ood_sampler.metrics.features import read_reference
-from ood_sampler.metrics.near_copies import near_copies
+from ood_sampler.metrics.judges import Described, Judge, Judges, figures_of, thumbnails
+from ood_sampler.metrics.opinions import of_judge, plain
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
@@ -53,7 +54,7 @@ from ood_sampler.modules.prediction import (
 )
 from ood_sampler.modules.synthesis import SAMPLE, Synthesis
 from ood_sampler.modules.timing import seconds_an_evaluation
-from ood_sampler.plan import Plan, Settings, code_version
+from ood_sampler.plan import Plan, Settings, code_version, source_version
 from ood_sampler.report.estimate import Estimate, Work
 from ood_sampler.report.journal import journal
 from ood_sampler.report.tables import IN_DOMAIN
@@ -83,13 +84,21 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the figures of a set of images, and their distributions."""
+    """One line of the table: the figures of a set of images.
+
+    Attributes:
+        name: what the images are.
+        role: what they are for.
+        samples: how many they are.
+        figures: of the headline judge by name, of others as `<judge>/<figure>`.
+        each: what figures are of each image, likewise.
+    """
 
     name: str
     role: str
     samples: int
     figures: Mapping[str, float | None]
-    blend_pair: Sequence[float] = ()
+    each: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in `metrics.json`."""
@@ -134,7 +143,7 @@ class Pipeline:
         domain: few-shot and held-out pictures.
         solver: how latents are reached and left.
         sampler: the strategy.
-        evaluation: feature space and neighbourhoods.
+        judges: feature spaces and metrics.
         trainer: makes Lightning trainers.
         settings: the numbers.
         root: folder of the artifacts.
@@ -146,7 +155,7 @@ class Pipeline:
     domain: TargetDomain
     solver: Solver
     sampler: Sampler
-    evaluation: Evaluation
+    judges: Judges
     trainer: TrainerFactory
     settings: Settings
     root: Path
@@ -169,7 +178,7 @@ class Pipeline:
             domain=self.domain,
             solver=self.solver,
             sampler=self.sampler,
-            extractor=self.evaluation.extractor,
+            extractors=[judge.extractor for judge in self.judges],
             settings=self.settings,
             machine=machine(made),
             root=self.root,
@@ -193,7 +202,7 @@ class Pipeline:
         check_model(self.model, self.solver, self.settings, self.also)
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
         self.sampler.check(self._few_shot(_images(few_shot), _images(few_shot)))
-        self.evaluation.check(
+        self.judges.check(
             {
                 "num_samples": self.settings.num_samples,
                 "measure.in_domain": self.settings.in_domain_count,
@@ -206,7 +215,7 @@ class Pipeline:
                 f"model.channels and model.resolution are {self.plan.shape}, pictures are "
                 f"{tuple(few_shot[0].shape)}: this model cannot take them"
             )
-        self._in_domain_reference(torch.empty(0))
+        self._in_domain_references({})
         check_disk(self.root, self.plan.disk())
 
     def estimate(self, work: Sequence[Work] | None = None) -> Estimate:
@@ -251,10 +260,9 @@ class Pipeline:
                 *self.references(),
                 *(self.control_row(sampler) for sampler in self.plan.controls()),
             ]
-            to_few_shot = nearest(described.features, measure.few_shot.features)
-            held_out_to_few_shot = nearest(measure.held_out.features, measure.few_shot.features)
-            copies = near_copies(
-                described.features, measure.few_shot.features, measure.held_out.features
+            to_few_shot, held_out_to_few_shot = (
+                nearest(images.headline, measure.few_shot.headline)
+                for images in (described, measure.held_out)
             )
             reconstruction = self.compare(originals, reconstructions)
         return Outcome(
@@ -265,7 +273,7 @@ class Pipeline:
                 "held_out": held_out_to_few_shot.distance.tolist(),
             },
             nearest_index=to_few_shot.indices.tolist(),
-            near_copies=copies.tolist(),
+            near_copies=[bool(found) for found in rows[0].each.get("near_copies_each", ())],
             stages=self.stages,
             images=_selected(samples.open(), numbers),
             numbers=numbers,
@@ -285,7 +293,7 @@ class Pipeline:
     def _sampled(self, inverted: InvertedSet) -> tuple[Artifact, list[int], Described]:
         samples = self.draw_and_decode(inverted)
         numbers = self.usable(samples, SAMPLE)
-        self.evaluation.check({"samples without NaN": len(numbers)})
+        self.judges.check({"samples without NaN": len(numbers)})
         return samples, numbers, self.describe("samples", samples, numbers, of=self.title)
 
     def sample_row(self) -> Row:
@@ -305,18 +313,18 @@ class Pipeline:
         """Samples of the model's own domain, as `sampled`."""
         in_domain = self.in_domain()
         numbers = self.usable(in_domain, "in-domain sample")
-        self.evaluation.check({"in-domain samples without NaN": len(numbers)})
+        self.judges.check({"in-domain samples without NaN": len(numbers)})
         return in_domain, numbers, self.describe("in-domain", in_domain, numbers)
 
     @cached_property
     def measure(self) -> "Measure":
         """What sets of images are measured against."""
         return Measure(
-            evaluation=self.evaluation,
+            judges=self.judges,
             root=self.root,
             few_shot=self.describe_images("few-shot", self.domain.few_shot),
             held_out=self.describe_images("held-out", self.domain.held_out),
-            in_domain=self._in_domain_reference(self.own[2].features),
+            in_domain=self._in_domain_references(self.own[2].features),
             count=self.settings.num_samples,
         )
 
@@ -550,22 +558,43 @@ class Pipeline:
         *,
         of: str = "",
     ) -> Described:
-        artifact = self.plan.features(images_digest, len(names))
+        features = {
+            judge.name: self.features(judge, name, images, images_digest, names, of=of)
+            for judge in self.judges
+        }
+        pictures = Taken(images, len(names))
+        return Described(features, torch.cat([thumbnails(block) for block in pictures.blocks()]))
+
+    def features(
+        self,
+        judge: Judge,
+        name: str,
+        images: Dataset[Tensor],
+        images_digest: str,
+        names: Sequence[object],
+        *,
+        of: str = "",
+    ) -> Tensor:
+        """Features of a set of images as a judge sees them, stored.
+
+        Args:
+            judge: whose.
+            name: what the images are.
+            images: in [-1, 1].
+            images_digest: what determines them.
+            names: of each, for messages.
+            of: what made them, for the progress.
+        """
+        artifact = self.plan.features(judge.extractor, images_digest, len(names))
         self._compute(
-            f"features of {name}",
-            lambda _: FeatureExtraction(
-                self.evaluation.extractor, what=f"{name}, image", names=names
-            ),
+            f"features of {name}, {judge.name}",
+            lambda _: FeatureExtraction(judge.extractor, what=f"{name}, image", names=names),
             images,
             {"features": artifact},
             evaluations_each=0,
             of=of,
         )
-        pictures = Taken(images, len(names))
-        return Described(
-            torch.cat(list(artifact.open().blocks())),
-            torch.cat([thumbnails(block) for block in pictures.blocks()]),
-        )
+        return torch.cat(list(artifact.open().blocks()))
 
     def _fit(self, inverted: InvertedSet) -> Fitted:
         path = self.plan.fit_path()
@@ -672,9 +701,14 @@ class Pipeline:
             step=self.settings.step,
         )
 
-    def _in_domain_reference(self, samples: Tensor) -> Tensor:
-        file = self.model.in_domain_file(self.evaluation.extractor.name)
-        return samples if file is None else read_reference(file, self.evaluation.extractor)
+    def _in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the model's own domain: of real pictures where some are stored."""
+        found = dict(samples)
+        for judge in self.judges:
+            file = self.model.in_domain_file(judge.extractor.name)
+            if file is not None:
+                found[judge.name] = read_reference(file, judge.extractor)
+        return found
 
 
 def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence[int]) -> None:
@@ -708,16 +742,16 @@ def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence
 class Measure:
     """Figures of one set after the other, each stored once measured."""
 
-    evaluation: Evaluation
+    judges: Judges
     root: Path
     few_shot: Described
     held_out: Described
-    in_domain: Tensor
+    in_domain: Mapping[str, Tensor]
     count: int
 
     def row(self, name: str, role: str, samples: Described) -> Row:
         """All figures of a set of made images."""
-        return self._row(name, role, samples, judged=samples)
+        return self._row(name, role, samples, new=samples)
 
     def real(self) -> Row:
         """The floor: few-shot against held-out pictures, of the size of the other sets.
@@ -738,37 +772,65 @@ class Measure:
         if len(samples) >= self.count:
             return row
         biased = {f"{key}{end}" for key in SIZE_DEPENDENT for end in ("", "_low", "_high")}
-        comparable = {key: value for key, value in row.figures.items() if key not in biased}
+        comparable = {key: value for key, value in row.figures.items() if plain(key) not in biased}
         return replace(row, figures=comparable)
 
-    def _row(self, name: str, role: str, samples: Described, judged: Described) -> Row:
+    def _row(self, name: str, role: str, samples: Described, new: Described) -> Row:
+        """Judge a set: its likeness to the held-out pictures, and the novelty of `new`."""
+        pixels = {
+            "generated": samples.thumbnails,
+            "new": new.thumbnails,
+            "few_shot": self.few_shot.thumbnails,
+            "held_out": self.held_out.thumbnails,
+        }
+        vectors = {key: images.flatten(start_dim=1) for key, images in pixels.items()}
+        opinions = {}
+        for judge in self.judges:
+            sets = {
+                "generated": samples.features[judge.name],
+                "new": new.features[judge.name],
+                "few_shot": self.few_shot.features[judge.name],
+                "held_out": self.held_out.features[judge.name],
+                "in_domain": self.in_domain[judge.name],
+            }
+            opinions[judge.name] = self._stored(judge.metrics, sets)
+        headline, *others = self.judges.names
+        found = {**opinions[headline], **self._stored(self.judges.pictures, vectors)}
+        # None for what one judge can tell and another cannot
+        known = {key for figures in opinions.values() for key in figures}
+        for name in others:
+            found |= {of_judge(name, key): opinions[name].get(key) for key in sorted(known)}
+        return Row(
+            name,
+            role,
+            len(samples),
+            {key: value for key, value in found.items() if not isinstance(value, list)},
+            {key: value for key, value in found.items() if isinstance(value, list)},
+        )
+
+    def _stored(self, metrics: MetricCollection, sets: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Figures of sets of vectors, computed unless that was done before."""
         key = {
             "code": code_version("metrics", "latents/resampling.py"),
-            "nearest_k": self.evaluation.nearest_k,
-            "seed": self.evaluation.seed,
-            "sets": [
-                hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-                for described in (samples, judged, self.few_shot, self.held_out)
-                for tensor in (described.features, described.thumbnails)
-            ],
-            "in_domain": hashlib.sha256(self.in_domain.numpy().tobytes()).hexdigest(),
+            "metrics": {
+                name: [type(metric).__name__, source_version(type(metric)), metric.settings]
+                for name, metric in metrics.items()
+            },
+            "sets": {name: _sha256(vectors) for name, vectors in sets.items()},
         }
         path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
-            novelty, blend_pair = self.evaluation.against_few_shot(
-                judged, self.few_shot, self.held_out
-            )
             stored = {
-                "figures": {
-                    **self.evaluation.against_held_out(samples, self.held_out),
-                    **novelty,
-                    **self.evaluation.captured(samples, self.in_domain, self.held_out),
-                },
-                "blend_pair": blend_pair.tolist(),
+                name: value.tolist() if isinstance(value, Tensor) and value.ndim else float(value)
+                for name, value in figures_of(metrics, sets).items()
             }
             save_json(path, stored)
-        return Row(name, role, len(samples), stored["figures"], stored["blend_pair"])
+        return stored
+
+
+def _sha256(vectors: Tensor) -> str:
+    return hashlib.sha256(vectors.contiguous().numpy().tobytes()).hexdigest()
 
 
 class Taken(TensorSet):

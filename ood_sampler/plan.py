@@ -2,10 +2,12 @@
 
 import ast
 import hashlib
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,7 +117,7 @@ class Plan:
         domain: few-shot and held-out pictures.
         solver: how latents are reached and left.
         sampler: the strategy.
-        extractor: the feature space.
+        extractors: the feature spaces.
         settings: the numbers.
         machine: kind of device and precision, which the last digits depend on.
         root: folder of the artifacts.
@@ -126,7 +128,7 @@ class Plan:
     domain: TargetDomain
     solver: Solver
     sampler: Sampler
-    extractor: FeatureExtractor
+    extractors: Sequence[FeatureExtractor]
     settings: Settings
     machine: str
     root: Path
@@ -278,15 +280,16 @@ class Plan:
         }
         return self._artifact("control", key, self.settings.num_samples, self.shape)
 
-    def features(self, images_digest: str, count: int) -> Artifact:
-        """Features of a set of images."""
+    def features(self, extractor: FeatureExtractor, images_digest: str, count: int) -> Artifact:
+        """Features of a set of images, in one of the feature spaces."""
         key = {
-            "extractor": self._extractor_digest,
-            "protocol": self.extractor.protocol,
+            "extractor": self._digests[extractor.name],
+            "protocol": extractor.protocol,
             "images": images_digest,
             "code": code_version("metrics/features.py", "modules/prediction.py", *_IMAGES),
+            "source": source_version(type(extractor)),
         }
-        return self._artifact("features", key, count, (self.extractor.width,))
+        return self._artifact("features", key, count, (extractor.width,))
 
     def controls(self) -> list[Sampler]:
         """The same linear combinations on pictures: what needs no model at all."""
@@ -314,7 +317,10 @@ class Plan:
             others.append(self.in_domain_inversion())
         described = [(images.digest, images.count) for images in made]
         described += [(d.digest, len(d)) for d in (self.domain.few_shot, self.domain.held_out)]
-        features = [self.features(digest, count) for digest, count in described]
+        features = [
+            self.features(extractor, digest, count)
+            for extractor, (digest, count) in product(self.extractors, described)
+        ]
         # a byte a value as PNG; physical units are in samples.npy and in samples.fits
         scale = self.domain.scale
         each = 1 if scale is None else 1 + 2 * scale.dtype.itemsize
@@ -333,9 +339,9 @@ class Plan:
         return self.solver.decoding_evaluations(step, T=self.model.schedule.T)
 
     @cached_property
-    def _extractor_digest(self) -> str:
-        """Hashed once: it is over all weights."""
-        return self.extractor.digest
+    def _digests(self) -> dict[str, str]:
+        """Of the feature spaces, hashed once: over all weights."""
+        return {extractor.name: extractor.digest for extractor in self.extractors}
 
     def _images(
         self,
@@ -406,9 +412,18 @@ def code_version(*parts: str) -> str:
     package = Path(__file__).parent
     sha256 = hashlib.sha256()
     for file in sorted(_sources(package, parts)):
-        tree = ast.dump(ast.parse(file.read_bytes()))
-        sha256.update(f"{file.relative_to(package)} {tree}".encode())
+        sha256.update(f"{file.relative_to(package)} {_tree(file)}".encode())
     return sha256.hexdigest()[:16]
+
+
+@cache
+def source_version(cls: type) -> str:
+    """Hash of what the file of a class does, which may be one of the user's own."""
+    return hashlib.sha256(_tree(Path(inspect.getfile(cls))).encode()).hexdigest()[:16]
+
+
+def _tree(file: Path) -> str:
+    return ast.dump(ast.parse(file.read_bytes()))
 
 
 def configuration(part: Sampler | Solver) -> dict[str, Any]:

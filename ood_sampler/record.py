@@ -30,17 +30,22 @@ SHOWN = 64
 
 def protocol(pipeline: Pipeline) -> dict[str, Any]:
     """What the figures of a pipeline depend on."""
-    extractor, domain = pipeline.evaluation.extractor, pipeline.domain
+    judges, domain = pipeline.judges, pipeline.domain
+    protocols = {
+        f"judge {judge.name}{end}": text
+        for judge in judges
+        for end, text in (("", judge.extractor.protocol), (" sha256", judge.extractor.digest))
+    }
     return {
-        "features": extractor.protocol,
-        "features sha256": extractor.digest,
+        "judges": ", ".join(judges.names),
+        **protocols,
         "model sha256": pipeline.model.digest,
         "few-shot pictures": len(domain.few_shot),
         "few-shot sha256": domain.few_shot.digest,
         "held-out pictures": len(domain.held_out),
         "held-out sha256": domain.held_out.digest,
         **_scale(domain),
-        "nearest k": pipeline.evaluation.nearest_k,
+        "nearest k": judges.nearest_k,
         **environment(),
     }
 
@@ -104,8 +109,8 @@ def results(
         "distributions": {
             "nearest_distance": outcome.nearest_distance,
             "blend_pair": {
-                "samples": list(outcome.rows[0].blend_pair),
-                "held_out": list(outcome.rows[1].blend_pair),
+                "samples": outcome.rows[0].each.get("blend_pair_each", ()),
+                "held_out": outcome.rows[1].each.get("blend_pair_each", ()),
             },
             "psnr": reconstruction["psnr"],
             "near_copies": outcome.near_copies,
@@ -154,7 +159,7 @@ def write_run(
         "held_out": gather(held_out, some),
         "originals": gather(outcome.originals, originals),
         "reconstructions": gather(as_bands(outcome.reconstructions, scale), originals),
-        "in_domain": gather(outcome.in_domain, shown),
+        "in_domain": gather(outcome.in_domain, shown[: len(outcome.in_domain)]),
     }
     if choice is not None:
         trials = [trial.as_dict() for trial in choice.trials]

@@ -182,7 +182,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         fetched = model.weight_files.find() is not None
         if fetched:
             check_model(model, solver, settings, also)
-        evaluation = instantiate(cfg.metrics)
+        judges = instantiate(cfg.metrics)
         # late, as it reads every picture; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
         if not fetched:
@@ -192,7 +192,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         domain=domain,
         solver=solver,
         sampler=samplers[0],
-        evaluation=evaluation,
+        judges=judges,
         trainer=instantiate(cfg.trainer),
         settings=settings,
         root=Path(cfg.output) / ARTIFACTS,

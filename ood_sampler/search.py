@@ -10,13 +10,10 @@ from torch import Tensor
 
 from ood_sampler.data.domain import Part
 from ood_sampler.latents.bandwidth import Point, Thresholds, ranked
-from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.authenticity import authenticity
-from ood_sampler.metrics.capture import CapturedFraction
-from ood_sampler.metrics.evaluation import Described
-from ood_sampler.metrics.intervals import difference_interval, share_interval
-from ood_sampler.metrics.kernel import jackknife, kernel_distance
-from ood_sampler.metrics.near_copies import near_copies
+from ood_sampler.metrics.intervals import difference_interval, interval
+from ood_sampler.metrics.judges import Described
+from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Measure, Pipeline, StageRecord, label
 from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
@@ -175,7 +172,7 @@ class Search:
         for step in steps:
             if not 0 <= step <= last:
                 raise ValueError(f"search.steps must be in 0..{last}, got {step}")
-        pipeline.evaluation.check({"search.samples": self.samples[0]})
+        pipeline.judges.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers):
             run.check()
 
@@ -259,48 +256,48 @@ class _Judge:
     thresholds: Thresholds
 
     def trial(self, run: Pipeline, samples: Described) -> Trial:
-        point = self.point(run.settings.step, samples.features)
+        point = self.point(run.settings.step, samples.headline)
         usable = self.relative.passed(point)
         return Trial(run.settings.step, label(run.sampler), len(samples), point, usable)
 
     def point(self, step: int, features: Tensor) -> Point:
-        few_shot = self.measure.few_shot.features
-        validating = few_shot[self.validation]
-        captured = CapturedFraction(
-            nearest_k=self.measure.evaluation.nearest_k, seed=self.measure.evaluation.seed
-        )
-        captured.update(features, role="samples")
-        captured.update(self.measure.in_domain, role="in_domain")
-        captured.update(validating, role="target")
-        distance = jackknife(features, validating)
-        copies = self._near_copies(features)
+        judge = self.measure.judges.headline
+        fit, validating = self._few_shot(self.fit), self._few_shot(self.validation)
+        sets = {
+            "generated": features,
+            "new": features,
+            "few_shot": fit,
+            "held_out": validating,
+            "in_domain": self.measure.in_domain[judge.name],
+        }
+        found = judge.figures(sets, only=("kid", "authenticity", "near_copies", "captured"))
+        # pictures of the validation part are as near to themselves as can be
+        real = judge.figures({**sets, "new": validating}, only=("near_copies",))
+        copies, usual = (interval(figures, "near_copies") for figures in (found, real))
         return Point(
             step=step,
-            retention=1 - float(captured.compute()),
-            novelty=float(authenticity(features, few_shot[self.fit])),
-            distance=float(distance.value),
-            error=float(distance.standard_error),
+            retention=1 - float(found["captured"]),
+            novelty=float(found["authenticity"]),
+            distance=float(found["kid"]),
+            error=float(found["kid_standard_error"]),
             near_copies=copies.value,
-            excess=difference_interval(copies, self._near_copies(validating)).low,
+            excess=difference_interval(copies, usual).low,
         )
 
-    def _near_copies(self, features: Tensor) -> Interval:
-        few_shot = self.measure.few_shot.features
-        return share_interval(near_copies(features, few_shot[self.fit], few_shot[self.validation]))
+    def _few_shot(self, part: Sequence[int]) -> Tensor:
+        return self.measure.few_shot.headline[part]
 
     @cached_property
     def floor(self) -> float:
         """Distance of real pictures to the validation part."""
-        few_shot = self.measure.few_shot.features
-        return float(kernel_distance(few_shot[self.fit], few_shot[self.validation]))
+        return float(kernel_distance(self._few_shot(self.fit), self._few_shot(self.validation)))
 
     @cached_property
     def relative(self) -> Thresholds:
         """The thresholds as shares of what real pictures, new to the fit part, reach."""
-        few_shot = self.measure.few_shot.features
         # retention of the fit part, as a picture of the validation part is its own neighbour
-        kept = self.point(0, few_shot[self.fit]).retention
-        new = float(authenticity(few_shot[self.validation], few_shot[self.fit]))
+        kept = self.point(0, self._few_shot(self.fit)).retention
+        new = float(authenticity(self._few_shot(self.validation), self._few_shot(self.fit)))
         return self.thresholds.relative_to(retention=kept, novelty=new)
 
     def order(self, trials: Sequence[Trial]) -> list[int]:

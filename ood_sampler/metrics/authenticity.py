@@ -2,16 +2,16 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import (
     Neighbours,
     check_sets,
     distinct,
     kth_nearest,
     neighbour_distance,
-    stack,
 )
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
 def nearest(samples: Tensor, reference: Tensor) -> Neighbours:
@@ -51,26 +51,20 @@ def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
     return authentic(samples, reference).double().mean()
 
 
-class Authenticity(Metric):
-    """`authenticity` of all samples against the few-shot set."""
+class Authenticity(SetMetric):
+    """`authenticity` of new images beside the few-shot pictures.
+
+    Args:
+        seed: of the resampling.
+    """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
+    sets = ("new", "few_shot")
 
-    reference: list[Tensor]
-    samples: list[Tensor]
-
-    def __init__(self) -> None:
+    def __init__(self, *, seed: int) -> None:
         super().__init__()
-        self.add_state("reference", [], dist_reduce_fx="cat")
-        self.add_state("samples", [], dist_reduce_fx="cat")
+        self.seed = seed
 
-    def update(self, features: Tensor, *, reference: bool) -> None:
-        """Add features of shape $(B, D)$, of the few-shot set or of samples."""
-        (self.reference if reference else self.samples).append(features.detach())
-
-    def compute(self) -> Tensor:
-        return authenticity(
-            stack(self.samples, name="samples"), stack(self.reference, name="reference")
-        )
+    def figures(self, *, new: Tensor, few_shot: Tensor) -> Figures:
+        found = authentic(new, few_shot)
+        return with_bounds({"authenticity": mean_interval(found, seed=self.seed)})

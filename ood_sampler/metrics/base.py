@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -25,6 +25,8 @@ class SetMetric(Metric, ABC):
       held-out pictures in the row of real pictures,
     - `held_out`, `few_shot`: the pictures of the target domain,
     - `in_domain`: images of the model's own domain.
+
+    Arguments of the constructor are kept as public attributes: figures are stored under them.
     """
 
     is_differentiable = False
@@ -36,6 +38,15 @@ class SetMetric(Metric, ABC):
         super().__init__()
         for name in self.sets:
             self.add_state(name, [], dist_reduce_fx="cat")
+
+    @property
+    def settings(self) -> dict[str, float | str]:
+        """What the figures depend on besides the sets."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, float | int | str) and not name.startswith("_")
+        }
 
     def update(self, **vectors: Tensor) -> None:
         """Add vectors, each of shape $(B, D)$, to the sets of these names; others are ignored."""
@@ -52,5 +63,5 @@ class SetMetric(Metric, ABC):
         return self.figures(**{name: stack(getattr(self, name), name=name) for name in self.sets})
 
     @abstractmethod
-    def figures(self, **vectors: Tensor) -> Figures:
+    def figures(self, *args: Any, **vectors: Any) -> Figures:  # noqa: ANN401 each names its sets
         """Compute the figures from the sets, each of shape $(N, D)$, by their names."""

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from ood_sampler.metrics.feature_sets import check_sets, stack
+from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.feature_sets import check_sets
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 # A vector with less than this share of its variance left beside those already chosen adds nothing.
 # Correlations are rounded at about 1e-15, which moves R^2 by 1e-7 at most then.
@@ -23,15 +24,6 @@ class BlendFit(NamedTuple):
 
     r_squared: Tensor
     indices: Tensor
-
-
-class BlendScores(NamedTuple):
-    """$R^2$ on the best pair and on the best five (greedy): per sample, $(N,)$, and their means."""
-
-    pair: Tensor
-    five: Tensor
-    mean_pair: Tensor
-    mean_five: Tensor
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
@@ -169,35 +161,25 @@ def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> 
     return BlendFit(r_squared, chosen)
 
 
-class BlendScore(Metric):
-    """`best_pair` and `forward_selection` to five of all samples on the few-shot set.
+class BlendScore(SetMetric):
+    """Mean `best_pair` and `forward_selection` to five of new images on the few-shot pictures.
 
-    `compute` returns `BlendScores`; torchmetrics squeezes the tensors of a single sample to $()$.
-    Samples are kept until then: reduce large images first.
+    `blend_pair_each` is the score of each image on its best pair.
+
+    Args:
+        seed: of the resampling.
     """
 
     higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
+    sets = ("new", "few_shot")
 
-    reference: list[Tensor]
-    samples: list[Tensor]
-
-    def __init__(self) -> None:
+    def __init__(self, *, seed: int) -> None:
         super().__init__()
-        self.add_state("reference", [], dist_reduce_fx="cat")
-        self.add_state("samples", [], dist_reduce_fx="cat")
+        self.seed = seed
 
-    def update(self, features: Tensor, *, reference: bool) -> None:
-        """Add images or features, shape $(B, ...)$, of the few-shot set or of samples."""
-        vectors = features.detach().flatten(start_dim=1)
-        (self.reference if reference else self.samples).append(vectors)
-
-    def compute(self) -> BlendScores:
-        samples = stack(self.samples, name="samples")
-        reference = stack(self.reference, name="reference")
-        pair = best_pair(samples, reference)
-        five = forward_selection(samples, reference, pair.indices, size=5)
-        return BlendScores(
-            pair.r_squared, five.r_squared, pair.r_squared.mean(), five.r_squared.mean()
-        )
+    def figures(self, *, new: Tensor, few_shot: Tensor) -> Figures:
+        pair = best_pair(new, few_shot)
+        five = forward_selection(new, few_shot, pair.indices, size=5)
+        found = {"blend_pair": pair.r_squared, "blend_five": five.r_squared}
+        means = {key: mean_interval(each, seed=self.seed) for key, each in found.items()}
+        return {**with_bounds(means), "blend_pair_each": pair.r_squared}

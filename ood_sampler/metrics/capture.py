@@ -1,11 +1,10 @@
 """Captured fraction: samples of a target domain that fell to the model's own domain."""
 
-from typing import Literal
-
 from torch import Tensor
-from torchmetrics import Metric
 
-from ood_sampler.metrics.feature_sets import check_sets, kth_nearest, stack, subsample
+from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.feature_sets import check_sets, kth_nearest, subsample
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
 def captured(samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int) -> Tensor:
@@ -67,37 +66,24 @@ def equal_sized(in_domain: Tensor, target: Tensor, *, seed: int) -> tuple[Tensor
     return in_domain, target
 
 
-class CapturedFraction(Metric):
-    """`captured_fraction` with the larger reference set cut to the smaller by `seed`."""
+class CapturedFraction(SetMetric):
+    """Share of generated images that are `captured`, the larger reference set cut to the smaller.
+
+    Args:
+        nearest_k: $k$, odd.
+        seed: of what is cut, and of the resampling.
+    """
 
     higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
-
-    samples: list[Tensor]
-    in_domain: list[Tensor]
-    target: list[Tensor]
+    sets = ("generated", "in_domain", "held_out")
 
     def __init__(self, *, nearest_k: int, seed: int) -> None:
         super().__init__()
         _majority(nearest_k)
         self.nearest_k = nearest_k
         self.seed = seed
-        for name in ("samples", "in_domain", "target"):
-            self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, features: Tensor, *, role: Literal["samples", "in_domain", "target"]) -> None:
-        """Add features of shape $(B, D)$ to the set that `role` names."""
-        if role not in ("samples", "in_domain", "target"):
-            raise ValueError(f"role must be samples, in_domain or target, got {role}")
-        getattr(self, role).append(features.detach())
-
-    def compute(self) -> Tensor:
-        in_domain, target = equal_sized(
-            stack(self.in_domain, name="in_domain"),
-            stack(self.target, name="target"),
-            seed=self.seed,
-        )
-        return captured_fraction(
-            stack(self.samples, name="samples"), in_domain, target, nearest_k=self.nearest_k
-        )
+    def figures(self, *, generated: Tensor, in_domain: Tensor, held_out: Tensor) -> Figures:
+        references = equal_sized(in_domain, held_out, seed=self.seed)
+        found = captured(generated, *references, nearest_k=self.nearest_k)
+        return with_bounds({"captured": mean_interval(found, seed=self.seed)})

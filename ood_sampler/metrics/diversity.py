@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ood_sampler.metrics.authenticity import nearest
-from ood_sampler.metrics.feature_sets import stack
+from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
 class Diversity(NamedTuple):
@@ -46,29 +46,27 @@ def diversity(samples: Tensor, reference: Tensor) -> Diversity:
     return Diversity(within.mean(), within)
 
 
-class IntraClusterDiversity(Metric):
-    """`diversity` of all samples around the few-shot set.
+class IntraClusterDiversity(SetMetric):
+    """`diversity` of new images around the few-shot pictures, and the number of clusters.
 
-    `compute` returns a `Diversity`; torchmetrics squeezes a single cluster to $()$.
+    The value is left out without clusters, its interval with a single one.
+
+    Args:
+        seed: of the resampling.
     """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
+    sets = ("new", "few_shot")
 
-    reference: list[Tensor]
-    samples: list[Tensor]
-
-    def __init__(self) -> None:
+    def __init__(self, *, seed: int) -> None:
         super().__init__()
-        self.add_state("reference", [], dist_reduce_fx="cat")
-        self.add_state("samples", [], dist_reduce_fx="cat")
+        self.seed = seed
 
-    def update(self, features: Tensor, *, reference: bool) -> None:
-        """Add features of shape $(B, D)$, of the few-shot set or of samples."""
-        (self.reference if reference else self.samples).append(features.detach())
-
-    def compute(self) -> Diversity:
-        return diversity(
-            stack(self.samples, name="samples"), stack(self.reference, name="reference")
-        )
+    def figures(self, *, new: Tensor, few_shot: Tensor) -> Figures:
+        clusters = diversity(new, few_shot).clusters
+        figures = {"diversity_clusters": float(len(clusters))}
+        if len(clusters) == 1:
+            figures["diversity"] = float(clusters[0])
+        if len(clusters) > 1:
+            figures |= with_bounds({"diversity": mean_interval(clusters, seed=self.seed)})
+        return figures

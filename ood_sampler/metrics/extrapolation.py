@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from ood_sampler.metrics.feature_sets import check_sets, stack, subsample
+from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.feature_sets import check_sets, subsample
 from ood_sampler.metrics.frechet import FrechetEstimate, frechet_distance, infinitesimal_jackknife
+from ood_sampler.metrics.intervals import normal_interval, with_bounds
 
 _SMALLEST = 0.5
 """Share of the vectors in the smallest subsets."""
@@ -67,34 +68,26 @@ def _intercept(abscissa: Tensor, ordinate: Tensor) -> tuple[Tensor, Tensor]:
     return intercept, residual * (1 / len(abscissa) + abscissa.mean().square() / spread)
 
 
-class FrechetLimit(Metric):
-    """`frechet_limit` of all generated and all real features.
+class FrechetLimit(SetMetric):
+    """FID of endless sets: `frechet_limit` of generated and held-out images, with its interval.
 
-    `compute` returns a `FrechetEstimate`.
+    Left out of sets with fewer than `VECTORS_A_FEATURE` vectors for each feature.
+
+    Args:
+        points: as for `frechet_limit`.
+        seed: of the subsets.
     """
 
     higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
+    sets = ("generated", "held_out")
 
-    real: list[Tensor]
-    generated: list[Tensor]
-
-    def __init__(self, *, points: int = 8, seed: int = 0) -> None:
+    def __init__(self, *, points: int = 8, seed: int) -> None:
         super().__init__()
         self.points = points
         self.seed = seed
-        self.add_state("real", [], dist_reduce_fx="cat")
-        self.add_state("generated", [], dist_reduce_fx="cat")
 
-    def update(self, features: Tensor, *, real: bool) -> None:
-        """Add features of shape $(B, D)$."""
-        (self.real if real else self.generated).append(features.detach())
-
-    def compute(self) -> FrechetEstimate:
-        return frechet_limit(
-            stack(self.generated, name="generated"),
-            stack(self.real, name="real"),
-            points=self.points,
-            seed=self.seed,
-        )
+    def figures(self, *, generated: Tensor, held_out: Tensor) -> Figures:
+        if min(len(generated), len(held_out)) < VECTORS_A_FEATURE * generated.shape[1]:
+            return {}
+        limit = frechet_limit(generated, held_out, points=self.points, seed=self.seed)
+        return with_bounds({"fid_infinity": normal_interval(*limit)})

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets
+from ood_sampler.metrics.intervals import normal_interval, with_bounds
 
 # Of what is in float64 at a time, so that it stays in the processor's cache.
 _ROWS = 512
@@ -100,56 +101,18 @@ def _influence_variance(
     return variance
 
 
-class FrechetDistance(Metric):
-    """`frechet_distance` between the means and unbiased covariances of real and generated features.
+class FrechetDistance(SetMetric):
+    """FID: `infinitesimal_jackknife` of generated against held-out images, with its interval.
 
     Biased upward for small sets: state the sizes beside each figure.
     """
 
     higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
+    sets = ("generated", "held_out")
 
-    real_sum: Tensor
-    real_outer: Tensor
-    real_count: Tensor
-    generated_sum: Tensor
-    generated_outer: Tensor
-    generated_count: Tensor
-
-    def __init__(self, *, width: int) -> None:
-        super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be >= 1, got {width}")
-        self.width = width
-        for name in ("real", "generated"):
-            total = torch.zeros(width, dtype=torch.float64)
-            outer = torch.zeros(width, width, dtype=torch.float64)
-            self.add_state(f"{name}_sum", total, dist_reduce_fx="sum")
-            self.add_state(f"{name}_outer", outer, dist_reduce_fx="sum")
-            self.add_state(f"{name}_count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, features: Tensor, *, real: bool) -> None:
-        """Add features of shape $(B, D)$."""
-        check_sets(features=features)
-        if features.shape[1] != self.width:
-            raise ValueError(
-                f"features must have width={self.width} columns, got {features.shape[1]}"
-            )
-        if real:
-            _accumulate(features, self.real_sum, self.real_outer)
-            self.real_count += len(features)
-        else:
-            _accumulate(features, self.generated_sum, self.generated_outer)
-            self.generated_count += len(features)
-
-    def compute(self) -> Tensor:
-        return frechet_distance(
-            *_moments(self.real_sum, self.real_outer, self.real_count, name="real"),
-            *_moments(
-                self.generated_sum, self.generated_outer, self.generated_count, name="generated"
-            ),
-        )
+    def figures(self, *, generated: Tensor, held_out: Tensor) -> Figures:
+        distance = infinitesimal_jackknife(generated, held_out)
+        return with_bounds({"fid": normal_interval(*distance)})
 
 
 def _accumulate(features: Tensor, total: Tensor, outer: Tensor) -> None:

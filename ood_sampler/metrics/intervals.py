@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,3 +108,8 @@ def with_bounds(intervals: Mapping[str, Interval]) -> dict[str, float]:
     for key, (value, low, high) in intervals.items():
         figures |= {key: value, f"{key}_low": low, f"{key}_high": high}
     return figures
+
+
+def interval(figures: Mapping[str, Any], key: str) -> Interval:
+    """Read a figure and its bounds, named as by `with_bounds`."""
+    return Interval(*(float(figures[f"{key}{end}"]) for end in ("", "_low", "_high")))

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from ood_sampler.metrics.feature_sets import check_sets, row_blocks, stack
+from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.feature_sets import check_sets, row_blocks
+from ood_sampler.metrics.intervals import normal_interval, with_bounds
 
 
 class KernelEstimate(NamedTuple):
@@ -117,30 +118,15 @@ def self_kernel(x: Tensor) -> Tensor:
     return (squares / x.shape[1] + 1) ** 3
 
 
-class KernelDistance(Metric):
-    """`jackknife` between all real and all generated features.
-
-    `compute` returns a `KernelEstimate`.
-    """
+class KernelDistance(SetMetric):
+    """KID: `jackknife` between generated and held-out images, with standard error and interval."""
 
     higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
+    sets = ("generated", "held_out")
 
-    real: list[Tensor]
-    generated: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("real", [], dist_reduce_fx="cat")
-        self.add_state("generated", [], dist_reduce_fx="cat")
-
-    def update(self, features: Tensor, *, real: bool) -> None:
-        """Add features of shape $(B, D)$."""
-        (self.real if real else self.generated).append(features.detach())
-
-    def compute(self) -> KernelEstimate:
-        return jackknife(
-            stack(self.generated, name="generated"),
-            stack(self.real, name="real"),
-        )
+    def figures(self, *, generated: Tensor, held_out: Tensor) -> Figures:
+        distance = jackknife(generated, held_out)
+        return {
+            **with_bounds({"kid": normal_interval(*distance)}),
+            "kid_standard_error": float(distance.standard_error),
+        }

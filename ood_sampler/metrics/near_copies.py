@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from ood_sampler.metrics.authenticity import nearest
+from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import same
+from ood_sampler.metrics.intervals import share_interval, with_bounds
 
 _ONE_IN = 100
 """Of so many held-out images one may be as near as a near-copy."""
@@ -58,3 +60,17 @@ def near_copies(samples: Tensor, reference: Tensor, held_out: Tensor) -> Tensor:
     """
     distance = nearest(samples, reference).distance
     return torch.logical_or(distance < copy_distance(reference, held_out), same(distance, samples))
+
+
+class NearCopies(SetMetric):
+    """Share of new images that are `near_copies`; `near_copies_each` tells which, as 0 and 1."""
+
+    higher_is_better = False
+    sets = ("new", "few_shot", "held_out")
+
+    def figures(self, *, new: Tensor, few_shot: Tensor, held_out: Tensor) -> Figures:
+        found = near_copies(new, few_shot, held_out)
+        return {
+            **with_bounds({"near_copies": share_interval(found)}),
+            "near_copies_each": found.double(),
+        }

@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import (
     check_sets,
     distance_blocks,
     neighbour_distance,
-    stack,
 )
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
 class ManifoldScores(NamedTuple):
@@ -84,34 +84,28 @@ def precision_recall_density_coverage(
     return ManifoldScores(*(values.double().mean() for values in scores))
 
 
-class PRDC(Metric):
-    """`precision_recall_density_coverage` of all generated against all real features.
+class PRDC(SetMetric):
+    """`precision_recall_density_coverage` of generated and held-out images.
 
-    `compute` returns `ManifoldScores`.
+    Intervals are those of the images that a share is of, the other set staying as it is.
+
+    Args:
+        nearest_k: $k$.
+        seed: of the resampling.
     """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
+    sets = ("generated", "held_out")
 
-    real: list[Tensor]
-    generated: list[Tensor]
-
-    def __init__(self, *, nearest_k: int) -> None:
+    def __init__(self, *, nearest_k: int, seed: int) -> None:
         super().__init__()
         if nearest_k < 1:
             raise ValueError(f"nearest_k must be >= 1, got {nearest_k}")
         self.nearest_k = nearest_k
-        self.add_state("real", [], dist_reduce_fx="cat")
-        self.add_state("generated", [], dist_reduce_fx="cat")
+        self.seed = seed
 
-    def update(self, features: Tensor, *, real: bool) -> None:
-        """Add features of shape $(B, D)$."""
-        (self.real if real else self.generated).append(features.detach())
-
-    def compute(self) -> ManifoldScores:
-        return precision_recall_density_coverage(
-            stack(self.real, name="real"),
-            stack(self.generated, name="generated"),
-            nearest_k=self.nearest_k,
+    def figures(self, *, generated: Tensor, held_out: Tensor) -> Figures:
+        scores = manifold_scores(held_out, generated, nearest_k=self.nearest_k)
+        return with_bounds(
+            {name: mean_interval(each, seed=self.seed) for name, each in scores._asdict().items()}
         )

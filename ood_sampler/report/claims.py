@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from ood_sampler.latents.resampling import Interval, beside_the_edge
 from ood_sampler.report.decision import TOO_FEW, Outcome, Pool, advice, estimated
@@ -10,6 +11,12 @@ from ood_sampler.report.tables import IN_DOMAIN, Results, Row, figure, number, s
 
 UNSURE = "too few to say"
 """Answer to what the images leave open."""
+
+DISPUTED = "judges disagree"
+"""Answer to what one judge shows and another refutes."""
+
+Answered: TypeAlias = Outcome | Literal["disputed"]
+"""What is found of a claim, by one judge or by several."""
 
 
 @dataclass(frozen=True)
@@ -19,22 +26,25 @@ class Verdict:
     Attributes:
         key: the question in a word or two, for files.
         question: In a few words.
-        outcome: Whether a yes is shown or refuted, or too few images leave it open.
+        outcome: Whether a yes is shown or refuted, too few images leave it open, or judges dispute
+            it.
         answer: In a word or two.
         sentence: The answer with the figures it rests on, and how many images would settle it.
         fault: what a no says of the samples, as the conclusion puts it.
+        judged: whether it is the opinion of a judge, of which there may be several.
     """
 
     key: str
     question: str
-    outcome: Outcome
+    outcome: Answered
     answer: str
     sentence: str
     fault: str = ""
+    judged: bool = True
 
     def as_dict(self) -> dict[str, str]:
         """The verdict as it stands in a file."""
-        return {key: value for key, value in vars(self).items() if key != "fault"}
+        return {key: value for key, value in vars(self).items() if key not in ("fault", "judged")}
 
 
 @dataclass(frozen=True)

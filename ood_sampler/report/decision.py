@@ -115,11 +115,15 @@ def separation(a: Interval, b: Interval) -> Interval:
     return Interval(a.value - b.value, a.low - b.high, a.high - b.low)
 
 
-def counted(outcomes: Sequence[Outcome], *, yes: str = "shown", no: str = "refuted") -> str:
-    """Count all three outcomes of claims alike, in words for the first two."""
-    shown, refuted = outcomes.count("shown"), outcomes.count("refuted")
-    left = len(outcomes) - shown - refuted
-    return f"{yes} in {shown} of {len(outcomes)}, {no} in {refuted}, {TOO_FEW} in {left}"
+def counted(outcomes: Sequence[str], *, yes: str = "shown", no: str = "refuted") -> str:
+    """Count all outcomes of claims alike, in words for the first two.
+
+    Those that judges dispute are told of where there are any.
+    """
+    shown, refuted, disputed = (outcomes.count(o) for o in ("shown", "refuted", "disputed"))
+    left = len(outcomes) - shown - refuted - disputed
+    told = f", judges disagree in {disputed}" if disputed else ""
+    return f"{yes} in {shown} of {len(outcomes)}, {no} in {refuted}, {TOO_FEW} in {left}{told}"
 
 
 def advice(factor: float | None, *pools: Pool) -> str:

@@ -164,6 +164,7 @@ def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | No
         answer,
         f"{figures} {said}",
         "closer to double exposures of few-shot pictures than real ones are",
+        judged=False,
     )
 
 

@@ -12,13 +12,23 @@ from ood_sampler.data.artifact import write_atomically
 from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.plots import run_figures, svg
-from ood_sampler.report.tables import COLUMNS, MISSING, Column, Results, Row, number, strategy
+from ood_sampler.report.tables import (
+    COLUMNS,
+    MISSING,
+    Column,
+    Results,
+    Row,
+    columns_of,
+    judges_of,
+    number,
+    strategy,
+)
 from ood_sampler.report.verdicts import conclusion, verdicts
 
 _SAMPLES, _PAIRS, _HELD_OUT, _IN_DOMAIN, _RECONSTRUCTIONS = 50, 25, 30, 10, 15
 """Pictures shown of each kind, at most."""
 
-_TONES = {"shown": "good", "refuted": "bad", "unclear": "open"}
+_TONES = {"shown": "good", "refuted": "bad", "unclear": "open", "disputed": "open"}
 """Colours of verdicts."""
 
 _SHORT = 0.05
@@ -218,7 +228,18 @@ def _verdicts(results: Results) -> str:
         + f'<ul class="verdicts">\n{items}</ul>\n<p class="note">Computed from the figures below. '
         "A question has an answer where the whole 95% interval lies on one side of its limit, "
         "which is no difference unless another is named; else there are too few images to say. "
-        "All rest on one feature network and one seed: look at the pictures too.</p>\n"
+        f"{_rest(judges_of(results))} Look at the pictures too.</p>\n"
+    )
+
+
+def _rest(judges: Sequence[str]) -> str:
+    """Say whose opinions the verdicts are."""
+    if len(judges) < 2:
+        return "All rest on one feature network and one seed."
+    first, *others = judges
+    return (
+        f"They rest on one seed and on feature networks as judges: {first} is the headline, "
+        f"{' and '.join(others)} give{'s' if len(others) == 1 else ''} a second opinion."
     )
 
 
@@ -393,7 +414,7 @@ def _figures(results: Results) -> str:
             for kind, row in zip(classes, sets, strict=True)
         )
         + "</tr>\n"
-        for column in COLUMNS
+        for column in columns_of(sets)
     )
     good = {"lower": " Lower is better.", "higher": " Higher is better.", None: ""}
     meanings = "".join(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
 from ood_sampler.report.claims import Verdict
-from ood_sampler.report.decision import Outcome, counted
+from ood_sampler.report.decision import counted
 from ood_sampler.report.grid import save_png, strip
 from ood_sampler.report.plots import bitmap, curves
 from ood_sampler.report.results import write_json
@@ -184,7 +184,7 @@ def _shared_rows(labels: Sequence[str], runs: Sequence[Run]) -> list[Row]:
 
 def _counted(judged: Sequence[Sequence[Verdict]]) -> str:
     """Say of each question in how many runs a yes is shown, refuted, or neither."""
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[str]] = {}
     for own in judged:
         for verdict in own:
             outcomes.setdefault(verdict.question, []).append(verdict.outcome)

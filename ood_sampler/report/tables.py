@@ -10,9 +10,10 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from ood_sampler.metrics.opinions import of_judge, plain, second_judges
 from ood_sampler.report.terminal import Line, TerminalTable
 
 Results: TypeAlias = Mapping[str, Any]
@@ -44,6 +45,7 @@ class Column:
         error: name of its standard error in a row.
         interval: whether a row may hold the bounds of its 95% interval, `<key>_low` and
             `<key>_high`.
+        judged: whether it is the opinion of a judge, of which there may be several.
     """
 
     key: str
@@ -55,6 +57,17 @@ class Column:
     scale: float = 1.0
     error: str | None = None
     interval: bool = True
+    judged: bool = True
+
+    def of(self, judge: str) -> "Column":
+        """The same figure by a judge that is not the headline."""
+        return replace(
+            self,
+            key=of_judge(judge, self.key),
+            heading=f"{self.heading}, {judge}",
+            narrow=f"{self.narrow}\n{judge}" if self.narrow else "",
+            error=of_judge(judge, self.error) if self.error else None,
+        )
 
     @property
     def keys(self) -> list[str]:
@@ -99,6 +112,7 @@ COLUMNS = (
         better=None,
         digits=0,
         interval=False,
+        judged=False,
         meaning="Number of images compared with the held-out pictures.",
     ),
     Column(
@@ -212,6 +226,7 @@ COLUMNS = (
         heading="blend of 2",
         narrow="blend\nof 2",
         better="lower",
+        judged=False,
         meaning=(
             "Mean share of an image's variance (R²) explained by a mixture of its best two "
             "few-shot pictures; to be read beside that of real pictures, which no mixture made."
@@ -221,6 +236,7 @@ COLUMNS = (
         key="blend_five",
         heading="blend of 5",
         better="lower",
+        judged=False,
         meaning="The same for a mixture of five.",
     ),
     Column(
@@ -243,6 +259,30 @@ COLUMNS = (
         meaning="Number of these few-shot pictures: over how many the images spread.",
     ),
 )
+
+
+_SECOND = ("kid", "precision", "recall", "authenticity", "near_copies")
+"""Figures of further judges that tables for people show."""
+
+_NARROW = ("kid", "authenticity")
+"""Likewise, in the table of a sweep in a terminal."""
+
+
+def columns_of(rows: Sequence[Row], *, all_figures: bool = False) -> list[Column]:
+    """The columns of a table: those of the headline judge, then those of the others in its rows.
+
+    Args:
+        rows: of the table.
+        all_figures: whether the others show all that they judge.
+    """
+    judged = [c for c in COLUMNS if c.judged and (all_figures or c.key in _SECOND)]
+    return [*COLUMNS, *(column.of(judge) for judge in second_judges(rows) for column in judged)]
+
+
+def judges_of(results: Results) -> list[str]:
+    """Names of the judges of a run, the headline's first; none where nothing tells."""
+    told = str((results.get("protocol") or {}).get("judges") or "")
+    return [name for name in told.split(", ") if name]
 
 
 def number(value: object) -> float | None:
@@ -295,15 +335,24 @@ def rich_table(results: Results) -> TerminalTable:
             f"eta {run['eta']}, {run['num_samples']} samples, seed {run['seed']}"
         ),
         headings=[str(row["name"]) for row in rows],
-        lines=[Line(column.title, [column.text(row) for row in rows]) for column in COLUMNS],
+        lines=[
+            Line(column.title, [column.text(row) for row in rows]) for column in columns_of(rows)
+        ],
         bold=[k for k, row in enumerate(rows) if row["role"] == "strategy"],
-        caption=_CAPTION,
+        caption=f"{_CAPTION}{_judged(judges_of(results))}",
     )
+
+
+def _judged(judges: Sequence[str]) -> str:
+    return f"; judged by {judges[0]} where no other is named" if len(judges) > 1 else ""
 
 
 def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
     """Show many runs in a terminal: a line for each, the figures that tell them apart."""
-    columns = [column for column in COLUMNS if column.narrow]
+    # all rows of the headline, of the others how near and how new
+    columns = [
+        c for c in columns_of(rows) if c.narrow and (c in COLUMNS or plain(c.key) in _NARROW)
+    ]
     return TerminalTable(
         title=title,
         headings=[column.narrow + _ARROWS[column.better] for column in columns],
@@ -322,10 +371,11 @@ def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Write rows as a markdown table, with the figures rounded as in all other tables."""
+    columns = columns_of(rows)
     lines = [
-        ["set", *(column.title for column in COLUMNS)],
-        ["---", *("---:" for _ in COLUMNS)],
-        *([_cell(str(row["name"])), *(column.text(row) for column in COLUMNS)] for row in rows),
+        ["set", *(column.title for column in columns)],
+        ["---", *("---:" for _ in columns)],
+        *([_cell(str(row["name"])), *(column.text(row) for column in columns)] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -343,7 +393,7 @@ def csv_table(rows: Sequence[Row], *, first: Sequence[str] = (), last: Sequence[
         last: Likewise, as last columns.
     """
     keys = [*first, "name", "role"]
-    for column in COLUMNS:
+    for column in columns_of(rows, all_figures=True):
         keys += column.keys
     keys += last
     text = io.StringIO()

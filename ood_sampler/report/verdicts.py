@@ -4,32 +4,55 @@ Each question is a claim about an interval (`ood_sampler.report.decision`); marg
 "as good as" stand with the questions (`ood_sampler.report.nearness`, `ood_sampler.report.novelty`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from ood_sampler.report.claims import Subject, Verdict
-from ood_sampler.report.decision import TOO_FEW, Outcome
+from ood_sampler.metrics.opinions import as_judged, second_judges
+from ood_sampler.report.claims import DISPUTED, Answered, Subject, Verdict
+from ood_sampler.report.decision import TOO_FEW
 from ood_sampler.report.nearness import against_controls, against_in_domain, against_real
 from ood_sampler.report.novelty import LOST, blends, copies, kept, varied
-from ood_sampler.report.tables import Results
+from ood_sampler.report.tables import Results, judges_of
 
 _TOO_FEW = TOO_FEW.capitalize()
+_OPEN: dict[Answered, str] = {"unclear": _TOO_FEW, "disputed": "The judges disagree"}
 _DOUBTS = {
     "new": "whether they are new",
     "more_than_blends": "whether they are more than double exposures",
     "kept": "whether they stay in the target domain",
 }
 _NEARER = "The samples are nearer to the target domain than the model's own pictures"
-_MODEL: dict[Outcome, str] = {
-    "shown": "The frozen model does better than mixing the few-shot pictures without it.",
-    "unclear": f"{_TOO_FEW} whether the frozen model does better than mixing the "
-    "few-shot pictures without it.",
+_BETTER = "the frozen model does better than mixing the few-shot pictures without it."
+_MODEL: dict[Answered, str] = {
+    "shown": f"{_BETTER[0].upper()}{_BETTER[1:]}",
+    "unclear": f"{_TOO_FEW} whether {_BETTER}",
     "refuted": "Mixing the few-shot pictures without the model does better.",
+    "disputed": f"The judges disagree whether {_BETTER}",
 }
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Judge a run; a question whose figures are missing is left out."""
-    run = Subject.of(results)
+    """Judge a run; a question whose figures are missing is left out.
+
+    The headline judge answers. Where another refutes what it shows, or the reverse, the answer is
+    that they disagree; else the opinion of the others is told beside it.
+    """
+    others = {judge: _opinion(results, judge) for judge in second_judges(results["rows"])}
+    headline = next(iter(judges_of(results)), "headline judge")
+    return [
+        _together(
+            verdict,
+            headline,
+            {judge: found[key] for judge, found in others.items() if key in found},
+        )
+        for key, verdict in _opinion(results, None).items()
+    ]
+
+
+def _opinion(results: Results, judge: str | None) -> dict[str, Verdict]:
+    """The verdicts by one judge; none is the headline."""
+    rows = [as_judged(row, judge) for row in results["rows"]]
+    run = Subject.of({**results, "rows": rows})
     judged = [
         against_in_domain(run),
         against_controls(run),
@@ -39,7 +62,29 @@ def verdicts(results: Results) -> list[Verdict]:
         kept(run),
         varied(run),
     ]
-    return [verdict for verdict in judged if verdict is not None]
+    return {verdict.key: verdict for verdict in judged if verdict is not None}
+
+
+def _together(verdict: Verdict, headline: str, others: Mapping[str, Verdict]) -> Verdict:
+    if not (verdict.judged and others):
+        return verdict
+    for judge, other in others.items():
+        if {verdict.outcome, other.outcome} == {"shown", "refuted"}:
+            return replace(
+                verdict,
+                outcome="disputed",
+                answer=DISPUTED,
+                sentence=f"{_said(headline, verdict)} {_said(judge, other)}",
+                fault="",
+            )
+    alike = [judge for judge, other in others.items() if other.outcome == verdict.outcome]
+    told = [f"{headline} says so{''.join(f', {judge} too' for judge in alike)}."]
+    told += [_said(judge, other) for judge, other in others.items() if judge not in alike]
+    return replace(verdict, sentence=" ".join([verdict.sentence, *told]))
+
+
+def _said(judge: str, verdict: Verdict) -> str:
+    return f"{judge} says {verdict.answer}: {verdict.sentence}"
 
 
 def conclusion(judged: Sequence[Verdict]) -> str:
@@ -49,10 +94,9 @@ def conclusion(judged: Sequence[Verdict]) -> str:
         return ""
     if found["reached"].outcome == "refuted" or ("kept" in found and found["kept"].answer == LOST):
         return "The target domain was not reached."
-    if found["reached"].outcome == "unclear":
-        return f"{_TOO_FEW} whether the target domain was reached."
+    if found["reached"].outcome in _OPEN:
+        return f"{_OPEN[found['reached'].outcome]} whether the target domain was reached."
     faults = [v.fault for v in judged if v.fault and v.outcome == "refuted"]
-    doubts = [text for k, text in _DOUBTS.items() if k in found and found[k].outcome == "unclear"]
     # what is shown: that they are as near as real pictures, or only nearer than the model's own
     as_real = "as_near_as_real" in found and found["as_near_as_real"].outcome == "shown"
     told = "The samples look like the target domain" if as_real else _NEARER
@@ -61,8 +105,10 @@ def conclusion(judged: Sequence[Verdict]) -> str:
     elif found["new"].outcome == "shown":
         told += ", and they are new"
     sentences = [f"{told}."]
-    if doubts:
-        sentences.append(f"{_TOO_FEW} {_listed(doubts)}.")
+    for outcome, words in _OPEN.items():
+        doubts = [text for k, text in _DOUBTS.items() if k in found and found[k].outcome == outcome]
+        if doubts:
+            sentences.append(f"{words} {_listed(doubts)}.")
     if "better_than_pixels" in found:
         sentences.append(_MODEL[found["better_than_pixels"].outcome])
     return " ".join(sentences)

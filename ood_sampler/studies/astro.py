@@ -12,7 +12,7 @@ from ood_sampler.data.radiation import FieldScale
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.intensity import area_distance, areas, wasserstein_distance
-from ood_sampler.metrics.intervals import mean_interval
+from ood_sampler.metrics.intervals import interval, mean_interval
 from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
 from ood_sampler.pipeline import Pipeline, Taken, label
@@ -31,7 +31,6 @@ from ood_sampler.studies.base import (
     about,
     bounds,
     decoding,
-    interval,
     too_few,
 )
 from ood_sampler.studies.curves import Run, by_run

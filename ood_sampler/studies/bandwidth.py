@@ -3,14 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Band, Thresholds, find_band
 from ood_sampler.latents.ranks import rank_correlation
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import TOO_FEW, Decision, all_of, decide
@@ -23,9 +25,9 @@ from ood_sampler.studies.base import (
     Row,
     Study,
     bounds,
+    by_each_judge,
     decoding,
     excess,
-    interval,
     point,
     strategy_row,
     too_few,
@@ -119,38 +121,57 @@ class BandwidthStudy(Study):
         real, _ = pipeline.references()
         measure = pipeline.measure
         few_shot = measure.row("few-shot", "reference", measure.few_shot)
-        gap = float(kernel_distance(measure.few_shot.features, measure.in_domain))
-        relative = self.thresholds.relative_to(
-            retention=1 - float(few_shot.figures["captured"] or 0),
-            novelty=float(real.figures["authenticity"] or 0),
-        )
         rows: list[Row] = []
         pictures: dict[str, Tensor] = {}
         for sampler in self.samplers:
             found = []
             for run in self._runs(pipeline, [sampler]):
-                row = strategy_row(run)
-                found.append({**row, **_retention(row)})
+                found.append(strategy_row(run))
                 if sampler is self.samplers[0]:
                     name = f"{pipeline.domain.name}/t = {run.settings.step}"
                     pictures[name] = first_samples(run, _SHOWN)
-            points = [point(row, real.figures) for row in found]
-            band = find_band(points, relative, floor=float(real.figures["kid"] or 0))
-            rows += [
-                {
-                    **row,
-                    "usable": relative.passed(reached),
-                    "chosen": band is not None and band.chosen == reached.step,
-                    "gap": gap,
-                    **_ends(band),
-                    "retention_asked": relative.retention,
-                    "novelty_asked": relative.novelty,
-                    "near_copies_asked": relative.near_copies,
-                    **bounds("excess", excess(row, real.figures)),
-                }
-                for row, reached in zip(found, points, strict=True)
-            ]
+
+            def band(judge: str | None, found: Sequence[Row] = found) -> list[dict[str, Any]]:
+                name = judge or measure.judges.headline.name
+                gap = kernel_distance(measure.few_shot.features[name], measure.in_domain[name])
+                judged = [as_judged(row, judge) for row in found]
+                references = (as_judged(row.figures, judge) for row in (real, few_shot))
+                return self._band(judged, *references, gap=float(gap))
+
+            rows += by_each_judge(found, band)
         return Measured(rows, pictures)
+
+    def _band(
+        self, rows: Sequence[Row], real: Row, few_shot: Row, *, gap: float
+    ) -> list[dict[str, Any]]:
+        """Which steps are usable, in what band, and what was asked of them.
+
+        Args:
+            rows: of one strategy, a step each.
+            real: figures of real pictures.
+            few_shot: figures of the few-shot pictures.
+            gap: distance of the target domain from the model's own.
+        """
+        relative = self.thresholds.relative_to(
+            retention=1 - float(few_shot["captured"] or 0),
+            novelty=float(real["authenticity"] or 0),
+        )
+        points = [point(row, real) for row in rows]
+        band = find_band(points, relative, floor=float(real["kid"] or 0))
+        return [
+            {
+                **_retention(row),
+                "usable": relative.passed(reached),
+                "chosen": band is not None and band.chosen == reached.step,
+                "gap": gap,
+                **_ends(band),
+                "retention_asked": relative.retention,
+                "novelty_asked": relative.novelty,
+                "near_copies_asked": relative.near_copies,
+                **bounds("excess", excess(row, real)),
+            }
+            for row, reached in zip(rows, points, strict=True)
+        ]
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = [

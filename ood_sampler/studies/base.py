@@ -10,10 +10,16 @@ from torch import Tensor
 
 from ood_sampler.latents.bandwidth import Point
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, difference_interval, with_bounds
+from ood_sampler.metrics.intervals import (
+    STANDARD_ERRORS,
+    difference_interval,
+    interval,
+    with_bounds,
+)
+from ood_sampler.metrics.opinions import of_judge, second_judges
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.plan import in_domain_work
-from ood_sampler.report.decision import TOO_FEW, Pool, advice
+from ood_sampler.report.decision import TOO_FEW, Outcome, Pool, advice
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 
@@ -104,6 +110,13 @@ class Study(ABC):
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         """Say what the rows show, in sentences computed from them."""
 
+    def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
+        """What the conclusion claims, in a few words each, and what becomes of it.
+
+        For a comparison of judges, each of which concludes for itself.
+        """
+        return {}
+
     @abstractmethod
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         """Draw the rows; labels of `pictures` begin with their domain and a slash."""
@@ -117,11 +130,6 @@ def about(pipeline: Pipeline) -> dict[str, Any]:
 def bounds(key: str, interval: Interval) -> dict[str, float]:
     """A figure and its interval as they stand in a row."""
     return with_bounds({key: interval})
-
-
-def interval(row: Row, key: str) -> Interval:
-    """A figure of a row and its bounds."""
-    return Interval(*(float(row[f"{key}{end}"]) for end in ("", "_low", "_high")))
 
 
 def point(row: Row, real: Row) -> Point:
@@ -259,6 +267,22 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
         )
         for run in runs
     ]
+
+
+def by_each_judge(
+    rows: Sequence[Row], derive: Callable[[str | None], Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Add to each row what follows from its figures, as each judge sees them.
+
+    Args:
+        rows: with the figures of all judges.
+        derive: what to add to each row by one judge; None is the headline (`as_judged`).
+    """
+    found = [{**row, **more} for row, more in zip(rows, derive(None), strict=True)]
+    for judge in second_judges(rows):
+        for row, more in zip(found, derive(judge), strict=True):
+            row |= {of_judge(judge, key): value for key, value in more.items()}
+    return found
 
 
 def strategy_row(run: Pipeline) -> dict[str, Any]:

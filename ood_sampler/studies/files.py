@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ood_sampler.data.artifact import save_state, write_atomically
+from ood_sampler.metrics.opinions import as_judged, of_judge, second_judges
+from ood_sampler.report.decision import TOO_FEW, Outcome
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap, svg
 from ood_sampler.report.results import write_json
-from ood_sampler.report.tables import MISSING, number
+from ood_sampler.report.tables import MISSING, judges_of, number
 from ood_sampler.studies.base import Heading, Measured, Row, Study
 
 _ABOUT = (Heading("model", "model"), Heading("domain", "domain"))
 _PICTURES = "pictures.safetensors"
+
+_SECOND = ("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain")
+"""Figures of further judges that tables for people show."""
+
+_FEWEST_RANKED = 4
+"""Rows of which fewer have no rank correlation worth telling."""
+
+_WORDS: Mapping[Outcome, str] = {"shown": "shown", "refuted": "refuted", "unclear": TOO_FEW}
 
 
 def write_study(
@@ -35,7 +46,7 @@ def write_study(
     Returns:
         The conclusion.
     """
-    conclusion = study.conclude(measured.rows)
+    conclusion = opinions(study, measured.rows, judges_of({"protocol": protocol}))
     path = folder / study.name
     write_json(
         path.with_suffix(".json"),
@@ -49,13 +60,84 @@ def write_study(
     save_state(folder / _PICTURES, {key: to_uint8(x) for key, x in measured.pictures.items()})
     write_atomically(path.with_suffix(".csv"), csv_rows(measured.rows).encode())
     text = [f"# {study.title}", "", *(f"- {sentence}" for sentence in conclusion), ""]
-    text += [markdown_rows(study.headings, measured.rows), *_meanings(study.headings), ""]
+    headings = headings_of(study, measured.rows)
+    text += [markdown_rows(headings, measured.rows), *_meanings(study.headings), ""]
     text += [f"- {key}: {value}" for key, value in protocol.items()]
     write_atomically(path.with_suffix(".md"), ("\n".join(text) + "\n").encode())
     figure = study.draw(measured.rows, measured.pictures)
     write_atomically(path.with_suffix(".png"), bitmap(figure))
     write_atomically(path.with_suffix(".svg"), svg(figure))
     return conclusion
+
+
+def headings_of(study: Study, rows: Sequence[Row]) -> list[Heading]:
+    """The columns of a study's table, with what other judges say where the headline's stands."""
+    headings = list(study.headings)
+    for judge in second_judges(rows):
+        headings += [
+            replace(heading, key=of_judge(judge, heading.key), text=f"{heading.text}, {judge}")
+            for heading in study.headings
+            if heading.key in _SECOND and any(of_judge(judge, heading.key) in row for row in rows)
+        ]
+    return headings
+
+
+def opinions(study: Study, rows: Sequence[Row], judges: Sequence[str]) -> list[str]:
+    """What a study concludes by each judge, and how far they agree.
+
+    Args:
+        study: what was asked.
+        rows: with the figures of all judges.
+        judges: their names, the headline's first.
+    """
+    others = second_judges(rows)
+    if not others:
+        return study.conclude(rows)
+    headline = judges[0] if judges else "headline"
+    views = {headline: None, **{judge: judge for judge in others}}
+    judged = {name: [as_judged(row, judge) for row in rows] for name, judge in views.items()}
+    told = [f"{name}: {said}" for name, own in judged.items() for said in study.conclude(own)]
+    claimed = {name: study.claims(own) for name, own in judged.items()}
+    for judge in others:
+        told.append(_rank_agreement(headline, judge, judged))
+        told += _agreement(headline, judge, claimed)
+    return [sentence for sentence in told if sentence]
+
+
+def _agreement(
+    headline: str, judge: str, claimed: Mapping[str, Mapping[str, Outcome]]
+) -> list[str]:
+    """Say of each claim what becomes of it before both judges."""
+    found = []
+    for claim, outcome in claimed[headline].items():
+        other = claimed[judge].get(claim)
+        if {outcome, other} == {"shown", "refuted"}:
+            found.append(f"judges disagree ({headline}: {outcome}, {judge}: {other}): {claim}")
+        elif other == outcome:
+            found.append(f"both judges, {headline} and {judge}: {_WORDS[outcome]}: {claim}")
+        elif other is not None:
+            words = f"{headline}: {_WORDS[outcome]}, {judge}: {_WORDS[other]}"
+            found.append(f"one judge alone ({words}): {claim}")
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found]
+
+
+def _rank_agreement(headline: str, judge: str, judged: Mapping[str, Sequence[Row]]) -> str:
+    """Rank correlation of the KIDs of two judges over the rows; empty where they have too few."""
+    pairs = [
+        (first, second)
+        for rows in zip(judged[headline], judged[judge], strict=True)
+        if None not in (found := [number(row.get("kid")) for row in rows])
+        for first, second in [found]
+    ]
+    if len(pairs) < _FEWEST_RANKED:
+        return ""
+    from scipy.stats import kendalltau
+
+    found = kendalltau(*zip(*pairs, strict=True))
+    return (
+        f"Rank correlation of KID by {headline} and by {judge} over {len(pairs)} rows: Kendall's "
+        f"τ = {found.statistic:.2f} (p = {found.pvalue:.2g} for none)."
+    )
 
 
 def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str, Any]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from ood_sampler.latents.frontier import Trade, advantage, pareto
+from ood_sampler.metrics.intervals import interval
+from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
 from ood_sampler.report.decision import TOO_FEW, Decision, Outcome, any_of, decide
@@ -23,11 +25,11 @@ from ood_sampler.studies.base import (
     about,
     attempted,
     bounds,
+    by_each_judge,
     check_fitting,
     check_left,
     decoding,
     fitting,
-    interval,
     standard_error,
     strategy_row,
     too_few,
@@ -222,15 +224,13 @@ class FrontierStudy(Study):
         pixels = [row for row in rows if row["space"] == PIXELS]
         check_left(latents, "strategy")
         check_left(pixels, "pixel control")
-        for row in latents:
-            for plane in _PLANES:
-                gained = advantage(
-                    _trade(row, plane),
-                    [_trade(other, plane) for other in pixels],
-                    comparisons=len(latents),
-                )
-                row |= bounds(plane.key, gained)
-        return Measured(rows)
+
+        def gains(judge: str | None) -> list[dict[str, float]]:
+            controls = [as_judged(row, judge) for row in pixels]
+            return [_gains(as_judged(row, judge), controls, len(latents)) for row in latents]
+
+        others = [row for row in rows if row["space"] != LATENTS]
+        return Measured([*others, *by_each_judge(latents, gains)])
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences: list[str] = []
@@ -255,6 +255,19 @@ class FrontierStudy(Study):
                 f"{'; '.join(told)}."
             )
         return sentences
+
+    def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
+        return {
+            f"{plane.words} than by mixing pixels, on {domain}": any_of(
+                [
+                    decide(interval(row, plane.key), least=0).outcome
+                    for row in own
+                    if row["space"] == LATENTS
+                ]
+            )
+            for domain, own in by_domain(rows).items()
+            for plane in _PLANES
+        }
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
@@ -306,6 +319,16 @@ def _domains(outcomes: Sequence[Outcome], words: str) -> str:
         f"{shown} of {len(outcomes)} for {words} (on {worse} all settings are worse, on "
         f"{len(outcomes) - shown - worse} there are {TOO_FEW})"
     )
+
+
+def _gains(row: Row, controls: Sequence[Row], comparisons: int) -> dict[str, float]:
+    """By how much a setting of the latents lies beyond the frontiers of the pixel controls."""
+    found: dict[str, float] = {}
+    for plane in _PLANES:
+        frontier = [_trade(control, plane) for control in controls]
+        gained = advantage(_trade(row, plane), frontier, comparisons=comparisons)
+        found |= bounds(plane.key, gained)
+    return found
 
 
 def _trade(row: Row, plane: _Plane) -> Trade:

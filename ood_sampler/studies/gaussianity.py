@@ -12,6 +12,7 @@ from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, mos
 from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.latents.normality import SHAPIRO_RANGE
 from ood_sampler.latents.store import TensorSet
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import all_of, decide, order, separation
@@ -24,7 +25,6 @@ from ood_sampler.studies.base import (
     Study,
     about,
     bounds,
-    interval,
     too_few,
 )
 from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_decades, draw_level

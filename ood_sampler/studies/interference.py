@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ood_sampler.latents.ranks import rank_correlation
 from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import interval
+from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle, tick_values
 from ood_sampler.report.decision import decide, order, separation
@@ -19,8 +21,8 @@ from ood_sampler.studies.base import (
     Measured,
     Row,
     Study,
+    by_each_judge,
     decoding,
-    interval,
     strategy_row,
     too_few,
     variant,
@@ -92,14 +94,18 @@ class InterferenceStudy(Study):
     def measure(self, pipeline: Pipeline) -> Measured:
         pipeline.invert()
         measure = pipeline.measure
-        real = measure.row("few-shot", "reference", measure.few_shot).figures["captured"]
+        real = measure.row("few-shot", "reference", measure.few_shot).figures
         rows: list[Row] = []
         pictures: dict[str, Tensor] = {}
         for run in self._runs(pipeline):
-            rows.append({**strategy_row(run), "real_captured": real})
+            rows.append(strategy_row(run))
             name = f"{run.domain.name}/t = {run.settings.step}/η = {run.settings.eta:g}"
             pictures[name] = first_samples(run, _SHOWN)
-        return Measured(rows, pictures)
+
+        def captured(judge: str | None) -> list[dict[str, Any]]:
+            return [{"real_captured": as_judged(real, judge)["captured"]}] * len(rows)
+
+        return Measured(by_each_judge(rows, captured), pictures)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []

@@ -1,6 +1,6 @@
 """What becomes of the model's own domain: frozen weights against fine-tuned ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,19 +11,11 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.artifact import Artifact
-from ood_sampler.metrics.authenticity import authentic
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import read_reference
-from ood_sampler.metrics.frechet import infinitesimal_jackknife
-from ood_sampler.metrics.intervals import (
-    mean_interval,
-    normal_interval,
-    share_interval,
-    with_bounds,
-)
-from ood_sampler.metrics.kernel import jackknife
-from ood_sampler.metrics.near_copies import near_copies
-from ood_sampler.metrics.prdc import manifold_scores
+from ood_sampler.metrics.intervals import interval
+from ood_sampler.metrics.judges import Described, Judge
+from ood_sampler.metrics.opinions import of_judge
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
@@ -40,7 +32,6 @@ from ood_sampler.studies.base import (
     about,
     bounds,
     decoding,
-    interval,
     own_domain,
     too_few,
 )
@@ -197,7 +188,7 @@ class PreservationStudy(Study):
         # never stored
         anew = Work("in-domain after", pipeline.settings.in_domain_count, each)
         work = [*decoding(pipeline, [pipeline]), anew]
-        if _own_features(pipeline) is None:
+        if _needs_own_samples(pipeline):
             missing = own_domain(_of_another_seed(pipeline)).images
             work.append(Work("in-domain, another seed", missing, each))
         tuned = finished(pipeline.plan.fine_tuning_path(settings))
@@ -210,7 +201,7 @@ class PreservationStudy(Study):
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        judge = _Judge.of(pipeline)
+        court = _Court.of(pipeline)
         weights = checksum(pipeline.model.denoiser)
         before = pipeline.in_domain()
         pipeline.invert()
@@ -224,25 +215,24 @@ class PreservationStudy(Study):
         own = _features(pipeline, "sample from noise", before)
         made = _features(pipeline, "sample", target)
         strayed = _features(other, "sample of the fine-tuned model", damaged)
-        seed = pipeline.evaluation.seed
         strategy = f"{label(pipeline.sampler)} at t = {pipeline.settings.step}"
         rows = [
             {
-                **judge.row(BEFORE, own, own),
+                **court.row(BEFORE, own, own),
                 "weights": weights,
                 "identical": None,
                 "made_by": "pure noise",
                 "held_out_loss": tuned.curve[0].validation,
             },
             {
-                **judge.row(AFTER, still, made),
+                **court.row(AFTER, still, made),
                 "weights": checksum(pipeline.model.denoiser),
                 "identical": identical,
                 "made_by": strategy,
                 "held_out_loss": tuned.curve[0].validation,
             },
             {
-                **judge.row(TUNED, strayed, strayed),
+                **court.row(TUNED, strayed, strayed),
                 "weights": checksum(other.model.denoiser),
                 "identical": _identical(before, damaged),
                 "made_by": "pure noise",
@@ -250,8 +240,7 @@ class PreservationStudy(Study):
                 "best_step": tuned.best.step,
                 "last_step": tuned.curve[-1].step,
                 "stopped": self.fine_tuning.is_over(tuned.curve),
-                **bounds("damage", kernel_difference(strayed, own, judge.own, seed=seed)),
-                **bounds("cost", kernel_difference(strayed, made, judge.held_out, seed=seed)),
+                **court.differences(strayed, own, made),
                 "curve": [list(look) for look in tuned.curve],
                 "fine_tuning": asdict(self.fine_tuning),
             },
@@ -363,71 +352,98 @@ def _of_another_seed(pipeline: Pipeline) -> Pipeline:
     return replace(pipeline, settings=replace(pipeline.settings, seed=pipeline.settings.seed + 1))
 
 
-def _own_features(pipeline: Pipeline) -> Path | None:
+def _own_features(pipeline: Pipeline, judge: Judge) -> Path | None:
     """Stored features of real pictures of the model's own domain."""
-    return pipeline.model.in_domain_file(pipeline.evaluation.extractor.name)
+    return pipeline.model.in_domain_file(judge.extractor.name)
+
+
+def _needs_own_samples(pipeline: Pipeline) -> bool:
+    """Whether samples of another seed stand for the model's own domain before a judge."""
+    return any(_own_features(pipeline, judge) is None for judge in pipeline.judges)
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """Figures of sets of samples.
+class _Court:
+    """Figures of sets of samples, as each judge sees them.
 
     Attributes:
-        pipeline: whose feature space it is.
-        own: features of the model's own domain, shape (M, D).
-        reference: what they are of.
-        few_shot: features of the few-shot pictures.
-        held_out: features of the held-out pictures.
+        pipeline: whose judges they are.
+        own: features of the model's own domain by judge, shape (M, D).
+        reference: what those of the headline are of.
+        few_shot: the few-shot pictures.
+        held_out: the held-out pictures.
     """
 
     pipeline: Pipeline
-    own: Tensor
+    own: Mapping[str, Tensor]
     reference: str
-    few_shot: Tensor
-    held_out: Tensor
+    few_shot: Described
+    held_out: Described
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> "_Judge":
-        domain, file = pipeline.domain, _own_features(pipeline)
-        if file is None:
+    def of(cls, pipeline: Pipeline) -> "_Court":
+        domain, own = pipeline.domain, dict[str, Tensor]()
+        if _needs_own_samples(pipeline):
             other = _of_another_seed(pipeline)
-            own = _features(other, "in-domain sample of another seed", other.in_domain())
-        else:
-            own = read_reference(file, pipeline.evaluation.extractor)
+            made = _features(other, "in-domain sample of another seed", other.in_domain())
+            own |= made.features
+        for judge in pipeline.judges:
+            file = _own_features(pipeline, judge)
+            if file is not None:
+                own[judge.name] = read_reference(file, judge.extractor)
+        headline = _own_features(pipeline, pipeline.judges.headline)
         return cls(
             pipeline=pipeline,
             own=own,
-            reference="samples of another seed" if file is None else "real pictures",
-            few_shot=pipeline.describe_images("few-shot", domain.few_shot).features,
-            held_out=pipeline.describe_images("held-out", domain.held_out).features,
+            reference="samples of another seed" if headline is None else "real pictures",
+            few_shot=pipeline.describe_images("few-shot", domain.few_shot),
+            held_out=pipeline.describe_images("held-out", domain.held_out),
         )
 
-    def row(self, method: str, noise: Tensor, samples: Tensor) -> dict[str, Any]:
-        """Figures of samples from noise and of those made for the target, by their features."""
-        evaluation = self.pipeline.evaluation
-        manifold = manifold_scores(self.held_out, samples, nearest_k=evaluation.nearest_k)
-        shares = {
-            "precision": manifold.precision,
-            "recall": manifold.recall,
-            "authenticity": authentic(samples, self.few_shot),
-        }
-        copies = near_copies(samples, self.few_shot, self.held_out)
+    def row(self, method: str, noise: Described, samples: Described) -> dict[str, Any]:
+        """Figures of samples from noise and of those made for the target."""
         return {
             **about(self.pipeline),
             "method": method,
             "samples": len(noise),
             "reference": self.reference,
-            **with_bounds(
-                {
-                    "in_domain_fid": normal_interval(*infinitesimal_jackknife(noise, self.own)),
-                    "in_domain_kid": normal_interval(*jackknife(noise, self.own)),
-                    "fid": normal_interval(*infinitesimal_jackknife(samples, self.held_out)),
-                    "kid": normal_interval(*jackknife(samples, self.held_out)),
-                }
-                | {key: mean_interval(each, seed=evaluation.seed) for key, each in shares.items()}
-                | {"near_copies": share_interval(copies)}
-            ),
+            **self._of_all(lambda judge: self._figures(judge, noise, samples)),
         }
+
+    def differences(self, strayed: Described, own: Described, made: Described) -> dict[str, Any]:
+        """Difference of KIDs, in-domain and to the target, of a fine-tuned model and the frozen."""
+
+        def found(judge: Judge) -> dict[str, float]:
+            tuned, frozen, new = (each.features[judge.name] for each in (strayed, own, made))
+            held_out = self.held_out.features[judge.name]
+            seed = self.pipeline.judges.seed
+            damage = kernel_difference(tuned, frozen, self.own[judge.name], seed=seed)
+            cost = kernel_difference(tuned, new, held_out, seed=seed)
+            return bounds("damage", damage) | bounds("cost", cost)
+
+        return self._of_all(found)
+
+    def _of_all(self, figures: Callable[[Judge], Mapping[str, Any]]) -> dict[str, Any]:
+        headline, *others = self.pipeline.judges
+        found = dict(figures(headline))
+        for judge in others:
+            found |= {of_judge(judge.name, key): v for key, v in figures(judge).items()}
+        return found
+
+    def _figures(self, judge: Judge, noise: Described, samples: Described) -> dict[str, Any]:
+        name = judge.name
+        new = samples.features[name]
+        sets = {
+            "generated": new,
+            "new": new,
+            "few_shot": self.few_shot.features[name],
+            "held_out": self.held_out.features[name],
+        }
+        own = {"generated": noise.features[name], "held_out": self.own[name]}
+        in_domain = judge.figures(own, only=("fid", "kid"))
+        target = judge.figures(sets, only=("fid", "kid", "prdc", "authenticity", "near_copies"))
+        found = {f"in_domain_{key}": value for key, value in in_domain.items()} | target
+        return {key: value for key, value in found.items() if not isinstance(value, Tensor)}
 
 
 def _ended(tuned: Row) -> str:
@@ -473,8 +489,8 @@ def _strips_of(run: Run) -> str:
     return f"{run[TUNED]['domain']}/{run[AFTER]['made_by']}, {run[TUNED]['weights'][:_DIGITS]}"
 
 
-def _features(pipeline: Pipeline, what: str, images: Artifact) -> Tensor:
-    return pipeline.describe(what, images, pipeline.usable(images, what)).features
+def _features(pipeline: Pipeline, what: str, images: Artifact) -> Described:
+    return pipeline.describe(what, images, pipeline.usable(images, what))
 
 
 def _identical(images: Artifact, others: Artifact) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.resampling import bootstrap
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import decide, order, separation
@@ -22,7 +23,6 @@ from ood_sampler.studies.base import (
     Study,
     about,
     bounds,
-    interval,
     too_few,
     variant,
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 from ood_sampler.latents.bandwidth import Point, ranked
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import difference_interval
+from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
 from ood_sampler.report.decision import (
@@ -29,6 +30,7 @@ from ood_sampler.studies.base import (
     Measured,
     Row,
     Study,
+    by_each_judge,
     decoding,
     point,
     strategy_row,
@@ -96,10 +98,6 @@ class SearchStudy(Study):
         choice = self.search.choose(pipeline, steps=self.search.steps, samplers=self.samplers)
         few_shot = measure.row("few-shot", "reference", measure.few_shot).figures
         real = measure.real().figures
-        relative = self.search.thresholds.relative_to(
-            retention=1 - float(few_shot["captured"] or 0),
-            novelty=float(real["authenticity"] or 0),
-        )
         last = {(trial.step, trial.sampler): trial for trial in choice.trials}
         rows: list[dict[str, Any]] = []
         cost = 0
@@ -109,8 +107,6 @@ class SearchStudy(Study):
             rows.append(
                 {
                     **row,
-                    "usable": relative.passed(point(row, real)),
-                    "real_kid": real["kid"],
                     "validation_kid": trial.point.distance,
                     "samples": trial.samples,
                     "chosen": (row["step"], row["strategy"])
@@ -118,8 +114,20 @@ class SearchStudy(Study):
                 }
             )
             cost += row["evaluations"] * run.settings.num_samples
+
+        def usable(judge: str | None) -> list[dict[str, Any]]:
+            captured, reached = (as_judged(row, judge) for row in (few_shot, real))
+            relative = self.search.thresholds.relative_to(
+                retention=1 - float(captured["captured"] or 0),
+                novelty=float(reached["authenticity"] or 0),
+            )
+            points = [point(as_judged(row, judge), reached) for row in rows]
+            return [
+                {"usable": relative.passed(found), "real_kid": reached["kid"]} for found in points
+            ]
+
         share = choice.evaluations / cost
-        return Measured([{**row, "cost": share} for row in rows])
+        return Measured([{**row, "cost": share} for row in by_each_judge(rows, usable)])
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []

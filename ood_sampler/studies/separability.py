@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.separability import Detection, Pair, detection
+from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.decision import Decision, Outcome, decide, order, separation
@@ -19,7 +20,6 @@ from ood_sampler.studies.base import (
     Study,
     about,
     bounds,
-    interval,
     too_few,
     variant,
 )

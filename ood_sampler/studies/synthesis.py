@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import difference_interval
+from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.decision import (
     Decision,
@@ -34,7 +34,6 @@ from ood_sampler.studies.base import (
     check_left,
     decoding,
     fitting,
-    interval,
     strategy_row,
     too_few,
     variant,
@@ -168,6 +167,16 @@ class SynthesisStudy(Study):
                 f"these figures), by domain: {counted(outcomes)}."
             )
         return sentences
+
+    def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
+        found: dict[str, Outcome] = {}
+        for domain, of_domain in by_domain(rows).items():
+            own = [row for row in of_domain if row["role"] == STRATEGY]
+            paper = _recipe(own, AS_IN_TEXT)
+            if paper is not None:
+                goals = [_goal(row, paper) for row in own if row is not paper]
+                found[f"better than the paper's recipe, on {domain}"] = any_of(goals)
+        return found
 
     @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":

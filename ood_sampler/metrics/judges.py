@@ -1,0 +1,168 @@
+"""Judges: feature spaces in which sets of images are compared, several of them at once."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from torchmetrics import Metric, MetricCollection
+
+from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.features import FeatureExtractor
+
+THUMBNAIL = 64
+"""Side in pixels to which larger images are averaged for what is measured of pixels."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A set of images as the metrics see it.
+
+    Attributes:
+        features: of each judge by name, the headline's first, shape $(N, D)$.
+        thumbnails: the images, averaged to at most `THUMBNAIL` pixels a side, shape (N, 3, h, w).
+    """
+
+    features: Mapping[str, Tensor]
+    thumbnails: Tensor
+
+    def __len__(self) -> int:
+        return len(self.thumbnails)
+
+    @property
+    def headline(self) -> Tensor:
+        """Features of the first judge."""
+        return next(iter(self.features.values()))
+
+    def take(self, indices: Sequence[int] | slice) -> "Described":
+        """Some of the images."""
+        features = {name: vectors[indices] for name, vectors in self.features.items()}
+        return Described(features, self.thumbnails[indices])
+
+    def first(self, count: int) -> "Described":
+        """The first `count` images."""
+        return self.take(slice(count))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A feature space and the metrics computed in it.
+
+    Attributes:
+        name: of the space.
+        extractor: maps images to features.
+        metrics: of sets of features.
+    """
+
+    name: str
+    extractor: FeatureExtractor
+    metrics: MetricCollection
+
+    def figures(
+        self, sets: Mapping[str, Tensor], *, only: Iterable[str] | None = None
+    ) -> dict[str, float | Tensor]:
+        """Compute the figures of sets of features; see `SetMetric` for their names.
+
+        Args:
+            sets: of shape $(N, D)$.
+            only: metrics of the configuration that are computed; None computes all.
+        """
+        return figures_of(self.metrics, sets, only=only)
+
+
+class Judges(Sequence[Judge]):
+    """The judges of a run. The first is the headline: what is decided rests on it.
+
+    Args:
+        judges: names among `spaces`.
+        spaces: what makes each feature space, by name.
+        collection: metrics of features, computed by each judge.
+        pictures: metrics of pixels, computed once.
+        nearest_k: neighbours of metrics that count them; odd, as the captured fraction is a vote.
+        seed: of the metrics.
+
+    Raises:
+        ValueError: a name is unknown or given twice, none is given, or `nearest_k` is not odd.
+    """
+
+    def __init__(
+        self,
+        *,
+        judges: Sequence[str],
+        spaces: Mapping[str, Callable[[], FeatureExtractor]],
+        collection: Mapping[str, SetMetric],
+        pictures: Mapping[str, SetMetric],
+        nearest_k: int,
+        seed: int,
+    ) -> None:
+        if nearest_k < 1 or nearest_k % 2 == 0:
+            raise ValueError(f"metrics.nearest_k must be odd and >= 1, got {nearest_k}")
+        if not judges or len(set(judges)) < len(judges):
+            raise ValueError(
+                f"metrics.judges must name at least one feature space, each once, got {judges}"
+            )
+        for name in judges:
+            if name not in spaces:
+                raise ValueError(
+                    f"metrics.judges: {name} is none of metrics.spaces, which are "
+                    f"{', '.join(spaces)}"
+                )
+        self.nearest_k = nearest_k
+        self.seed = seed
+        self.pictures = _collected(pictures)
+        self._judges = [Judge(name, spaces[name](), _collected(collection)) for name in judges]
+
+    def __getitem__(self, index: int) -> Judge:  # type: ignore[override]
+        return self._judges[index]
+
+    def __len__(self) -> int:
+        return len(self._judges)
+
+    def __iter__(self) -> Iterator[Judge]:
+        return iter(self._judges)
+
+    @property
+    def headline(self) -> Judge:
+        """The first."""
+        return self._judges[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all, the headline's first."""
+        return [judge.name for judge in self._judges]
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Refuse sets that are too small for the neighbourhoods, before any work.
+
+        Raises:
+            ValueError: a set has no more than `nearest_k` images.
+        """
+        for name, count in counts.items():
+            if count <= max(self.nearest_k, 2):
+                raise ValueError(
+                    f"{name} must be more than metrics.nearest_k={self.nearest_k} images and more "
+                    f"than 2, got {count}: add images or lower metrics.nearest_k"
+                )
+
+
+def figures_of(
+    metrics: MetricCollection, sets: Mapping[str, Tensor], *, only: Iterable[str] | None = None
+) -> dict[str, float | Tensor]:
+    """Feed sets of vectors to metrics and read their figures; see `Judge.figures`."""
+    chosen = metrics if only is None else _collected({name: metrics[name] for name in only})
+    chosen.update(**sets)
+    found: Figures = chosen.compute()
+    chosen.reset()
+    return dict(found)
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """Average images to at most `THUMBNAIL` pixels a side; smaller ones stay as they are."""
+    return images if images.shape[-1] <= THUMBNAIL else adaptive_avg_pool2d(images, THUMBNAIL)
+
+
+def _collected(metrics: Mapping[str, Metric]) -> MetricCollection:
+    """Each judge has its own; what they share is found by no group of torchmetrics."""
+    return MetricCollection(
+        {name: metric.clone() for name, metric in metrics.items()}, compute_groups=False
+    )
