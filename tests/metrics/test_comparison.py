@@ -2,8 +2,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import resampling_weights
-from ood_sampler.metrics import comparison
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 
@@ -61,30 +59,3 @@ def test_the_held_out_draw_is_shared() -> None:
     assert found.value == pytest.approx(0, abs=1e-6)
     # two errors of their own would make an interval of 5.5 of them
     assert found.high - found.low < 1.5 * alone
-
-
-def test_equal_sets_are_drawn_each_on_its_own() -> None:
-    same = normal(60, 0)
-    found = kernel_difference(same, same, same)
-    assert found.value == 0
-    # one draw for both would make each difference 0, the reference's draw for one an offset
-    alone = float(jackknife(normal(60, 1), normal(60, 2)).standard_error)
-    width = found.high - found.low
-    assert width > 2 * alone
-    assert abs(found.high + found.low) < 0.2 * width
-
-
-def test_the_seed_gives_draws_of_its_own_to_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-
-    def recorded(size: int, *, seed: int) -> Tensor:
-        drawn.append(seed)
-        return resampling_weights(size, seed=seed)
-
-    monkeypatch.setattr(comparison, "resampling_weights", recorded)
-    sets = normal(12, 0), normal(15, 1), normal(20, 2)
-    found = [kernel_difference(*sets, seed=seed) for seed in range(4)]
-    assert len(set(drawn)) == len(drawn) == 12
-    assert len(set(found)) == 4
-    assert {each.value for each in found} == {found[0].value}
-    assert kernel_difference(*sets, seed=3) == found[3]
