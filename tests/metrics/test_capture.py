@@ -103,6 +103,29 @@ def test_subsample_draws_distinct_rows_by_seed() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["samples", "in_domain", "target"])
+def test_sets_that_are_no_features_are_refused_by_name(name: str) -> None:
+    sets = {each: normal(5) for each in ("samples", "in_domain", "target")}
+    for wrong, message in (
+        (normal(5)[0], rf"{name} must have shape \(N, D\), got \(4,\)"),
+        (normal(0), f"{name} must hold at least 1 vectors, got 0"),
+        (normal(5).where(torch.eye(5, 4) == 0, torch.nan), f"{name} must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            captured_fraction(**{**sets, name: wrong}, nearest_k=1)
+    wide = "in_domain must be as wide as samples" if name == "samples" else f"{name} must be as"
+    with pytest.raises(ValueError, match=wide):
+        captured_fraction(**{**sets, name: normal(5, 6)}, nearest_k=1)
+
+
+def test_the_interval_is_drawn_by_the_seed() -> None:
+    # references of one size, of which none is cut
+    sets = {"generated": normal(50), "in_domain": normal(40, seed=1), "held_out": normal(40, seed=2)}
+    found = [CapturedFraction(nearest_k=3, seed=seed).figures(**sets) for seed in (1, 2, 2)]
+    assert found[0]["captured"] == found[1]["captured"]
+    assert found[0] != found[1] == found[2]
+
+
 def test_metric_draws_by_its_seed() -> None:
     samples, many, few = normal(500), normal(300, seed=1), normal(20, seed=2)
     for sets in ((many, few), (few, many)):
