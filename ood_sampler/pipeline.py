@@ -34,6 +34,7 @@ from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
+from ood_sampler.metrics.attribution import Attribution, attribution
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.judges import Described, Judge, Judges, figures_of, thumbnails
@@ -111,6 +112,7 @@ class Outcome:
 
     Attributes:
         near_copies: whether each sample is one.
+        attribution: the few-shot pictures that explain each sample best.
         numbers: of the samples, where some were left out.
         originals: the few-shot pictures that `reconstructions` belong to.
         left_out: what the network returned NaN or infinity for, a sentence each.
@@ -123,6 +125,7 @@ class Outcome:
     nearest_distance: dict[str, list[float]]
     nearest_index: list[int]
     near_copies: list[bool]
+    attribution: Attribution
     stages: list[StageRecord]
     images: TensorSet
     numbers: Sequence[int]
@@ -264,6 +267,12 @@ class Pipeline:
                 nearest(images.headline, measure.few_shot.headline)
                 for images in (described, measure.held_out)
             )
+            explained = attribution(
+                *(
+                    images.thumbnails.flatten(start_dim=1)
+                    for images in (described, measure.few_shot)
+                )
+            )
             reconstruction = self.compare(originals, reconstructions)
         return Outcome(
             rows=rows,
@@ -274,6 +283,7 @@ class Pipeline:
             },
             nearest_index=to_few_shot.indices.tolist(),
             near_copies=[bool(found) for found in rows[0].each.get("near_copies_each", ())],
+            attribution=explained,
             stages=self.stages,
             images=_selected(samples.open(), numbers),
             numbers=numbers,
@@ -808,8 +818,8 @@ class Measure:
         found = {**opinions[headline], **self._stored(self.judges.pictures, vectors)}
         # None for what one judge can tell and another cannot
         known = {key for figures in opinions.values() for key in figures}
-        for name in others:
-            found |= {of_judge(name, key): opinions[name].get(key) for key in sorted(known)}
+        for other in others:
+            found |= {of_judge(other, key): opinions[other].get(key) for key in sorted(known)}
         return Row(
             name,
             role,

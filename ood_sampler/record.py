@@ -18,7 +18,7 @@ from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
 from ood_sampler.report.journal import journal, show
 from ood_sampler.report.page import write_page
-from ood_sampler.report.results import environment, write_json, write_samples
+from ood_sampler.report.results import environment, write_attribution, write_json, write_samples
 from ood_sampler.report.tables import csv_table, rich_table
 from ood_sampler.report.verdicts import conclusion, verdicts
 from ood_sampler.search import Choice
@@ -172,6 +172,12 @@ def write_run(
         outcome.numbers,
         near_copies=outcome.near_copies,
         seed=seed,
+    )
+    write_attribution(
+        folder / "samples",
+        outcome.attribution,
+        outcome.numbers,
+        few_shot=few_shot.names,
     )
     fields = _write_fields(folder, images, pictures, pipeline.domain)
     save_png(

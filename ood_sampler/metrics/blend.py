@@ -26,6 +26,13 @@ class BlendFit(NamedTuple):
     indices: Tensor
 
 
+class Selection(NamedTuple):
+    """What each vector chosen adds to $R^2$, float64, and the reference rows, both $(N, m)$."""
+
+    gains: Tensor
+    indices: Tensor
+
+
 def correlation(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation, over entries, of the rows of `x`, $(N, D)$, with those of `y`, $(M, D)$.
 
@@ -91,6 +98,12 @@ def forward_selection(samples: Tensor, reference: Tensor, start: Tensor, *, size
     Returns:
         The fit of each sample, $m = \min(M, \text{size})$, in the order of choice.
     """
+    gains, indices = select(samples, reference, start, size=size)
+    return BlendFit(gains.sum(dim=1).clamp(max=1), indices)
+
+
+def select(samples: Tensor, reference: Tensor, start: Tensor, *, size: int) -> Selection:
+    """Choose as `forward_selection` does, and tell what each choice adds to $R^2$."""
     _check(samples, reference)
     if size < start.shape[1]:
         raise ValueError(f"size must be at least that of start ({start.shape[1]}), got {size}")
@@ -98,7 +111,8 @@ def forward_selection(samples: Tensor, reference: Tensor, start: Tensor, *, size
     blocks = zip(
         torch.split(correlation(samples, reference), _ROWS), torch.split(start, _ROWS), strict=True
     )
-    return _join([_select(block, among, first, size=size) for block, first in blocks])
+    chosen = [_select(block, among, first, size=size) for block, first in blocks]
+    return Selection(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
 
 
 def _check(samples: Tensor, reference: Tensor) -> None:
@@ -132,20 +146,20 @@ def _search_pairs(with_sample: Tensor, among: Tensor) -> BlendFit:
     return BlendFit(best, torch.stack([first, second], dim=1))
 
 
-def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> BlendFit:
+def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> Selection:
     """Forward selection by Gram-Schmidt on the correlations (each row has its own choice)."""
     rest = with_sample.clone()
     free = among.diagonal().repeat(len(rest), 1)
     directions: list[Tensor] = []
     chosen = start[:, :0]
-    r_squared = rest.new_zeros(len(rest))
+    gains: list[Tensor] = []
     for step in range(min(size, len(among))):
         gain = torch.where(free > _SPANNED, rest.square() / free, 0)
         if step < start.shape[1]:
             new = start[:, step : step + 1]
         else:
             new = gain.scatter(1, chosen, -1).argmax(dim=1, keepdim=True)
-        r_squared += gain.gather(1, new)[:, 0]
+        gains.append(gain.gather(1, new))
         chosen = torch.cat([chosen, new], dim=1)
 
         free_new = free.gather(1, new)
@@ -158,7 +172,7 @@ def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> 
         directions.append(direction)
         rest = rest - rest.gather(1, new) * scale * direction
         free = free - direction.square()
-    return BlendFit(r_squared, chosen)
+    return Selection(torch.cat(gains, dim=1), chosen)
 
 
 class BlendScore(SetMetric):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.base import Figures, SetMetric
+from ood_sampler.metrics.feature_sets import check_sets, distinct
 from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
@@ -18,25 +19,31 @@ class Diversity(NamedTuple):
 
 
 def diversity(samples: Tensor, reference: Tensor) -> Diversity:
-    r"""Mean distance of samples that belong to the same few-shot picture.
+    r"""Intra-LPIPS of the few-shot literature, with the distance of features in the place of LPIPS.
 
-    With $C_j$ the samples whose nearest reference vector is $r_j$, averaged over the $c$ clusters
-    with at least two members,
+    1. Each sample belongs to its nearest reference vector; $C_j$ are the samples of $r_j$.
+       Reference vectors that are the same up to rounding count as one.
+    2. The distance within a cluster is the mean over all pairs of its members.
+    3. Diversity is the mean over the $c$ clusters with at least two members, which count the same
+       whatever their size:
 
     $$\frac{1}{c} \sum_{j : |C_j| \ge 2} \binom{|C_j|}{2}^{-1} \sum_{s, s' \in C_j, s < s'}
     \|s - s'\|$$
 
-    (Ojha et al., 2021, with the feature distance at hand instead of LPIPS). Two
-    incompatible codes are in use, one with 50 random members and no empty clusters, one with the
-    first 50 and 0 for empty clusters; here all members count, and a cluster of one or none, which
-    has no distance, is left out: read the value beside the number of clusters. Copies of one
-    picture score 0.
+    A cluster of one or none has no distance and is left out, as in the code of Ojha et al. (2021);
+    other code counts an empty cluster as 0, so that published figures are of two kinds. Left out,
+    a picture that samples never come near costs nothing: read the value beside $c$. Published
+    figures take the 50 first or 50 random members of a cluster; here all count, which estimates
+    the same mean with less noise. Copies of one picture score 0.
+
+    `IntraLpips` is the same with LPIPS itself.
 
     Args:
         samples: Shape $(N, D)$.
         reference: The few-shot set, shape $(M, D)$.
     """
-    indices = nearest(samples, reference).indices
+    check_sets(reference=reference)
+    indices = nearest(samples, distinct(reference)).indices
     clusters = [
         torch.pdist(samples[indices == j].double()).mean()
         for j, count in enumerate(indices.bincount().tolist())

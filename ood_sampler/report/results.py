@@ -1,5 +1,7 @@
 """What a run leaves in its folder."""
 
+import csv
+import io
 import json
 import math
 import platform
@@ -16,6 +18,7 @@ from PIL import Image
 import ood_sampler
 from ood_sampler.data.artifact import write_atomically
 from ood_sampler.latents.store import TensorSet
+from ood_sampler.metrics.attribution import Attribution
 from ood_sampler.report.grid import save_png, to_uint8
 
 
@@ -70,10 +73,38 @@ def write_samples(
     lines = ["file,seed,index,near_copy"]
     pictures = (picture for block in images.blocks() for picture in to_uint8(block))
     for number, copied, picture in zip(numbers, near_copies, pictures, strict=True):
-        name = f"{number:05d}.png"
+        name = _file_name(number)
         save_png(picture, folder / name)
         lines.append(f"{name},{seed},{number},{copied:d}")
     write_atomically(folder / "manifest.csv", ("\n".join(lines) + "\n").encode())
+
+
+def write_attribution(
+    folder: Path, attribution: Attribution, numbers: Sequence[int], *, few_shot: Sequence[str]
+) -> None:
+    """Write which few-shot pictures explain each sample, best first, beside the samples.
+
+    Pictures whose share is 0 to four digits explain nothing and are left out.
+
+    Args:
+        folder: of the samples.
+        attribution: of the samples.
+        numbers: of the samples within the run.
+        few_shot: names of the few-shot pictures, in the order that `attribution` counts them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "rank", "few_shot", "share"])
+    each = zip(numbers, attribution.indices.tolist(), attribution.shares.tolist(), strict=True)
+    for number, indices, shares in each:
+        for rank, (index, share) in enumerate(zip(indices, shares, strict=True), start=1):
+            if (rounded := f"{share:.4f}") != "0.0000":
+                writer.writerow([_file_name(number), rank, few_shot[index], rounded])
+    write_atomically(folder / "attribution.csv", text.getvalue().encode())
+
+
+def _file_name(number: int) -> str:
+    return f"{number:05d}.png"
 
 
 def read_samples(folder: Path, count: int) -> torch.Tensor:

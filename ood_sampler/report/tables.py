@@ -258,8 +258,30 @@ COLUMNS = (
         interval=False,
         meaning="Number of these few-shot pictures: over how many the images spread.",
     ),
+    Column(
+        key="intra_lpips",
+        heading="Intra-LPIPS",
+        better="higher",
+        judged=False,
+        meaning=(
+            "The same with LPIPS as the distance, of images resized to 64x64 (Ojha et al., 2021; "
+            "published figures are of 256x256)."
+        ),
+    ),
+    Column(
+        key="intra_lpips_clusters",
+        heading="clusters, LPIPS",
+        better="higher",
+        digits=0,
+        interval=False,
+        judged=False,
+        meaning="Likewise, their number.",
+    ),
 )
 
+
+_OPTIONAL = ("intra_lpips", "intra_lpips_clusters")
+"""Figures of metrics that are not on by default."""
 
 _SECOND = ("kid", "precision", "recall", "authenticity", "near_copies")
 """Figures of further judges that tables for people show."""
@@ -276,7 +298,8 @@ def columns_of(rows: Sequence[Row], *, all_figures: bool = False) -> list[Column
         all_figures: whether the others show all that they judge.
     """
     judged = [c for c in COLUMNS if c.judged and (all_figures or c.key in _SECOND)]
-    return [*COLUMNS, *(column.of(judge) for judge in second_judges(rows) for column in judged)]
+    own = [c for c in COLUMNS if c.key not in _OPTIONAL or any(c.key in row for row in rows)]
+    return [*own, *(column.of(judge) for judge in second_judges(rows) for column in judged)]
 
 
 def judges_of(results: Results) -> list[str]:

@@ -120,7 +120,11 @@ def test_sets_that_are_no_features_are_refused_by_name(name: str) -> None:
 
 def test_the_interval_is_drawn_by_the_seed() -> None:
     # references of one size, of which none is cut
-    sets = {"generated": normal(50), "in_domain": normal(40, seed=1), "held_out": normal(40, seed=2)}
+    sets = {
+        "generated": normal(50),
+        "in_domain": normal(40, seed=1),
+        "held_out": normal(40, seed=2),
+    }
     found = [CapturedFraction(nearest_k=3, seed=seed).figures(**sets) for seed in (1, 2, 2)]
     assert found[0]["captured"] == found[1]["captured"]
     assert found[0] != found[1] == found[2]

@@ -35,6 +35,15 @@ def test_copies_and_strangers() -> None:
     assert len(alone.clusters) == 0
 
 
+def test_repeated_pictures_do_not_split_their_cluster() -> None:
+    samples, reference = normal(40), normal(4, seed=1)
+    once = diversity(samples, reference)
+    assert len(once.clusters) >= 2
+    for repeated in (reference.repeat(3, 1), torch.cat([reference * (1 + 1e-7), reference])):
+        again = diversity(samples, repeated)
+        assert again.clusters.tolist() == once.clusters.tolist()
+
+
 def test_is_the_mean_distance_of_independent_draws() -> None:
     # of a standard normal in one dimension: 2 / sqrt(pi)
     samples = normal(4000, 1)

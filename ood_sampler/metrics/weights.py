@@ -1,0 +1,72 @@
+"""Weights of networks that others have published: found in a file or fetched, and read as data."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+_BROKEN = (pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def find_weights(
+    weights: str | Path | None, *, address: str, download: bool, sha256: str = ""
+) -> Path:
+    """Return the path of a file of weights.
+
+    Args:
+        weights: the file, or the folder it lies in; none for the `checkpoints` folder of
+            `torch.hub`, where other programs leave it as well.
+        address: where the file is published.
+        download: fetch the file if it is not there.
+        sha256: how its SHA-256 begins, in hex, where that is known.
+
+    Raises:
+        FileNotFoundError: the file is not there and `download` is off or fails.
+        ValueError: the file has another SHA-256.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints") if weights is None else Path(weights)
+    name = address.rsplit("/", 1)[-1]
+    if path.is_dir() or not (path.suffix or path.is_file()):
+        path = path / name
+    remedy = f"fetch {address} and put it there, or set the key weights to the path where it lies"
+    if not path.exists() and download:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(path), progress=False)
+        except (URLError, TimeoutError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"{path} is missing and its download failed ({error}): {remedy}"
+            ) from error
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: {remedy}, or set the key download to true to have it fetched"
+        )
+    if sha256:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not digest.startswith(sha256):
+            raise ValueError(
+                f"{path} must have a SHA-256 that begins with {sha256}, got {digest}: delete it "
+                f"and {remedy}"
+            )
+    return path
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors by name; code in it is not executed.
+
+    Raises:
+        ValueError: the file is damaged or holds anything else.
+    """
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, weights_only=True, map_location="cpu")
+        except _BROKEN as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} must hold weights and nothing else ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(w, Tensor) for w in state.values()):
+        raise ValueError(f"{path} must hold tensors by name, got {type(state).__name__}")
+    return state
