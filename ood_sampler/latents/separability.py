@@ -19,16 +19,15 @@ from ood_sampler.latents.resampling import (
 )
 from ood_sampler.latents.store import TensorSet, mean_and_variance
 
-
 CROSS_VALIDATED = math.sqrt(2)
 r"""What resampling finds too little spread of the AUROC of `Pair.linear`, as a factor.
 
 Resampling the scores takes the detector as given. But the score of latent $i$ is nearly the sum of
 $\pm z_i \cdot z_j$ over the latents $j$ that the detector has learnt from, and every product is in
-the scores of both: where they are noise, each counts twice, and the variance is double. There is no
-unbiased estimate of it from one set of folds (Bengio & Grandvalet, 2004); the rule of Nadeau &
-Bengio, 2003, gives a factor of 1.5 for five folds. Of simulated pairs the standard deviation is 1.06
-to 1.44 times as large as resampling finds it, most where the AUROC is 0.5 and least near 1.
+the scores of both: where they are noise, each counts twice, and the variance is double. There is
+no unbiased estimate of it from one set of folds (Bengio & Grandvalet, 2004); the rule of Nadeau &
+Bengio, 2003, gives a factor of 1.5 for five folds. The standard deviation over simulated pairs is
+1.06 to 1.44 times as large as resampling finds it, and least where the AUROC is near 1.
 """
 
 
