@@ -4,12 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
+
+from ood_sampler.help import CONF
+from ood_sampler.metrics.judges import Judges
 
 # small tensors: threads cost more than they bring, and the runner may have two slow cores
 torch.set_num_threads(1)
 
 RESOLUTION = 16
+
+
+def make_judges(*names: str, nearest_k: int = 3, seed: int = 0) -> Judges:
+    """Build the judges of the shipped configuration; features32 alone, as it is fast."""
+    metrics = OmegaConf.load(CONF / "metrics" / "imagenet.yaml")
+    config = OmegaConf.create({"seed": seed, "metrics": metrics})
+    config.metrics.update(judges=list(names or ("features32",)), nearest_k=nearest_k)
+    built: Judges = instantiate(config.metrics)
+    return built
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,6 @@ from ood_sampler.diffusion.solvers import (
     MultistepSolver,
     Solver,
 )
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline, check_model
@@ -35,7 +33,7 @@ from ood_sampler.plan import Settings, code_version
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
-from tests.conftest import RESOLUTION, smooth_images
+from tests.conftest import RESOLUTION, make_judges, smooth_images
 
 SETTINGS: dict[str, Any] = {
     "step": 400,
@@ -71,7 +69,7 @@ def pipeline(
         domain=domain(),
         solver=solver or DdimSolver(steps=5, power=1),
         sampler=sampler or CogSampler(references=2),
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=5, seed=0),
+        judges=make_judges(nearest_k=5),
         trainer=trainer,
         settings=Settings(**{**SETTINGS, **changes}),
         root=root,
@@ -312,7 +310,7 @@ def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -
         domain=embedded_domain(name="galaxy32", resolution=32, few_shot=66, held_out=10),
         solver=DdimSolver(steps=5, power=1),
         sampler=CogSampler(references=2),
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=5, seed=0),
+        judges=make_judges(nearest_k=5),
         trainer=trainer,
         settings=Settings(**{**SETTINGS, "batch_size": batch_size}),
         root=root,

@@ -14,14 +14,13 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.bandwidth import Point, Thresholds
-from ood_sampler.metrics.evaluation import Described, Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.pipeline import Measure, Pipeline
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.search import Candidates, Choice, Search, Trial, _Judge
-from tests.conftest import RESOLUTION, smooth_images
+from tests.conftest import RESOLUTION, make_judges, smooth_images
 from tests.test_pipeline import count_evaluations, pipeline
 from tests.test_run import execute_tiny
 
@@ -253,13 +252,13 @@ def described(*places: float) -> Described:
     """Eight vectors about each place on the first axis, 1.4 apart from each other."""
     axes = torch.eye(9)
     features = torch.cat([at * axes[0] + axes[1:] for at in places])
-    return Described(features, torch.zeros(len(features), 3, 1, 1))
+    return Described({"features32": features}, torch.zeros(len(features), 3, 1, 1))
 
 
 def judge(root: Path, *, away: float = 1) -> _Judge:
     few_shot, in_domain = described(0, away), described(90)
     measure = Measure(
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=1, seed=0),
+        judges=make_judges(nearest_k=1),
         root=root,
         few_shot=few_shot,
         held_out=few_shot.first(0),
@@ -271,10 +270,10 @@ def judge(root: Path, *, away: float = 1) -> _Judge:
 
 def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> None:
     judged = judge(tmp_path)
-    features = judged.measure.few_shot.features
+    features = judged.measure.few_shot.headline
     copies = judged.point(100, features[:8])
     assert (copies.retention, copies.novelty) == (1, 0)
-    strayed = judged.point(100, judged.measure.in_domain)
+    strayed = judged.point(100, judged.measure.in_domain["features32"])
     assert (strayed.retention, strayed.novelty) == (0, 1)
     same = judged.point(100, features[8:])
     assert same.distance < copies.distance < strayed.distance
@@ -288,7 +287,7 @@ def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> Non
 
 def test_no_candidate_is_nearer_than_real_pictures(tmp_path: Path) -> None:
     judged = judge(tmp_path)
-    features = judged.measure.few_shot.features
+    features = judged.measure.few_shot.headline
     floor = float(kernel_distance(features[:8], features[8:]))
     assert judged.floor == floor
     judged.__dict__["relative"] = Thresholds(0.8, 0.4, 0.01)
@@ -307,7 +306,7 @@ def test_thresholds_are_shares_of_what_real_pictures_reach(
     judged = judge(tmp_path, away=away)
     assert judged.relative.retention == 0.5
     assert judged.relative.novelty == pytest.approx(0.25 * novelty, abs=1e-8)
-    assert judged.point(100, judged.measure.few_shot.features[8:]).novelty == novelty
+    assert judged.point(100, judged.measure.few_shot.headline[8:]).novelty == novelty
 
 
 def test_retention_asked_is_that_of_pictures_that_the_models_own_domain_has_not(
@@ -315,7 +314,7 @@ def test_retention_asked_is_that_of_pictures_that_the_models_own_domain_has_not(
 ) -> None:
     judged = judge(tmp_path)
     # half of the fit part is in the model's own domain too
-    own = judged.measure.few_shot.features[:4].repeat(2, 1)
+    own = {"features32": judged.measure.few_shot.headline[:4].repeat(2, 1)}
     lost = replace(judged, measure=replace(judged.measure, in_domain=own))
     assert lost.relative.retention == 0.25
 

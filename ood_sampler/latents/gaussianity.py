@@ -184,9 +184,10 @@ def _mean_size(squares: Tensor, along: Tensor, mean_square: float, d: int) -> In
     r"""Root mean square of the true mean latent, from products of different latents.
 
     $U = \frac{1}{n} \sum_i h_i$ with $h_i = \frac{1}{n - 1} \sum_{j \ne i} z_i \cdot z_j$ is
-    unbiased for $\lVert \mu \rVert^2$, and its jackknife variance is $4 \text{Var}(h_i) / n$
-    (Efron & Stein, 1981): too large, never too small, in the mean; twice the true one where
-    $\mu = 0$. A negative square counts as 0.
+    unbiased for $\lVert \mu \rVert^2$, and its jackknife variance is
+    $\frac{4}{n} \big( \frac{n - 1}{n - 2} \big)^2 \text{Var}(h_i)$ (Efron & Stein, 1981): too
+    large, never too small, in the mean; about twice the true one where $\mu = 0$. A negative
+    square counts as 0.
 
     Args:
         squares: $\lVert z_i - \bar z \rVert^2$, shape $(n,)$.
@@ -198,7 +199,8 @@ def _mean_size(squares: Tensor, along: Tensor, mean_square: float, d: int) -> In
     # z_i with the sum of all, less with itself
     others = (n * (along + mean_square) - squares - 2 * along - mean_square) / (n - 1)
     value = float(others.mean())
-    reach = _STANDARD_ERRORS * 2 * float(others.std()) / math.sqrt(n)
+    error = 2 * (n - 1) / (n - 2) * float(others.std()) / math.sqrt(n)
+    reach = _STANDARD_ERRORS * error
     ends = (value, value - reach, value + reach)
     return Interval(*(math.sqrt(max(end, 0) / d) for end in ends))
 

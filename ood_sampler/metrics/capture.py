@@ -52,7 +52,9 @@ def captured_fraction(
 
 def _majority(nearest_k: int) -> int:
     if nearest_k < 1 or nearest_k % 2 == 0:
-        raise ValueError(f"nearest_k must be odd and >= 1 (a vote without ties), got {nearest_k}")
+        raise ValueError(
+            f"metrics.nearest_k must be odd and >= 1 (a vote without ties), got {nearest_k}"
+        )
     return (nearest_k + 1) // 2
 
 

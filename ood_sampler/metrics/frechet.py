@@ -9,11 +9,6 @@ from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets
 from ood_sampler.metrics.intervals import normal_interval, with_bounds
 
-# Of what is in float64 at a time, so that it stays in the processor's cache.
-_ROWS = 512
-# Of a symmetric product that are computed at a time, from the diagonal downwards.
-_COLUMNS = 128
-
 
 class FrechetEstimate(NamedTuple):
     """An estimate of a Fréchet distance, float64 scalars."""
@@ -48,18 +43,51 @@ def frechet_distance(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tenso
 
 def _factor(cov: Tensor) -> Tensor:
     r"""Find $F$ of shape $(D, r)$ with $F F^\top$ equal to `cov`, of rank $r$."""
-    triangle: Tensor
-    triangle, failed = torch.linalg.cholesky_ex(cov)
-    tiny = len(cov) * torch.finfo(cov.dtype).eps
-    pivots = triangle.diagonal().square()
-    # rounding lets some singular matrices pass, with the root of an error as a pivot
-    if not failed and pivots.min() > tiny * pivots.max():
+    triangle = _triangle(cov)
+    if triangle is not None:
         return triangle
     values, vectors = torch.linalg.eigh(cov)
     # Rounding moves zero eigenvalues by about this much; its root would add up over D - r of them.
-    kept = values > values[-1] * tiny
+    kept = values > values[-1] * _tiny(cov)
     factor: Tensor = vectors[:, kept] * values[kept].sqrt()
     return factor
+
+
+def _triangle(cov: Tensor) -> Tensor | None:
+    """Factor a matrix of full rank after Cholesky; None if it has less."""
+    triangle: Tensor
+    triangle, failed = torch.linalg.cholesky_ex(cov)
+    pivots = triangle.diagonal().square()
+    # rounding lets some singular matrices pass, with the root of an error as a pivot
+    whole = not failed and pivots.min() > _tiny(cov) * pivots.max()
+    return triangle if whole else None
+
+
+def _tiny(cov: Tensor) -> float:
+    return len(cov) * torch.finfo(cov.dtype).eps
+
+
+class _Whitened(NamedTuple):
+    r"""A centred set as $F W$: $F$ of shape $(D, r)$ with $F F^\top$ its covariance, $W$ white."""
+
+    factor: Tensor
+    white: Tensor
+
+
+def _whitened(centred: Tensor) -> _Whitened:
+    """Factor the covariance of a centred set, shape $(n, D)$, and whiten the set with it."""
+    count, width = centred.shape
+    if count > width:
+        triangle = _triangle(centred.T.cov())
+        if triangle is not None:
+            return _Whitened(
+                triangle, torch.linalg.solve_triangular(triangle, centred.T, upper=False)
+            )
+    # of fewer vectors than dimensions, or in a subspace: far smaller than the covariance
+    left, values, right = torch.linalg.svd(centred, full_matrices=False)
+    kept = values.square() > values[0].square() * width * torch.finfo(centred.dtype).eps
+    scale = (count - 1) ** 0.5
+    return _Whitened(right[kept].T * values[kept] / scale, scale * left[:, kept].T)
 
 
 def infinitesimal_jackknife(x: Tensor, y: Tensor) -> FrechetEstimate:
@@ -80,25 +108,22 @@ def infinitesimal_jackknife(x: Tensor, y: Tensor) -> FrechetEstimate:
         y: Shape $(m, D)$, $m \ge 2$.
     """
     check_sets(rows=2, x=x, y=y)
-    moments = [(features.mean(dim=0), features.T.cov()) for features in (x.double(), y.double())]
-    (mean_x, cov_x), (mean_y, cov_y) = moments
-    factor_x, factor_y = _factor(cov_x), _factor(cov_y)
-    left, singular, right = torch.linalg.svd(factor_x.T @ factor_y, full_matrices=False)
-    variance = _influence_variance(x.double() - mean_x, mean_x - mean_y, factor_x, left, singular)
-    variance += _influence_variance(
-        y.double() - mean_y, mean_y - mean_x, factor_y, right.T, singular
-    )
-    return FrechetEstimate(frechet_distance(mean_x, cov_x, mean_y, cov_y), variance.sqrt())
-
-
-def _influence_variance(
-    centred: Tensor, shift: Tensor, factor: Tensor, directions: Tensor, singular: Tensor
-) -> Tensor:
-    white = torch.linalg.lstsq(factor, centred.T).solution
-    carried = (directions.T @ white).square().T @ singular
-    influence = 2 * centred @ shift + centred.square().sum(dim=1) - carried
-    variance: Tensor = influence.var() / len(centred)
-    return variance
+    x, y = x.double(), y.double()
+    shift = x.mean(dim=0) - y.mean(dim=0)
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    of_x, of_y = _whitened(x), _whitened(y)
+    left, singular, right = torch.linalg.svd(of_x.factor.T @ of_y.factor, full_matrices=False)
+    distance = shift.square().sum() - 2 * singular.sum()
+    variance = torch.zeros_like(distance)
+    for centred, apart, white, directions in (
+        (x, shift, of_x.white, left.T),
+        (y, -shift, of_y.white, right),
+    ):
+        energy = centred.square().sum(dim=1)
+        distance += energy.sum() / (len(centred) - 1)
+        influence = 2 * centred @ apart + energy - (directions @ white).square().T @ singular
+        variance += influence.var() / len(centred)
+    return FrechetEstimate(distance.clamp(min=0), variance.sqrt())
 
 
 class FrechetDistance(SetMetric):
@@ -113,22 +138,3 @@ class FrechetDistance(SetMetric):
     def figures(self, *, generated: Tensor, held_out: Tensor) -> Figures:
         distance = infinitesimal_jackknife(generated, held_out)
         return with_bounds({"fid": normal_interval(*distance)})
-
-
-def _accumulate(features: Tensor, total: Tensor, outer: Tensor) -> None:
-    """Add the sum of vectors and that of the lower halves of their outer products, in float64."""
-    for rows in features.split(_ROWS):
-        block = rows.double()
-        total += block.sum(dim=0)
-        for first in range(0, block.shape[1], _COLUMNS):
-            columns = slice(first, first + _COLUMNS)
-            outer[first:, columns].addmm_(block[:, first:].T, block[:, columns])
-
-
-def _moments(total: Tensor, outer: Tensor, count: Tensor, *, name: str) -> tuple[Tensor, Tensor]:
-    """Turn sums into mean and unbiased covariance; of `outer` the lower half is read."""
-    if count < 2:
-        raise ValueError(f"{name} must hold at least 2 vectors for a covariance, got {int(count)}")
-    mean = total / count
-    outer = outer.tril() + outer.tril(-1).T
-    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)

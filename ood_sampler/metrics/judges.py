@@ -82,7 +82,7 @@ class Judges(Sequence[Judge]):
         seed: of the metrics.
 
     Raises:
-        ValueError: a name is unknown or given twice, none is given, or `nearest_k` is not odd.
+        ValueError: a name is unknown or given twice, or none is given.
     """
 
     def __init__(
@@ -95,8 +95,6 @@ class Judges(Sequence[Judge]):
         nearest_k: int,
         seed: int,
     ) -> None:
-        if nearest_k < 1 or nearest_k % 2 == 0:
-            raise ValueError(f"metrics.nearest_k must be odd and >= 1, got {nearest_k}")
         if not judges or len(set(judges)) < len(judges):
             raise ValueError(
                 f"metrics.judges must name at least one feature space, each once, got {judges}"

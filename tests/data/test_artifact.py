@@ -122,6 +122,20 @@ def test_items_come_back(n: int, tmp_path: Path) -> None:
     assert torch.equal(torch.cat(list(stored.blocks(50))), everything)
 
 
+@pytest.mark.parametrize("n", [1, SHARD - 1, SHARD, SHARD + 1, 2 * SHARD, 2 * SHARD + 5])
+def test_missing_items_are_those_of_missing_shards_however_many_more_lie_there(
+    n: int, tmp_path: Path
+) -> None:
+    everything = items(4 * SHARD)
+    filled(tmp_path, everything)
+    artifact = Artifact(tmp_path, "inversion", KEY, n, (2, 3))
+    assert artifact.missing_items() == 0
+    artifact.shard_path(0).unlink()
+    artifact = again(artifact)
+    assert artifact.missing() == [0]
+    assert artifact.missing_items() == min(n, SHARD)
+
+
 def test_items_come_in_the_order_asked_for(tmp_path: Path) -> None:
     everything = items(2 * SHARD + 5)
     stored = filled(tmp_path, everything).open()

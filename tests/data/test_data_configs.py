@@ -17,11 +17,10 @@ from stand_ins import fields, picture, write_files, write_lmdb
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline import Pipeline, Settings
 from ood_sampler.samplers.cog import CogSampler
+from tests.conftest import make_judges
 
 RESOLUTION = 16
 """Of the tiny network of the tests."""
@@ -285,7 +284,7 @@ def test_a_run_goes_through(
         domain=domain,
         solver=DdimSolver(steps=4, power=1),
         sampler=CogSampler(references=2),
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        judges=make_judges(nearest_k=3),
         trainer=trainer,
         settings=Settings(
             step=400,

@@ -71,6 +71,18 @@ def test_pictures_are_scaled_fields_and_samples_become_fields(tmp_path: Path) ->
     assert sorted(used) == list(range(15))
 
 
+def test_the_seed_alone_fixes_the_split(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", fields(15, 8, 8))
+
+    def few_shot(seed: int) -> list[int]:
+        return numbers(make(path, seed=seed).few_shot.names)
+
+    # of the few-shot set as of folders: the beginning of a permutation of the names
+    for seed in (0, 1, 2):
+        order = torch.randperm(15, generator=torch.Generator().manual_seed(seed))
+        assert few_shot(seed) == few_shot(seed) == order[:6].tolist()
+
+
 def test_one_band_is_grey_and_comes_back_as_one_band(tmp_path: Path) -> None:
     stored = fields(15, 8, 8)
     domain = make(save(tmp_path / "a.npy", stored))

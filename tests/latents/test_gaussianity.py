@@ -162,10 +162,22 @@ def test_the_size_of_the_mean_is_that_of_products_of_different_latents() -> None
     left_out = torch.stack([K[off & keep & keep[:, None]].mean() for keep in off])
     variance = 19 / 20 * (left_out - left_out.mean()).square().sum()
     reach = 1.959964 * float(variance) ** 0.5
-    high = ((found.value**2 * D + reach) / D) ** 0.5
-    # the one divides by n - 2 where the other does by n - 1
-    assert found.high == pytest.approx(high, rel=0.01)
-    assert found.low**2 + found.high**2 == pytest.approx(2 * found.value**2)
+    assert found.high == pytest.approx(((found.value**2 * D + reach) / D) ** 0.5, rel=1e-6)
+    assert found.low == pytest.approx(((found.value**2 * D - reach) / D) ** 0.5, rel=1e-6)
+
+
+def test_the_interval_of_the_mean_is_wide_enough_at_the_fewest_latents() -> None:
+    # where the mean outweighs the spread, the variance of |mean|^2 is 4 |mu|^2 / n
+    n, size, d, runs = 12, 10.0, 4, 300
+    squares = []
+    for seed in range(runs):
+        latents = noise(seed, n)[:, :1, :2, :2] + size
+        _, low, high = of(latents, tests=1, draws=100).mean
+        squares.append(((high**2 - low**2) * d / 2 / 1.959964) ** 2)
+    # each is chi-squared with n - 1 degrees of freedom
+    assert sum(squares) / runs == pytest.approx(
+        4 * size**2 * d / n, rel=5 * math.sqrt(2 / (n - 1) / runs)
+    )
 
 
 @pytest.mark.parametrize("size", [0.0, 0.03, 0.3])

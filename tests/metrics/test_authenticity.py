@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ood_sampler.metrics import feature_sets
 from ood_sampler.metrics.authenticity import Authenticity, authentic, authenticity, nearest
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
 def normal(rows: int, columns: int = 4, seed: int = 0) -> Tensor:
@@ -73,11 +74,12 @@ def test_copies_of_one_image_ten_times_are_no_new_images() -> None:
 @given(seed=st.integers(0, 1000), cut=st.integers(1, 19))
 def test_ignores_order_and_batches(seed: int, cut: int) -> None:
     samples, reference = normal(20, seed=seed), normal(15, seed=seed + 1)
-    metric = Authenticity()
-    metric.update(reference.flip(0), reference=True)
+    metric = Authenticity(seed=seed)
+    metric.update(few_shot=reference.flip(0))
     for batch in samples.roll(cut, 0).split([cut, 20 - cut]):
-        metric.update(batch, reference=False)
-    assert metric.compute() == authenticity(samples, reference)
+        metric.update(new=batch)
+    expected = mean_interval(authentic(samples, reference), seed=seed)
+    assert metric.compute() == with_bounds({"authenticity": expected})
 
 
 def test_bad_input() -> None:

@@ -1,4 +1,5 @@
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ood_sampler.metrics import blend
 from ood_sampler.metrics.blend import BlendScore, best_pair, correlation, forward_selection
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
 
 
 def normal(rows: int, columns: int = 30, seed: int = 0) -> Tensor:
@@ -147,19 +149,24 @@ def test_constant_vectors() -> None:
 @given(seed=st.integers(0, 1000), cut=st.integers(1, 11), gain=st.floats(0.1, 5))
 def test_ignores_order_batches_and_contrast(seed: int, cut: int, gain: float) -> None:
     samples, reference = normal(12, 48, seed), normal(8, 48, seed + 1)
-    metric = BlendScore()
-    for batch in reference.flip(0).reshape(8, 3, 4, 4).split([3, 5]):
-        metric.update(batch, reference=True)
-    for batch in (gain * samples - 2).reshape(12, 3, 4, 4).split([cut, 12 - cut]):
-        metric.update(batch, reference=False)
-    scores = metric.compute()
+    metric = BlendScore(seed=seed)
+    for batch in reference.flip(0).split([3, 5]):
+        metric.update(few_shot=batch)
+    for batch in (gain * samples - 2).split([cut, 12 - cut]):
+        metric.update(new=batch)
+    found = metric.compute()
     pair = best_pair(samples, reference)
     five = forward_selection(samples, reference, pair.indices, size=5)
-    torch.testing.assert_close(scores.pair, pair.r_squared, rtol=1e-9, atol=0)
-    torch.testing.assert_close(scores.five, five.r_squared, rtol=1e-9, atol=0)
-    assert float(scores.mean_pair) == pytest.approx(float(pair.r_squared.mean()))
-    assert float(scores.mean_five) == pytest.approx(float(five.r_squared.mean()))
-    assert (scores.five > scores.pair).all()
+    each = cast(Tensor, found["blend_pair_each"])
+    torch.testing.assert_close(each, pair.r_squared, rtol=1e-9, atol=0)
+    expected = with_bounds(
+        {
+            "blend_pair": mean_interval(pair.r_squared, seed=seed),
+            "blend_five": mean_interval(five.r_squared, seed=seed),
+        }
+    )
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert (five.r_squared > pair.r_squared).all()
 
 
 def test_float32_images_are_regressed_in_float64() -> None:

@@ -1,3 +1,5 @@
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,10 +17,8 @@ def normal(rows: int, columns: int = 4, seed: int = 0) -> Tensor:
 
 def measure(samples: Tensor, in_domain: Tensor, target: Tensor, seed: int = 0) -> float:
     metric = CapturedFraction(nearest_k=3, seed=seed)
-    metric.update(samples, role="samples")
-    metric.update(in_domain, role="in_domain")
-    metric.update(target, role="target")
-    return float(metric.compute())
+    metric.update(generated=samples, in_domain=in_domain, held_out=target)
+    return cast(float, metric.compute()["captured"])
 
 
 def test_by_hand() -> None:
@@ -69,11 +69,11 @@ def test_ignores_order_and_batches(seed: int, cut: int, larger: bool) -> None:
     samples, many, few = (normal(rows, seed=seed + rows) for rows in (30, 40, 10))
     sets = (few, many) if larger else (many, few)
     metric = CapturedFraction(nearest_k=3, seed=seed)
-    metric.update(samples.flip(0), role="samples")
-    metric.update(few.flip(0), role="in_domain" if larger else "target")
+    metric.update(generated=samples.flip(0))
+    metric.update(**{"in_domain" if larger else "held_out": few.flip(0)})
     for batch in many.roll(cut, 0).split([cut, 40 - cut]):
-        metric.update(batch, role="target" if larger else "in_domain")
-    assert float(metric.compute()) == measure(samples, *sets, seed=seed)
+        metric.update(**{"held_out" if larger else "in_domain": batch})
+    assert metric.compute()["captured"] == measure(samples, *sets, seed=seed)
 
 
 def test_larger_set_has_no_advantage() -> None:
@@ -103,6 +103,29 @@ def test_subsample_draws_distinct_rows_by_seed() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["samples", "in_domain", "target"])
+def test_sets_that_are_no_features_are_refused_by_name(name: str) -> None:
+    sets = {each: normal(5) for each in ("samples", "in_domain", "target")}
+    for wrong, message in (
+        (normal(5)[0], rf"{name} must have shape \(N, D\), got \(4,\)"),
+        (normal(0), f"{name} must hold at least 1 vectors, got 0"),
+        (normal(5).where(torch.eye(5, 4) == 0, torch.nan), f"{name} must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            captured_fraction(**{**sets, name: wrong}, nearest_k=1)
+    wide = "in_domain must be as wide as samples" if name == "samples" else f"{name} must be as"
+    with pytest.raises(ValueError, match=wide):
+        captured_fraction(**{**sets, name: normal(5, 6)}, nearest_k=1)
+
+
+def test_the_interval_is_drawn_by_the_seed() -> None:
+    # references of one size, of which none is cut
+    sets = {"generated": normal(50), "in_domain": normal(40, seed=1), "held_out": normal(40, seed=2)}
+    found = [CapturedFraction(nearest_k=3, seed=seed).figures(**sets) for seed in (1, 2, 2)]
+    assert found[0]["captured"] == found[1]["captured"]
+    assert found[0] != found[1] == found[2]
+
+
 def test_metric_draws_by_its_seed() -> None:
     samples, many, few = normal(500), normal(300, seed=1), normal(20, seed=2)
     for sets in ((many, few), (few, many)):
@@ -119,5 +142,3 @@ def test_bad_input() -> None:
     captured_fraction(normal(2), normal(3), normal(3), nearest_k=5)
     with pytest.raises(ValueError, match="nearest_k must be at most 5 for reference sets of 3"):
         captured_fraction(normal(2), normal(3), normal(3), nearest_k=7)
-    with pytest.raises(ValueError, match="role must be samples, in_domain or target, got real"):
-        CapturedFraction(nearest_k=3, seed=0).update(normal(2), role="real")  # type: ignore[arg-type]

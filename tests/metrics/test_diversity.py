@@ -46,8 +46,12 @@ def test_is_the_mean_distance_of_independent_draws() -> None:
 @given(seed=st.integers(0, 1000), cut=st.integers(1, 19))
 def test_ignores_order_and_batches(seed: int, cut: int) -> None:
     samples, reference = normal(20, seed=seed), normal(5, seed=seed + 1)
-    metric = IntraClusterDiversity()
-    metric.update(reference.flip(0), reference=True)
+    metric = IntraClusterDiversity(seed=seed)
+    metric.update(few_shot=reference.flip(0))
     for batch in samples.roll(cut, 0).split([cut, 20 - cut]):
-        metric.update(batch, reference=False)
-    assert float(metric.compute().value) == pytest.approx(float(diversity(samples, reference)[0]))
+        metric.update(new=batch)
+    value, clusters = diversity(samples, reference)
+    found = metric.compute()
+    assert found["diversity"] == pytest.approx(float(value))
+    assert found["diversity_clusters"] == len(clusters) > 1
+    assert found["diversity_low"] < found["diversity"] < found["diversity_high"]  # type: ignore[operator]

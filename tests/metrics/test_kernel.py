@@ -113,15 +113,16 @@ def test_agrees_with_clean_fid_torch_fidelity_and_torchmetrics() -> None:
 def test_ignores_order_and_batches(seed: int, cut: int) -> None:
     x, y = normal(20, seed=seed), normal(15, seed=seed + 1).float()
     metric = KernelDistance()
-    metric.update(y.flip(0), real=False)
+    metric.update(generated=y.flip(0))
     for batch in x[torch.randperm(20, generator=torch.Generator().manual_seed(seed))].split(
         [cut, 20 - cut]
     ):
-        metric.update(batch, real=True)
-    value, standard_error = metric.compute()
-    expected = jackknife(y, x)
-    assert float(value) == pytest.approx(float(expected.value), rel=1e-9, abs=1e-12)
-    assert float(standard_error) == pytest.approx(float(expected.standard_error), rel=1e-9)
+        metric.update(held_out=batch)
+    found, expected = metric.compute(), jackknife(y, x)
+    value, error = float(expected.value), float(expected.standard_error)
+    assert found["kid"] == pytest.approx(value, rel=1e-9, abs=1e-12)
+    assert found["kid_standard_error"] == pytest.approx(error, rel=1e-9)
+    assert found["kid_high"] == pytest.approx(value + 1.96 * error, rel=1e-4)
 
 
 def test_bad_input() -> None:
@@ -130,6 +131,6 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="y must hold at least 3 vectors, got 2"):
         jackknife(normal(5), normal(2))
     metric = KernelDistance()
-    metric.update(normal(5), real=True)
+    metric.update(held_out=normal(5))
     with pytest.raises(ValueError, match="generated must not be empty"):
         metric.compute()

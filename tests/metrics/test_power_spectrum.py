@@ -48,6 +48,35 @@ def test_a_constant_field_has_a_spectrum() -> None:
     assert log_spectra(torch.ones(1, 1, 8, 8)).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("resolution", "starts"),
+    [
+        (7, [1, 2, 3]),
+        (15, [1, 2, 3, 4, 5, 6, 7]),
+        (16, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (24, [1, 2, 3, 4, 5, 6, 7, 8, 10, 11]),
+        (30, [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13]),
+    ],
+)
+def test_rings_begin_at_whole_wave_numbers_four_an_octave(
+    resolution: int, starts: list[int]
+) -> None:
+    """Each wave has its power in the last ring that begins at its length, rounded, or before."""
+    x = torch.arange(resolution, dtype=torch.float64) * 2 * math.pi / resolution
+    half = resolution // 2
+    modes = [(a, b) for a in range(half + 1) for b in range(half + 1) if a or b]
+    waves = torch.stack([torch.cos(a * x[:, None] + b * x) for a, b in modes])
+    power = 10 ** log_spectra(waves[:, None])
+    assert power.shape[1] == len(starts)
+    for (a, b), rings in zip(modes, power, strict=True):
+        length = round(math.hypot(a, b))
+        if length > half:
+            assert float(rings.max()) < 1e-9
+        else:
+            ring = sum(start <= length for start in starts) - 1
+            assert float(rings[ring] / rings.sum()) > 1 - 1e-9
+
+
 @pytest.mark.parametrize("resolution", [8, 15, 32, 256])
 def test_wave_numbers_increase_and_end_at_half_of_the_grid(resolution: int) -> None:
     numbers = wave_numbers(resolution)
@@ -63,6 +92,16 @@ def test_distance() -> None:
     # means 2, 2 against 1, 1
     assert spectrum_distance(spectra, reference).value == 1
     assert spectrum_distance(reference, reference) == (0, 0, 0)
+
+
+def test_the_seed_gives_draws_of_its_own_to_each_set() -> None:
+    spectra = log_spectra(noise(30, 1, 8))
+    # one draw for both would make each resampled distance 0
+    assert spectrum_distance(spectra, spectra).high > 0
+    other = log_spectra(noise(30, 1, 8, 1))
+    found = [spectrum_distance(spectra, other, seed=seed) for seed in (0, 1, 1)]
+    assert found[0] != found[1] == found[2]
+    assert found[0].value == found[1].value
 
 
 def test_the_interval_of_a_distance_is_as_wide_as_repeated_draws_say() -> None:

@@ -18,12 +18,11 @@ from ood_sampler.command.checking import check_command
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
 from ood_sampler.pipeline import Pipeline, Settings
 from ood_sampler.samplers.cog import CogSampler
+from tests.conftest import make_judges
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -231,7 +230,7 @@ def test_a_whole_run_on_a_stand_in_of_what_is_published(
         domain=embedded_domain(name="galaxy32", resolution=SIZE, few_shot=8, held_out=8),
         solver=DdimSolver(steps=3, power=1),
         sampler=CogSampler(references=2),
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        judges=make_judges(nearest_k=3),
         trainer=trainer,
         settings=Settings(
             step=400,

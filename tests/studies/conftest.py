@@ -16,15 +16,13 @@ from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.solvers import DdimSolver
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.plan import Settings
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.studies.base import Measured, Row, Study
-from tests.conftest import RESOLUTION, smooth_images
+from tests.conftest import RESOLUTION, make_judges, smooth_images
 from tests.test_pipeline import count_evaluations
 
 TinyRun = Callable[..., Pipeline]
@@ -50,7 +48,7 @@ def tiny_run(
             domain=TargetDomain(name="smooth", few_shot=pictures(12, 0), held_out=pictures(12, 1)),
             solver=DdimSolver(steps=4, power=1),
             sampler=CogSampler(references=2),
-            evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+            judges=make_judges(nearest_k=3),
             trainer=trainer,
             settings=replace(settings, **changes),
             root=root,

@@ -10,8 +10,6 @@ from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.latents import store
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline import Pipeline
@@ -21,7 +19,7 @@ from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.studies import astro
 from ood_sampler.studies.astro import AstroStudy, _Values
 from ood_sampler.studies.base import Row
-from tests.conftest import RESOLUTION, smooth_images
+from tests.conftest import RESOLUTION, make_judges, smooth_images
 
 SCALE = FluxScale([1.0], [1e4])
 
@@ -50,7 +48,7 @@ def rows(
         domain=domain(few_shot, held_out, scale),
         solver=DdimSolver(steps=2, power=1),
         sampler=sampler or CogSampler(references=3),
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        judges=make_judges(nearest_k=3),
         trainer=trainer,
         settings=Settings(step=400, eta=0.0, clip_x_0=False, num_samples=6, seed=0, batch_size=16),
         root=root,

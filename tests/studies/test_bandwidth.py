@@ -13,6 +13,7 @@ from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.studies.bandwidth import BandwidthStudy
 from ood_sampler.studies.base import Measured, variant
+from tests.conftest import make_judges
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
@@ -89,7 +90,8 @@ def test_the_band_is_that_of_the_curve(measured: Measured, tiny_run: TinyRun) ->
         0.25 * real.figures["authenticity"],  # type: ignore[operator]
         0.05,
     )
-    gap = float(kernel_distance(run.measure.few_shot.features, run.measure.in_domain))
+    own = run.measure.in_domain["features32"]
+    gap = float(kernel_distance(run.measure.few_shot.headline, own))
     for strategy in ("cog (2)", "gaussian (scalar)"):
         rows = [row for row in measured.rows if row["strategy"] == strategy]
         curve = [
@@ -336,6 +338,6 @@ def test_shares_must_be_shares(share: str) -> None:
 
 def test_fewer_samples_than_a_figure_shows_are_all_shown(tiny_run: TinyRun) -> None:
     run = tiny_run(STUDY, num_samples=5)
-    run = replace(run, evaluation=replace(run.evaluation, nearest_k=1))
+    run = replace(run, judges=make_judges(nearest_k=1))
     found = make(steps=[200], samplers={"mixed": SAMPLERS["mixed"]}).measure(run)
     assert [len(x) for x in found.pictures.values()] == [5]

@@ -11,9 +11,7 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.authenticity import authenticity
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures
-from ood_sampler.metrics.frechet import FrechetDistance
+from ood_sampler.metrics.frechet import infinitesimal_jackknife
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.prdc import precision_recall_density_coverage
 from ood_sampler.models.frozen import FrozenModel, checksum
@@ -23,7 +21,7 @@ from ood_sampler.plan import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.studies.base import Measured, own_domain
 from ood_sampler.studies.preservation import PreservationStudy, fine_tuned
-from tests.conftest import RESOLUTION, smooth_images
+from tests.conftest import RESOLUTION, make_judges, smooth_images
 from tests.test_pipeline import count_evaluations
 
 SETTINGS = FineTuning(
@@ -48,7 +46,7 @@ def pipeline(folder: Path, root: Path, trainer: Callable[..., Any]) -> Pipeline:
         domain=TargetDomain(name="smooth", few_shot=pictures(12, 0), held_out=pictures(12, 1)),
         solver=DdimSolver(steps=4, power=1),
         sampler=CogSampler(references=2),
-        evaluation=Evaluation(extractor=EmbeddedFeatures(), nearest_k=3, seed=0),
+        judges=make_judges(nearest_k=3),
         trainer=trainer,
         settings=Settings(step=400, eta=0.0, clip_x_0=False, num_samples=10, seed=0, batch_size=16),
         root=root,
@@ -58,15 +56,12 @@ def pipeline(folder: Path, root: Path, trainer: Callable[..., Any]) -> Pipeline:
 def with_real_features(run: Pipeline) -> Pipeline:
     """The same run with stored features of the model's own domain."""
     file = "features32/dog_test_features.safetensors"
-    features = {run.evaluation.extractor.name: file}
+    features = {run.judges.headline.name: file}
     return replace(run, model=replace(run.model, in_domain_features=features))  # type: ignore[type-var]
 
 
 def fid(features: Tensor, reference: Tensor) -> float:
-    metric = FrechetDistance(width=features.shape[1])
-    metric.update(features, real=False)
-    metric.update(reference, real=True)
-    return float(metric.compute())
+    return float(infinitesimal_jackknife(features, reference).value)
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +95,13 @@ def test_figures_are_those_of_the_samples_that_they_name(
 ) -> None:
     run = pipeline(model_folder, root, trainer)
     other, _ = fine_tuned(run, SETTINGS)
-    held_out = run.describe_images("held-out", run.domain.held_out).features
-    few_shot = run.describe_images("few-shot", run.domain.few_shot).features
+    held_out = run.describe_images("held-out", run.domain.held_out).headline
+    few_shot = run.describe_images("few-shot", run.domain.few_shot).headline
     # of pure noise, against the frozen model's samples of another seed
     another = replace(run, settings=replace(run.settings, seed=1))
-    own = run.describe("images", another.in_domain()).features
+    own = run.describe("images", another.in_domain()).headline
     noise, target, strayed = (
-        run.describe("images", images).features
+        run.describe("images", images).headline
         for images in (run.in_domain(), run.plan.samples(), other.in_domain())
     )
     pairs = zip(((noise, noise), (noise, target), (strayed, strayed)), measured.rows, strict=True)
