@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,17 @@ from ood_sampler.latents.resampling import (
     resampling_weights,
 )
 from ood_sampler.latents.store import TensorSet, mean_and_variance
+
+CROSS_VALIDATED = math.sqrt(2)
+r"""What resampling finds too little spread of the AUROC of `Pair.linear`, as a factor.
+
+Resampling the scores takes the detector as given. But the score of latent $i$ is nearly the sum of
+$\pm z_i \cdot z_j$ over the latents $j$ that the detector has learnt from, and every product is in
+the scores of both: where they are noise, each counts twice, and the variance is double. There is
+no unbiased estimate of it from one set of folds (Bengio & Grandvalet, 2004); the rule of Nadeau &
+Bengio, 2003, gives a factor of 1.5 for five folds. The standard deviation over simulated pairs is
+1.06 to 1.44 times as large as resampling finds it, and least where the AUROC is near 1.
+"""
 
 
 class Detection(NamedTuple):
@@ -241,16 +253,30 @@ def fpr_at_tpr(positive: Tensor, negative: Tensor, *, tpr: float = 0.95) -> floa
 
 
 def detection(
-    positive: Tensor, negative: Tensor, *, replicates: int = REPLICATES, seed: int = 0
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    spread: float = 1.0,
+    replicates: int = REPLICATES,
+    seed: int = 0,
 ) -> Detection:
     """Measure scores, with intervals bootstrapped over the pictures of both sets.
 
     A figure of 0 or 1 is as uncertain as a share of none or all of the pictures of the smaller set
     (`beside_the_edge`).
 
+    With `spread=CROSS_VALIDATED` intervals of the AUROC of `Pair.linear` held the truth in 95.8 to
+    98.8% of 400 simulated pairs each, of 40 and 40 latents or 100 and 100 of white noise in 1,200
+    dimensions with an AUROC of 0.5 to 0.98, and in 93.5 to 98% where coordinates had heavy tails or
+    unequal variances; plain ones in 77 to 93%. Those of the false positives, of which resampling
+    finds the spread (0.9 to 1.2 times as large), held it in 88 to 98%. Scores of `Pair.typicality`
+    need no factor (92 to 95%).
+
     Args:
         positive: scores of outside pictures, shape (n,).
         negative: scores of in-domain pictures, shape (m,).
+        spread: factor by which the AUROC varies more than resampled scores; not 1 takes a normal
+            interval of its log odds, as the AUROC is skewed near 1.
         replicates: resampled sets.
         seed: of the resampling.
     """
@@ -268,8 +294,24 @@ def detection(
         return beside_the_edge(percentiles(measure(positive, negative), resampled), smaller)
 
     areas = torch.stack([wins[i][:, j].mean() for i, j in pairs])
-    area = beside_the_edge(percentiles(float(wins.mean()), areas), smaller)
-    return Detection(area, interval(fpr_at_tpr))
+    value = float(wins.mean())
+    found = percentiles(value, areas) if spread == 1 else log_odds_interval(value, areas, spread)
+    return Detection(beside_the_edge(found, smaller), interval(fpr_at_tpr))
+
+
+def log_odds_interval(value: float, resampled: Tensor, spread: float) -> Interval:
+    r"""95% interval of a share that varies more than its resampled values.
+
+    With their standard deviation $s$ and the factor $f$ it is normal in the log odds
+    $\log(a / (1 - a)) \pm 1.96 f s / (a (1 - a))$. A share of 0 or 1 is its own interval.
+    """
+    if not 0 < value < 1:
+        return Interval(value, value, value)
+    centre = math.log(value / (1 - value))
+    reach = NormalDist().inv_cdf(0.975) * spread * float(resampled.std()) / (value * (1 - value))
+    ends = torch.tensor([centre - reach, centre + reach], dtype=torch.float64).sigmoid()
+    low, high = ends.tolist()
+    return Interval(value, low, high)
 
 
 def _wins(positive: Tensor, negative: Tensor) -> Tensor:

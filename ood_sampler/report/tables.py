@@ -123,7 +123,9 @@ COLUMNS = (
         digits=None,
         meaning=(
             "Fréchet distance between Gaussians fitted to the features of both sets; biased upward "
-            "for small sets, so compare only rows of equal size (Heusel et al., 2017)."
+            "for small sets, so compare only rows of equal size (Heusel et al., 2017). Its "
+            "interval is that of FID at this size, not of FID of endless sets: FID∞ is what can be "
+            "compared across sizes."
         ),
     ),
     Column(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.latents.geometry import Criteria, criteria_of_products
+from ood_sampler.latents.geometry import ROUNDS, Criteria, criteria_of_products
 from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import (
@@ -72,7 +72,10 @@ class GeometricSampler(CriteriaSampler):
         self.covariance = covariance
 
     def fit(self, inverted: InvertedSet) -> Fitted:
-        """Measure the shell, and the share of draws that meet the criteria on it.
+        """Measure the shell, and the shares of draws that meet the criteria on it.
+
+        One is against the references that each draw was solved for, one against others: the
+        tolerances are narrower than what the choice of references changes.
 
         Raises:
             GaveUpError: the latents are all equal, or none of 32 draws meets them.
@@ -98,7 +101,7 @@ class GeometricSampler(CriteriaSampler):
         if not targets.values[0] > 0:
             raise GaveUpError("GeometricSampler needs latents that differ, and they are all equal")
         probes = SampleNoise(0, range(_PROBES), stream=Stream.FIT)
-        _, measured = self._make(fitted, inverted, probes)
+        drawn, measured = self._make(fitted, inverted, probes)
         passed = targets.passed(measured).all(1).double().mean()
         if not passed:
             apart = float(_distances(products).sum() / (n * (n - 1)))
@@ -110,11 +113,34 @@ class GeometricSampler(CriteriaSampler):
                 f"pair_angle={fitting:.4g}, as one follows from the other; set both so or to null, "
                 f"or raise sampler.{targets.hardest(measured)}_tolerance"
             )
-        return {**fitted, "acceptance": passed.float()}
+        others = self._passed_against_others(drawn, products, inverted, targets, probes)
+        return {**fitted, "acceptance": passed.float(), "acceptance_of_others": others.float()}
+
+    def _passed_against_others(
+        self,
+        drawn: Tensor,
+        products: Tensor,
+        inverted: InvertedSet,
+        targets: Targets,
+        noise: SampleNoise,
+    ) -> Tensor:
+        """Share of measurements of latents against references at random that meet the criteria."""
+        z, k = drawn.double().flatten(1), self.references_of(inverted.latents)
+        beside = torch.cat([z @ b.double().flatten(1).T for b in inverted.latents.blocks()], dim=1)
+        shares = []
+        for _ in range(ROUNDS):
+            index = noise.choice(len(products), k)
+            between = products[index[:, :, None], index[:, None, :]]
+            found = criteria_of_products(z.square().sum(1), beside.gather(1, index), between)
+            shares.append(targets.passed(found).all(1).double().mean())
+        return torch.stack(shares).mean()
 
     def remarks(self, fitted: Fitted) -> list[str]:
-        rate = 100 * float(fitted["acceptance"])
-        return [f"geometric: about {rate:.3g} % of the latents meet the criteria"]
+        own, others = (100 * float(fitted[name]) for name in ("acceptance", "acceptance_of_others"))
+        return [
+            f"geometric: about {own:.3g} % of the latents meet the criteria against the references "
+            f"that each was solved for, about {others:.2g} % against others drawn at random"
+        ]
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         return self._make(fitted, inverted, noise)[0]

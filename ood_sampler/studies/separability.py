@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.separability import Detection, Pair, detection
+from ood_sampler.latents.separability import CROSS_VALIDATED, Detection, Pair, detection
 from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
@@ -138,7 +138,8 @@ class SeparabilityStudy(Study):
                 **bounds("distance", pair.distance()),
             }
             for name, (positive, negative) in scores.items():
-                row |= _figures(name, detection(positive, negative))
+                spread = CROSS_VALIDATED if name == "linear" else 1.0
+                row |= _figures(name, detection(positive, negative, spread=spread))
             rows.append(row)
         return Measured(rows)
 

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.separability import (
+    CROSS_VALIDATED,
     Joined,
     Pair,
     auroc,
     detection,
     discriminant,
     fpr_at_tpr,
+    log_odds_interval,
     shrinkage,
 )
 from ood_sampler.latents.store import InMemory
@@ -224,6 +226,39 @@ def test_intervals_of_a_detector_hold_the_value() -> None:
     assert found.auroc.high - found.auroc.low == pytest.approx(2 * 1.96 * error, rel=0.25)
     assert found.fpr95.low <= found.fpr95.value <= found.fpr95.high
     assert found == detection(positive, negative, replicates=400)
+
+
+@pytest.mark.parametrize(
+    ("n", "length", "trials"), [(40, 0.0, 120), (40, 2.6, 120), (100, 2.0, 60)]
+)
+def test_the_interval_of_a_cross_validated_area_covers_the_truth(
+    n: int, length: float, trials: int
+) -> None:
+    d = 400
+    # of the difference of the means of 4/5 n latents each, as white noise has no other structure
+    truth = phi(length**2 / math.sqrt(2 * (length**2 + 2 * d / (0.8 * n))))
+    covered = {1.0: 0, CROSS_VALIDATED: 0}
+    for seed in range(trials):
+        both = torch.randn(2 * n, d, generator=torch.Generator().manual_seed(1000 * n + seed))
+        both[:n] += length / math.sqrt(d)
+        pictures = pair(both[:n], both[n:])
+        scores = pictures.split(pictures.linear())
+        for spread in covered:
+            area = detection(*scores, spread=spread, replicates=80).auroc
+            covered[spread] += area.low <= truth <= area.high
+    assert covered[CROSS_VALIDATED] / trials >= 0.93
+    # resampled scores alone, as if the detector were known
+    assert covered[1.0] / trials < 0.9
+
+
+def test_an_interval_in_log_odds_by_hand() -> None:
+    # a deviation of 0.01 at 0.8, where log odds grow by 1 / 0.16, doubled: log 4 +- 1.96 / 8
+    found = log_odds_interval(0.8, torch.tensor([0.8, 0.81, 0.79]), 2.0)
+    low, high = (math.exp(math.log(4) + sign * 1.959964 / 8) for sign in (-1, 1))
+    assert found == pytest.approx((0.8, low / (1 + low), high / (1 + high)), rel=1e-5)
+    assert log_odds_interval(1.0, torch.ones(3), 2.0) == (1, 1, 1)
+    apart = detection(torch.ones(40) + 1, torch.ones(40), spread=CROSS_VALIDATED).auroc
+    assert apart == pytest.approx((1, 0.025 ** (1 / 40), 1))
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 10), (10, 40), (40, 10)])

@@ -142,11 +142,26 @@ def test_a_mean_at_the_origin_gives_right_angles(make_gaussian: MakeGaussian) ->
     assert float(fitted["acceptance"]) > 0.9
 
 
-def test_the_share_is_told(gaussian: InvertedSet) -> None:
-    fitted = geometric().fit(gaussian)
-    share = 100 * float(fitted["acceptance"])
-    told = geometric().remarks(fitted)
-    assert told == [f"geometric: about {share:.3g} % of the latents meet the criteria"]
+def test_both_shares_are_told(gaussian: InvertedSet) -> None:
+    sampler, n = geometric(), 300
+    fitted = sampler.fit(gaussian)
+    own, others = (float(fitted[name]) for name in ("acceptance", "acceptance_of_others"))
+    assert sampler.remarks(fitted) == [
+        f"geometric: about {100 * own:.3g} % of the latents meet the criteria against the "
+        f"references that each was solved for, about {100 * others:.2g} % against others drawn at "
+        "random"
+    ]
+    # other draws, each against references of its own choice and against ten at random
+    z, index = sampler.draw(fitted, gaussian, noise(n)), sampler.choose_references(fitted, noise(n))
+    for numbers, share, spread in (
+        (index, own, 1 / 32 + 1 / n),
+        (noise(n, seed=8).choice(40, 10), others, 1 / n),
+    ):
+        references = gaussian.latents.take(numbers.flatten().tolist()).unflatten(0, numbers.shape)
+        met = targets_of(fitted).passed(criteria(z, references)).all(1).double().mean()
+        assert abs(float(met) - share) < 5 * math.sqrt(max(share * (1 - share), 0.01) * spread)
+    assert own > 0.95
+    assert 0.01 < others < 0.3
 
 
 def test_equal_latents_are_refused(gaussian: InvertedSet) -> None:
