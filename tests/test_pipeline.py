@@ -26,10 +26,13 @@ from ood_sampler.diffusion.solvers import (
     MultistepSolver,
     Solver,
 )
+from ood_sampler.metrics.kernel import jackknife
+from ood_sampler.metrics.opinions import as_judged, of_judge, plain
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline, check_model
 from ood_sampler.plan import Settings, code_version
+from ood_sampler.record import results, write_run
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
@@ -604,3 +607,45 @@ def test_the_weights_are_those_of_before(
     stored = load_file(model_folder / "unet" / "diffusion_pytorch_model.safetensors")
     used = list(run.model.denoiser.state_dict().values())
     assert all(any(torch.equal(x, y) for y in used) for x in stored.values())
+
+
+def test_each_judge_gives_the_figures_that_it_gives_alone(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = pipeline(model_folder, tmp_path, trainer, num_samples=8)
+    both = replace(run, judges=make_judges("features32", "imagenet", nearest_k=5), stages=[])
+    rows = both.run().rows
+    extractor = both.judges[1].extractor
+    samples, held_out = (
+        extractor(torch.stack(list(images)))
+        for images in (torch.cat(list(run.plan.samples().open().blocks())), run.domain.held_out)
+    )
+    expected = jackknife(samples, held_out)
+    assert rows[0].figures["imagenet/kid"] == pytest.approx(float(expected.value), rel=1e-4)
+    alone = {row.name: row for row in run.run().rows}
+    second = replace(run, judges=make_judges("imagenet", nearest_k=5), stages=[])
+    other = {row.name: row for row in second.run().rows}
+    for row in rows:
+        shown = as_judged(row.figures, None)
+        assert {key: shown[key] for key in alone[row.name].figures} == alone[row.name].figures
+        seen = as_judged(row.figures, "imagenet")
+        assert {key: seen[key] for key in other[row.name].figures} == other[row.name].figures
+        # a dash where one judge can tell what the other cannot
+        known = {plain(key) for key in row.figures}
+        assert {key for key in known if of_judge("imagenet", key) not in row.figures} == {
+            *("blend_pair", "blend_pair_low", "blend_pair_high"),
+            *("blend_five", "blend_five_low", "blend_five_high"),
+        }
+
+
+def test_few_in_domain_samples_are_all_shown(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = pipeline(model_folder, tmp_path / "store", trainer, num_samples=12, in_domain=6)
+    outcome = run.run()
+    choices = {"sampler": "cog", "solver": "ddim"}
+    found = results(run, outcome, choices=choices, notes=[], choice=None)
+    write_run(tmp_path, run, outcome, found, None)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('alt="in-domain sample ') == 6
+    assert (tmp_path / "samples" / "attribution.csv").read_text().startswith("file,rank,few_shot,")

@@ -136,7 +136,7 @@ def _rank_agreement(headline: str, judge: str, judged: Mapping[str, Sequence[Row
     found = kendalltau(*zip(*pairs, strict=True))
     return (
         f"Rank correlation of KID by {headline} and by {judge} over {len(pairs)} rows: Kendall's "
-        f"τ = {found.statistic:.2f} (p = {found.pvalue:.2g} for none)."
+        f"τ = {found.statistic:.2f} (p = {found.pvalue:.2g})."
     )
 
 

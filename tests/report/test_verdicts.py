@@ -374,3 +374,55 @@ def test_intervals_stand_in_the_sentences(results: dict[str, Any]) -> None:
     results["rows"][0] |= {"authenticity_low": 0.45, "authenticity_high": 0.55}
     assert "1.0% (0.0% to 2.0%) of the samples" in judge(results, CAPTURED).sentence
     assert "Authenticity is 0.500 [0.450, 0.550];" in judge(results, COPIES).sentence
+
+
+def second(results: dict[str, Any], **changes: float) -> dict[str, Any]:
+    """The results with the same opinion of a second judge, but for some figures of the samples."""
+    judged = ("kid", "kid_standard_error", "authenticity", "captured")
+    for row in results["rows"]:
+        row |= {f"second/{key}": row[key] for key in judged}
+    results["rows"][0] |= {f"second/{key}": value for key, value in changes.items()}
+    results["protocol"]["judges"] = "first, second"
+    return results
+
+
+def test_judges_agree(results: dict[str, Any]) -> None:
+    alone = {verdict.key: verdict for verdict in verdicts(results)}
+    found = verdicts(second(results))
+    assert [verdict.outcome for verdict in found] == ["shown"] * 6
+    for verdict in found:
+        told = "" if verdict.key == "more_than_blends" else " first says so, second too."
+        assert verdict.sentence == f"{alone[verdict.key].sentence}{told}"
+
+
+def test_judges_disagree(results: dict[str, Any]) -> None:
+    found = verdicts(second(results, kid=0.008))
+    verdict = found[CONTROLS]
+    assert (verdict.outcome, verdict.answer) == ("disputed", "judges disagree")
+    assert verdict.sentence.startswith(
+        "first says yes: The KID of the samples, (1.00\xa0±\xa00.20)"
+    )
+    assert " second says no: The KID of the samples, (8.00\xa0±\xa00.20)" in verdict.sentence
+    assert "The judges disagree whether the frozen model does better than" in conclusion(found)
+    assert [v.outcome for v in found if v.outcome != "shown"] == ["disputed"]
+
+
+def test_a_judge_that_cannot_say_does_not_disagree(results: dict[str, Any]) -> None:
+    unsure = verdicts(second(results, kid=0.0046))[CONTROLS]
+    assert (unsure.outcome, unsure.answer) == ("shown", "yes")
+    assert "first says so. second says too few to say: The KID of the samples" in unsure.sentence
+    # nor does the answer of another replace that of a headline that cannot say
+    results["rows"][0] |= {"kid": 0.0046, "second/kid": 0.001}
+    headline = verdicts(results)[CONTROLS]
+    assert (headline.outcome, headline.answer) == ("unclear", "too few to say")
+    assert "second says yes" in headline.sentence
+
+
+def test_what_judges_disagree_on_is_told_in_the_conclusion(results: dict[str, Any]) -> None:
+    lost = verdicts(second(results, captured=0.2))
+    assert lost[CAPTURED].answer == "judges disagree"
+    assert "The judges disagree whether they stay in the target domain." in conclusion(lost)
+    results["rows"][0]["second/kid"] = 0.4
+    assert conclusion(verdicts(results)) == (
+        "The judges disagree whether the target domain was reached."
+    )

@@ -11,10 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from ood_sampler.latents.resampling import Interval
+from ood_sampler.metrics.intervals import interval, with_bounds
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.report.decision import Outcome, decide
 from ood_sampler.report.plots import panel_figure
 from ood_sampler.studies.base import Heading, Measured, Row, Study
-from ood_sampler.studies.files import csv_rows, markdown_rows, read_studies, text, write_study
+from ood_sampler.studies.files import (
+    csv_rows,
+    headings_of,
+    markdown_rows,
+    opinions,
+    read_studies,
+    text,
+    write_study,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -189,3 +200,65 @@ def test_domains_of_several_models_are_told_apart(tmp_path: Path) -> None:
     alone, _ = read_studies("toy", [tmp_path / "m"])
     assert [row["domain"] for row in alone.rows] == ["a", "a"]
     assert list(alone.pictures) == ["a/x"]
+
+
+class ClaimingStudy(ToyStudy):
+    headings = (Heading("kid", "KID × 10³", 1, 1e3), Heading("blend", "blend"))
+
+    def conclude(self, rows: Sequence[Row]) -> list[str]:
+        return [f"the best is {min(rows, key=lambda row: row['kid'])['colour']}."]
+
+    def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
+        return {
+            f"{row['colour']} is near": decide(interval(row, "kid"), most=0).outcome for row in rows
+        }
+
+
+def judged(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows with the KIDs of two judges, one unit wide on both sides."""
+    colours = ("red", "green", "blue", "grey", "pink")
+    found = []
+    for colour, kids in zip(colours, pairs, strict=False):
+        own, other = (with_bounds({"kid": Interval(kid, kid - 1, kid + 1)}) for kid in kids)
+        second = {f"second/{key}": value for key, value in other.items()}
+        found.append({"colour": colour, "domain": "a", "blend": 0.5, **own, **second})
+    return found
+
+
+def test_each_judge_concludes_and_their_agreement_is_told() -> None:
+    rows = judged((-3, 3), (-2, -2), (2, 2), (0.5, 4), (4, 0.5))
+    assert opinions(ClaimingStudy(), rows, ["first", "second"]) == [
+        "first: the best is red.",
+        "second: the best is green.",
+        # of ten pairs of rows four are in the same order and six are not
+        "Rank correlation of KID by first and by second over 5 rows: Kendall's τ = -0.20 "
+        "(p = 0.82).",
+        "Judges disagree (first: shown, second: refuted): red is near.",
+        "Both judges, first and second: shown: green is near.",
+        "Both judges, first and second: refuted: blue is near.",
+        "One judge alone (first: too few images to say, second: refuted): grey is near.",
+        "One judge alone (first: refuted, second: too few images to say): pink is near.",
+    ]
+
+
+def test_one_judge_concludes_alone() -> None:
+    rows = [{key: row[key] for key in row if "/" not in key} for row in judged((1, 2), (3, 4))]
+    assert opinions(ClaimingStudy(), rows, ["first"]) == ["the best is red."]
+
+
+def test_few_rows_have_no_rank_correlation() -> None:
+    rows = judged((1, 2), (3, 4), (5, 6))
+    told = opinions(ClaimingStudy(), rows, ["first", "second"])
+    assert not [sentence for sentence in told if "Rank correlation" in sentence]
+    rows = judged((1, 2), (3, 4), (5, 6), (7, 8))
+    assert "Kendall's τ = 1.00 (p = 0.083" in opinions(ClaimingStudy(), rows, ["x", "second"])[2]
+
+
+def test_the_table_shows_what_other_judges_say() -> None:
+    headings = headings_of(ClaimingStudy(), judged((1, 2)))
+    assert [(heading.key, heading.text) for heading in headings] == [
+        ("kid", "KID × 10³"),
+        ("blend", "blend"),
+        ("second/kid", "KID × 10³, second"),
+    ]
+    assert text(headings[-1], judged((0.001, 0.002))[0]) == "2.0 [-998.0, 1002.0]"
