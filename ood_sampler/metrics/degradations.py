@@ -25,6 +25,9 @@ _REACH = 4
 _CLUSTERED = 8
 """Side in pixels to which pictures are averaged before modes are looked for."""
 
+_MODES, _LEAST_MODE = 5, 0.1
+"""Clusters that modes are looked for among, and the share of the pictures that makes one."""
+
 _ROUNDS = 100
 """Most rounds of k-means."""
 
@@ -189,7 +192,7 @@ class Paste(Degradation):
         side = round(math.sqrt(self.share) * picture.shape[-1])
         top, left = (int(generator.integers(size - side + 1)) for size in picture.shape[1:])
         place = (slice(None), slice(top, top + side), slice(left, left + side))
-        pasted = picture.clone()
+        pasted: Tensor = picture.clone()
         pasted[place] = other[place]
         return pasted
 
@@ -215,30 +218,37 @@ class Hue(Degradation):
 
 @dataclass(frozen=True)
 class MissingMode(Degradation):
-    """One of `modes` clusters is left out; the others stay as they are.
+    """`share` of the pictures are left out: those nearest to the centre of a mode.
 
-    Clusters are those of k-means on pictures averaged to 8x8 pixels, so that no judge has a say in
-    them. The one left out is the nearest in size to its fair share, the smaller of two.
+    Modes are clusters of k-means on pictures averaged to 8x8 pixels, so that no judge has a say in
+    them. Of those that hold a tenth of the pictures, the one farthest from the mean is taken.
     """
 
-    modes: int
+    share: float
     kind: ClassVar[str] = "missing mode"
 
     @property
     def strength(self) -> float:
-        return 1 / self.modes
+        return self.share
 
     @property
     def words(self) -> str:
-        return f"a missing mode of about {100 / self.modes:.2g}%"
+        return f"a missing mode of {100 * self.share:g}%"
 
     def kept(self, pictures: TensorSet, *, seed: int) -> Sequence[int]:
         small = [adaptive_avg_pool2d(block, _CLUSTERED) for block in pictures.blocks()]
-        cluster = k_means(torch.cat(small).flatten(start_dim=1), self.modes, seed=seed)
-        sizes = cluster.bincount(minlength=self.modes).tolist()
-        fair = len(cluster) / self.modes
-        left_out = min(range(self.modes), key=lambda k: (abs(sizes[k] - fair), sizes[k]))
-        return [number for number, k in enumerate(cluster.tolist()) if k != left_out]
+        points = torch.cat(small).flatten(start_dim=1).double()
+        cluster = k_means(points, _MODES, seed=seed)
+        sizes = cluster.bincount(minlength=_MODES).tolist()
+        centres = [
+            points[cluster == k].mean(dim=0)
+            for k, size in enumerate(sizes)
+            if size >= _LEAST_MODE * len(points)
+        ]
+        mean = points.mean(dim=0)
+        centre = max(centres, key=lambda each: float((each - mean).square().sum()))
+        order = (points - centre).square().sum(dim=1).argsort(stable=True)
+        return sorted(order[round(self.share * len(points)) :].tolist())
 
     def picture(self, pictures: TensorSet, number: int, *, seed: int) -> Tensor:
         return pictures.take([number])[0]
@@ -298,7 +308,7 @@ def degradations(in_domain: TensorSet) -> list[Degradation]:
         *(Jpeg(quality) for quality in (90, 60, 30)),
         Paste(0.25),
         *(Hue(angle) for angle in (30, 90, 180)),
-        *(MissingMode(modes) for modes in (10, 5, 2)),
+        *(MissingMode(share) for share in (0.1, 0.2, 0.5)),
         *(InDomain(share, in_domain) for share in (MIXED_IN, 1.0)),
     ]
 

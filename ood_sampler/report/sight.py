@@ -79,7 +79,10 @@ def _plain(found: Sight) -> str:
 def _ranged(measured: Sequence[Sequence[Row]]) -> str:
     """Say what is noticed in all of several measurements, in some of them and in none."""
     everywhere, somewhere = (
-        [{**same[0], "detected": rule(row["detected"] for row in same)} for same in _alike(measured)]
+        [
+            {**same[0], "detected": rule(row["detected"] for row in same)}
+            for same in _alike(measured)
+        ]
         for rule in (all, any)
     )
     differ = [row for row, always in zip(somewhere, everywhere, strict=True) if row != always]

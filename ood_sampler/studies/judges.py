@@ -1,5 +1,6 @@
 """What can each judge see? Degradations of known strength, as a run would measure them."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,10 +33,10 @@ REAL = "real"
 """Kind of the row of real pictures against real ones."""
 
 DETECTED = 3.0
-"""Standard errors by which a figure must move to count as noticed.
+"""Standard errors by which a degradation must move a figure to be noticed.
 
-The 95% interval of a run then leaves the figure of real pictures out in 85% of runs, and in 2.5%
-where nothing was degraded.
+The 95% interval of a run, of 1.96 of them, then tells its figure from that of real pictures in 85%
+of runs.
 """
 
 _LEAST = 20
@@ -43,6 +44,9 @@ _LEAST = 20
 
 _SHOWN = 6
 """Pictures of each degradation in the figure."""
+
+_TITLE = 34
+"""Letters of a domain's name that fit above the names of degradations and their pictures."""
 
 _TICKS = (-10, -3, 0, 3, 10, 30, 100, 300)
 
@@ -63,9 +67,11 @@ class JudgesStudy(Study):
     """Degrade one part of the held-out pictures and compare it with the rest, for every judge.
 
     The degraded part has as many pictures as a run has samples, at most half of all. How far a
-    degradation moves KID up and precision down, from where they are for the same pictures untouched,
-    is told in standard errors of the figure at these sizes: `DETECTED` of them are noticed. What
-    chance alone does is the largest multiple of random splits of the real pictures.
+    degradation moves KID up and precision down, from where they are for the same pictures
+    untouched, is told in standard errors at these sizes. It is noticed if these are `DETECTED` or
+    more, and more than any of several random splits of the real pictures reaches. Precision that
+    rises is not noticed: it is praise. Standard errors take pictures to be independent, as those of
+    a run do; blends share some of theirs.
 
     Args:
         splits: random splits of the real pictures.
@@ -87,7 +93,9 @@ class JudgesStudy(Study):
             "real pictures, the farthest from 0 of random splits.",
         ),
         Heading(
-            "detected", "KID notices", meaning=f"Whether these are {DETECTED:g} or more standard errors."
+            "detected",
+            "KID notices",
+            meaning=f"Whether these are {DETECTED:g} or more, and more than of real pictures.",
         ),
         Heading("precision", "precision", 2),
         Heading(
@@ -132,18 +140,21 @@ class JudgesStudy(Study):
         untouched = Selected(Taken(held_out, len(held_out)), part)
         prefix = f"{pipeline.domain.name}/"
         pictures = {f"{prefix}{REAL} pictures": gather(held_out, part[:_SHOWN])}
-        baselines = []
-        rows: list[list[dict[str, Any]]] = []
-        for judge, features in zip(judges, real, strict=True):
-            baselines.append(_opinion(features[part], features[rest], judge))
-            rows.append([self._real_row(judge, features, baselines[-1], len(part), seed=seed)])
+        baselines = [
+            _opinion(features[part], features[rest], judge)
+            for judge, features in zip(judges, real, strict=True)
+        ]
+        rows = [
+            [self._real_row(judge, features, baseline, len(part), seed=seed)]
+            for judge, features, baseline in zip(judges, real, baselines, strict=True)
+        ]
         for degradation in degradations(_in_domain(pipeline)):
             images = _degraded(degradation, untouched, held_out, part, seed=seed)
             pictures[f"{prefix}{degradation.words}"] = gather(images, range(_SHOWN))
             for own, judge, features, baseline in zip(rows, judges, real, baselines, strict=True):
                 seen = _features(pipeline, judge, degradation.words, images)
                 found = _opinion(seen, features[rest], judge)
-                own.append(_degradation_row(degradation, found, baseline, len(images)))
+                own.append(_degradation_row(degradation, found, baseline, own[0], len(images)))
         return Measured(
             [
                 {**about(pipeline), "judge": _name(judge), **row, "references": len(rest)}
@@ -177,7 +188,8 @@ class JudgesStudy(Study):
             names = _degradations(own)
             _draw_pictures(strips, [pictures.get(f"{domain}/{name}") for name in names])
             strips.set_yticks(range(len(names)), names, fontsize=8.5)
-            strips.set_title(domain)
+            # to the left there is room above the names
+            strips.set_title(textwrap.fill(domain, _TITLE), loc="right")
             for axes, end in ((kid, ""), (precision, "_precision")):
                 _draw_multiples(axes, own, names, judges, end)
             kid.set_title("KID above real")
@@ -205,6 +217,8 @@ class JudgesStudy(Study):
             "beyond": "",
             "images": count,
             **_figures(untouched, kid, precision),
+            "detected": False,
+            "detected_precision": False,
             "splits": self.splits,
         }
 
@@ -258,7 +272,7 @@ def _degraded(
 
 
 def _degradation_row(
-    degradation: Degradation, found: _Opinion, untouched: _Opinion, images: int
+    degradation: Degradation, found: _Opinion, untouched: _Opinion, real: Row, images: int
 ) -> dict[str, Any]:
     excess = float((found.kid.value - untouched.kid.value) / found.kid.standard_error)
     fall = (untouched.precision.value - found.precision.value) / found.precision_error
@@ -269,7 +283,13 @@ def _degradation_row(
         "beyond": degradation.beyond,
         "images": images,
         **_figures(found, excess, fall),
+        "detected": _noticed(excess, real["multiple"]),
+        "detected_precision": _noticed(fall, real["multiple_precision"]),
     }
+
+
+def _noticed(multiple: float, chance: float) -> bool:
+    return multiple >= DETECTED and multiple > abs(chance)
 
 
 def _figures(found: _Opinion, kid: float, precision: float) -> dict[str, Any]:
@@ -277,10 +297,8 @@ def _figures(found: _Opinion, kid: float, precision: float) -> dict[str, Any]:
         **bounds("kid", normal_interval(*found.kid)),
         "kid_standard_error": float(found.kid.standard_error),
         "multiple": kid,
-        "detected": kid >= DETECTED,
         **bounds("precision", found.precision),
         "multiple_precision": precision,
-        "detected_precision": precision >= DETECTED,
     }
 
 
@@ -293,19 +311,22 @@ def _by_judge(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _told(prefix: str, own: Sequence[Row]) -> list[str]:
     """What a judge notices by KID and by precision, and what chance does to both."""
-    real, degraded = ([row for row in own if (row["kind"] == REAL) is kind] for kind in (True, False))
+    real, degraded = (
+        [row for row in own if (row["kind"] == REAL) is kind] for kind in (True, False)
+    )
     sentences = []
     for figure, end in (("KID", ""), ("precision", "_precision")):
         judged = [{**row, "detected": row[f"detected{end}"]} for row in degraded]
         noticed, missed = (", ".join(words) or "none" for words in sight(judged))
         count = sum(row["detected"] for row in judged)
         sentences.append(
-            f"{prefix}: {figure} notices {count} of {len(judged)}: {noticed}; not noticed: {missed}."
+            f"{prefix}: {figure} notices {count} of {len(judged)}: {noticed}; "
+            f"not noticed: {missed}."
         )
     sentences += [
-        f"{prefix}: real pictures against real ones are at most {abs(row['multiple']):.1f} standard "
-        f"errors off by KID, {abs(row['multiple_precision']):.1f} by precision ({row['splits']} "
-        f"random splits, {row['images']} against {row['references']})."
+        f"{prefix}: real pictures against real ones are at most {abs(row['multiple']):.1f} "
+        f"standard errors off by KID, {abs(row['multiple_precision']):.1f} by precision "
+        f"({row['splits']} random splits, {row['images']} against {row['references']})."
         for row in real
     ]
     return sentences
@@ -336,8 +357,8 @@ def _draw_multiples(
     """Dots in standard errors, filled where noticed; a band as wide as what chance does."""
     by_judge = _by_judge(rows)
     noise = max((abs(row[f"multiple{end}"]) for row in rows if row["kind"] == REAL), default=0.0)
-    axes.axvspan(-noise, noise, color="#eef0f3", label="real against real, at most")
-    axes.axvline(DETECTED, color="#1c2026", linestyle=":", linewidth=1.4, label="noticed from here on")
+    axes.axvspan(-noise, noise, color="#eef0f3", label="real against real")
+    axes.axvline(DETECTED, color="#1c2026", linestyle=":", linewidth=1.4, label="noticed from here")
     for (k, judge), noticed in product(enumerate(judges), (True, False)):
         own = [row for row in by_judge.get(judge, ()) if row[f"detected{end}"] is noticed]
         aside = 0.36 * ((k + 0.5) / len(judges) - 0.5)

@@ -87,7 +87,7 @@ def test_strengths_rise_within_each_kind_and_words_tell_all_apart() -> None:
         (Jpeg(60), "JPEG of quality 60 or less"),
         (Paste(0.25), "25% of another picture pasted in or more"),
         (Hue(30), "hue turned by 30° or more"),
-        (MissingMode(5), "a missing mode of about 20% or more"),
+        (MissingMode(0.2), "a missing mode of 20% or more"),
         (InDomain(0.1, IN_DOMAIN), "10% in-domain pictures or more"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -211,25 +211,28 @@ def test_hues_turn_about_greys() -> None:
     assert degrade(Hue(360), SET, seed=0).equal(quantise(SET.items))
 
 
-def clustered(sizes: Sequence[int]) -> Tensor:
+def clustered(bright: Sequence[float], sizes: Sequence[int]) -> InMemory:
     """Pictures of one brightness for each cluster, with little noise."""
-    bright = torch.repeat_interleave(torch.linspace(-0.9, 0.9, len(sizes)), torch.tensor(sizes))
-    noise = torch.randn(len(bright), 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return bright.view(-1, 1, 1, 1) + 0.05 * noise
+    values = torch.repeat_interleave(torch.tensor(bright), torch.tensor(sizes))
+    noise = torch.randn(len(values), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return InMemory(values.view(-1, 1, 1, 1) + 0.05 * noise)
 
 
-def test_a_mode_of_its_fair_share_is_left_out() -> None:
-    sizes = [40, 11, 23, 26]  # the fair share is 25
-    kept = MissingMode(4).kept(InMemory(clustered(sizes)), seed=0)
-    assert list(kept) == list(range(74))
-    assert degrade(MissingMode(4), InMemory(clustered(sizes)), seed=0).equal(
-        quantise(clustered(sizes)[:74])
-    )
+def test_the_mode_farthest_from_the_mean_is_left_out() -> None:
+    # the brightest ones are too few to be a mode
+    images = clustered([0.9, -0.8, -0.1, 0.1, 0.4], [5, 20, 25, 30, 20])
+    left_out = MissingMode(0.2)
+    assert list(left_out.kept(images, seed=0)) == [*range(5), *range(25, 100)]
+    assert degrade(left_out, images, seed=0)[5:].equal(quantise(images.items[25:]))
 
 
-def test_of_two_modes_the_smaller_is_left_out() -> None:
-    kept = MissingMode(2).kept(InMemory(clustered([30, 12])), seed=0)
-    assert list(kept) == list(range(30))
+def test_a_larger_missing_mode_holds_smaller_ones() -> None:
+    images = clustered([-0.8, -0.1, 0.1, 0.4], [25, 25, 30, 20])
+    most, more, some = (set(MissingMode(share).kept(images, seed=0)) for share in (0.5, 0.25, 0.1))
+    assert len(most) == 50
+    assert more == set(range(25, 100))
+    assert len(some) == 90
+    assert most < more < some
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -262,8 +265,11 @@ def test_a_tenth_of_in_domain_pictures_is_mixed_in() -> None:
     changed = (mixed != quantise(many.items)).flatten(1).any(1)
     assert int(changed.sum()) == 4
     # each of them once
-    assert mixed[changed].flatten(1).unique(dim=0).equal(
-        quantise(own.items[:4]).flatten(1).unique(dim=0)
+    assert (
+        mixed[changed]
+        .flatten(1)
+        .unique(dim=0)
+        .equal(quantise(own.items[:4]).flatten(1).unique(dim=0))
     )
 
 
