@@ -189,7 +189,7 @@ class JudgesStudy(Study):
             _draw_pictures(strips, [pictures.get(f"{domain}/{name}") for name in names])
             strips.set_yticks(range(len(names)), names, fontsize=8.5)
             # to the left there is room above the names
-            strips.set_title(textwrap.fill(domain, _TITLE), loc="right")
+            strips.set_title(textwrap.fill(domain, _TITLE), loc="right", x=0.93)
             for axes, end in ((kid, ""), (precision, "_precision")):
                 _draw_multiples(axes, own, names, judges, end)
             kid.set_title("KID above real")
