@@ -12,7 +12,9 @@ from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.latents.store import InMemory
 from ood_sampler.metrics.degradations import Blend, degradations, degrade
 from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.metrics.intervals import share_interval
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
+from ood_sampler.metrics.prdc import manifold_scores
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.studies.base import Measured
 from ood_sampler.studies.files import read_studies, write_study
@@ -100,12 +102,18 @@ def test_the_row_of_real_pictures_holds_what_chance_does(
         float(kernel_distance(features(part), features(rest))), abs=1e-6
     )
     every = features(PICTURES.float() / 127.5 - 1)
-    ratios = []
+    ratios, shares = [], []
     for seed in range(1, 6):
         order = torch.randperm(70, generator=torch.Generator().manual_seed(seed))
         value, error = jackknife(every[order[:30]], every[order[30:]])
         ratios.append(float(value / error))
+        rest = every[order[30:]]
+        scores = manifold_scores(rest, every[order[:30]], nearest_k=3)
+        shares.append(share_interval(scores.precision))
     assert real["multiple"] == pytest.approx(max(ratios, key=abs), rel=1e-2)
+    mean = sum(share.value for share in shares) / 5
+    falls = [(mean - value) / ((high - low) / (2 * 1.96)) for value, low, high in shares]
+    assert real["multiple_precision"] == pytest.approx(max(falls, key=abs), rel=1e-2)
     assert real["splits"] == 5
     assert not real["detected"]
     assert not real["detected_precision"]
@@ -120,6 +128,16 @@ def test_what_is_noticed_goes_beyond_three_errors_and_beyond_chance(measured: Me
     found = by_name(degraded)
     assert found["100% in-domain pictures"]["detected"]
     assert not found["JPEG of quality 90"]["detected_precision"]
+
+
+def test_what_chance_does_is_not_noticed(
+    measured: Measured, tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ood_sampler.studies.judges.DETECTED", 0.0)
+    real, *degraded = STUDY.measure(run_of(tiny_run)).rows
+    within = [row for row in degraded if 0 < row["multiple"] < abs(real["multiple"])]
+    assert within
+    assert not any(row["detected"] for row in within)
 
 
 def test_what_an_interrupted_study_has_seen_is_kept(
