@@ -8,7 +8,7 @@ DATA ?= cifar10
 DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/my/birds.zip"; with a shipped name among them, just these
 MODELS ?= # of the paper: base models, as MODELS=ship32; all
 SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
-STUDIES := table-reconstruction table-synthesis table-preservation table-astro \
+STUDIES := table-reconstruction table-synthesis table-preservation table-astro table-judges \
 	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
 
 # a process for each core, at most four: each takes 2 GB; a file's tests share what they make

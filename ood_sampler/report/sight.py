@@ -1,0 +1,137 @@
+"""What a judge can see, in words: from the rows of `experiment=judges`, and for the page of a run.
+
+A row is about one judge and one degradation of known strength; `kind`, `strength`, `degradation`
+(in words), `beyond` (what follows them where stronger ones are meant too) and `detected` are read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+Row: TypeAlias = Mapping[str, Any]
+
+MEASURED = Path(__file__).parents[1] / "assets" / "judges.json"
+"""What judges saw in the domains that ship; `experiments/judges` makes it."""
+
+KEPT = ("kind", "strength", "degradation", "beyond", "multiple", "detected")
+"""Figures of a row that `MEASURED` holds."""
+
+
+class Sight(NamedTuple):
+    """Degradations that a judge notices and that it does not, each kind in a few words."""
+
+    noticed: list[str]
+    missed: list[str]
+
+
+def sight(rows: Sequence[Row]) -> Sight:
+    """Say from which strength on a judge notices each kind of degradation.
+
+    Args:
+        rows: one for each degradation.
+    """
+    found = Sight([], [])
+    for own in _by_kind(rows):
+        if any(row["detected"] for row in own):
+            found.noticed.append(_threshold(own))
+        else:
+            found.missed.append(own[-1]["degradation"])
+    return found
+
+
+def cite(judge: str, domain: str, model: str, *, measured: Path = MEASURED) -> str:
+    """Say what a judge can see, as measured on a domain or, if that was not, on those that were.
+
+    Args:
+        judge: name of the judge.
+        domain: of the run.
+        model: of the run, on whose images alone in-domain ones depend.
+        measured: file of what was measured.
+
+    Returns:
+        Sentences; an empty text where the judge was not measured.
+    """
+    if not measured.exists():
+        return ""
+    entries = [each for each in json.loads(measured.read_text()) if each["judge"] == judge]
+    own = [each for each in entries if each["domain"] == domain]
+    chosen = [each for each in own if each["model"] == model] or own or entries
+    if not chosen:
+        return ""
+    domains = list(dict.fromkeys(each["domain"] for each in chosen))
+    source = f"(experiment=judges, {_listed(domains)}, {_sizes(chosen)} images)"
+    if len(chosen) == 1:
+        told = _plain(sight(chosen[0]["rows"]))
+    else:
+        told = _ranged([each["rows"] for each in chosen])
+    apart = "" if own else f" {domain} was not measured: experiment=judges does it."
+    return f"{told} {source}.{apart}"
+
+
+def _plain(found: Sight) -> str:
+    if not found.noticed:
+        return f"This judge notices none of {_listed(found.missed)}"
+    missed = f", but not {_listed(found.missed)}" if found.missed else ""
+    return f"This judge notices {_listed(found.noticed)}{missed}"
+
+
+def _ranged(measured: Sequence[Sequence[Row]]) -> str:
+    """Say what is noticed in all of several measurements, in some of them and in none."""
+    everywhere, somewhere = (
+        [
+            {**same[0], "detected": rule(row["detected"] for row in same)}
+            for same in _alike(measured)
+        ]
+        for rule in (all, any)
+    )
+    differ = [row for row, always in zip(somewhere, everywhere, strict=True) if row != always]
+    always, sometimes = sight(everywhere).noticed, sight(differ).noticed
+    told = f"In all measurements this judge notices {_listed(always) or 'none of what was tried'}"
+    if sometimes:
+        told += f"; in some, {_listed(sometimes)}"
+    if never := sight(somewhere).missed:
+        told += f"; in none, {_listed(never)}"
+    return told
+
+
+def _alike(measured: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """Rows about one degradation, of all measurements that have it."""
+    found: dict[tuple[str, float], list[Row]] = {}
+    for rows in measured:
+        for row in rows:
+            found.setdefault((row["kind"], row["strength"]), []).append(row)
+    return list(found.values())
+
+
+def _threshold(own: Sequence[Row]) -> str:
+    """The weakest degradation of a kind that is noticed, and whether all stronger ones are."""
+    noticed = [row for row in own if row["detected"]]
+    missed = [
+        row for row in own if not row["detected"] and row["strength"] > noticed[0]["strength"]
+    ]
+    if missed:
+        words, but = ([row["degradation"] for row in rows] for rows in (noticed, missed))
+        return f"{_listed(words)} but not {_listed(but)}"
+    told: str = noticed[0]["degradation"]
+    return told if len(noticed) == 1 else f"{told} {noticed[0]['beyond']}"
+
+
+def _by_kind(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of each kind from weak to strong, in the order of the kinds."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["kind"], []).append(row)
+    return [sorted(own, key=lambda row: float(row["strength"])) for own in found.values()]
+
+
+def _sizes(entries: Sequence[Mapping[str, Any]]) -> str:
+    sizes = sorted({int(each["images"]) for each in entries})
+    return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *first, last = parts or [""]
+    if len(first) < 2:
+        return " and ".join(parts)
+    return f"{', '.join(first)}, and {last}"
