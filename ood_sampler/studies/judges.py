@@ -12,8 +12,8 @@ from ood_sampler.data.domain import ImageSet, TensorImages
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.degradations import MIXED_IN, Degradation, degradations, degrade
-from ood_sampler.metrics.evaluation import Evaluation
 from ood_sampler.metrics.intervals import STANDARD_ERRORS, normal_interval, share_interval
+from ood_sampler.metrics.judges import Judge
 from ood_sampler.metrics.kernel import KernelEstimate, jackknife
 from ood_sampler.metrics.prdc import manifold_scores
 from ood_sampler.pipeline import Pipeline, Taken
@@ -121,7 +121,7 @@ class JudgesStudy(Study):
             )
         if count < _LEAST:
             raise ValueError(f"num_samples must be >= {_LEAST} for this study, got {count}")
-        pipeline.evaluation.check({"half of the degraded pictures": count // 2})
+        pipeline.judges.check({"half of the degraded pictures": count // 2})
         needed, own = round(MIXED_IN * count), pipeline.settings.in_domain_count
         if own < needed:
             raise ValueError(
@@ -134,30 +134,27 @@ class JudgesStudy(Study):
 
     def measure(self, pipeline: Pipeline) -> Measured:
         held_out, seed = pipeline.domain.held_out, pipeline.settings.seed
-        judges = _judges(pipeline)
+        judges, nearest_k = pipeline.judges, pipeline.judges.nearest_k
         real = [_features(pipeline, judge, "held-out", held_out) for judge in judges]
         part, rest = _split(len(held_out), _count(pipeline), seed=seed)
         untouched = Selected(Taken(held_out, len(held_out)), part)
         prefix = f"{pipeline.domain.name}/"
         pictures = {f"{prefix}{REAL} pictures": gather(held_out, part[:_SHOWN])}
-        baselines = [
-            _opinion(features[part], features[rest], judge)
-            for judge, features in zip(judges, real, strict=True)
-        ]
+        baselines = [_opinion(features[part], features[rest], nearest_k) for features in real]
         rows = [
-            [self._real_row(judge, features, baseline, len(part), seed=seed)]
-            for judge, features, baseline in zip(judges, real, baselines, strict=True)
+            [self._real_row(features, baseline, len(part), nearest_k, seed=seed)]
+            for features, baseline in zip(real, baselines, strict=True)
         ]
         for degradation in degradations(_in_domain(pipeline)):
             images = _degraded(degradation, untouched, held_out, part, seed=seed)
             pictures[f"{prefix}{degradation.words}"] = gather(images, range(_SHOWN))
             for own, judge, features, baseline in zip(rows, judges, real, baselines, strict=True):
                 seen = _features(pipeline, judge, degradation.words, images)
-                found = _opinion(seen, features[rest], judge)
+                found = _opinion(seen, features[rest], nearest_k)
                 own.append(_degradation_row(degradation, found, baseline, own[0], len(images)))
         return Measured(
             [
-                {**about(pipeline), "judge": _name(judge), **row, "references": len(rest)}
+                {**about(pipeline), "judge": judge.name, **row, "references": len(rest)}
                 for judge, own in zip(judges, rows, strict=True)
                 for row in own
             ],
@@ -198,13 +195,13 @@ class JudgesStudy(Study):
         return figure
 
     def _real_row(
-        self, judge: Evaluation, features: Tensor, untouched: _Opinion, count: int, *, seed: int
+        self, features: Tensor, untouched: _Opinion, count: int, nearest_k: int, *, seed: int
     ) -> dict[str, Any]:
         """What chance does to the figures: the farthest from 0 of random splits."""
         splits = [
             _split(len(features), count, seed=(seed + k + 1) % 2**63) for k in range(self.splits)
         ]
-        found = [_opinion(features[part], features[rest], judge) for part, rest in splits]
+        found = [_opinion(features[part], features[rest], nearest_k) for part, rest in splits]
         mean = sum(each.precision.value for each in found) / len(found)
         kid = max((float(each.kid.value / each.kid.standard_error) for each in found), key=abs)
         precision = max(
@@ -223,21 +220,13 @@ class JudgesStudy(Study):
         }
 
 
-def _judges(pipeline: Pipeline) -> list[Evaluation]:
-    return [pipeline.evaluation]
-
-
-def _name(judge: Evaluation) -> str:
-    return judge.extractor.name
-
-
-def _features(pipeline: Pipeline, judge: Evaluation, name: str, images: ImageSet) -> Tensor:
+def _features(pipeline: Pipeline, judge: Judge, name: str, images: ImageSet) -> Tensor:
     """Features of images as a judge sees them, stored: what an interrupted study has is kept."""
-    return pipeline.describe_images(name, images).features
+    return pipeline.features(judge, name, images, images.digest, images.names)
 
 
-def _opinion(seen: Tensor, reference: Tensor, judge: Evaluation) -> _Opinion:
-    scores = manifold_scores(reference, seen, nearest_k=judge.nearest_k)
+def _opinion(seen: Tensor, reference: Tensor, nearest_k: int) -> _Opinion:
+    scores = manifold_scores(reference, seen, nearest_k=nearest_k)
     return _Opinion(jackknife(seen, reference), share_interval(scores.precision))
 
 
