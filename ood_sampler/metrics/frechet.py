@@ -69,32 +69,48 @@ def infinitesimal_jackknife(x: Tensor, y: Tensor) -> FrechetEstimate:
 
     (Jaeckel, 1972) with $g_i$ the derivative by the weight of $x_i$, where
     $T = C_x^{-1/2} (C_x^{1/2} C_y C_x^{1/2})^{1/2} C_x^{-1/2}$ carries one Gaussian to the other,
-    and $h$ the same with the sets exchanged. Resampled sets would add a bias of their own to that
-    of the distance, which is large already; this draws none. It is the error of the distance at
-    these sizes, which does not hold what more images would lower it by, and errs upward where both
-    distributions agree.
+    and $h$ the same with the sets exchanged. With $X$ and $Y$ the centred vectors over
+    $\sqrt{n - 1}$ and $\sqrt{m - 1}$ and $X Y^\top = A \Sigma B^\top$, the last term is
+    $(n - 1) (A \Sigma A^\top)_{ii}$, and no covariance is made or inverted. Resampled sets would
+    add a bias of their own to that of the distance, which is large already; this draws none.
+
+    It is the error of the distance *at these sizes*, about which its interval is: not what more
+    images would lower it by. Where both distributions agree it is 1.2 to 1.4 times too large.
+    (Simulated coverage: `experiments/intervals`.)
 
     Args:
         x: Shape $(n, D)$, $n \ge 2$.
         y: Shape $(m, D)$, $m \ge 2$.
     """
     check_sets(rows=2, x=x, y=y)
-    moments = [(features.mean(dim=0), features.T.cov()) for features in (x.double(), y.double())]
-    (mean_x, cov_x), (mean_y, cov_y) = moments
-    factor_x, factor_y = _factor(cov_x), _factor(cov_y)
-    left, singular, right = torch.linalg.svd(factor_x.T @ factor_y, full_matrices=False)
-    variance = _influence_variance(x.double() - mean_x, mean_x - mean_y, factor_x, left, singular)
-    variance += _influence_variance(
-        y.double() - mean_y, mean_y - mean_x, factor_y, right.T, singular
+    mean_x, mean_y = (features.double().mean(dim=0) for features in (x, y))
+    centred_x, centred_y = x.double() - mean_x, y.double() - mean_y
+    left, singular, right = _product_svd(
+        *(centred / (len(centred) - 1) ** 0.5 for centred in (centred_x, centred_y))
     )
-    return FrechetEstimate(frechet_distance(mean_x, cov_x, mean_y, cov_y), variance.sqrt())
+    shift = mean_x - mean_y
+    traces = sum(c.square().sum() / (len(c) - 1) for c in (centred_x, centred_y))
+    value = (shift.square().sum() + traces - 2 * singular.sum()).clamp(min=0)
+    variance = _influence_variance(centred_x, shift, left, singular)
+    variance += _influence_variance(centred_y, -shift, right, singular)
+    return FrechetEstimate(value, variance.sqrt())
+
+
+def _product_svd(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Find $A$, the diagonal of $\Sigma$, and $B$ of $X Y^\top = A \Sigma B^\top$."""
+    if min(len(x), len(y)) <= x.shape[1]:
+        left, singular, right = torch.linalg.svd(x @ y.T, full_matrices=False)
+        return left, singular, right.T
+    # of no more than D rows and columns between orthogonal bases
+    (basis_x, factor_x), (basis_y, factor_y) = torch.linalg.qr(x), torch.linalg.qr(y)
+    left, singular, right = torch.linalg.svd(factor_x @ factor_y.T)
+    return basis_x @ left, singular, basis_y @ right.T
 
 
 def _influence_variance(
-    centred: Tensor, shift: Tensor, factor: Tensor, directions: Tensor, singular: Tensor
+    centred: Tensor, shift: Tensor, directions: Tensor, singular: Tensor
 ) -> Tensor:
-    white = torch.linalg.lstsq(factor, centred.T).solution
-    carried = (directions.T @ white).square().T @ singular
+    carried = (len(centred) - 1) * directions.square() @ singular
     influence = 2 * centred @ shift + centred.square().sum(dim=1) - carried
     variance: Tensor = influence.var() / len(centred)
     return variance

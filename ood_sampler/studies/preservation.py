@@ -21,7 +21,7 @@ from ood_sampler.metrics.intervals import (
     share_interval,
     with_bounds,
 )
-from ood_sampler.metrics.kernel import jackknife
+from ood_sampler.metrics.kernel import kernel_terms
 from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.metrics.prdc import manifold_scores
 from ood_sampler.models.finetuned import FineTunedModel
@@ -109,7 +109,7 @@ class PreservationStudy(Study):
             "own KID × 10³",
             digits=2,
             scale=1e3,
-            meaning="KID of the same samples, with the 95% interval of its jackknife error.",
+            meaning="KID of the same samples, with its 95% interval.",
         ),
         Heading(
             "weights",
@@ -127,8 +127,7 @@ class PreservationStudy(Study):
             "damage, KID × 10³",
             digits=2,
             scale=1e3,
-            meaning="Own KID of the fine-tuned model less that of the frozen one (bootstrap "
-            "interval).",
+            meaning="Own KID of the fine-tuned model less that of the frozen one (95% interval).",
         ),
         Heading("made_by", "target images by", meaning="What made the images for the target."),
         Heading("fid", "target FID", meaning="FID against the held-out pictures."),
@@ -145,7 +144,7 @@ class PreservationStudy(Study):
             digits=2,
             scale=1e3,
             meaning="Target KID of the fine-tuned model less that of the frozen one's strategy "
-            "(bootstrap interval): above 0 where the frozen model is better.",
+            "(95% interval): above 0 where the frozen model is better.",
         ),
         Heading("precision", "precision", digits=3),
         Heading("recall", "recall", digits=3),
@@ -224,7 +223,6 @@ class PreservationStudy(Study):
         own = _features(pipeline, "sample from noise", before)
         made = _features(pipeline, "sample", target)
         strayed = _features(other, "sample of the fine-tuned model", damaged)
-        seed = pipeline.evaluation.seed
         strategy = f"{label(pipeline.sampler)} at t = {pipeline.settings.step}"
         rows = [
             {
@@ -250,8 +248,10 @@ class PreservationStudy(Study):
                 "best_step": tuned.best.step,
                 "last_step": tuned.curve[-1].step,
                 "stopped": self.fine_tuning.is_over(tuned.curve),
-                **bounds("damage", kernel_difference(strayed, own, judge.own, seed=seed)),
-                **bounds("cost", kernel_difference(strayed, made, judge.held_out, seed=seed)),
+                **bounds("damage", normal_interval(*kernel_difference(strayed, own, judge.own))),
+                **bounds(
+                    "cost", normal_interval(*kernel_difference(strayed, made, judge.held_out))
+                ),
                 "curve": [list(look) for look in tuned.curve],
                 "fine_tuning": asdict(self.fine_tuning),
             },
@@ -420,9 +420,9 @@ class _Judge:
             **with_bounds(
                 {
                     "in_domain_fid": normal_interval(*infinitesimal_jackknife(noise, self.own)),
-                    "in_domain_kid": normal_interval(*jackknife(noise, self.own)),
+                    "in_domain_kid": kernel_terms(noise, self.own).interval,
                     "fid": normal_interval(*infinitesimal_jackknife(samples, self.held_out)),
-                    "kid": normal_interval(*jackknife(samples, self.held_out)),
+                    "kid": kernel_terms(samples, self.held_out).interval,
                 }
                 | {key: mean_interval(each, seed=evaluation.seed) for key, each in shares.items()}
                 | {"near_copies": share_interval(copies)}
