@@ -1,35 +1,120 @@
 """Kernel distance between two feature sets (KID; Bińkowski et al., 2018)."""
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, row_blocks
-from ood_sampler.metrics.intervals import normal_interval, with_bounds
+from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
 
 
 class KernelEstimate(NamedTuple):
-    """An estimate of a squared maximum mean discrepancy; `value` may be negative."""
+    """An estimate of a squared maximum mean discrepancy, or of the difference of two.
+
+    `value` may be negative.
+    """
 
     value: Tensor
     standard_error: Tensor
 
 
-class _KernelSums(NamedTuple):
-    """Row sums of $k$ within $x$ and $y$ (a row's own entry left out), and between the two."""
+class KernelTerms(NamedTuple):
+    r"""An estimate and its variance: the first order, of single vectors, and the second, of pairs.
 
-    xx: Tensor
-    yy: Tensor
-    xy: Tensor
-    yx: Tensor
+    Where two distributions agree, no vector alone tells them apart: the first order is 0. Its
+    estimate is unbiased and may be negative, where it counts as 0. That of the second is unbiased
+    and at least 0.
+    """
 
-    def value(self) -> Tensor:
-        n, m = len(self.xx), len(self.yy)
-        within = self.xx.sum() / (n * (n - 1)) + self.yy.sum() / (m * (m - 1))
-        return within - 2 * self.xy.sum() / (n * m)
+    value: Tensor
+    first_order: Tensor
+    second_order: Tensor
+
+    @property
+    def estimate(self) -> KernelEstimate:
+        variance = self.first_order.clamp(min=0) + self.second_order
+        return KernelEstimate(self.value, variance.sqrt())
+
+    @property
+    def interval(self) -> Interval:
+        r"""95% interval of a distance (not of a difference), which reaches farther up than down.
+
+        A small distance found has a small error found, and as many errors on both sides would miss
+        a truth above it in up to one case of six. Like Wilson's interval of a share (1927), this
+        holds all $\theta$ from which $\hat\theta$ is at most 1.96 of the errors *there* away, which
+        grow with the distance. With $v$ the second order and $s$ the error of `estimate`, they are
+
+        $$\sqrt{v + b \max(\theta, 0)}, \qquad b = \frac{s^2}{\max(\hat\theta, 0) + \sqrt v}$$
+
+        where $b$ is the ratio of first order to distance, drawn to $\sqrt v$ near 0, where it is
+        not known (its value for a shift where noise has eight equal dimensions).
+        """
+        value, null = float(self.value), math.sqrt(float(self.second_order))
+        scale = max(value, 0.0) + null
+        slope = float(self.estimate.standard_error) ** 2 / scale if scale > 0 else 0.0
+        flat = STANDARD_ERRORS * null
+        middle = value + STANDARD_ERRORS**2 * slope / 2
+        reach = math.sqrt(max(middle**2 - value**2 + flat**2, 0.0))
+        return Interval(
+            value,
+            value - flat if value < flat else middle - reach,
+            value + flat if value < -flat else middle + reach,
+        )
+
+
+class WithinPairs(NamedTuple):
+    r"""Sums of $k(x_i, x_j)$, $i \ne j$: of each row, $(n,)$, and of the squares of all, $()$."""
+
+    rows: Tensor
+    squares: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        n = len(self.rows)
+        return self.rows.sum() / (n * (n - 1))
+
+    @property
+    def variance(self) -> Tensor:
+        r"""Second order of the variance of the mean, $2 \rho / (n (n - 1))$.
+
+        $\rho$ is the variance of $k(x, x')$ that neither vector has alone, unbiased as the mean
+        square of the U-centred matrix (Székely & Rizzo, 2014, prop. 1).
+        """
+        n, total = len(self.rows), self.rows.sum()
+        alone = 2 * self.rows.square().sum() / (n - 2) - total.square() / ((n - 1) * (n - 2))
+        interaction = (self.squares - alone) / (n * (n - 3))
+        # rounding of equal vectors
+        return 2 * interaction.clamp(min=0) / (n * (n - 1))
+
+
+class BetweenPairs(NamedTuple):
+    r"""Sums of $k(x_i, y_j)$: of rows, $(n,)$, of columns, $(m,)$, and of all squares, $()$."""
+
+    rows: Tensor
+    columns: Tensor
+    squares: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.rows.sum() / (len(self.rows) * len(self.columns))
+
+    @property
+    def variance(self) -> Tensor:
+        r"""As of `WithinPairs`, $\rho / (n m)$: the residual of a two-way layout."""
+        n, m, total = len(self.rows), len(self.columns), self.rows.sum()
+        alone = self.rows.square().sum() / m + self.columns.square().sum() / n
+        residual = self.squares - alone + total.square() / (n * m)
+        interaction = residual.clamp(min=0) / ((n - 1) * (m - 1))
+        return interaction / (n * m)
+
+    @property
+    def swapped(self) -> Self:
+        return self._replace(rows=self.columns, columns=self.rows)
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -49,42 +134,78 @@ def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
         A float64 scalar.
     """
     check_sets(rows=2, x=x, y=y)
-    return _kernel_sums(x, y).value()
+    return within_pairs(x).mean + within_pairs(y).mean - 2 * between_pairs(x, y).mean
 
 
 def jackknife(x: Tensor, y: Tensor) -> KernelEstimate:
-    r"""`kernel_distance` $\theta$ of the whole sets and its jackknife standard error.
+    """`kernel_distance` of the whole sets and its bias-corrected jackknife standard error.
 
-    $$s^2 = \frac{n-1}{n} \sum_i (\theta_{-x_i} - \bar\theta_{-x})^2
-    + \frac{m-1}{m} \sum_j (\theta_{-y_j} - \bar\theta_{-y})^2$$
+    See `kernel_terms`, which holds the interval too.
+    """
+    return kernel_terms(x, y).estimate
 
-    over the subsets that leave one vector out (Efron & Stein, 1981). Exact subsets, not drawn, make
-    it free of seeds and order, and it is the error of the value reported: the spread over random
-    subsets is that of a smaller set. It errs upward (at most by $\sqrt 2$) where both
-    distributions agree.
+
+def kernel_terms(x: Tensor, y: Tensor) -> KernelTerms:
+    r"""`kernel_distance` of the whole sets and the two orders of its variance.
+
+    $$\frac{4 \zeta_x}{n} + \frac{4 \zeta_y}{m} \quad \text{and} \quad
+    \frac{2 \rho_{xx}}{n (n - 1)} + \frac{2 \rho_{yy}}{m (m - 1)} + \frac{4 \rho_{xy}}{n m}$$
+
+    (Hoeffding, 1948; Sutherland et al., 2017, app. A) with $\zeta_x$ the variance over $x$ of its
+    mean kernel with $x'$ less that with $y$, and $\rho$ as in `WithinPairs`. The jackknife finds
+    the first order without bias and the second twice (Efron & Stein, 1981), so the second is
+    estimated by itself and taken off. Nothing is drawn: no seed and no order matters, and it is the
+    error of the value reported, while the spread over random subsets is that of a smaller set.
 
     Args:
-        x: Shape $(n, D)$, $n \ge 3$.
-        y: Shape $(m, D)$, $m \ge 3$.
+        x: Shape $(n, D)$, $n \ge 4$.
+        y: Shape $(m, D)$, $m \ge 4$.
     """
-    check_sets(rows=3, x=x, y=y)
-    sums = _kernel_sums(x, y)
-    # Leaving x_i out takes its row and its column from the first sum, its row from the last.
-    mirrored = _KernelSums(xx=sums.yy, yy=sums.xx, xy=sums.yx, yx=sums.xy)
-    variance = _leave_one_out_variance(sums) + _leave_one_out_variance(mirrored)
-    return KernelEstimate(sums.value(), variance.sqrt())
+    check_sets(rows=4, x=x, y=y)
+    return distance_terms(within_pairs(x), within_pairs(y), between_pairs(x, y))
 
 
-def _leave_one_out_variance(sums: _KernelSums) -> Tensor:
-    """Jackknife variance from leaving out each vector of the first set (the rest is constant)."""
-    n, m = len(sums.xx), len(sums.yy)
-    within = (sums.xx.sum() - 2 * sums.xx) / ((n - 1) * (n - 2))
-    between = (sums.xy.sum() - sums.xy) / ((n - 1) * m)
-    estimates = within - 2 * between
-    return (estimates - estimates.mean()).square().sum() * (n - 1) / n
+def distance_terms(xx: WithinPairs, yy: WithinPairs, xy: BetweenPairs) -> KernelTerms:
+    """`kernel_terms` from the sums over pairs, which several comparisons of a set may share."""
+    return KernelTerms(
+        value=xx.mean + yy.mean - 2 * xy.mean,
+        first_order=first_order(xx, xy) + first_order(yy, xy.swapped),
+        second_order=xx.variance + yy.variance + 4 * xy.variance,
+    )
 
 
-def kernel_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def first_order(xx: WithinPairs, xy: BetweenPairs) -> Tensor:
+    r"""Unbiased estimate of $4 \zeta_x / n$: the jackknife over $x$ less what pairs add to it."""
+    n, m = len(xx.rows), len(xy.columns)
+    jackknifed = mean_variance(2 * (xx.rows / (n - 2) - xy.rows / m))
+    return jackknifed - 2 * (n - 1) / (n - 2) * xx.variance - 4 * xy.variance
+
+
+def mean_variance(values: Tensor) -> Tensor:
+    """Variance of the mean of independent values, shape $(n,)$."""
+    return values.var() / len(values)
+
+
+def within_pairs(x: Tensor) -> WithinPairs:
+    """Sum the kernel over the pairs of distinct rows of `x`."""
+    pairs = between_pairs(x, x)
+    own = _self_kernel(x)
+    return WithinPairs(pairs.rows - own, pairs.squares - own.square().sum())
+
+
+def between_pairs(x: Tensor, y: Tensor) -> BetweenPairs:
+    """Sum the kernel over the pairs of a row of `x` and one of `y`."""
+    rows = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    columns = torch.zeros(len(y), dtype=torch.float64, device=x.device)
+    squares = columns.new_zeros(())
+    for block, kernel in _kernel_blocks(x, y):
+        rows[block] = kernel.sum(dim=1)
+        columns += kernel.sum(dim=0)
+        squares += kernel.square_().sum()
+    return BetweenPairs(rows, columns, squares)
+
+
+def _kernel_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     r"""Compute $k(x_i, y_j)$ for some rows of `x` at a time, float64, $(b, m)$, until the next."""
     y = y.double()
     for rows, values, room in row_blocks(x, columns=len(y)):
@@ -92,41 +213,21 @@ def kernel_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield rows, room.div_(y.shape[1]).add_(1).pow_(3)
 
 
-def _kernel_sums(x: Tensor, y: Tensor) -> _KernelSums:
-    xy, yx = _row_sums(x, y)
-    return _KernelSums(
-        xx=_row_sums(x, x)[0] - self_kernel(x),
-        yy=_row_sums(y, y)[0] - self_kernel(y),
-        xy=xy,
-        yx=yx,
-    )
-
-
-def _row_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum $k(x_i, y_j)$ over $j$, shape $(n,)$, and over $i$, shape $(m,)$."""
-    over_y = torch.empty(len(x), dtype=torch.float64, device=x.device)
-    over_x = torch.zeros(len(y), dtype=torch.float64, device=x.device)
-    for rows, kernel in kernel_blocks(x, y):
-        over_y[rows] = kernel.sum(dim=1)
-        over_x += kernel.sum(dim=0)
-    return over_y, over_x
-
-
-def self_kernel(x: Tensor) -> Tensor:
+def _self_kernel(x: Tensor) -> Tensor:
     """Compute $k(x_i, x_i)$, float64, shape $(n,)$."""
     squares: Tensor = torch.linalg.vecdot(x.double(), x.double())
     return (squares / x.shape[1] + 1) ** 3
 
 
 class KernelDistance(SetMetric):
-    """KID: `jackknife` between generated and held-out images, with standard error and interval."""
+    """KID: `kernel_terms` of generated and held-out images, with standard error and interval."""
 
     higher_is_better = False
     sets = ("generated", "held_out")
 
     def figures(self, *, generated: Tensor, held_out: Tensor) -> Figures:
-        distance = jackknife(generated, held_out)
+        terms = kernel_terms(generated, held_out)
         return {
-            **with_bounds({"kid": normal_interval(*distance)}),
-            "kid_standard_error": float(distance.standard_error),
+            **with_bounds({"kid": terms.interval}),
+            "kid_standard_error": float(terms.estimate.standard_error),
         }

@@ -13,7 +13,7 @@ from torch import Tensor
 from ood_sampler.data.artifact import Artifact
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import read_reference
-from ood_sampler.metrics.intervals import interval
+from ood_sampler.metrics.intervals import interval, normal_interval
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.opinions import of_judge
 from ood_sampler.models.finetuned import FineTunedModel
@@ -416,10 +416,11 @@ class _Court:
         def found(judge: Judge) -> dict[str, float]:
             tuned, frozen, new = (each.features[judge.name] for each in (strayed, own, made))
             held_out = self.held_out.features[judge.name]
-            seed = self.pipeline.judges.seed
-            damage = kernel_difference(tuned, frozen, self.own[judge.name], seed=seed)
-            cost = kernel_difference(tuned, new, held_out, seed=seed)
-            return bounds("damage", damage) | bounds("cost", cost)
+            damage = kernel_difference(tuned, frozen, self.own[judge.name])
+            cost = kernel_difference(tuned, new, held_out)
+            return bounds("damage", normal_interval(*damage)) | (
+                bounds("cost", normal_interval(*cost))
+            )
 
         return self._of_all(found)
 
