@@ -200,7 +200,7 @@ def test_a_damaged_held_out_picture_does_not_end_the_search(
     broken = DamagedImages(smooth_images(12, 3), names, resolution=RESOLUTION)
     run = make(target=replace(whole, held_out=broken))
     assert search().choose(run, steps=STEPS, samplers=SAMPLERS) == asked[0]
-    with pytest.raises(OSError, match=r"broken .* is damaged"):
+    with pytest.raises(OSError, match=r"broken \d+ is damaged"):
         _ = run.measure
 
 

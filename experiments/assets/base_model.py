@@ -32,7 +32,7 @@ from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.features import EmbeddedFeatures, in_domain_features
-from ood_sampler.metrics.frechet import FrechetDistance
+from ood_sampler.metrics.frechet import infinitesimal_jackknife
 from ood_sampler.metrics.kernel import KernelEstimate, jackknife
 from ood_sampler.models.pretrained import UNet, load_pipeline
 from ood_sampler.models.weights import ASSETS
@@ -118,10 +118,8 @@ def samples(denoiser: Denoiser, count: int, *, steps: int) -> Tensor:
 def quality(images: Tensor, real: Tensor, extractor: EmbeddedFeatures) -> Quality:
     """Compare images in [-1, 1] with stored features of real ones."""
     features = torch.cat([extractor(block) for block in images.split(100)])
-    frechet = FrechetDistance(width=extractor.width)
-    frechet.update(features, real=False)
-    frechet.update(real, real=True)
-    return Quality(float(frechet.compute()), jackknife(features, real))
+    distance = infinitesimal_jackknife(features, real).value
+    return Quality(float(distance), jackknife(features, real))
 
 
 def losses(training: Path) -> dict[int, float]:

