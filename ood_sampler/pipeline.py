@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,10 @@ from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.attribution import Attribution, attribution
 from ood_sampler.metrics.authenticity import nearest
+from ood_sampler.metrics.base import Figures
+from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import read_reference
+from ood_sampler.metrics.intervals import normal_interval, with_bounds
 from ood_sampler.metrics.judges import Described, Judge, Judges, figures_of, thumbnails
 from ood_sampler.metrics.opinions import of_judge, plain
 from ood_sampler.metrics.reconstruction import Reconstruction
@@ -258,11 +261,14 @@ class Pipeline:
         in_domain, own, _ = self.own
         measure = self.measure
         with self._record("measure", self.settings.num_samples, 0):
-            rows = [
-                measure.row(label(self.sampler), "strategy", described),
-                *self.references(),
-                *(self.control_row(sampler) for sampler in self.plan.controls()),
+            rows = [measure.row(label(self.sampler), "strategy", described)]
+            compared = [
+                (measure.real(), measure.few_shot.first(measure.count)),
+                (measure.own(self.own[2]), self.own[2]),
             ]
+            for sampler in self.plan.controls():
+                compared.append((self.control_row(sampler), self.control(sampler)))
+            rows += [measure.above(row, images, described) for row, images in compared]
             to_few_shot, held_out_to_few_shot = (
                 nearest(images.headline, measure.few_shot.headline)
                 for images in (described, measure.held_out)
@@ -795,6 +801,24 @@ class Measure:
         comparable = {key: value for key, value in row.figures.items() if plain(key) not in biased}
         return replace(row, figures=comparable)
 
+    def above(self, row: Row, images: Described, samples: Described) -> Row:
+        """Add to the row of a set by how much its KID exceeds that of the samples.
+
+        Both are distances to the same held-out pictures, whose part of the error drops out.
+        """
+        found: dict[str, float | None] = {}
+        for judge in self.judges:
+            sets = {
+                "first": images.features[judge.name],
+                "second": samples.features[judge.name],
+                "reference": self.held_out.features[judge.name],
+            }
+            hashed = {name: _sha256(vectors) for name, vectors in sets.items()}
+            apart = self._stored({"difference": "kid", "sets": hashed}, partial(_above, **sets))
+            headline = judge is self.judges.headline
+            found |= {k if headline else of_judge(judge.name, k): v for k, v in apart.items()}
+        return replace(row, figures={**row.figures, **found})
+
     def _row(self, name: str, role: str, samples: Described, new: Described) -> Row:
         """Judge a set: its likeness to the held-out pictures, and the novelty of `new`."""
         pixels = {
@@ -813,9 +837,9 @@ class Measure:
                 "held_out": self.held_out.features[judge.name],
                 "in_domain": self.in_domain[judge.name],
             }
-            opinions[judge.name] = self._stored(judge.metrics, sets)
+            opinions[judge.name] = self._figures(judge.metrics, sets)
         headline, *others = self.judges.names
-        found = {**opinions[headline], **self._stored(self.judges.pictures, vectors)}
+        found = {**opinions[headline], **self._figures(self.judges.pictures, vectors)}
         # None for what one judge can tell and another cannot
         known = {key for figures in opinions.values() for key in figures}
         for other in others:
@@ -828,25 +852,34 @@ class Measure:
             {key: value for key, value in found.items() if isinstance(value, list)},
         )
 
-    def _stored(self, metrics: MetricCollection, sets: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Figures of sets of vectors, computed unless that was done before."""
+    def _figures(self, metrics: MetricCollection, sets: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Figures of sets of vectors."""
         key = {
-            "code": code_version("metrics", "latents/resampling.py"),
             "metrics": {
                 name: [type(metric).__name__, source_version(type(metric)), metric.settings]
                 for name, metric in metrics.items()
             },
             "sets": {name: _sha256(vectors) for name, vectors in sets.items()},
         }
-        path = self.root / f"measure-{digest(key)[:16]}" / "figures.json"
+        return self._stored(key, partial(figures_of, metrics, sets))
+
+    def _stored(self, key: Mapping[str, Any], compute: Callable[[], Figures]) -> dict[str, Any]:
+        """What `compute` finds, computed unless that was done before."""
+        code = code_version("metrics", "latents/resampling.py")
+        path = self.root / f"measure-{digest({**key, 'code': code})[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
             stored = {
                 name: value.tolist() if isinstance(value, Tensor) and value.ndim else float(value)
-                for name, value in figures_of(metrics, sets).items()
+                for name, value in compute().items()
             }
             save_json(path, stored)
         return stored
+
+
+def _above(*, first: Tensor, second: Tensor, reference: Tensor) -> Figures:
+    apart = kernel_difference(first, second, reference)
+    return with_bounds({"kid_above": normal_interval(*apart)})
 
 
 def _sha256(vectors: Tensor) -> str:

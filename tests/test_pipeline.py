@@ -622,6 +622,10 @@ def test_each_judge_gives_the_figures_that_it_gives_alone(
     )
     expected = jackknife(samples, held_out)
     assert rows[0].figures["imagenet/kid"] == pytest.approx(float(expected.value), rel=1e-4)
+    for row in rows[1:]:
+        for prefix in ("", "imagenet/"):
+            above = row.figures[f"{prefix}kid"] - rows[0].figures[f"{prefix}kid"]  # type: ignore[operator]
+            assert row.figures[f"{prefix}kid_above"] == pytest.approx(above, rel=1e-6, abs=1e-9)
     alone = {row.name: row for row in run.run().rows}
     second = replace(run, judges=make_judges("imagenet", nearest_k=5), stages=[])
     other = {row.name: row for row in second.run().rows}

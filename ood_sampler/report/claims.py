@@ -85,9 +85,15 @@ class Subject:
 
 
 def kid_interval(row: Row | None) -> Interval | None:
-    """The KID of a row with two standard errors on both sides; None where it has none."""
-    value, error = (number((row or {}).get(key)) for key in ("kid", "kid_standard_error"))
-    return None if value is None or error is None else estimated(value, error)
+    """The KID of a row with its interval, of two standard errors if it has none; None without."""
+    value, error, low, high = (
+        number((row or {}).get(key)) for key in ("kid", "kid_standard_error", "kid_low", "kid_high")
+    )
+    if value is None or error is None:
+        return None
+    if low is not None and high is not None:
+        return Interval(value, low, high)
+    return estimated(value, error)
 
 
 def kid_text(row: Row) -> str:

@@ -4,6 +4,7 @@ from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, kid_interval, kid_text
 from ood_sampler.report.decision import Outcome, all_of, decide
+from ood_sampler.report.tables import Row, number
 
 _NEAR = 0.05
 """Of the distance from real pictures to the model's own: by so little more is as near as real."""
@@ -14,7 +15,7 @@ def against_in_domain(run: Subject) -> Verdict | None:
     found, other = kid_interval(run.row), kid_interval(run.ceiling)
     if found is None or other is None or run.ceiling is None:
         return None
-    decision = decide(difference_interval(found, other), most=0)
+    decision = decide(_apart(found, other, run.ceiling), most=0)
     own = f"samples the model draws from pure noise, {kid_text(run.ceiling)}"
     answer, said = {
         "shown": ("yes", f"is {_times(found, other)} that of {own}."),
@@ -41,7 +42,7 @@ def against_controls(run: Subject) -> Verdict | None:
     """Whether samples are nearer than every mixture of the few-shot pictures without the model."""
     found = kid_interval(run.row)
     compared = [
-        (decide(difference_interval(found, other), most=0), control)
+        (decide(_apart(found, other, control), most=0), control)
         for control in run.controls
         if found is not None and (other := kid_interval(control)) is not None
     ]
@@ -93,7 +94,7 @@ def against_real(run: Subject) -> Verdict | None:
     margin = _NEAR * (own.value - other.value)
     if margin <= 0:
         return None
-    apart = difference_interval(found, other)
+    apart = _apart(found, other, run.real)
     decision = decide(apart, most=margin)
     figures = f"{kid_text(run.row)} against {kid_text(run.real)}"
     limit = (
@@ -126,6 +127,14 @@ def against_real(run: Subject) -> Verdict | None:
         answer,
         f"The KID of the samples {said}",
     )
+
+
+def _apart(found: Interval, other: Interval, row: Row) -> Interval:
+    """The KID of the samples less that of a row: paired where the row holds the difference."""
+    value, low, high = (number(row.get(f"kid_above{end}")) for end in ("", "_low", "_high"))
+    if value is None or low is None or high is None:
+        return difference_interval(found, other)
+    return Interval(-value, -high, -low)
 
 
 def _times(found: Interval, other: Interval) -> str:

@@ -87,16 +87,18 @@ def bitmap(figure: "Figure", *, dots_per_inch: int = 144) -> bytes:
 
 @styled
 def kid_figure(rows: Sequence[Row]) -> "Figure | None":
-    """Draw the KID of each row with two standard errors; none without figures."""
+    """Draw the KID of each row with its interval; none without figures."""
     shown = [row for row in rows if number(row.get("kid")) is not None]
     if not shown:
         return None
     figure, (axes,) = panel_figure(width=6.4, height=0.9 + 0.52 * len(shown))
     for y, row in enumerate(shown):
+        low, high = (number(row.get(f"kid_{end}")) for end in ("low", "high"))
+        reach = [row["kid"] if low is None else low, row["kid"] if high is None else high]
         axes.errorbar(
             row["kid"] * 1e3,
             y,
-            xerr=2e3 * (number(row.get("kid_standard_error")) or 0),
+            xerr=[[1e3 * (row["kid"] - reach[0])], [1e3 * (reach[1] - row["kid"])]],
             fmt="o",
             color=COLOURS[row["role"]],
             markersize=7,
@@ -104,7 +106,7 @@ def kid_figure(rows: Sequence[Row]) -> "Figure | None":
             linewidth=2,
         )
     scale_kid(axes, "x", [row["kid"] for row in shown])
-    axes.set_title("KID × 10³, ± 2 standard errors (lower is better)")
+    axes.set_title("KID × 10³ with 95% interval (lower is better)")
     _name_rows(axes, shown)
     axes.grid(axis="x")
     return figure

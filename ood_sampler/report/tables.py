@@ -153,6 +153,17 @@ COLUMNS = (
         ),
     ),
     Column(
+        key="kid_above",
+        heading="KID × 10³ above samples",
+        better=None,
+        digits=None,
+        scale=1e3,
+        meaning=(
+            "KID less that of the samples, to the same held-out pictures, whose part of the error "
+            "drops out: the samples are nearer where the whole interval lies above 0."
+        ),
+    ),
+    Column(
         key="precision",
         heading="precision",
         narrow="preci-\nsion",

@@ -426,3 +426,16 @@ def test_what_judges_disagree_on_is_told_in_the_conclusion(results: dict[str, An
     assert conclusion(verdicts(results)) == (
         "The judges disagree whether the target domain was reached."
     )
+
+
+def test_differences_to_the_same_pictures_are_paired(results: dict[str, Any]) -> None:
+    """Two errors of their own leave open what the difference itself shows."""
+    results["rows"][0]["kid"] = 0.0046
+    assert judge(results, CONTROLS).outcome == "unclear"
+    control = next(row for row in results["rows"] if row["name"] == "cog (2) in pixels")
+    control |= {"kid_above": 0.0004, "kid_above_low": 0.0001, "kid_above_high": 0.0007}
+    assert judge(results, CONTROLS).outcome == "shown"
+    control |= {"kid_above": -0.0004, "kid_above_low": -0.0007, "kid_above_high": -0.0001}
+    assert judge(results, CONTROLS).outcome == "refuted"
+    control |= {"kid_above_low": -0.0007, "kid_above_high": 0.0001}
+    assert judge(results, CONTROLS).outcome == "unclear"
