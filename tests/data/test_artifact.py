@@ -136,6 +136,21 @@ def test_missing_items_are_those_of_missing_shards_however_many_more_lie_there(
     assert artifact.missing_items() == min(n, SHARD)
 
 
+@pytest.mark.parametrize("n", [1, SHARD, SHARD + 1, 2 * SHARD])
+def test_shards_beyond_those_asked_for_are_not_read(
+    n: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = filled(tmp_path, items(n))
+    beyond = -(-n // SHARD)
+    artifact.shard_path(beyond).write_bytes(b"damaged")
+    assert again(artifact).missing() == []
+    assert caplog.messages == []
+    # asked for, it is told of
+    more = Artifact(tmp_path, "inversion", KEY, n + SHARD, (2, 3))
+    assert beyond in more.missing()
+    assert str(artifact.shard_path(beyond)) in caplog.text
+
+
 def test_items_come_in_the_order_asked_for(tmp_path: Path) -> None:
     everything = items(2 * SHARD + 5)
     stored = filled(tmp_path, everything).open()

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -581,6 +582,32 @@ def test_a_hub_id_is_a_path_where_nothing_lies(cache: Path) -> None:
     assert WeightFiles(name="mine", path="weights/dogs.pt").sources == []
     with pytest.raises(FileNotFoundError, match=r"looked for .*weights/dogs\.pt; set model\.path"):
         WeightFiles(name="mine", path="weights/dogs.pt").obtain()
+
+
+def test_what_is_missing_at_a_path_is_fetched_for_a_hub_id_alone(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    fetched = []
+
+    def fetch(source: HubSource, folder: Path) -> None:
+        fetched.append(source.hub)
+        make_pipeline(folder / source.entry)
+
+    monkeypatch.setattr(HubSource, "fetch", fetch)
+    nowhere = WeightFiles(name="mine", path=str(tmp_path / "nowhere"), sources=[HUB])
+    with pytest.raises(FileNotFoundError, match=r"looked for .*nowhere; set model\.path"):
+        nowhere.obtain()
+    with pytest.raises(FileNotFoundError, match=r"looked for .*nowhere; set model\.path"):
+        nowhere.missing_megabytes()
+    assert fetched == []
+    by_id = WeightFiles(name="mine", path="owner/cats")
+    assert math.isnan(by_id.missing_megabytes() or 0)
+    assert by_id.obtain().path == cache / "models" / "mine" / "owner--cats"
+    assert by_id.missing_megabytes() is None
+    assert WeightFiles(name="dogs", path=None, sources=[HUB]).missing_megabytes() == 24
+    WeightFiles(name="dogs", path=None, sources=[HUB]).obtain()
+    assert fetched == ["owner/cats", "owner/dogs"]
 
 
 def test_a_bare_name_is_a_shipped_pipeline_where_none_lies_here(

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 from criteria_options import OPTIONS
+from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
 from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import GaveUpError, InvertedSet
-from ood_sampler.samplers.criteria import targets_of
-from ood_sampler.samplers.geometric import GeometricSampler
+from ood_sampler.samplers.criteria import Targets, targets_of
+from ood_sampler.samplers.geometric import GeometricSampler, _Shell
 
 MakeGaussian = Callable[..., InvertedSet]
 S, LENGTH, D = 0.7, 12.0, 3072
@@ -106,6 +107,36 @@ def test_directions_vary_as_they_should(covariance: str, make_set: MakeGaussian)
     assert float(upper / lower) == pytest.approx(
         1.0 if covariance == "scalar" else expected, rel=0.05
     )
+
+
+@pytest.mark.parametrize("values", [(54.9, 83.6, 59.9), (58.0, 82.0, 60.5)])
+def test_the_misfit_and_the_move_are_least(
+    values: tuple[float, float, float], gaussian: InvertedSet
+) -> None:
+    """No place has less of both than the solution: their gradient vanishes, by autograd."""
+    members = gaussian.latents.take(range(40)).double().reshape(4, 10, D)
+    axis = members.mean((0, 1)) / members.mean((0, 1)).norm()
+    v = torch.randn(4, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    v -= (v @ axis)[:, None] * axis
+    v /= v.norm(dim=1, keepdim=True)
+    shell = _Shell(
+        along=members @ axis,
+        beside=(members @ v[:, :, None])[:, :, 0],
+        between=members @ members.mT,
+    )
+    targets = Targets(torch.tensor(values), torch.full((3,), 0.3))
+    start = torch.tensor([LENGTH, S * math.sqrt(D)], dtype=torch.float64)
+    place = shell.solve(targets, start)[0].requires_grad_()
+
+    def misfit(place: Tensor) -> Tensor:
+        moved = ((place - start) / start[1]).square().sum(1)
+        return targets.deviations(shell.criteria(place)).square().sum(1) + moved
+
+    (slope,) = torch.autograd.grad(misfit(place).sum(), place, create_graph=True)
+    rows = [torch.autograd.grad(slope[:, i].sum(), place, retain_graph=True)[0] for i in (0, 1)]
+    left = torch.linalg.solve(torch.stack(rows, dim=1), slope) / start[1]
+    # a step of 1e-4 of the radius leaves about that share of the slopes, and far less of the place
+    assert float(left.detach().abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.2])

@@ -1,12 +1,18 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from ood_sampler.data.domain import TensorImages
+from ood_sampler.latents.bandwidth import Point, Thresholds
+from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.search import Search
 from ood_sampler.studies.search import SearchStudy
-from tests.studies.conftest import check_texts
+from tests.conftest import RESOLUTION, smooth_images
+from tests.studies.conftest import TinyRun, check_texts
 
 STUDY = SearchStudy(
     search=Search(
@@ -20,6 +26,49 @@ STUDY = SearchStudy(
     ),
     samplers={"a": CogSampler(references=2)},
 )
+
+
+def test_settings_are_usable_by_what_held_out_pictures_ask(tiny_run: TinyRun) -> None:
+    search = Search(
+        steps=[200, 300, 400, 500],
+        validation=0.5,
+        samples=[16],
+        keep=0.5,
+        retention=0.9,
+        novelty=0.25,
+        near_copies=0.05,
+    )
+    study = SearchStudy(
+        search=search,
+        samplers={"a": CogSampler(references=2), "b": GaussianSampler(covariance="scalar")},
+    )
+    names = [str(i) for i in range(32)]
+    few_shot = TensorImages(smooth_images(32, 0), names, resolution=RESOLUTION)
+    run = tiny_run(study)
+    run = replace(run, domain=replace(run.domain, few_shot=few_shot))
+    rows = study.measure(run).rows
+    real = run.measure.real().figures
+    own = run.measure.row("few-shot", "reference", run.measure.few_shot).figures
+    asked = Thresholds(
+        0.9 * (1 - own["captured"]),  # type: ignore[operator]
+        0.25 * real["authenticity"],  # type: ignore[operator]
+        0.05,
+    )
+    for row in rows:
+        copies = (interval(figures, "near_copies") for figures in (row, real))
+        reached = Point(
+            row["step"],
+            1 - row["captured"],
+            row["authenticity"],
+            row["kid"],
+            row["kid_standard_error"],
+            row["near_copies"],
+            difference_interval(*copies).low,
+        )
+        assert row["usable"] == asked.passed(reached)
+        assert row["real_kid"] == real["kid"]
+    assert {row["usable"] for row in rows} == {True, False}
+    assert sum(row["chosen"] for row in rows) == 1
 
 
 def row(step: int, kid: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
