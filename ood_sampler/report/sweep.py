@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.metrics.opinions import plain
 from ood_sampler.report.claims import Verdict
 from ood_sampler.report.decision import counted
 from ood_sampler.report.grid import save_png, strip
@@ -171,6 +172,8 @@ def _shared_rows(labels: Sequence[str], runs: Sequence[Run]) -> list[Row]:
         for row in results["rows"]:
             if row["role"] == "strategy":
                 continue
+            # by how much the KID exceeds that of the samples is of the run alone
+            row = {k: v for k, v in row.items() if not plain(k).startswith("kid_above")}
             known = found.setdefault(row["name"], [])
             if all(other != row for _, other in known):
                 known.append((label, row))

@@ -293,8 +293,8 @@ COLUMNS = (
 )
 
 
-_OPTIONAL = ("intra_lpips", "intra_lpips_clusters")
-"""Figures of metrics that are not on by default."""
+_OPTIONAL = ("kid_above", "intra_lpips", "intra_lpips_clusters")
+"""Figures that not every table has: of a comparison, of metrics that are not on by default."""
 
 _SECOND = ("kid", "precision", "recall", "authenticity", "near_copies")
 """Figures of further judges that tables for people show."""

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ood_sampler.report.tables import (
     COLUMNS,
+    columns_of,
     csv_table,
     figure,
     markdown_table,
@@ -121,7 +122,7 @@ def test_no_figure_is_cut_at_any_width(results: dict[str, Any], width: int) -> N
     names = [f"inversion.step={400 + k},sampler.references={k}" for k in range(5)]
     named = [{**row, "name": name} for row, name in zip(results["rows"], names, strict=True)]
     for table, rows, columns in (
-        (rich_table(results), results["rows"], COLUMNS),
+        (rich_table(results), results["rows"], columns_of(results["rows"])),
         (sweep_table("Sweep", named), named, [column for column in COLUMNS if column.narrow]),
     ):
         lines = printed(table, width).splitlines()
@@ -168,7 +169,9 @@ def test_markdown(results: dict[str, Any]) -> None:
     results["rows"][0]["name"] = "a|b\nc"
     lines = markdown_table(results["rows"]).splitlines()
     assert len(lines) == 2 + 5
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(COLUMNS) + 2}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {
+        len(columns_of(results["rows"])) + 2
+    }
     assert lines[2].startswith(r"| a\|b c | 400 | 12.3 | – | 1.00 ± 0.20 | 0.700 | 0.800 |")
 
 
@@ -185,3 +188,27 @@ def test_csv_keeps_all_digits(results: dict[str, Any]) -> None:
     assert "samples_low" not in rows[0]
     assert rows[0]["fid"] == rows[0]["recall"] == rows[1]["step"] == ""
     assert [row["role"] for row in rows].count("control") == 2
+
+
+def test_each_further_judge_has_columns_of_its_own(results: dict[str, Any]) -> None:
+    for k, row in enumerate(results["rows"]):
+        row |= {"second/kid": 0.01 * k, "second/kid_standard_error": 0.002, "second/fid": 5.5}
+        row |= {"second/authenticity": 0.25, "second/kid_low": -0.5, "second/kid_high": 0.5}
+    rows = results["rows"]
+    shown = [column.key for column in columns_of(rows)]
+    assert shown[-5:] == [
+        f"second/{key}" for key in ("kid", "precision", "recall", "authenticity", "near_copies")
+    ]
+    assert "second/blend_pair" not in [column.key for column in columns_of(rows, all_figures=True)]
+    results["protocol"]["judges"] = "first, second"
+    text = printed(rich_table(results), 200)
+    assert "KID × 10³, second\xa0↓" in text
+    assert "10.0 ± 2.0" in text
+    assert "judged by first where no other is named" in text
+    header, *lines = csv_table(rows).splitlines()
+    stored = dict(zip(header.split(","), lines[1].split(","), strict=True))
+    assert (stored["second/kid"], stored["second/kid_standard_error"]) == ("0.01", "0.002")
+    assert (stored["second/kid_low"], stored["second/fid"]) == ("-0.5", "5.5")
+    assert "authenticity, second" in markdown_table(rows).splitlines()[0]
+    swept = printed(sweep_table("Sweep", rows), 200)
+    assert swept.count("0.250") == len(rows)
