@@ -65,6 +65,7 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python experiments/assets/galaxy32.py
 	$(BIN)/python experiments/assets/radiation32.py
 	$(BIN)/python experiments/assets/features32.py --data $(DATA)
+	$(BIN)/python experiments/assets/in_domain.py --data $(DATA)
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=448000
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=1000000
 	$(BIN)/python experiments/assets/base_model.py dog32 --after 448000

@@ -14,12 +14,10 @@ import json
 import math
 import os
 import time
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from in_domain import read_zip, store, to_float
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,17 +37,6 @@ CUT = 8  # side of the square that is greyed, in pixels
 WARM_UP = 0.2  # part of the steps during which the learning rate rises
 LOOKAHEAD = 5  # steps between two moves of the weights to their average
 AVERAGE_DECAY = 0.95  # of that average, a step
-IN_DOMAIN = ("dog", "ship")  # classes of the frozen models that ship
-
-
-def read_zip(path: Path) -> Tensor:
-    """Return the pictures of a zip file in the order of their names, uint8 (N, 3, 32, 32)."""
-    with zipfile.ZipFile(path) as archive:
-        pictures = []
-        for name in sorted(archive.namelist()):
-            with archive.open(name) as file, Image.open(file) as picture:
-                pictures.append(np.array(picture.convert("RGB")))
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def read_classes(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
@@ -60,11 +47,6 @@ def read_classes(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     classes = [read_zip(path) for path in paths]
     labels = torch.cat([torch.full((len(c),), i) for i, c in enumerate(classes)])
     return torch.cat(classes), labels, [path.stem for path in paths]
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Map uint8 images to [-1, 1]."""
-    return images.float() / 127.5 - 1
 
 
 def whiten(stem: nn.Conv2d, images: Tensor) -> None:
@@ -281,17 +263,7 @@ def export(network: FeatureNetwork, data: Path, out: Path) -> None:
     (out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
-    for domain in IN_DOMAIN:
-        pictures = to_float(read_zip(data / "test" / f"{domain}.zip"))
-        features = torch.cat([extractor(batch) for batch in torch.split(pictures, BATCH)])
-        metadata = {
-            "content": f"features32 of the 1,000 {domain} test images of CIFAR-10, in the order of "
-            "the files",
-            "protocol": extractor.protocol,
-            "digest": extractor.digest,
-        }
-        path = EMBEDDED / f"{domain}_test_features.safetensors"
-        write_atomically(path, save({"features": features}, metadata))
+    store(extractor, data, EMBEDDED, dtype=torch.float32)
 
 
 def main() -> None:

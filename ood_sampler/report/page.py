@@ -12,6 +12,7 @@ from ood_sampler.data.artifact import write_atomically
 from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.plots import run_figures, svg
+from ood_sampler.report.sight import cite
 from ood_sampler.report.tables import (
     COLUMNS,
     MISSING,
@@ -228,7 +229,7 @@ def _verdicts(results: Results) -> str:
         + f'<ul class="verdicts">\n{items}</ul>\n<p class="note">Computed from the figures below. '
         "A question has an answer where the whole 95% interval lies on one side of its limit, "
         "which is no difference unless another is named; else there are too few images to say. "
-        f"{_rest(judges_of(results))} Look at the pictures too.</p>\n"
+        f"{_rest(judges_of(results))} Look at the pictures too.</p>\n{_sight(results)}"
     )
 
 
@@ -241,6 +242,17 @@ def _rest(judges: Sequence[str]) -> str:
         f"They rest on one seed and on feature networks as judges: {first} is the headline, "
         f"{' and '.join(others)} give{'s' if len(others) == 1 else ''} a second opinion."
     )
+
+
+def _sight(results: Results) -> str:
+    """Say what each judge was found to see, where that was measured."""
+    run = results["run"]
+    told = ""
+    for judge in judges_of(results):
+        seen = cite(judge, str(run["data"]), str(run["model"]))
+        if seen:
+            told += f'<p class="note"><b>What {escape(judge)} can see.</b> {escape(seen)}</p>\n'
+    return told
 
 
 def _method(results: Results) -> str:
