@@ -529,7 +529,10 @@ def test_a_sweep_inverts_once_and_ends_with_one_table_and_one_picture(tmp_path: 
         (["data=folder", "data.root=nowhere"], "nowhere"),
         (["model.path=nowhere"], "the weights of model dog32 are missing"),
         (["sampler=lowrank", "sampler.rank=0"], "rank must be >= 1, or null, got 0"),
-        (["metrics=inception", "metrics.weights=nowhere"], "inception-2015-12-05.pt"),
+        (
+            ["metrics=inception", "metrics.spaces.inception.weights=nowhere"],
+            "inception-2015-12-05.pt",
+        ),
         pytest.param(
             ["trainer=gpu"],
             "trainer does not fit this machine",

@@ -174,7 +174,12 @@ class Dinov2Features(FeatureExtractor):
             f"not normalised further; images quantised to 8 bits and resized to {SIZE}x{SIZE} by "
             "antialiased bicubic interpolation"
         )
-        path = find_weights(weights, address=VARIANTS[variant].address, download=download)
+        path = find_weights(
+            weights,
+            key="metrics.spaces.dinov2",
+            address=VARIANTS[variant].address,
+            download=download,
+        )
         # no memory for weights that are replaced at once
         with torch.device("meta"):
             self.network = VisionTransformer(width, depth)
@@ -182,7 +187,8 @@ class Dinov2Features(FeatureExtractor):
             self.network.load_state_dict(read_weights(path), assign=True)
         except RuntimeError as error:
             raise ValueError(
-                f"{path} must hold the weights of {model} (variant {variant}): set the key variant "
+                f"{path} must hold the weights of {model} (variant {variant}): set "
+                "metrics.spaces.dinov2.variant "
                 f"to that of the file, or fetch {VARIANTS[variant].address} ({error})"
             ) from error
         self.network.float()

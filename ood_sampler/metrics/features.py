@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -14,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ood_sampler.metrics.weights import find_weights
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "features32"
 _TINY = 1e-6
@@ -189,47 +190,20 @@ def quantise(images: Tensor) -> Tensor:
 
 
 def find_inception(weights: str | Path | None, *, download: bool) -> Path:
-    """Return the checked path of clean-fid's Inception.
+    """Return the checked path of clean-fid's Inception; see `find_weights`.
 
-    Args:
-        weights: the file, or the folder it lies in; none for the `checkpoints` folder of
-            `torch.hub`.
-        download: fetch the file if it is not there.
-
-    Raises:
-        FileNotFoundError: the file is not there and `download` is off or fails.
-        ValueError: the file is another one. A TorchScript file is a program: only the one with the
-            known SHA-256 is run.
+    A TorchScript file is a program: only the one with the known SHA-256 is run.
     """
     # clean-fid and its dependencies take seconds to import, and most runs do without.
     from cleanfid.downloads_helper import inception_url
 
-    path = Path(torch.hub.get_dir(), "checkpoints") if weights is None else Path(weights)
-    if path.name != INCEPTION_FILE:
-        path = path / INCEPTION_FILE
-    remedy = (
-        f"fetch it from {inception_url} and put it there, or set metrics.weights= to the path "
-        "where it lies"
+    return find_weights(
+        weights,
+        key="metrics.spaces.inception",
+        address=inception_url,
+        download=download,
+        sha256=INCEPTION_SHA256,
     )
-    if not path.exists() and download:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(inception_url, str(path), progress=False)
-        except (URLError, TimeoutError, ConnectionError) as error:
-            raise FileNotFoundError(
-                f"{path} is missing and its download failed ({error}): {remedy}"
-            ) from error
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: {remedy}, or set metrics.download=true to have it fetched"
-        )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != INCEPTION_SHA256:
-        raise ValueError(
-            f"{path} must have the SHA-256 {INCEPTION_SHA256}, got {digest}: delete it and {remedy}"
-        )
-    return path
 
 
 class InceptionFeatures(FeatureExtractor):

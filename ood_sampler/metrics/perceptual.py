@@ -60,7 +60,8 @@ class LpipsEmbedding(nn.Module):
 
     def __init__(self, *, weights: str | Path | None, download: bool) -> None:
         super().__init__()
-        path = find_weights(weights, address=_ADDRESS, download=download, sha256=_SHA256)
+        key = "metrics.pictures.intra_lpips"
+        path = find_weights(weights, key=key, address=_ADDRESS, download=download, sha256=_SHA256)
 
         from torchvision.models import vgg16
 

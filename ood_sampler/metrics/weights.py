@@ -12,13 +12,14 @@ _BROKEN = (pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError, Ty
 
 
 def find_weights(
-    weights: str | Path | None, *, address: str, download: bool, sha256: str = ""
+    weights: str | Path | None, *, key: str, address: str, download: bool, sha256: str = ""
 ) -> Path:
     """Return the path of a file of weights.
 
     Args:
         weights: the file, or the folder it lies in; none for the `checkpoints` folder of
             `torch.hub`, where other programs leave it as well.
+        key: of the configuration, below which `weights` and `download` stand.
         address: where the file is published.
         download: fetch the file if it is not there.
         sha256: how its SHA-256 begins, in hex, where that is known.
@@ -31,7 +32,7 @@ def find_weights(
     name = address.rsplit("/", 1)[-1]
     if path.is_dir() or not (path.suffix or path.is_file()):
         path = path / name
-    remedy = f"fetch {address} and put it there, or set the key weights to the path where it lies"
+    remedy = f"fetch {address} and put it there, or set {key}.weights= to the path where it lies"
     if not path.exists() and download:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def find_weights(
             ) from error
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing: {remedy}, or set the key download to true to have it fetched"
+            f"{path} is missing: {remedy}, or set {key}.download=true to have it fetched"
         )
     if sha256:
         with path.open("rb") as file:

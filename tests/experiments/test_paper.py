@@ -183,7 +183,7 @@ def test_settings_of_the_scale_are_known_before_and_after_the_runs(
 ) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or Done())
-    sets = ["--set", "dry_run=true", "metrics.download=true"]
+    sets = ["--set", "dry_run=true", "metrics.spaces.inception.download=true"]
     assert paper.main(["frontier", "--scale", "paper", *sets]) == 0
     assert commands
     commands.clear()

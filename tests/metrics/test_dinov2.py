@@ -191,12 +191,12 @@ def test_every_variant_has_its_address_and_its_size(
 
 
 def test_weights_of_another_variant_are_refused(stand_in: Path) -> None:
-    with pytest.raises(ValueError, match=r"must hold the weights of dinov2_vitb14 .*key variant"):
+    with pytest.raises(ValueError, match=r"must hold the weights of dinov2_vitb14 .*spaces.dinov2.variant"):
         Dinov2Features(variant="vit-b-14", weights=stand_in)
 
 
 def test_the_configuration_builds_it(stand_in: Path) -> None:
-    config = OmegaConf.load(CONFIG)
+    config = OmegaConf.load(CONF / "metrics" / "imagenet.yaml").spaces.dinov2
     build = instantiate(config)
     assert config.variant == "vit-l-14"
     built = build(variant="vit-s-14", weights=str(stand_in))

@@ -278,8 +278,8 @@ def test_missing_inception_names_file_source_and_key(tmp_path: Path) -> None:
     message = str(caught.value)
     assert str(tmp_path / INCEPTION_FILE) in message
     assert "https://" in message
-    assert "metrics.weights=" in message
-    assert "metrics.download=true" in message
+    assert "metrics.spaces.inception.weights=" in message
+    assert "metrics.spaces.inception.download=true" in message
 
 
 def test_inception_is_looked_for_beside_the_other_checkpoints_of_torch(
@@ -298,7 +298,10 @@ def test_failed_download_of_inception_is_one_sentence(
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(FileNotFoundError, match=r"download failed .*no route.* metrics\.weights="):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"download failed .*no route.* set metrics\.spaces",
+    ):
         InceptionFeatures(weights=tmp_path, download=True)
 
 
@@ -317,5 +320,5 @@ def test_download_of_inception_lands_where_it_is_looked_for(
 
 def test_another_file_under_the_name_of_inception_is_not_run(fake_weights: Path) -> None:
     fake_weights.write_bytes(b"print('executed')")
-    with pytest.raises(ValueError, match="must have the SHA-256"):
+    with pytest.raises(ValueError, match="must have a SHA-256 that begins with"):
         InceptionFeatures(weights=fake_weights)

@@ -26,16 +26,16 @@ def test_a_file_or_its_folder_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     bare.write_bytes(b"weights")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for weights in (file, str(file), checkpoints, str(checkpoints), None):
-        assert find_weights(weights, address=ADDRESS, download=False) == file
-    assert find_weights(bare, address=ADDRESS, download=False) == bare
+        assert find_weights(weights, key="space", address=ADDRESS, download=False) == file
+    assert find_weights(bare, key="space", address=ADDRESS, download=False) == bare
 
 
 def test_missing_weights_name_file_source_and_keys(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        find_weights(tmp_path, address=ADDRESS, download=False)
+        find_weights(tmp_path, key="space", address=ADDRESS, download=False)
     assert str(caught.value) == (
-        f"{tmp_path / 'network.pth'} is missing: fetch {ADDRESS} and put it there, or set the key "
-        "weights to the path where it lies, or set the key download to true to have it fetched"
+        f"{tmp_path / 'network.pth'} is missing: fetch {ADDRESS} and put it there, or set "
+        "space.weights= to the path where it lies, or set space.download=true to have it fetched"
     )
 
 
@@ -47,7 +47,7 @@ def test_a_download_lands_where_it_is_looked_for(
         Path(path).write_bytes(b"weights")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", write)
-    found = find_weights(tmp_path / "new", address=ADDRESS, download=True)
+    found = find_weights(tmp_path / "new", key="space", address=ADDRESS, download=True)
     assert found == tmp_path / "new" / "network.pth"
     assert found.read_bytes() == b"weights"
 
@@ -58,7 +58,7 @@ def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(FileNotFoundError, match=r"download failed .*no route.*: fetch https://"):
-        find_weights(tmp_path, address=ADDRESS, download=True)
+        find_weights(tmp_path, key="space", address=ADDRESS, download=True)
 
 
 def test_another_file_under_the_name_is_refused(tmp_path: Path) -> None:
@@ -66,9 +66,11 @@ def test_another_file_under_the_name_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     for known in (digest, digest[:8]):
-        assert find_weights(file, address=ADDRESS, download=False, sha256=known) == file
+        assert (
+            find_weights(file, key="space", address=ADDRESS, download=False, sha256=known) == file
+        )
     with pytest.raises(ValueError, match=f"SHA-256 that begins with 1234, got {digest}: delete it"):
-        find_weights(file, address=ADDRESS, download=False, sha256="1234")
+        find_weights(file, key="space", address=ADDRESS, download=False, sha256="1234")
 
 
 # of torch 1.6 and later, and of before, as old files are
