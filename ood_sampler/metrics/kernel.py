@@ -45,7 +45,7 @@ class KernelTerms(NamedTuple):
         r"""95% interval of a distance (not of a difference), which reaches farther up than down.
 
         A small distance found has a small error found, and as many errors on both sides would miss
-        a truth above it in up to one case of six. Like Wilson's interval of a share (1927), this
+        a truth above it in up to one case of five. Like Wilson's interval of a share (1927), this
         holds all $\theta$ from which $\hat\theta$ is at most 1.96 of the errors *there* away, which
         grow with the distance. With $v$ the second order and $s$ the error of `estimate`, they are
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
 
+from ood_sampler.help import CONF
 from ood_sampler.metrics.dinov2 import VARIANTS, Dinov2Features
 from ood_sampler.metrics.features import quantise
 
-CONFIG = Path(__file__).parents[2] / "conf" / "space" / "dinov2.yaml"
 WIDTH, DEPTH, HEADS = 384, 12, 6
 
 
@@ -191,7 +191,9 @@ def test_every_variant_has_its_address_and_its_size(
 
 
 def test_weights_of_another_variant_are_refused(stand_in: Path) -> None:
-    with pytest.raises(ValueError, match=r"must hold the weights of dinov2_vitb14 .*spaces.dinov2.variant"):
+    with pytest.raises(
+        ValueError, match=r"must hold the weights of dinov2_vitb14 .*spaces.dinov2.variant"
+    ):
         Dinov2Features(variant="vit-b-14", weights=stand_in)
 
 

@@ -164,6 +164,30 @@ def test_jackknife_is_made_of_derivatives(rows: int) -> None:
     )
 
 
+def power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric matrix, 0 where it is singular."""
+    values, vectors = torch.linalg.eigh(matrix)
+    powers = torch.where(values > 1e-12 * values[-1], values, torch.inf if exponent < 0 else 0.0)
+    return vectors * powers**exponent @ vectors.T
+
+
+@pytest.mark.parametrize("rows", [40, 6])  # through factors, and at once
+def test_jackknife_by_matrices(rows: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(rows, 8, generator=generator, dtype=torch.float64) * 1.5 + 1
+    y = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    variance = 0.0
+    for first, second in ((x, y), (y, x)):
+        root, inverse = (power(first.T.cov(), exponent) for exponent in (0.5, -0.5))
+        carry = inverse @ power(root @ second.T.cov() @ root, 0.5) @ inverse
+        centred = first - first.mean(0)
+        moved = 2 * centred @ (first.mean(0) - second.mean(0))
+        influence = moved + torch.linalg.vecdot(centred, centred - centred @ carry)
+        variance += float(influence.var()) / len(first)
+    found = infinitesimal_jackknife(x, y).standard_error
+    assert float(found) == pytest.approx(variance**0.5, rel=1e-6)
+
+
 def test_jackknife_is_the_spread_over_draws() -> None:
     generator = torch.Generator().manual_seed(1)
     estimates = []
