@@ -15,7 +15,7 @@ _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 _MEAN, _SCALE = 127.0, 128.0
 """Of the 8-bit values that the network was trained with."""
 
-SIZE = 128
+SIZE = 96
 """Default side in pixels of the images that the network sees."""
 
 
@@ -72,7 +72,7 @@ class ImageNetFeatures(FeatureExtractor):
     def __init__(self, *, size: int = SIZE) -> None:
         super().__init__()
         if size < 32:
-            raise ValueError(f"metrics.extractor.size must be >= 32, got {size}")
+            raise ValueError(f"metrics.spaces.imagenet.size must be >= 32, got {size}")
         self.size = size
         self.name = "imagenet" if size == SIZE else f"imagenet{size}"
         self.protocol = (

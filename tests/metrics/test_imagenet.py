@@ -105,5 +105,5 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_too_small_for_the_network_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"metrics\.extractor\.size must be >= 32, got 31"):
+    with pytest.raises(ValueError, match=r"metrics\.spaces\.imagenet\.size must be >= 32, got 31"):
         ImageNetFeatures(size=31)
