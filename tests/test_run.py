@@ -549,3 +549,50 @@ def test_a_mistake_ends_the_run_with_one_sentence_and_no_traceback(
     assert "Traceback" not in ended.stderr
     assert len([line for line in ended.stderr.splitlines() if "error" in line]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+OWN_METRIC = '''
+from ood_sampler.metrics.base import SetMetric
+from ood_sampler.metrics.intervals import mean_interval, with_bounds
+
+
+class Brightness(SetMetric):
+    """Mean value of new images less that of the few-shot pictures."""
+
+    sets = ("new", "few_shot")
+
+    def __init__(self, *, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def figures(self, *, new, few_shot):
+        apart = new.mean(dim=1) - few_shot.mean()
+        return with_bounds({"brightness": mean_interval(apart, seed=self.seed)})
+'''
+OWN_CONFIG = """
+defaults:
+  - features32
+  - _self_
+pictures:
+  brightness: {_target_: own_metric.Brightness, seed: 0}
+"""
+
+
+@pytest.mark.slow
+def test_a_metric_of_the_users_own_is_a_file_and_a_line(tmp_path: Path) -> None:
+    (tmp_path / "own_metric.py").write_text(OWN_METRIC)
+    config = tmp_path / "own" / "metrics" / "mine.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(OWN_CONFIG)
+    ended = ood_sampler(
+        *("--config-dir", "own", "metrics=mine", *SMALL, "logger=none"),
+        cwd=tmp_path,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    )
+    assert ended.returncode == 0, ended.stderr
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert all(-1 < row["brightness_low"] <= row["brightness"] for row in rows)
+    assert "brightness" in (folder / "metrics.csv").read_text().splitlines()[0]
+    assert "brightness" in ended.stderr
+    assert '<th scope="row">brightness</th>' in (folder / "report.html").read_text()

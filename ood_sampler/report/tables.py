@@ -312,7 +312,24 @@ def columns_of(rows: Sequence[Row], *, all_figures: bool = False) -> list[Column
     """
     judged = [c for c in COLUMNS if c.judged and (all_figures or c.key in _SECOND)]
     own = [c for c in COLUMNS if c.key not in _OPTIONAL or any(c.key in row for row in rows)]
-    return [*own, *(column.of(judge) for judge in second_judges(rows) for column in judged)]
+    seconds = [column.of(judge) for judge in second_judges(rows) for column in judged]
+    return [*own, *_unknown(rows), *seconds]
+
+
+def _unknown(rows: Sequence[Row]) -> list[Column]:
+    """Columns for figures of metrics that a user has added."""
+    known = {key for column in COLUMNS for key in column.keys}
+    keys = dict.fromkeys(
+        key for row in rows for key, value in row.items() if isinstance(value, float)
+    )
+    found = []
+    for key in keys:
+        base = key.removesuffix("_low").removesuffix("_high")
+        if plain(key) == key and key not in known and (base == key or base not in keys):
+            meaning = "Of a metric that is not one of this package's."
+            heading = key.replace("_", " ")
+            found.append(Column(key, heading, None, meaning, digits=None, judged=False))
+    return found
 
 
 def judges_of(results: Results) -> list[str]:

@@ -191,9 +191,7 @@ def test_every_variant_has_its_address_and_its_size(
 
 
 def test_weights_of_another_variant_are_refused(stand_in: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"weights of dinov2_vitb14 .*spaces\.dinov2\.variant"
-    ):
+    with pytest.raises(ValueError, match=r"weights of dinov2_vitb14 .*spaces\.dinov2\.variant"):
         Dinov2Features(variant="vit-b-14", weights=stand_in)
 
 

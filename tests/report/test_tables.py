@@ -212,3 +212,14 @@ def test_each_further_judge_has_columns_of_its_own(results: dict[str, Any]) -> N
     assert "authenticity, second" in markdown_table(rows).splitlines()[0]
     swept = printed(sweep_table("Sweep", rows), 200)
     assert swept.count("0.250") == len(rows)
+
+
+def test_figures_of_the_users_own_metrics_have_columns(results: dict[str, Any]) -> None:
+    shipped = columns_of(results["rows"])
+    for row in results["rows"]:
+        row |= {"mean_colour": 0.123456, "mean_colour_low": 0.1, "mean_colour_high": 0.2}
+    added = [column for column in columns_of(results["rows"]) if column not in shipped]
+    assert [column.heading for column in added] == ["mean colour"]
+    assert added[0].bounds(results["rows"][0]) == "[0.100, 0.200]"
+    assert "mean colour" in printed(rich_table(results), 200)
+    assert "mean_colour,mean_colour_low,mean_colour_high" in csv_table(results["rows"])
