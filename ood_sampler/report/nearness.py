@@ -2,9 +2,19 @@
 
 from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.intervals import difference_interval
-from ood_sampler.report.claims import UNSURE, Subject, Verdict, kid_interval, kid_text
-from ood_sampler.report.decision import Outcome, all_of, decide
-from ood_sampler.report.tables import Row, number
+from ood_sampler.report.claims import (
+    UNSURE,
+    Subject,
+    Verdict,
+    kid_interval,
+    kid_text,
+    share_interval,
+)
+from ood_sampler.report.decision import Decision, Outcome, all_of, decide
+from ood_sampler.report.tables import Row, figure, number
+
+TRADE = "nearer or newer"
+"""Answer where what is nearer is less new, and nothing is as new."""
 
 _NEAR = 0.05
 """Of the distance from real pictures to the model's own: by so little more is as near as real."""
@@ -39,25 +49,39 @@ def against_in_domain(run: Subject) -> Verdict | None:
 
 
 def against_controls(run: Subject) -> Verdict | None:
-    """Whether samples are nearer than every mixture of the few-shot pictures without the model."""
+    """Whether samples are nearer than every mixture of the few-shot pictures without the model.
+
+    A mixture that is shown to be less new than the samples refutes nothing: copies are nearest.
+    """
     found = kid_interval(run.row)
-    compared = [
-        (decide(_apart(found, other, control), most=0), control)
-        for control in run.controls
-        if found is not None and (other := kid_interval(control)) is not None
-    ]
-    if not compared:
+    compared: list[tuple[Decision, Row]] = []
+    less_new: list[Row] = []
+    for control in run.controls:
+        other = kid_interval(control)
+        if found is None or other is None:
+            continue
+        decision = decide(_apart(found, other, control), most=0)
+        if decision.outcome != "shown" and _is_less_new(control, run.row):
+            less_new.append(control)
+        else:
+            compared.append((decision, control))
+    if not compared and not less_new:
         return None
     phrases: dict[Outcome, str] = {
         "shown": "lower than that of",
         "refuted": "higher than that of",
         "unclear": "not to be told apart from that of",
     }
-    listed = "; ".join(
+    told = [
         f"{phrases[decision.outcome]} {control['name']}, {kid_text(control)}"
         for decision, control in compared
-    )
-    decision = all_of([decision for decision, _ in compared])
+    ]
+    told += [
+        f"not lower than that of {control['name']}, {kid_text(control)}, which is less new "
+        f"(authenticity {figure('authenticity', control)})"
+        for control in less_new
+    ]
+    decision = all_of([decision for decision, _ in compared]) if compared else Decision("unclear")
     answer, said = {
         "shown": (
             "yes",
@@ -74,13 +98,27 @@ def against_controls(run: Subject) -> Verdict | None:
             "above all.",
         ),
     }[decision.outcome]
+    if not compared:
+        answer = TRADE
+        said = (
+            "All mixtures are nearer and less new: experiment=frontier compares at equal novelty."
+        )
     return Verdict(
         "better_than_pixels",
         "Better than mixing the few-shot pictures themselves?",
         decision.outcome,
         answer,
-        f"The KID of the samples, {kid_text(run.row)}, is {listed}. {said}",
+        f"The KID of the samples, {kid_text(run.row)} at authenticity "
+        f"{figure('authenticity', run.row)}, is {'; '.join(told)}. {said}",
     )
+
+
+def _is_less_new(control: Row, samples: Row) -> bool:
+    """Whether the authenticity of a control is shown to be below that of the samples."""
+    found, other = (share_interval(row, "authenticity") for row in (control, samples))
+    if found is None or other is None:
+        return False
+    return decide(difference_interval(found, other), most=0).outcome == "shown"
 
 
 def against_real(run: Subject) -> Verdict | None:

@@ -174,9 +174,15 @@ def kept(run: Subject) -> Verdict | None:
     if found is None:
         return None
     decision = _below(run, found, _CAPTURED_FEW)
+    limit = f"at most {_CAPTURED_FEW:.0%} count as none."
+    real = share_interval(run.real, "captured")
+    if real is not None and decision.outcome == "refuted":
+        # where both domains are alike, real pictures of the target lie there too
+        decision = decide(difference_interval(found, real), most=_CAPTURED_FEW)
+        limit = f"of real pictures {percent(real)} do, and {_CAPTURED_FEW:.0%} more count as none."
     lost = (
         f"{percent(found)} of the samples lie nearer to the model's own domain than to the target; "
-        f"at most {_CAPTURED_FEW:.0%} count as none."
+        f"{limit}"
     )
     remedy = "A lower inversion.step or decode.eta keeps more of the target."
     mostly = "mostly" if found.value < _CAPTURED_MANY else LOST

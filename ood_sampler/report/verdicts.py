@@ -10,7 +10,12 @@ from dataclasses import replace
 from ood_sampler.metrics.opinions import as_judged, second_judges
 from ood_sampler.report.claims import DISPUTED, Answered, Subject, Verdict
 from ood_sampler.report.decision import TOO_FEW
-from ood_sampler.report.nearness import against_controls, against_in_domain, against_real
+from ood_sampler.report.nearness import (
+    TRADE,
+    against_controls,
+    against_in_domain,
+    against_real,
+)
 from ood_sampler.report.novelty import LOST, blends, copies, kept, varied
 from ood_sampler.report.tables import Results, judges_of
 
@@ -29,6 +34,8 @@ _MODEL: dict[Answered, str] = {
     "refuted": "Mixing the few-shot pictures without the model does better.",
     "disputed": f"The judges disagree whether {_BETTER}",
 }
+
+_TRADED = "Mixing the few-shot pictures without the model is nearer, and less new."
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -110,7 +117,8 @@ def conclusion(judged: Sequence[Verdict]) -> str:
         if doubts:
             sentences.append(f"{words} {_listed(doubts)}.")
     if "better_than_pixels" in found:
-        sentences.append(_MODEL[found["better_than_pixels"].outcome])
+        better = found["better_than_pixels"]
+        sentences.append(_TRADED if better.answer == TRADE else _MODEL[better.outcome])
     return " ".join(sentences)
 
 

@@ -439,3 +439,40 @@ def test_differences_to_the_same_pictures_are_paired(results: dict[str, Any]) ->
     assert judge(results, CONTROLS).outcome == "refuted"
     control |= {"kid_above_low": -0.0007, "kid_above_high": 0.0001}
     assert judge(results, CONTROLS).outcome == "unclear"
+
+
+def test_a_mixture_that_is_less_new_refutes_nothing(results: dict[str, Any]) -> None:
+    results["rows"][0]["kid"] = 0.008
+    control = next(row for row in results["rows"] if row["name"] == "cog (2) in pixels")
+    # 0.50 and 0.40 of 400 images differ by more than their errors, 0.50 and 0.45 do not
+    control["authenticity"] = 0.45
+    assert judge(results, CONTROLS).outcome == "refuted"
+    control["authenticity"] = 0.4
+    verdict = judge(results, CONTROLS)
+    assert (verdict.outcome, verdict.answer) == ("shown", "yes")
+    assert "which is less new (authenticity 0.400)" in verdict.sentence
+    assert "at authenticity 0.500, is lower than that of lerp (2) in pixels" in verdict.sentence
+
+
+def test_all_that_is_nearer_is_less_new(results: dict[str, Any]) -> None:
+    results["rows"][0]["kid"] = 0.03
+    for row in results["rows"]:
+        if row["role"] == "control":
+            row["authenticity"] = 0.1
+    found = verdicts(results)
+    assert (found[CONTROLS].outcome, found[CONTROLS].answer) == ("unclear", "nearer or newer")
+    assert "experiment=frontier compares at equal novelty" in found[CONTROLS].sentence
+    told = conclusion(found)
+    assert told.endswith("Mixing the few-shot pictures without the model is nearer, and less new.")
+
+
+def test_captured_is_held_against_real_pictures_of_a_domain_alike(results: dict[str, Any]) -> None:
+    results["rows"][0]["captured"] = 0.2
+    assert judge(results, CAPTURED).outcome == "refuted"
+    results["rows"][1]["captured"] = 0.19
+    alike = judge(results, CAPTURED)
+    assert alike.outcome == "unclear"
+    assert "of real pictures 19.0% (15.1% to 22.9%) do, and 5% more count as none" in alike.sentence
+    for row in results["rows"][:2]:
+        row |= {"captured_low": row["captured"] - 0.01, "captured_high": row["captured"] + 0.01}
+    assert judge(results, CAPTURED).outcome == "shown"
