@@ -69,8 +69,33 @@ def text(measured: Sequence[Mapping[str, Any]]) -> str:
     return "[\n" + ",\n".join(parts) + "\n]\n"
 
 
+def table(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a line for each degradation, a column for each domain, the judges in each cell."""
+    judges = list(dict.fromkeys(entry["judge"] for entry in measured))
+    domains = list(dict.fromkeys(entry["domain"] for entry in measured))
+    rows = {
+        (entry["judge"], entry["domain"], row["degradation"]): row
+        for entry in measured
+        for row in entry["rows"]
+    }
+    lines = [f"| {' / '.join(judges)} | {' | '.join(domains)} |", f"|---|{'---:|' * len(domains)}"]
+    for words in dict.fromkeys(words for _, _, words in rows):
+        cells = [
+            " / ".join(_cell(rows.get((judge, domain, words))) for judge in judges)
+            for domain in domains
+        ]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"**{row['multiple']:.1f}**" if row["detected"] else f"{row['multiple']:.1f}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file; 1 if a folder cannot be used."""
+    """Write the file and print a table; 1 if a folder cannot be used."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, help="of runs of experiment=judges")
     parser.add_argument("--to", type=Path, default=MEASURED, help="file to write")
@@ -82,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     write_atomically(given.to, text(measured).encode())
     told = {(entry["judge"], entry["domain"]) for entry in measured}
-    print(f"{given.to}: {len(measured)} answers, {len(told)} pairs of a judge and a domain")
+    print(f"{given.to}: {len(measured)} answers, {len(told)} pairs of a judge and a domain\n")
+    print(table(measured))
     return 0
 
 

@@ -22,7 +22,7 @@ TEXTS = frozenset(
     {
         *("name", "config", "revision", "split", "held_out_split", "column", "array", "scaling"),
         *("project", "entity", "group", "notes"),
-        *("what", "where", "licence", "layout"),
+        *("what", "where", "licence", "layout", "variant"),
     }
 )
 """Last parts of keys that take any other text."""

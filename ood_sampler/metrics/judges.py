@@ -49,14 +49,17 @@ class Judge:
     """A feature space and the metrics computed in it.
 
     Attributes:
-        name: of the space.
         extractor: maps images to features.
         metrics: of sets of features.
     """
 
-    name: str
     extractor: FeatureExtractor
     metrics: MetricCollection
+
+    @property
+    def name(self) -> str:
+        """Of the space."""
+        return self.extractor.name
 
     def figures(
         self, sets: Mapping[str, Tensor], *, only: Iterable[str] | None = None
@@ -82,7 +85,7 @@ class Judges(Sequence[Judge]):
         seed: of the metrics.
 
     Raises:
-        ValueError: a name is unknown or given twice, or none is given.
+        ValueError: a name is unknown or given twice, none is given, or two judges are the same.
     """
 
     def __init__(
@@ -108,7 +111,12 @@ class Judges(Sequence[Judge]):
         self.nearest_k = nearest_k
         self.seed = seed
         self.pictures = _collected(pictures)
-        self._judges = [Judge(name, spaces[name](), _collected(collection)) for name in judges]
+        self._judges = [Judge(spaces[name](), _collected(collection)) for name in judges]
+        if len(set(self.names)) < len(judges):
+            raise ValueError(
+                f"metrics.judges: {' and '.join(judges)} are the same feature space, "
+                f"{self.names[0]}: leave one out"
+            )
 
     def __getitem__(self, index: int) -> Judge:  # type: ignore[override]
         return self._judges[index]

@@ -165,7 +165,7 @@ def texts_of(node: Any, prefix: str) -> dict[str, bool]:  # noqa: ANN401 of the 
             found |= texts_of(child, f"{prefix}{key}.")
         elif key in parameters:
             annotation = parameters[key].annotation
-            found[f"{prefix}{key}"] = annotation in (str, "str", str | None)
+            found[f"{prefix}{key}"] = annotation in (str, "str", str | None, str | Path | None)
         elif key not in ("_target_", "_partial_"):
             found[f"{prefix}{key}"] = False
     return found

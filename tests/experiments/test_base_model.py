@@ -70,7 +70,7 @@ def test_a_training_leaves_a_pipeline_that_predicts_the_velocity(training: Path)
 def test_the_export_is_half_precision_with_a_card_of_what_was_measured(
     base_model: ModuleType, training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_model, "SNAPSHOT_SAMPLES", 3)
+    monkeypatch.setattr(base_model, "SNAPSHOT_SAMPLES", 4)
     monkeypatch.setattr(base_model, "SNAPSHOT_STEPS", 2)
     monkeypatch.setattr(base_model, "STEPS", 2)
     monkeypatch.setattr(base_model, "REAL", 6)

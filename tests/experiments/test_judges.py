@@ -50,6 +50,12 @@ def test_each_judge_and_domain_has_an_entry_that_can_be_cited(
     )
     file = tmp_path / "measured.json"
     assert collect.main([str(first), str(second), "--to", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| j / k | 0 | a |",
+        "|---|---:|---:|",
+        "| some blur | **9.0** / – | **12.3** / 2.6 |",
+        "| some hue | – / – | -0.0 / – |",
+    ]
     found = json.loads(file.read_text())
     assert [(entry["judge"], entry["domain"]) for entry in found] == [
         ("j", "0"),

@@ -179,8 +179,12 @@ def test_spaces_that_do_not_judge_are_not_built() -> None:
     def missing() -> Nothing:
         raise FileNotFoundError("its weights are missing")
 
-    judges = make(["second", "nothing"], second=Nothing, inception=missing)
-    assert judges.names == ["second", "nothing"]
+    class Second(Nothing):
+        name = "another"
+
+    judges = make(["second", "nothing"], second=Second, inception=missing)
+    # named by what they see, whatever the configuration calls them
+    assert judges.names == ["another", "nothing"]
     assert judges.headline is judges[0]
     assert judges[0].metrics["largest"] is not judges[1].metrics["largest"]
     with pytest.raises(FileNotFoundError, match="its weights are missing"):
@@ -190,6 +194,8 @@ def test_spaces_that_do_not_judge_are_not_built() -> None:
 def test_bad_settings() -> None:
     with pytest.raises(ValueError, match=r"metrics\.judges: cat is none of metrics.spaces, which"):
         make(["nothing", "cat"])
+    with pytest.raises(ValueError, match="second and nothing are the same feature space, nothing"):
+        make(["second", "nothing"], second=Nothing)
     for judges in ([], ["nothing", "nothing"]):
         with pytest.raises(ValueError, match="must name at least one feature space, each once"):
             make(judges)
