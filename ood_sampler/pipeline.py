@@ -267,7 +267,8 @@ class Pipeline:
                 (measure.own(self.own[2]), self.own[2]),
             ]
             for sampler in self.plan.controls():
-                compared.append((self.control_row(sampler), self.control(sampler)))
+                mixed = self.control(sampler)
+                compared.append((measure.row(_in_pixels(sampler), "control", mixed), mixed))
             rows += [measure.above(row, images, described) for row, images in compared]
             to_few_shot, held_out_to_few_shot = (
                 nearest(images.headline, measure.few_shot.headline)
@@ -318,7 +319,7 @@ class Pipeline:
 
     def control_row(self, sampler: Sampler) -> Row:
         """The figures of the same strategy on the few-shot pictures themselves."""
-        return self.measure.row(f"{label(sampler)} in pixels", "control", self.control(sampler))
+        return self.measure.row(_in_pixels(sampler), "control", self.control(sampler))
 
     def references(self) -> list[Row]:
         """The floor and the ceiling: real pictures, and samples of the model's own domain."""
@@ -931,6 +932,10 @@ def _selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
 
 def _titled(stage: str, of: str) -> str:
     return f"{stage}: {of}" if of else stage
+
+
+def _in_pixels(sampler: Sampler) -> str:
+    return f"{label(sampler)} in pixels"
 
 
 def label(sampler: Sampler) -> str:
