@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,24 +14,28 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
+from ood_sampler import pipeline as pipeline_module
 from ood_sampler import plan as plan_module
 from ood_sampler import versions
 from ood_sampler.data.domain import Part, TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import BelmSolver, DdimSolver
 from ood_sampler.latents.store import TensorSet
+from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import EmbeddedFeatures
-from ood_sampler.metrics.judges import Described
+from ood_sampler.metrics.intervals import normal_interval
+from ood_sampler.metrics.judges import Described, figures_of
+from ood_sampler.metrics.kernel import KernelDistance
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, fine_tune
 from ood_sampler.modules.inversion import Inversion
-from ood_sampler.pipeline import Measure
+from ood_sampler.pipeline import Measure, Row
 from ood_sampler.plan import Plan, Settings, model_makers
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
-from ood_sampler.versions import PACKAGE, closure, code_version
+from ood_sampler.versions import PACKAGE, Maker, closure, code_version
 from tests.conftest import RESOLUTION, make_judges, smooth_images
 
 INVERSION = (Inversion, DdimSolver, FrozenModel)
@@ -209,7 +214,7 @@ def test_the_closure_follows_imports(tmp_path: Path, source: str, expected: set[
         "top.py": source,
         "a.py": "raise RuntimeError\nfrom ood_sampler.c import x\nimport ood_sampler.top\n",
         "c.py": "x = 1\n",
-        "parts/__init__.py": "from ood_sampler.a import x\n",
+        "parts/__init__.py": "from ..a import x\n",
         "parts/inner.py": "x = 1\n",
         "faults.py": "from ood_sampler.a import x\n",
         "data/lease.py": "from ood_sampler.a import x\n",
@@ -225,9 +230,10 @@ def test_every_file_of_the_closure_counts_and_no_other(tmp_path: Path) -> None:
     assert version_of(tmp_path, **{**files, "a": "import ood_sampler.c"}) != version
     assert version_of(tmp_path, **files, other="x = 2") == version
     assert version_of(tmp_path / "elsewhere", **files) == version
-    # the same text under another name
-    moved = {"top": "import ood_sampler.b", "b": files["a"], "c": files["c"]}
-    assert version_of(tmp_path, **moved) != version
+    both = "import ood_sampler.a, ood_sampler.c"
+    assert version_of(tmp_path, top=both, a="x = 1", c="x = 2") != version_of(
+        tmp_path, top=both, a="x = 2", c="x = 1"
+    )
 
 
 def test_minor_versions_of_imported_libraries_count(
@@ -415,7 +421,7 @@ def test_a_script_and_an_installed_module_count_alone(
         context.setattr(mine, "__module__", "script")
         context.setitem(sys.modules, "script", sys.modules["mine"])
         assert set(closure(mine)) == {"mine", "beside"}
-    monkeypatch.setattr(versions.sysconfig, "get_path", lambda kind: str(users_folder))
+    monkeypatch.setattr(sysconfig, "get_path", lambda kind: str(users_folder))
     assert set(closure(mine)) == {"mine"}
 
 
@@ -477,7 +483,12 @@ def test_the_code_of_the_fine_tuning_is_in_its_key(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(plan_module, "code_version", lambda *makers: str(seen.append(makers)))
+
+    def noted(*makers: Maker) -> str:
+        seen.append(makers)
+        return ""
+
+    monkeypatch.setattr(plan_module, "code_version", noted)
     settings = FineTuning(10, 1e-4, 4, 5, 2, 0.25, 0.9)
     plan_of(model_folder, tmp_path).fine_tuning_path(settings)
     assert seen == [(Part, TensorImages), (fine_tune, FrozenModel)]
@@ -571,3 +582,25 @@ def test_figures_are_stored_under_the_code_of_their_metric(users_folder: Path) -
     assert stored() == 1
     (users_folder / "mine.py").write_text(METRIC.replace("max()", "amax()"))
     assert stored() == 2
+
+
+def test_the_code_that_feeds_metrics_is_in_the_key_of_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def noted(*makers: Maker) -> str:
+        seen.append(makers)
+        return code_version(*makers)
+
+    monkeypatch.setattr(pipeline_module, "code_version", noted)
+    vectors = torch.arange(8.0)[:, None]
+    images = Described({"features32": vectors}, vectors[:, :, None, None])
+    measure = Measure(make_judges(), tmp_path, images, images, {}, count=8)
+    measure._figures(
+        MetricCollection({"kid": KernelDistance()}), {"generated": vectors, "held_out": vectors}
+    )
+    assert seen == [(KernelDistance,), (figures_of,)]
+    seen.clear()
+    measure.above(Row("control", "control", 8, {}), images, images)
+    assert seen == [(kernel_difference, normal_interval)]
