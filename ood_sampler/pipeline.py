@@ -58,12 +58,13 @@ from ood_sampler.modules.prediction import (
 )
 from ood_sampler.modules.synthesis import SAMPLE, Synthesis
 from ood_sampler.modules.timing import seconds_an_evaluation
-from ood_sampler.plan import Plan, Settings, code_version, source_version
+from ood_sampler.plan import Plan, Settings
 from ood_sampler.report.estimate import Estimate, Work
 from ood_sampler.report.journal import journal
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.versions import Maker, code_version
 
 log = logging.getLogger(__name__)
 
@@ -815,7 +816,11 @@ class Measure:
                 "reference": self.held_out.features[judge.name],
             }
             hashed = {name: _sha256(vectors) for name, vectors in sets.items()}
-            apart = self._stored({"difference": "kid", "sets": hashed}, partial(_above, **sets))
+            apart = self._stored(
+                {"difference": "kid", "sets": hashed},
+                partial(_above, **sets),
+                makers=(kernel_difference, normal_interval),
+            )
             headline = judge is self.judges.headline
             found |= {k if headline else of_judge(judge.name, k): v for k, v in apart.items()}
         return replace(row, figures={**row.figures, **found})
@@ -857,16 +862,18 @@ class Measure:
         """Figures of sets of vectors."""
         key = {
             "metrics": {
-                name: [type(metric).__name__, source_version(type(metric)), metric.settings]
+                name: [type(metric).__name__, code_version(type(metric)), metric.settings]
                 for name, metric in metrics.items()
             },
             "sets": {name: _sha256(vectors) for name, vectors in sets.items()},
         }
-        return self._stored(key, partial(figures_of, metrics, sets))
+        return self._stored(key, partial(figures_of, metrics, sets), makers=[figures_of])
 
-    def _stored(self, key: Mapping[str, Any], compute: Callable[[], Figures]) -> dict[str, Any]:
-        """What `compute` finds, computed unless that was done before."""
-        code = code_version("metrics", "latents/resampling.py")
+    def _stored(
+        self, key: Mapping[str, Any], compute: Callable[[], Figures], *, makers: Sequence[Maker]
+    ) -> dict[str, Any]:
+        """What `compute` finds, computed unless that was done before by the same code."""
+        code = code_version(*makers)
         path = self.root / f"measure-{digest({**key, 'code': code})[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:

@@ -1,55 +1,33 @@
 """What a run makes: each artifact by all that determines it, and how much of it is still to do."""
 
-import ast
-import hashlib
-import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 from ood_sampler.data.artifact import Artifact, digest
-from ood_sampler.data.domain import TargetDomain
+from ood_sampler.data.domain import ImageSet, Part, TargetDomain
+from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.features import FeatureExtractor
+from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import Model
-from ood_sampler.modules.finetuning import FineTuning
+from ood_sampler.modules.denoising import DenoisingLoss
+from ood_sampler.modules.features import FeatureExtraction
+from ood_sampler.modules.finetuning import FineTuning, fine_tune
+from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import OnNonFinite
+from ood_sampler.modules.synthesis import Synthesis
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
-
-_MODELS = tuple(
-    f"models/{name}.py"
-    for name in (
-        "checkpoint",
-        "fields",
-        "finetuned",
-        "guided_diffusion",
-        "layout",
-        "network",
-        "pesser",
-        "pretrained",
-        "process",
-        "state",
-    )
-)
-"""What turns files of weights into networks."""
-
-_STAGES = ("modules/prediction.py", "modules/inversion.py", "modules/synthesis.py")
-
-_TRAINING = ("modules/training.py", "modules/finetuning.py")
-
-_DRAWS = ("latents/geometry.py", "latents/store.py", "samplers", "diffusion/noise.py")
-"""What makes latents of inverted ones."""
-
-_IMAGES = tuple(f"data/{name}.py" for name in ("images", "domain", "radiation", "fields", "arrays"))
-"""What turns stored pictures into numbers."""
+from ood_sampler.versions import Maker, code_version
 
 _PIXELS = {"cpu": 2**16, "cuda": 2**20}
 """Pixels a call of the network if nothing is said: caches are small, and a GPU wants company."""
@@ -155,9 +133,9 @@ class Plan:
             step: self._artifact(
                 "inversion",
                 {
-                    **self._solver_key(),
+                    **self._solver_key(Inversion),
                     "images": few_shot.digest,
-                    "reader": code_version(*_IMAGES),
+                    "reader": _reader(few_shot),
                     "step": step,
                 },
                 len(few_shot),
@@ -172,13 +150,13 @@ class Plan:
 
     def denoising_losses(self) -> dict[int, Artifact]:
         """Denoising losses of the few-shot pictures at every step asked for."""
-        few_shot, key = self.domain.few_shot, self._solver_key()
-        del key["solver"]
+        few_shot = self.domain.few_shot
         key = {
-            **key,
+            "model": self.model.digest,
+            "machine": self.machine,
+            "code": code_version(DenoisingLoss, *model_makers(self.model)),
             "images": few_shot.digest,
-            "reader": code_version(*_IMAGES),
-            "stage": code_version("modules/denoising.py"),
+            "reader": _reader(few_shot),
             "seed": self.settings.seed,
         }
         return {
@@ -202,7 +180,7 @@ class Plan:
         key = {
             "inversion": self.inversion().digest,
             "sampler": configuration(self.sampler),
-            "code": code_version(*_DRAWS),
+            "code": _drawing(self.sampler),
         }
         if self.sampler.in_domain_images:
             key["in_domain"] = self.in_domain_inversion().digest
@@ -217,11 +195,11 @@ class Plan:
         key = {
             "model": self.model.digest,
             "images": self.domain.few_shot.digest,
-            "reader": code_version(*_IMAGES),
+            "reader": _reader(self.domain.few_shot),
             "settings": asdict(settings),
             "seed": self.settings.seed,
             "machine": self.machine,
-            "code": code_version("diffusion", *_MODELS, *_TRAINING),
+            "code": code_version(fine_tune, *model_makers(self.model)),
         }
         return self.root / f"fine-tuning-{digest(key)[:16]}"
 
@@ -232,10 +210,11 @@ class Plan:
 
     def pure_noise(self) -> Artifact:
         """Latents of the model's own domain."""
+        sampler = StandardSampler()
         key = {
-            "sampler": configuration(StandardSampler()),
+            "sampler": configuration(sampler),
             "shape": list(self.shape),
-            "code": code_version(*_DRAWS),
+            "code": _drawing(sampler),
             "seed": self.settings.seed,
         }
         return self._artifact("latents", key, self.settings.in_domain_count, self.shape)
@@ -267,16 +246,17 @@ class Plan:
     def in_domain_inversion(self) -> Artifact:
         """Latents of the model's own domain that the strategy asks for."""
         images = self.asked().in_domain()
-        key = {**self._solver_key(), "images": images.digest, "step": self.settings.step}
+        key = {**self._solver_key(Inversion), "images": images.digest, "step": self.settings.step}
         return self._artifact("inversion", key, images.count, self.shape)
 
     def mixed(self, sampler: Sampler) -> Artifact:
         """Few-shot pictures mixed in pixel space by `sampler`."""
         key = {
             "images": self.domain.few_shot.digest,
+            "reader": _reader(self.domain.few_shot),
             "sampler": configuration(sampler),
             "seed": self.settings.seed,
-            "code": code_version(*_DRAWS, *_IMAGES),
+            "code": _drawing(sampler),
         }
         return self._artifact("control", key, self.settings.num_samples, self.shape)
 
@@ -286,8 +266,8 @@ class Plan:
             "extractor": self._digests[extractor.name],
             "protocol": extractor.protocol,
             "images": images_digest,
-            "code": code_version("metrics/features.py", "modules/prediction.py", *_IMAGES),
-            "source": source_version(type(extractor)),
+            "readers": [_reader(part) for part in (self.domain.few_shot, self.domain.held_out)],
+            "code": code_version(FeatureExtraction, type(extractor)),
         }
         return self._artifact("features", key, count, (extractor.width,))
 
@@ -354,7 +334,7 @@ class Plan:
     ) -> Artifact:
         """Decoded latents, the first `count` of them if that is given."""
         key = {
-            **self._solver_key(),
+            **self._solver_key(Synthesis),
             "latents": latents.digest,
             "step": step,
             "eta": eta,
@@ -370,12 +350,12 @@ class Plan:
         artifact = Artifact(self.root, stage, key, count, shape)
         return self._artifacts.setdefault((artifact.digest, count), artifact)
 
-    def _solver_key(self) -> dict[str, Any]:
+    def _solver_key(self, stage: Maker) -> dict[str, Any]:
         return {
             "model": self.model.digest,
             "solver": configuration(self.solver),
             "machine": self.machine,
-            "code": code_version("diffusion", *_MODELS, *_STAGES),
+            "code": code_version(stage, type(self.solver), *model_makers(self.model)),
         }
 
 
@@ -402,36 +382,29 @@ def in_domain_work(plans: Sequence[Plan]) -> list[Work]:
     ]
 
 
-@cache
-def code_version(*parts: str) -> str:
-    """Hash of what the source of some folders or files of the package does.
-
-    Comments and layout do not count; so a stored result is used as long as the code that made it
-    stands.
-    """
-    package = Path(__file__).parent
-    sha256 = hashlib.sha256()
-    for file in sorted(_sources(package, parts)):
-        sha256.update(f"{file.relative_to(package)} {_tree(file)}".encode())
-    return sha256.hexdigest()[:16]
-
-
-@cache
-def source_version(cls: type) -> str:
-    """Hash of what the file of a class does, which may be one of the user's own."""
-    return hashlib.sha256(_tree(Path(inspect.getfile(cls))).encode()).hexdigest()[:16]
-
-
-def _tree(file: Path) -> str:
-    return ast.dump(ast.parse(file.read_bytes()))
-
-
 def configuration(part: Sampler | Solver) -> dict[str, Any]:
     """Name and arguments of a strategy or a solver."""
     return {"type": type(part).__name__, **vars(part)}
 
 
-def _sources(package: Path, parts: Iterable[str]) -> Iterator[Path]:
-    for part in parts:
-        path = package / part
-        yield from path.rglob("*.py") if path.is_dir() else [path]
+def model_makers(model: Model) -> list[type]:
+    """Classes of a model and of those that it is made of."""
+    made = [type(model)]
+    while isinstance(model, FineTunedModel):
+        model = model.base
+        made.append(type(model))
+    return made
+
+
+def _drawing(sampler: Sampler) -> str:
+    """Hash of the code that fits and draws, with what that is handed."""
+    return code_version(type(sampler), SampleNoise, TensorSet)
+
+
+def _reader(images: ImageSet) -> str:
+    """Hash of the code that reads images, whichever set holds them."""
+    made = [type(images)]
+    while isinstance(images, Part):
+        images = images.images
+        made.append(type(images))
+    return code_version(*made)

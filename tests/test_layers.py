@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "ood_sampler"
 LAYERS = [
     "faults",
     "names",
+    "versions",
     "help",
     "folders",
     "diffusion",

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ood_sampler import plan
 from ood_sampler.data.artifact import SHARD
 from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
 from ood_sampler.diffusion.solvers import (
@@ -31,7 +30,7 @@ from ood_sampler.metrics.opinions import as_judged, of_judge, plain
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import IN_DOMAIN, REAL, Pipeline, check_model
-from ood_sampler.plan import Settings, code_version
+from ood_sampler.plan import Settings
 from ood_sampler.record import results, write_run
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
@@ -548,29 +547,6 @@ def test_more_samples_than_the_disk_holds_are_refused(
 ) -> None:
     with pytest.raises(OSError, match="lower num_samples"):
         pipeline(model_folder, tmp_path, trainer, num_samples=10**13).run()
-
-
-def test_code_version_follows_the_code_and_not_its_comments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ood_sampler.plan.__file__", str(tmp_path / "plan.py"))
-    source = tmp_path / "parts" / "inner" / "part.py"
-    source.parent.mkdir(parents=True)
-    versions = []
-    for text in ("x = 1\n", "x  =  1  # one\n", "x = 2\n"):
-        source.write_text(text)
-        code_version.cache_clear()
-        versions.append(code_version("parts"))
-    code_version.cache_clear()
-    assert versions[0] == versions[1] != versions[2]
-
-
-def test_code_that_turns_weights_into_numbers_is_in_the_key() -> None:
-    package = Path(plan.__file__).parent
-    # where weights lie, how they get there, and what is said of them
-    others = {"__init__", "__main__", "frozen", "sources", "verification", "weights"}
-    files = {f"models/{file.stem}.py" for file in (package / "models").glob("*.py")}
-    assert set(plan._MODELS) == files - {f"models/{name}.py" for name in others}
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample", "epsilon"])

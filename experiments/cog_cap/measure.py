@@ -35,8 +35,9 @@ from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings, code_version, configuration
+from ood_sampler.plan import Settings, configuration, model_makers
 from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.versions import code_version
 
 CAPS = {
     2: (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55),
@@ -71,7 +72,7 @@ def decode(pipeline: Pipeline, latents: Tensor) -> dict[str, Tensor]:
         "model": pipeline.model.digest,
         "solver": configuration(pipeline.solver),
         "step": pipeline.settings.step,
-        "code": code_version("diffusion", "models"),
+        "code": code_version(type(pipeline.solver), *model_makers(pipeline.model)),
     }
     folder = pipeline.root / f"decoded-{digest(key)[:16]}"
     stored = {

@@ -158,10 +158,10 @@ class Part(ImageSet):
         numbers = (f"{images.digest} {index}" for index in indices)
         self.digest = digest_of(self.names, numbers, resolution=images.resolution)
         self.indices = list(indices)
-        self._images = images
+        self.images = images
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._images[self.indices[index]]
+        return self.images[self.indices[index]]
 
 
 @dataclass(frozen=True)

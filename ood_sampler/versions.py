@@ -1,0 +1,255 @@
+"""Hash of the code that makes a result: part of the key under which the result is stored."""
+
+import ast
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+PACKAGE = Path(__file__).parent
+
+LIBRARIES = ("diffusers", "numpy", "torch")
+"""Libraries whose version, to the minor number, is part of the hash of code that imports them."""
+
+OUTSIDE = (
+    "faults",
+    "data.artifact",
+    "data.lease",
+    "data.sources",
+    "data.split",
+    "models.sources",
+    "models.weights",
+)
+"""Modules of this package that no closure enters: they find, fetch, lock and store what is checked
+by its hash, or put errors into words, and no number of a result depends on them."""
+
+Maker: TypeAlias = Callable[..., object]
+"""A function or a class that takes part in making a result."""
+
+_FIELDS = {"ClassVar", "InitVar", "KW_ONLY"}
+"""Annotations in the body of a class that tell a dataclass what a name is."""
+
+_ANNOTATIONS = ("annotation", "returns", "type_params")
+_IGNORED = ("ctx", "kind", "type_comment", "type_ignores")
+
+
+@cache
+def code_version(*makers: Maker, package: Path = PACKAGE) -> str:
+    """Hash what the code of functions and classes does, with all the code that it imports.
+
+    The hash covers the files of their modules and, transitively, of the modules these import, at
+    the top of a file or inside a function, as far as they belong to this package. A user's own
+    class counts with its file and with what that imports from the same package or, outside of
+    packages, from the same folder. All files are read, none is imported.
+
+    Docstrings, comments and annotations do not count, nor do imports that only annotations need.
+    So the class of an object that code merely receives must be among the makers.
+
+    Args:
+        makers: functions and classes that take part in making the result.
+        package: folder of `ood_sampler`.
+
+    Raises:
+        ValueError: a maker is not in a Python file.
+    """
+    modules = closure(*makers, package=package)
+    lines = [f"{name} {source.hash}" for name, source in modules.items()]
+    imported = {name.split(".")[0] for source in modules.values() for name in source.imports}
+    for library in imported.intersection(LIBRARIES):
+        lines.append(f"{library} {'.'.join(version(library).split('.')[:2])}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+class Source(NamedTuple):
+    """What a Python file does.
+
+    Attributes:
+        hash: of its syntax tree.
+        imports: full names of the modules that it imports, or of members of these.
+    """
+
+    hash: str
+    imports: frozenset[str]
+
+
+def closure(*makers: Maker, package: Path = PACKAGE) -> dict[str, Source]:
+    """Read the files that `code_version` hashes, by the full names of their modules."""
+    own = _Place(package.parent, package.name)
+    outside = {f"{own.top}.{name}" for name in OUTSIDE}
+    found: dict[str, Source] = {}
+    waiting = [_located(maker, own) for maker in makers]
+    while waiting:
+        name, place = waiting.pop()
+        place = own if name.split(".")[0] == own.top else place
+        file, name = place.find(name)
+        if file is not None and name not in outside | found.keys():
+            found[name] = read(
+                file, name if file.name == "__init__.py" else name.rpartition(".")[0]
+            )
+            waiting += [(imported, place) for imported in found[name].imports]
+    return found
+
+
+class _Place(NamedTuple):
+    """Where modules are looked for.
+
+    Attributes:
+        folder: in which their full names begin.
+        top: the one package, or the one module, that is looked for; None takes all.
+    """
+
+    folder: Path
+    top: str | None
+
+    def find(self, full_name: str) -> tuple[Path | None, str]:
+        """Return file and name of the module that a full name is, or is a member of."""
+        parts = full_name.split(".")
+        if self.top in (None, parts[0]):
+            for length in range(len(parts), 0, -1):
+                path = self.folder.joinpath(*parts[:length])
+                for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+                    if file.is_file():
+                        return file, ".".join(parts[:length])
+        return None, full_name
+
+
+def _located(maker: Maker, own: _Place) -> tuple[str, _Place]:
+    """Return the name of a maker's module, and where that and its imports are looked for."""
+    name = maker.__module__
+    parts = name.split(".")
+    if parts[0] == own.top:
+        return name, own
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or not file.endswith(".py"):
+        raise ValueError(
+            f"{maker.__qualname__} must be in a Python file, as results are stored under a hash of "
+            f"the code that makes them, got the module {name}: move it to a file of its own"
+        )
+    path = Path(file).absolute()
+    path = path.parent if path.name == "__init__.py" else path.with_suffix("")
+    if path.parts[-len(parts) :] != tuple(parts):  # a script
+        return path.name, _Place(path.parent, None)
+    shared = {sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")}
+    single = len(parts) == 1 and not path.is_dir() and str(path.parent) not in shared
+    return name, _Place(path.parents[len(parts) - 1], None if single else parts[0])
+
+
+@cache
+def read(file: Path, package: str) -> Source:
+    """Read what a Python file does.
+
+    Args:
+        file: of a module.
+        package: full name of the package that it is in, for relative imports.
+    """
+    writer = _Writer(package)
+    writer.write(ast.parse(file.read_bytes()))
+    hints = writer.hints - writer.names
+    imports = [item for item in writer.imports if item.bound not in hints]
+    text = "".join(writer.text) + "".join(sorted(f"{i.name} as {i.bound}\n" for i in imports))
+    return Source(
+        hashlib.sha256(text.encode()).hexdigest(), frozenset(item.name for item in imports)
+    )
+
+
+class _Import(NamedTuple):
+    """A full name and the name that a file gives to it."""
+
+    name: str
+    bound: str
+
+
+@dataclass
+class _Writer:
+    """Write a syntax tree without what does nothing, alike in all versions of Python.
+
+    Attributes:
+        package: that the file is in.
+        text: what is written.
+        names: that code uses.
+        hints: names that annotations use.
+        imports: of the file.
+    """
+
+    package: str
+    text: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    hints: set[str] = field(default_factory=set)
+    imports: list[_Import] = field(default_factory=list)
+
+    def write(self, node: object) -> None:
+        """Write a node of the tree and all below it."""
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                self._import(node)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                self.write(node.orelse)
+            case ast.Pass() | ast.Expr(value=ast.Constant()):
+                pass
+            case ast.AnnAssign():
+                self._hint(node.annotation)
+                if node.value is not None:
+                    self._fields(ast.Assign(targets=[node.target], value=node.value))
+            case ast.ClassDef():
+                self.text += [_field(it) for it in node.body if isinstance(it, ast.AnnAssign)]
+                self._fields(node)
+            case ast.AST():
+                self._fields(node)
+            case list():
+                for child in node:
+                    self.write(child)
+            case _:
+                self.text.append(repr(node))
+
+    def _fields(self, node: ast.AST) -> None:
+        match node:
+            case ast.Name():
+                self.names.add(node.id)
+            case ast.Constant(value=str(text)):
+                # in `__all__`, or a type by its name
+                self.names.add(text)
+        self.text.append(f"{type(node).__name__}(")
+        for name, value in ast.iter_fields(node):
+            if name in _ANNOTATIONS:
+                self._hint(value)
+            elif name not in _IGNORED and value is not None and value != []:
+                self.text.append(f" {name}=")
+                self.write(value)
+        self.text.append(")")
+
+    def _hint(self, annotation: ast.AST | list[ast.AST] | None) -> None:
+        nodes = annotation if isinstance(annotation, list) else [annotation]
+        for node in nodes:
+            if node is not None:
+                self.hints |= _names(node)
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                bound = alias.asname or alias.name.split(".")[0]
+                self.imports.append(_Import(alias.name, bound))
+            return
+        module = node.module or ""
+        if node.level:
+            above = self.package.split(".")
+            parents = above[: len(above) + 1 - node.level]
+            module = ".".join(part for part in (*parents, module) if part)
+        for alias in node.names:
+            name = f"{module}.{alias.name}" if module else alias.name
+            self.imports.append(_Import(name, alias.asname or alias.name))
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
+
+
+def _field(node: ast.AnnAssign) -> str:
+    """What an annotation in the body of a class tells a dataclass."""
+    attributes = {c.attr for c in ast.walk(node.annotation) if isinstance(c, ast.Attribute)}
+    kinds = sorted((_names(node.annotation) | attributes) & _FIELDS)
+    return f"field {ast.unparse(node.target)} {kinds}"
