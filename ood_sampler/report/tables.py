@@ -400,8 +400,25 @@ def _judged(judges: Sequence[str]) -> str:
     return f"; judged by {judges[0]} where no other is named" if len(judges) > 1 else ""
 
 
-def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
-    """Show many runs in a terminal: a line for each, the figures that tell them apart."""
+def judged_by(runs: Sequence[Results]) -> str:
+    """Say whose figures those of several runs are where no judge is named; empty if unknown."""
+    headlines = list(dict.fromkeys(judges_of(run)[0] for run in runs if judges_of(run)))
+    if len(headlines) > 1:
+        return (
+            f"where no judge is named, by the headline of each run ({', '.join(headlines)}), so "
+            "that runs of different ones do not compare"
+        )
+    return f"judged by {headlines[0]} where no other is named" if headlines else ""
+
+
+def sweep_table(title: str, rows: Sequence[Row], *, judged: str = "") -> TerminalTable:
+    """Show many runs in a terminal: a line for each, the figures that tell them apart.
+
+    Args:
+        title: of the table.
+        rows: its lines.
+        judged: whose figures they are, as `judged_by` says it.
+    """
     # all rows of the headline, of the others how near and how new
     columns = [
         c for c in columns_of(rows) if c.narrow and (c in COLUMNS or plain(c.key) in _NARROW)
@@ -418,7 +435,7 @@ def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
             )
             for row, following in zip(rows, [*rows[1:], None], strict=True)
         ],
-        caption=_CAPTION,
+        caption="; ".join(filter(None, (_CAPTION, judged))),
     )
 
 
