@@ -308,12 +308,18 @@ def columns_of(rows: Sequence[Row], *, all_figures: bool = False) -> list[Column
 
     Args:
         rows: of the table.
-        all_figures: whether the others show all that they judge.
+        all_figures: whether the others show all that they judge, those of the user's own among
+            it.
     """
     judged = [c for c in COLUMNS if c.judged and (all_figures or c.key in _SECOND)]
     own = [c for c in COLUMNS if c.key not in _OPTIONAL or any(c.key in row for row in rows)]
-    seconds = [column.of(judge) for judge in second_judges(rows) for column in judged]
-    return [*own, *_unknown(rows), *seconds]
+    unknown = _unknown(rows)
+    seconds = []
+    for judge in second_judges(rows):
+        seconds += [column.of(judge) for column in judged]
+        added = [column.of(judge) for column in unknown if all_figures]
+        seconds += [column for column in added if any(column.key in row for row in rows)]
+    return [*own, *unknown, *seconds]
 
 
 def _unknown(rows: Sequence[Row]) -> list[Column]:
