@@ -62,6 +62,11 @@ class Setting:
         plain = not (self.parsed.is_delete() or self.parsed.is_add() or self.parsed.is_force_add())
         return plain and self.parsed.package is None and configuration.is_group(self.key)
 
+    def adds_option(self, configuration: Configuration) -> bool:
+        """Whether it adds an option of a group that no run has unless told, as +GROUP=OPTION."""
+        added = self.parsed.is_add() and self.parsed.package is None
+        return added and configuration.is_group(self.key)
+
 
 def is_sweep(overrides: Iterable[str], configuration: Configuration) -> bool:
     """Whether settings make a sweep of a command, as -m does."""
@@ -100,9 +105,9 @@ def check_command(
     """
     settings = [_setting(text, configuration, sweep=sweep) for text in overrides]
     for setting in settings:
-        if setting.is_option(configuration):
+        if setting.is_option(configuration) or setting.adds_option(configuration):
             for text in setting.values:
-                _check_option(text, configuration)
+                _check_option(text.removeprefix("+"), configuration)
     groups = [setting.values for setting in settings if setting.is_option(configuration)]
     others = [setting for setting in settings if not setting.is_option(configuration)]
     first = [alternatives[0] for alternatives in groups]
@@ -167,8 +172,9 @@ def _check_choice(
     """Check the keys of a command for one choice of options."""
     places = [setting.text for setting in others if setting.key == SEARCH_PATH]
     removed = [setting for setting in others if setting.parsed.is_delete()]
+    added = [setting.values[0] for setting in others if setting.adds_option(configuration)]
     try:
-        known = configuration.compose([*places, *chosen])
+        known = configuration.compose([*places, *chosen, *added])
         options = dict(known.hydra.runtime.choices)
         del known.hydra
         nodes = dict(_leaves(known))

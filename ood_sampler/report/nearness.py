@@ -55,14 +55,14 @@ def against_controls(run: Subject) -> Verdict | None:
     """
     found = kid_interval(run.row)
     compared: list[tuple[Decision, Row]] = []
-    less_new: list[Row] = []
+    less_new: list[tuple[Decision, Row]] = []
     for control in run.controls:
         other = kid_interval(control)
         if found is None or other is None:
             continue
         decision = decide(_apart(found, other, control), most=0)
         if decision.outcome != "shown" and _is_less_new(control, run.row):
-            less_new.append(control)
+            less_new.append((decision, control))
         else:
             compared.append((decision, control))
     if not compared and not less_new:
@@ -77,11 +77,13 @@ def against_controls(run: Subject) -> Verdict | None:
         for decision, control in compared
     ]
     told += [
-        f"not lower than that of {control['name']}, {kid_text(control)}, which is less new "
+        f"{phrases[decision.outcome]} {control['name']}, {kid_text(control)}, which is less new "
         f"(authenticity {figure('authenticity', control)})"
-        for control in less_new
+        for decision, control in less_new
     ]
-    decision = all_of([decision for decision, _ in compared]) if compared else Decision("unclear")
+    # where all are less new, those not shown to be nearer leave the question open
+    asked = compared or [each for each in less_new if each[0].outcome != "refuted"]
+    decision = all_of([each for each, _ in asked]) if asked else Decision("unclear")
     answer, said = {
         "shown": (
             "yes",
@@ -98,7 +100,7 @@ def against_controls(run: Subject) -> Verdict | None:
             "above all.",
         ),
     }[decision.outcome]
-    if not compared:
+    if not asked:
         answer = TRADE
         said = (
             "All mixtures are nearer and less new: experiment=frontier compares at equal novelty."

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.artifact import write_atomically
+from ood_sampler.metrics.opinions import plain
 from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.plots import run_figures, svg
 from ood_sampler.report.sight import cite
 from ood_sampler.report.tables import (
-    COLUMNS,
     MISSING,
     Column,
     Results,
@@ -429,9 +429,11 @@ def _figures(results: Results) -> str:
         for column in columns_of(sets)
     )
     good = {"lower": " Lower is better.", "higher": " Higher is better.", None: ""}
+    # those of further judges mean the same
     meanings = "".join(
         f"<dt>{escape(column.heading)}</dt><dd>{escape(column.meaning)}{good[column.better]}</dd>\n"
-        for column in COLUMNS
+        for column in columns_of(sets)
+        if plain(column.key) == column.key
     )
     return (
         '<div class="scroll"><table><thead><tr><th scope="col"></th>'

@@ -17,6 +17,7 @@ from ood_sampler.report.tables import (
     Results,
     Row,
     csv_table,
+    judged_by,
     markdown_table,
     number,
     strategy,
@@ -62,7 +63,9 @@ def write_sweep(folder: Path, runs: Sequence[Run]) -> TerminalTable:
     text = csv_table(table_rows(runs), first=swept, last=list(asked))
     write_atomically(folder / "sweep.csv", text.encode())
     title = f"Sweep over {' and '.join(swept)}" if swept else "Sweep of one run"
-    table = f"{title}, against held-out pictures:\n\n{markdown_table([*rows, *shared])}"
+    told = judged_by([results for _, results, _ in runs])
+    caption = ", ".join(filter(None, (title, "against held-out pictures", told)))
+    table = f"{caption}:\n\n{markdown_table([*rows, *shared])}"
     write_atomically(folder / "sweep.md", f"{table}\n{_counted(judged)}".encode())
     write_json(folder / "sweep.json", _summary(settings, runs, judged))
     save_png(_picture(settings, swept, runs), folder / "sweep.png")
@@ -70,7 +73,7 @@ def write_sweep(folder: Path, runs: Sequence[Run]) -> TerminalTable:
     if drawn is not None:
         axis, lines = drawn
         write_atomically(folder / "sweep_curves.png", bitmap(curves(axis, lines, shared)))
-    return sweep_table(title, [*rows, *shared])
+    return sweep_table(title, [*rows, *shared], judged=told)
 
 
 def table_rows(runs: Sequence[Run]) -> list[Row]:

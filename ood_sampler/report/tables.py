@@ -308,12 +308,18 @@ def columns_of(rows: Sequence[Row], *, all_figures: bool = False) -> list[Column
 
     Args:
         rows: of the table.
-        all_figures: whether the others show all that they judge.
+        all_figures: whether the others show all that they judge, those of the user's own among
+            it.
     """
     judged = [c for c in COLUMNS if c.judged and (all_figures or c.key in _SECOND)]
     own = [c for c in COLUMNS if c.key not in _OPTIONAL or any(c.key in row for row in rows)]
-    seconds = [column.of(judge) for judge in second_judges(rows) for column in judged]
-    return [*own, *_unknown(rows), *seconds]
+    unknown = _unknown(rows)
+    seconds = []
+    for judge in second_judges(rows):
+        seconds += [column.of(judge) for column in judged]
+        added = [column.of(judge) for column in unknown if all_figures]
+        seconds += [column for column in added if any(column.key in row for row in rows)]
+    return [*own, *unknown, *seconds]
 
 
 def _unknown(rows: Sequence[Row]) -> list[Column]:
@@ -400,8 +406,25 @@ def _judged(judges: Sequence[str]) -> str:
     return f"; judged by {judges[0]} where no other is named" if len(judges) > 1 else ""
 
 
-def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
-    """Show many runs in a terminal: a line for each, the figures that tell them apart."""
+def judged_by(runs: Sequence[Results]) -> str:
+    """Say whose figures those of several runs are where no judge is named; empty if unknown."""
+    headlines = list(dict.fromkeys(judges_of(run)[0] for run in runs if judges_of(run)))
+    if len(headlines) > 1:
+        return (
+            f"where no judge is named, by the headline of each run ({', '.join(headlines)}), so "
+            "that runs of different ones do not compare"
+        )
+    return f"judged by {headlines[0]} where no other is named" if headlines else ""
+
+
+def sweep_table(title: str, rows: Sequence[Row], *, judged: str = "") -> TerminalTable:
+    """Show many runs in a terminal: a line for each, the figures that tell them apart.
+
+    Args:
+        title: of the table.
+        rows: its lines.
+        judged: whose figures they are, as `judged_by` says it.
+    """
     # all rows of the headline, of the others how near and how new
     columns = [
         c for c in columns_of(rows) if c.narrow and (c in COLUMNS or plain(c.key) in _NARROW)
@@ -418,7 +441,7 @@ def sweep_table(title: str, rows: Sequence[Row]) -> TerminalTable:
             )
             for row, following in zip(rows, [*rows[1:], None], strict=True)
         ],
-        caption=_CAPTION,
+        caption="; ".join(filter(None, (_CAPTION, judged))),
     )
 
 

@@ -84,7 +84,12 @@ def _together(verdict: Verdict, headline: str, others: Mapping[str, Verdict]) ->
                 sentence=f"{_said(headline, verdict)} {_said(judge, other)}",
                 fault="",
             )
-    alike = [judge for judge, other in others.items() if other.outcome == verdict.outcome]
+    # the same outcome may have opposite answers, as less varied and farther apart
+    alike = [
+        judge
+        for judge, other in others.items()
+        if (other.outcome, other.answer) == (verdict.outcome, verdict.answer)
+    ]
     told = [f"{headline} says so{''.join(f', {judge} too' for judge in alike)}."]
     told += [_said(judge, other) for judge, other in others.items() if judge not in alike]
     return replace(verdict, sentence=" ".join([verdict.sentence, *told]))

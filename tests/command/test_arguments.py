@@ -97,6 +97,18 @@ def test_a_command_reaches_hydra(typed: list[str], taken: list[str]) -> None:
         ),
         (["data.root=${oc.env:MISSING,''}", "data=folder"], "data.root is empty"),
         (["=x"], "=x names no key"),
+        (
+            ["+metrics/pictures=intra_lpis"],
+            "metrics/pictures=intra_lpis is not known; did you mean intra_lpips?",
+        ),
+        (
+            ["+metrics/pictures=intra_lpips", "metrics.pictures.intra_lpips.downlod=true"],
+            "did you mean metrics.pictures.intra_lpips.download?",
+        ),
+        (
+            ["+metrics/pictures=intra_lpips", "metrics.pictures.intra_lpips.download=1"],
+            "metrics.pictures.intra_lpips.download must be true or false, got 1",
+        ),
     ],
     ids=lambda part: part if isinstance(part, str) else " ".join(part),
 )
@@ -111,6 +123,13 @@ def test_a_mistake_is_told_in_one_sentence(
     assert "\n" not in str(caught.value)
     # nothing was made
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_added_option_has_keys() -> None:
+    typed = ["+metrics/pictures=intra_lpips", "metrics.pictures.intra_lpips.download=true"]
+    assert read(*typed).arguments() == typed
+    cfg = read(*typed).configuration.compose(typed)
+    assert cfg.metrics.pictures.intra_lpips.download is True
 
 
 def test_options_of_a_users_own_are_known(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,9 @@ def test_bad_settings() -> None:
         make_judges(nearest_k=4)
     with pytest.raises(ValueError, match=r"data\.few_shot must be more than metrics\.nearest_k=3"):
         JUDGES.check({"num_samples": 4, "data.few_shot": 3})
+    with pytest.raises(ValueError, match=r"num_samples must be .* and more than 2, got 2"):
+        make_judges(nearest_k=1).check({"num_samples": 2})
+    make_judges(nearest_k=1).check({"num_samples": 3})
 
 
 def test_some_images_of_a_described_set() -> None:

@@ -216,3 +216,17 @@ def test_level_lines_of_one_role_are_told_apart(results: dict[str, Any]) -> None
     kid, *_ = curves("step", {"cog": [(1.0, results["rows"][0])]}, controls).axes
     levels = [line for line in kid.lines if str(line.get_label()).isdecimal()]
     assert len({str(getattr(line, "_dash_pattern")) for line in levels}) == 6  # noqa: B009 private
+
+
+def test_each_line_of_the_table_is_explained_and_no_other(results: dict[str, Any]) -> None:
+    for row in results["rows"]:
+        row |= {"second/kid": 0.2, "mean_colour": 0.5}
+    reader = Reader(page(results, {}))
+    explained = reader.texts[reader.texts.index("What the lines mean") :]
+    assert "mean colour" in explained
+    assert "FID" in explained
+    # once, whoever judges
+    assert "KID × 10³, second" not in explained
+    assert "Intra-LPIPS" not in explained
+    results["rows"][0]["intra_lpips"] = 0.4
+    assert "Intra-LPIPS" in Reader(page(results, {})).texts

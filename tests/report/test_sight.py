@@ -118,6 +118,11 @@ def test_the_model_of_the_run_comes_first(tmp_path: Path) -> None:
         "In all measurements this judge notices x of 2; in some, x of 1 (experiment=judges, a, 400 "
         "images)."
     )
+    # another domain says nothing beside them
+    path.write_text(json.dumps([entry("j", "a", x=[True, True]), entry("j", "b", x=[False, True])]))
+    assert cite("j", "a", "other", measured=path) == (
+        "This judge notices x of 1 or more (experiment=judges, a, 400 images)."
+    )
 
 
 def test_a_judge_that_was_not_measured_gets_no_sentence(measured: Path, tmp_path: Path) -> None:

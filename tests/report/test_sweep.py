@@ -144,3 +144,20 @@ def test_single_run(tmp_path: Path, results: dict[str, Any]) -> None:
     assert "| cog (2) | 400 |" in (tmp_path / "sweep.md").read_text()
     with pytest.raises(ValueError, match="runs must not be empty"):
         write_sweep(tmp_path, [])
+
+
+def test_a_sweep_says_whose_figures_it_shows(tmp_path: Path, results: dict[str, Any]) -> None:
+    runs = sweep(results, ["metrics=imagenet", "metrics=features32"])
+    for (_, found, _), judges in zip(runs, ("imagenet, features32",) * 2, strict=True):
+        found["protocol"]["judges"] = judges
+    table = write_sweep(tmp_path / "alike", runs)
+    told = "judged by imagenet where no other is named"
+    assert table.caption.endswith(told)
+    assert f"held-out pictures, {told}:" in (tmp_path / "alike" / "sweep.md").read_text()
+    runs[1][1]["protocol"]["judges"] = "features32"
+    told = (
+        "by the headline of each run (imagenet, features32), so that runs of different ones do not "
+        "compare"
+    )
+    assert write_sweep(tmp_path / "apart", runs).caption.endswith(told)
+    assert told in (tmp_path / "apart" / "sweep.md").read_text()

@@ -223,3 +223,20 @@ def test_figures_of_the_users_own_metrics_have_columns(results: dict[str, Any]) 
     assert added[0].bounds(results["rows"][0]) == "[0.100, 0.200]"
     assert "mean colour" in printed(rich_table(results), 200)
     assert "mean_colour,mean_colour_low,mean_colour_high" in csv_table(results["rows"])
+
+
+def test_a_metric_of_the_users_own_is_stored_of_each_judge(results: dict[str, Any]) -> None:
+    shown = len(columns_of(results["rows"]))
+    for row in results["rows"]:
+        row |= {"colour": 0.1, "spread": 0.2, "second/spread": 0.3, "second/spread_low": 0.25}
+    header, line, *_ = csv_table(results["rows"]).splitlines()
+    stored = dict(zip(header.split(","), line.split(","), strict=True))
+    assert (stored["spread"], stored["second/spread"]) == ("0.2", "0.3")
+    assert stored["second/spread_low"] == "0.25"
+    # of pixels, which no judge sees
+    assert "second/colour" not in stored
+    # tables for people show few figures of a second judge
+    assert [column.key for column in columns_of(results["rows"])][shown:] == [
+        *("colour", "spread"),
+        *(f"second/{key}" for key in ("kid", "precision", "recall", "authenticity", "near_copies")),
+    ]

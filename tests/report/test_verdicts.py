@@ -476,3 +476,34 @@ def test_captured_is_held_against_real_pictures_of_a_domain_alike(results: dict[
     for row in results["rows"][:2]:
         row |= {"captured_low": row["captured"] - 0.01, "captured_high": row["captured"] + 0.01}
     assert judge(results, CAPTURED).outcome == "shown"
+
+
+def test_a_mixture_that_is_not_shown_to_be_nearer_is_not_called_so(results: dict[str, Any]) -> None:
+    """One that is less new, and whose KID is even higher than that of the samples."""
+    for row in results["rows"]:
+        if row["role"] == "control":
+            row |= {"kid": 0.0012, "kid_standard_error": 0.0003, "authenticity": 0.1}
+    found = verdicts(results)
+    assert (found[CONTROLS].outcome, found[CONTROLS].answer) == ("unclear", "too few to say")
+    assert "is not to be told apart from that of lerp (2) in pixels" in found[CONTROLS].sentence
+    assert "which is less new (authenticity 0.100)" in found[CONTROLS].sentence
+    assert conclusion(found).endswith(
+        "Too few images to say whether the frozen model does better than mixing the few-shot "
+        "pictures without it."
+    )
+
+
+def test_judges_with_one_outcome_and_two_answers_do_not_say_the_same(
+    results: dict[str, Any],
+) -> None:
+    for row in results["rows"]:
+        row |= {"diversity": 10.0, "diversity_low": 9.9, "diversity_high": 10.1}
+        row |= {"diversity_clusters": 20}
+        row |= {f"second/{key}": row[key] for key in list(row) if key.startswith("diversity")}
+    samples = results["rows"][0]
+    samples |= {"diversity": 5.0, "diversity_low": 4.9, "diversity_high": 5.1}
+    samples |= {f"second/diversity{end}": 20.0 for end in ("", "_low", "_high")}
+    results["protocol"]["judges"] = "first, second"
+    verdict = next(each for each in verdicts(results) if each.key == "as_varied")
+    assert (verdict.outcome, verdict.answer) == ("refuted", "less varied")
+    assert "first says so. second says farther apart: Samples" in verdict.sentence
