@@ -234,6 +234,7 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
     """
     from ood_sampler.record import settings
     from ood_sampler.report.journal import note_settings
+    from ood_sampler.studies.base import check_metrics
 
     prepared = _prepare(cfg)
     pipeline, study, steps = prepared.pipeline, prepared.study, prepared.steps
@@ -243,6 +244,7 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
         searching.check(pipeline, steps=steps, samplers=prepared.samplers)
         work = searching.work(pipeline, steps=steps, samplers=prepared.samplers)
     if study is not None:
+        check_metrics(study, pipeline)
         study.check(pipeline)
     work += pipeline.plan.work() if study is None else study.work(pipeline)
     about = _of_sweep("" if study is None else f"study {study.name}")

@@ -73,6 +73,7 @@ class BandwidthStudy(Study):
 
     name = "bandwidth"
     title = "Bandwidth: which inversion steps make new images of the domain"
+    needs = ("kid", "authenticity", "near_copies", "captured")
     headings = (
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),

@@ -85,6 +85,9 @@ class Study(ABC):
     headings: ClassVar[Sequence[Heading]]
     """Columns of the table; `model` and `domain` go without saying."""
 
+    needs: ClassVar[Sequence[str]] = ()
+    """Metrics of `metrics.collection` and `metrics.pictures` that the answer is made of."""
+
     @property
     def steps(self) -> Sequence[int]:
         """Steps whose latents are needed: one inversion leaves them all."""
@@ -120,6 +123,18 @@ class Study(ABC):
     @abstractmethod
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         """Draw the rows; labels of `pictures` begin with their domain and a slash."""
+
+
+def check_metrics(study: Study, pipeline: Pipeline) -> None:
+    """Refuse a study of metrics that are switched off.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    judges = pipeline.judges
+    for name in study.needs:
+        if name not in (*judges.headline.metrics, *judges.pictures):
+            raise ValueError(f"study {study.name} needs the metric {name}: leave it switched on")
 
 
 def about(pipeline: Pipeline) -> dict[str, Any]:

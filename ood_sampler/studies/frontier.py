@@ -119,6 +119,7 @@ class FrontierStudy(Study):
 
     name = "frontier"
     title = "Frontier: fidelity against novelty, latents and pixels"
+    needs = ("kid", "prdc", "authenticity", "near_copies", "blend")
     headings = (
         Heading("space", "space"),
         Heading("strategy", "strategy"),

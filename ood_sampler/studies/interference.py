@@ -55,6 +55,7 @@ class InterferenceStudy(Study):
 
     name = "interference"
     title = "Mode interference: samples captured by the model's own domain"
+    needs = ("captured",)
     headings = (
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),

@@ -84,6 +84,7 @@ class PreservationStudy(Study):
 
     name = "preservation"
     title = "The original domain, before and after"
+    needs = ("fid", "kid", "prdc", "authenticity", "near_copies")
     headings = (
         Heading("method", "method"),
         Heading("samples", "images", digits=0, meaning="Number of images of each set."),

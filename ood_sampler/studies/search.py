@@ -59,6 +59,7 @@ class SearchStudy(Study):
 
     name = "search"
     title = "Automatic choice of step and strategy, against the full grid"
+    needs = ("kid", "authenticity", "near_copies", "captured")
     headings = (
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),

@@ -66,6 +66,7 @@ class SynthesisStudy(Study):
 
     name = "synthesis"
     title = "Synthesis: strategies, references and controls"
+    needs = ("kid", "authenticity")
     headings = (
         Heading("strategy", "set"),
         Heading("step", "step t", digits=0),

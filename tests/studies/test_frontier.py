@@ -13,7 +13,7 @@ from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.lerp import LerpSampler
-from ood_sampler.studies.base import Measured, variant
+from ood_sampler.studies.base import Measured, check_metrics, variant
 from ood_sampler.studies.frontier import LATENTS, PIXELS, REAL, FrontierStudy
 from tests.studies.conftest import (
     TinyRun,
@@ -322,3 +322,11 @@ def test_what_is_no_giving_up_ends_the_run(tiny_run: TinyRun) -> None:
     study = make(samplers={"x": CogSampler(references=2), "y": BreaksSampler(references=3)})
     with pytest.raises(NonFiniteError, match="sample 3"):
         study.measure(tiny_run(study))
+
+
+def test_a_metric_that_is_switched_off_is_told_of(tiny_run: TinyRun) -> None:
+    run = tiny_run()
+    check_metrics(make(), run)
+    del run.judges.headline.metrics["prdc"]
+    with pytest.raises(ValueError, match="study frontier needs the metric prdc"):
+        check_metrics(make(), run)
