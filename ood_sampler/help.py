@@ -73,7 +73,7 @@ _HIDDEN = (
     "hydra",
     "_target_",
     "_partial_",
-    "extractor",
+    "_convert_",
     "architecture",
     "layouts",
     "origin",

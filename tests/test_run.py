@@ -175,7 +175,7 @@ def test_every_option_composes_and_binds_to_its_target(group: str, option: str) 
         nodes += [value for value in node.values() if isinstance(value, dict)]
         if "_target_" in node:
             target = get_object(node["_target_"])
-            keys = {str(key) for key in node if key not in ("_target_", "_partial_")}
+            keys = {str(key) for key in node if key not in ("_target_", "_partial_", "_convert_")}
             inspect.signature(target).bind(**dict.fromkeys(keys))
 
 
@@ -245,7 +245,7 @@ def test_help_explains_every_key_of_every_option() -> None:
         assert isinstance(cfg, dict)
         for key, value in cfg.items():
             owned = not (isinstance(value, dict) or str(value).startswith("${"))
-            if owned and key not in ("_target_", "_partial_", "defaults", "layouts", "sources"):
+            if owned and not key.startswith("_") and key not in ("defaults", "layouts", "sources"):
                 assert f"{group}.{key}=" in text, key
     for key in ("seed", "num_samples", "inversion.step", "decode.eta", "output"):
         assert f"    {key}=" in text

@@ -33,8 +33,8 @@ class LowRankSampler(Sampler):
     """
 
     def __init__(self, rank: int | None) -> None:
-        if rank is not None and rank < 1:
-            raise ValueError(f"rank must be >= 1, or null, got {rank}")
+        if rank is not None and not (isinstance(rank, int) and rank >= 1):
+            raise ValueError(f"rank must be >= 1, or null, got {rank!r}")
         self.rank = rank
 
     @property

@@ -73,7 +73,9 @@ def test_figures_are_those_of_a_run_and_of_its_control(
     strategy, real = outcome.rows[:2]
     control = next(row for row in outcome.rows if row.name == "cog (2) in pixels")
     for i, row in ((4, strategy), (0, real), (1, control)):
-        assert {**measured.rows[i], **row.figures} == measured.rows[i]
+        # of the comparison with the run's own samples
+        figures = {k: v for k, v in row.figures.items() if not k.startswith("kid_above")}
+        assert {**measured.rows[i], **figures} == measured.rows[i]
 
 
 @pytest.mark.parametrize(

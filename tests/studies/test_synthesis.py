@@ -52,7 +52,10 @@ def test_rows_have_what_the_table_shows(measured: Measured) -> None:
 def test_figures_are_those_of_a_normal_run(measured: Measured, tiny_run: TinyRun) -> None:
     rows = {row.name: row.figures for row in tiny_run().run().rows}
     for found in measured.rows[1:]:
-        assert {**found, **rows[found["strategy"]]} == found
+        figures = rows[found["strategy"]].items()
+        # of the comparison with the run's own samples
+        own = {key: value for key, value in figures if not key.startswith("kid_above")}
+        assert {**found, **own} == found
 
 
 def strategy(name: str, kid: float, *, error: float = 0.001, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
