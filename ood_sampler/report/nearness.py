@@ -51,18 +51,19 @@ def against_in_domain(run: Subject) -> Verdict | None:
 def against_controls(run: Subject) -> Verdict | None:
     """Whether samples are nearer than every mixture of the few-shot pictures without the model.
 
-    A mixture that is shown to be less new than the samples refutes nothing: copies are nearest.
+    A mixture that is nearer and less new than the samples, both shown, refutes nothing: copies are
+    nearest.
     """
     found = kid_interval(run.row)
     compared: list[tuple[Decision, Row]] = []
-    less_new: list[tuple[Decision, Row]] = []
+    less_new: list[Row] = []
     for control in run.controls:
         other = kid_interval(control)
         if found is None or other is None:
             continue
         decision = decide(_apart(found, other, control), most=0)
-        if decision.outcome != "shown" and _is_less_new(control, run.row):
-            less_new.append((decision, control))
+        if decision.outcome == "refuted" and _is_less_new(control, run.row):
+            less_new.append(control)
         else:
             compared.append((decision, control))
     if not compared and not less_new:
@@ -77,13 +78,11 @@ def against_controls(run: Subject) -> Verdict | None:
         for decision, control in compared
     ]
     told += [
-        f"{phrases[decision.outcome]} {control['name']}, {kid_text(control)}, which is less new "
+        f"higher than that of {control['name']}, {kid_text(control)}, which is less new "
         f"(authenticity {figure('authenticity', control)})"
-        for decision, control in less_new
+        for control in less_new
     ]
-    # where all are less new, those not shown to be nearer leave the question open
-    asked = compared or [each for each in less_new if each[0].outcome != "refuted"]
-    decision = all_of([each for each, _ in asked]) if asked else Decision("unclear")
+    decision = all_of([each for each, _ in compared]) if compared else Decision("unclear")
     answer, said = {
         "shown": (
             "yes",
@@ -100,7 +99,7 @@ def against_controls(run: Subject) -> Verdict | None:
             "above all.",
         ),
     }[decision.outcome]
-    if not asked:
+    if not compared:
         answer = TRADE
         said = (
             "All mixtures are nearer and less new: experiment=frontier compares at equal novelty."

@@ -486,7 +486,6 @@ def test_a_mixture_that_is_not_shown_to_be_nearer_is_not_called_so(results: dict
     found = verdicts(results)
     assert (found[CONTROLS].outcome, found[CONTROLS].answer) == ("unclear", "too few to say")
     assert "is not to be told apart from that of lerp (2) in pixels" in found[CONTROLS].sentence
-    assert "which is less new (authenticity 0.100)" in found[CONTROLS].sentence
     assert conclusion(found).endswith(
         "Too few images to say whether the frozen model does better than mixing the few-shot "
         "pictures without it."
