@@ -443,9 +443,14 @@ def _figures(results: Results) -> str:
         "strategy mixes their latents; a strategy that is no better than its control has not shown "
         "that the frozen model contributes anything. In brackets are 95% intervals: over images, "
         "the pictures compared with staying the same; of FID, FID∞ and KID by standard errors. A "
-        "dash stands for a figure without meaning there.</p>\n"
+        f"dash stands for a figure without meaning there.{_headline(judges_of(results))}</p>\n"
         f"<h3>What the lines mean</h3>\n<dl>{meanings}</dl>\n"
     )
+
+
+def _headline(judges: Sequence[str]) -> str:
+    """Say whose figures those are that name no judge."""
+    return f" Where no judge is named, {escape(judges[0])} judged." if len(judges) > 1 else ""
 
 
 def _interval(column: Column, row: Row) -> str:
