@@ -1,31 +1,25 @@
 """The stages of a run: invert, fit, draw, decode, measure. Each leaves an artifact behind."""
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchmetrics import MetricCollection
 
 from ood_sampler.data.artifact import (
     Artifact,
     Items,
     check_disk,
-    digest,
-    load_json,
     load_state,
-    save_json,
     save_state,
 )
 from ood_sampler.data.domain import ImageSet, TargetDomain
@@ -34,14 +28,11 @@ from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.latents.store import Selected, TensorSet
+from ood_sampler.measure import Measure, Row
 from ood_sampler.metrics.attribution import Attribution, attribution
 from ood_sampler.metrics.authenticity import nearest
-from ood_sampler.metrics.base import Figures
-from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import read_reference
-from ood_sampler.metrics.intervals import normal_interval, with_bounds
-from ood_sampler.metrics.judges import Described, Judge, Judges, figures_of, thumbnails
-from ood_sampler.metrics.opinions import of_judge, plain
+from ood_sampler.metrics.judges import Described, Judge, Judges, thumbnails
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import Model, checksum
 from ood_sampler.modules.denoising import DenoisingLoss
@@ -61,16 +52,10 @@ from ood_sampler.modules.timing import seconds_an_evaluation
 from ood_sampler.plan import Plan, Settings
 from ood_sampler.report.estimate import Estimate, Work
 from ood_sampler.report.journal import journal
-from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
-from ood_sampler.versions import Maker, code_version
 
 log = logging.getLogger(__name__)
-
-REAL = "real pictures"
-SIZE_DEPENDENT = ("fid", "recall", "coverage")
-"""Scores that fewer images make worse, so that only sets of equal size compare."""
 
 SMALLEST = 11
 """Pixels a side that SSIM needs."""
@@ -85,29 +70,6 @@ class StageRecord:
     evaluations: int
     seconds: float = 0.0
     cached: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: the figures of a set of images.
-
-    Attributes:
-        name: what the images are.
-        role: what they are for.
-        samples: how many they are.
-        figures: of the headline judge by name, of others as `<judge>/<figure>`.
-        each: what figures are of each image, likewise.
-    """
-
-    name: str
-    role: str
-    samples: int
-    figures: Mapping[str, float | None]
-    each: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The row as it stands in `metrics.json`."""
-        return {"name": self.name, "role": self.role, "samples": self.samples, **self.figures}
 
 
 @dataclass(frozen=True)
@@ -764,134 +726,6 @@ def check_model(model: Model, solver: Solver, settings: Settings, also: Sequence
         raise ValueError(f"decode.{error}") from error
     if model.resolution < SMALLEST:
         raise ValueError(f"model.resolution must be >= {SMALLEST}, got {model.resolution}")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Figures of one set after the other, each stored once measured."""
-
-    judges: Judges
-    root: Path
-    few_shot: Described
-    held_out: Described
-    in_domain: Mapping[str, Tensor]
-    count: int
-
-    def row(self, name: str, role: str, samples: Described) -> Row:
-        """All figures of a set of made images."""
-        return self._row(name, role, samples, new=samples)
-
-    def real(self) -> Row:
-        """The floor: few-shot against held-out pictures, of the size of the other sets.
-
-        Authenticity and blend score are those of held-out pictures, as real images that are new.
-        """
-        return self._row(
-            REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
-        )
-
-    def own(self, samples: Described) -> Row:
-        """The ceiling: samples of the model's own domain.
-
-        Where they are fewer than the other sets, scores that depend on the number of images are
-        left out.
-        """
-        row = self.row(IN_DOMAIN, "reference", samples)
-        if len(samples) >= self.count:
-            return row
-        biased = {f"{key}{end}" for key in SIZE_DEPENDENT for end in ("", "_low", "_high")}
-        comparable = {key: value for key, value in row.figures.items() if plain(key) not in biased}
-        return replace(row, figures=comparable)
-
-    def above(self, row: Row, images: Described, samples: Described) -> Row:
-        """Add to the row of a set by how much its KID exceeds that of the samples.
-
-        Both are distances to the same held-out pictures, whose part of the error drops out.
-        """
-        found: dict[str, float | None] = {}
-        for judge in self.judges:
-            sets = {
-                "first": images.features[judge.name],
-                "second": samples.features[judge.name],
-                "reference": self.held_out.features[judge.name],
-            }
-            hashed = {name: _sha256(vectors) for name, vectors in sets.items()}
-            apart = self._stored(
-                {"difference": "kid", "sets": hashed},
-                partial(_above, **sets),
-                makers=(kernel_difference, normal_interval),
-            )
-            headline = judge is self.judges.headline
-            found |= {k if headline else of_judge(judge.name, k): v for k, v in apart.items()}
-        return replace(row, figures={**row.figures, **found})
-
-    def _row(self, name: str, role: str, samples: Described, new: Described) -> Row:
-        """Judge a set: its likeness to the held-out pictures, and the novelty of `new`."""
-        pixels = {
-            "generated": samples.thumbnails,
-            "new": new.thumbnails,
-            "few_shot": self.few_shot.thumbnails,
-            "held_out": self.held_out.thumbnails,
-        }
-        vectors = {key: images.flatten(start_dim=1) for key, images in pixels.items()}
-        opinions = {}
-        for judge in self.judges:
-            sets = {
-                "generated": samples.features[judge.name],
-                "new": new.features[judge.name],
-                "few_shot": self.few_shot.features[judge.name],
-                "held_out": self.held_out.features[judge.name],
-                "in_domain": self.in_domain[judge.name],
-            }
-            opinions[judge.name] = self._figures(judge.metrics, sets)
-        headline, *others = self.judges.names
-        found = {**opinions[headline], **self._figures(self.judges.pictures, vectors)}
-        # None for what one judge can tell and another cannot
-        known = {key for figures in opinions.values() for key in figures}
-        for other in others:
-            found |= {of_judge(other, key): opinions[other].get(key) for key in sorted(known)}
-        return Row(
-            name,
-            role,
-            len(samples),
-            {key: value for key, value in found.items() if not isinstance(value, list)},
-            {key: value for key, value in found.items() if isinstance(value, list)},
-        )
-
-    def _figures(self, metrics: MetricCollection, sets: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Figures of sets of vectors."""
-        key = {
-            "metrics": {
-                name: [type(metric).__name__, code_version(type(metric)), metric.settings]
-                for name, metric in metrics.items()
-            },
-            "sets": {name: _sha256(vectors) for name, vectors in sets.items()},
-        }
-        return self._stored(key, partial(figures_of, metrics, sets), makers=[figures_of])
-
-    def _stored(
-        self, key: Mapping[str, Any], compute: Callable[[], Figures], *, makers: Sequence[Maker]
-    ) -> dict[str, Any]:
-        """What `compute` finds, computed unless that was done before by the same code."""
-        code = code_version(*makers)
-        path = self.root / f"measure-{digest({**key, 'code': code})[:16]}" / "figures.json"
-        stored = load_json(path)
-        if stored is None:
-            stored = {
-                name: value.tolist() if isinstance(value, Tensor) and value.ndim else float(value)
-                for name, value in compute().items()
-            }
-            save_json(path, stored)
-        return stored
-
-
-def _above(*, first: Tensor, second: Tensor, reference: Tensor) -> Figures:
-    apart = kernel_difference(first, second, reference)
-    return with_bounds({"kid_above": normal_interval(*apart)})
-
-
-def _sha256(vectors: Tensor) -> str:
-    return hashlib.sha256(vectors.contiguous().numpy().tobytes()).hexdigest()
 
 
 class Taken(TensorSet):

@@ -21,6 +21,7 @@ LAYERS = [
     "modules",
     "report",
     "plan",
+    "measure",
     "pipeline",
     "search",
     "studies",

@@ -14,9 +14,10 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.bandwidth import Point, Thresholds
+from ood_sampler.measure import Measure
 from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
-from ood_sampler.pipeline import Measure, Pipeline
+from ood_sampler.pipeline import Pipeline
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.search import Candidates, Choice, Search, Trial, _Judge

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from ood_sampler import pipeline as pipeline_module
+from ood_sampler import measure as measure_module
 from ood_sampler import plan as plan_module
 from ood_sampler import versions
 from ood_sampler.data.domain import Part, TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import BelmSolver, DdimSolver
 from ood_sampler.latents.store import TensorSet
+from ood_sampler.measure import Measure, Row
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.intervals import normal_interval
@@ -30,7 +31,6 @@ from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, fine_tune
 from ood_sampler.modules.inversion import Inversion
-from ood_sampler.pipeline import Measure, Row
 from ood_sampler.plan import Plan, Settings, model_makers
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
@@ -593,7 +593,7 @@ def test_the_code_that_feeds_metrics_is_in_the_key_of_figures(
         seen.append(makers)
         return code_version(*makers)
 
-    monkeypatch.setattr(pipeline_module, "code_version", noted)
+    monkeypatch.setattr(measure_module, "code_version", noted)
     vectors = torch.arange(8.0)[:, None]
     images = Described({"features32": vectors}, vectors[:, :, None, None])
     measure = Measure(make_judges(), tmp_path, images, images, {}, count=8)
