@@ -15,7 +15,7 @@ from ood_sampler.metrics.base import Figures
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.intervals import normal_interval, with_bounds
 from ood_sampler.metrics.judges import Described, Judges, figures_of
-from ood_sampler.metrics.opinions import of_judge, plain
+from ood_sampler.metrics.opinions import plain, together
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.versions import Maker, code_version
 
@@ -89,7 +89,7 @@ class Measure:
 
         Both are distances to the same held-out pictures, whose part of the error drops out.
         """
-        found: dict[str, float | None] = {}
+        opinions: dict[str, dict[str, float | None]] = {}
         for judge in self.judges:
             sets = {
                 "first": images.features[judge.name],
@@ -97,14 +97,12 @@ class Measure:
                 "reference": self.held_out.features[judge.name],
             }
             hashed = {name: _sha256(vectors) for name, vectors in sets.items()}
-            apart = self._stored(
+            opinions[judge.name] = self._stored(
                 {"difference": "kid", "sets": hashed},
                 partial(_above, **sets),
                 makers=(kernel_difference, normal_interval),
             )
-            headline = judge is self.judges.headline
-            found |= {k if headline else of_judge(judge.name, k): v for k, v in apart.items()}
-        return replace(row, figures={**row.figures, **found})
+        return replace(row, figures={**row.figures, **together(opinions)})
 
     def _row(self, name: str, role: str, samples: Described, new: Described) -> Row:
         """Judge a set: its likeness to the held-out pictures, and the novelty of `new`."""
@@ -126,11 +124,12 @@ class Measure:
             }
             opinions[judge.name] = self._figures(judge.metrics, sets)
         headline, *others = self.judges.names
-        found = {**opinions[headline], **self._figures(self.judges.pictures, vectors)}
         # None for what one judge can tell and another cannot
-        known = {key for figures in opinions.values() for key in figures}
+        known = sorted({key for figures in opinions.values() for key in figures})
         for other in others:
-            found |= {of_judge(other, key): opinions[other].get(key) for key in sorted(known)}
+            opinions[other] = {key: opinions[other].get(key) for key in known}
+        opinions[headline] |= self._figures(self.judges.pictures, vectors)
+        found = together(opinions)
         return Row(
             name,
             role,

@@ -184,7 +184,7 @@ class Pipeline:
                 f"model.channels and model.resolution are {self.plan.shape}, pictures are "
                 f"{tuple(few_shot[0].shape)}: this model cannot take them"
             )
-        self._in_domain_references({})
+        self.in_domain_references({})
         check_disk(self.root, self.plan.disk())
 
     def estimate(self, work: Sequence[Work] | None = None) -> Estimate:
@@ -221,13 +221,13 @@ class Pipeline:
         inverted = self.inverted()
         originals, reconstructions = self.reconstructed()
         samples, numbers, described = self._sampled(inverted)
-        in_domain, own, _ = self.own
+        in_domain, own, made = self.own
         measure = self.measure
         with self._record("measure", self.settings.num_samples, 0):
             rows = [measure.row(label(self.sampler), "strategy", described)]
             compared = [
                 (measure.real(), measure.few_shot.first(measure.count)),
-                (measure.own(self.own[2]), self.own[2]),
+                (measure.own(made), made),
             ]
             for sampler in self.plan.controls():
                 mixed = self.control(sampler)
@@ -304,7 +304,7 @@ class Pipeline:
     @cached_property
     def in_domain_features(self) -> Mapping[str, Tensor]:
         """Features of the model's own domain, by judge."""
-        return self._in_domain_references(self.own[2].features)
+        return self.in_domain_references(self.own[2].features)
 
     @cached_property
     def measure(self) -> "Measure":
@@ -691,8 +691,12 @@ class Pipeline:
             step=self.settings.step,
         )
 
-    def _in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of the model's own domain: of real pictures where some are stored."""
+    def in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the model's own domain by judge: of real pictures where some are stored.
+
+        Args:
+            samples: features of samples of the model, which stand for them elsewhere.
+        """
         found = dict(samples)
         for judge in self.judges:
             file = self.model.in_domain_file(judge.extractor.name)

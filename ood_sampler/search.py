@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ood_sampler.data.domain import Part
 from ood_sampler.latents.bandwidth import Point, Thresholds, ranked
+from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.metrics.judges import Described, Judges
@@ -281,9 +282,7 @@ class _Judge:
             "in_domain": self.measure.in_domain[judge.name],
         }
         found = judge.figures(sets, only=("kid", "authenticity", "near_copies", "captured"))
-        # pictures of the validation part are as near to themselves as can be
-        real = judge.figures({**sets, "new": validating}, only=("near_copies",))
-        copies, usual = (interval(figures, "near_copies") for figures in (found, real))
+        copies = interval(found, "near_copies")
         return Point(
             step=step,
             retention=1 - float(found["captured"]),
@@ -291,11 +290,19 @@ class _Judge:
             distance=float(found["kid"]),
             error=float(found["kid_standard_error"]),
             near_copies=copies.value,
-            excess=difference_interval(copies, usual).low,
+            excess=difference_interval(copies, self._usual_copies).low,
         )
 
     def _few_shot(self, part: Sequence[int]) -> Tensor:
         return self.measure.few_shot.headline[part]
+
+    @cached_property
+    def _usual_copies(self) -> Interval:
+        """Share of near-copies among pictures of the validation part, which are new."""
+        validating = self._few_shot(self.validation)
+        sets = {"new": validating, "few_shot": self._few_shot(self.fit), "held_out": validating}
+        judge = self.measure.judges.headline
+        return interval(judge.figures(sets, only=("near_copies",)), "near_copies")
 
     @cached_property
     def floor(self) -> float:

@@ -13,6 +13,13 @@ def of_judge(judge: str, key: str) -> str:
     return f"{judge}{_OF}{key}"
 
 
+def together(opinions: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """Figures of all judges as one row: those of the first, the headline, by their plain names."""
+    (_, headline), *others = opinions.items()
+    named = {of_judge(name, key): value for name, own in others for key, value in own.items()}
+    return {**headline, **named}
+
+
 def plain(key: str) -> str:
     """The name of a figure, whoever is its judge."""
     return key.rpartition(_OF)[2]

@@ -92,13 +92,12 @@ def kid_figure(rows: Sequence[Row]) -> "Figure | None":
     if not shown:
         return None
     figure, (axes,) = panel_figure(width=6.4, height=0.9 + 0.52 * len(shown))
+    column = next(column for column in COLUMNS if column.key == "kid")
     for y, row in enumerate(shown):
-        low, high = (number(row.get(f"kid_{end}")) for end in ("low", "high"))
-        reach = [row["kid"] if low is None else low, row["kid"] if high is None else high]
         axes.errorbar(
-            row["kid"] * 1e3,
+            row["kid"] * column.scale,
             y,
-            xerr=[[1e3 * (row["kid"] - reach[0])], [1e3 * (reach[1] - row["kid"])]],
+            xerr=[[reach] for reach in _reach(column, row)],
             fmt="o",
             color=COLOURS[row["role"]],
             markersize=7,

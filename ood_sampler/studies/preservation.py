@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ood_sampler.data.artifact import Artifact
 from ood_sampler.metrics.comparison import kernel_difference
-from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.intervals import interval, normal_interval
 from ood_sampler.metrics.judges import Described, Judge
-from ood_sampler.metrics.opinions import of_judge
+from ood_sampler.metrics.opinions import together
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
@@ -383,19 +382,15 @@ class _Court:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "_Court":
-        domain, own = pipeline.domain, dict[str, Tensor]()
+        domain, made = pipeline.domain, dict[str, Tensor]()
         if _needs_own_samples(pipeline):
             other = _of_another_seed(pipeline)
-            made = _features(other, "in-domain sample of another seed", other.in_domain())
-            own |= made.features
-        for judge in pipeline.judges:
-            file = _own_features(pipeline, judge)
-            if file is not None:
-                own[judge.name] = read_reference(file, judge.extractor)
+            images = other.in_domain()
+            made |= _features(other, "in-domain sample of another seed", images).features
         headline = _own_features(pipeline, pipeline.judges.headline)
         return cls(
             pipeline=pipeline,
-            own=own,
+            own=pipeline.in_domain_references(made),
             reference="samples of another seed" if headline is None else "real pictures",
             few_shot=pipeline.describe_images("few-shot", domain.few_shot),
             held_out=pipeline.describe_images("held-out", domain.held_out),
@@ -426,11 +421,7 @@ class _Court:
         return self._of_all(found)
 
     def _of_all(self, figures: Callable[[Judge], Mapping[str, Any]]) -> dict[str, Any]:
-        headline, *others = self.pipeline.judges
-        found = dict(figures(headline))
-        for judge in others:
-            found |= {of_judge(judge.name, key): v for key, v in figures(judge).items()}
-        return found
+        return together({judge.name: figures(judge) for judge in self.pipeline.judges})
 
     def _figures(self, judge: Judge, noise: Described, samples: Described) -> dict[str, Any]:
         name = judge.name

@@ -1,4 +1,4 @@
-from ood_sampler.metrics.opinions import as_judged, of_judge, plain, second_judges
+from ood_sampler.metrics.opinions import as_judged, of_judge, plain, second_judges, together
 
 ROWS = [
     {"name": "a", "kid": 1.0, "second/kid": 2.0, "fid": 3.0, "second/fid": None},
@@ -18,3 +18,12 @@ def test_a_row_by_each_judge() -> None:
     # what this judge cannot tell is not told by the headline in its place
     assert as_judged(ROWS[0], "second") == {"name": "a", "kid": 2.0, "fid": None}
     assert as_judged(ROWS[1], "third") == {"name": "b", "kid": 5.0}
+
+
+def test_opinions_together_are_a_row_that_each_judge_finds_its_own_in() -> None:
+    first, second = {"kid": 1.0, "fid": 2.0}, {"kid": 3.0}
+    row = together({"first": first, "second": second})
+    assert row == {"kid": 1.0, "fid": 2.0, "second/kid": 3.0}
+    assert as_judged(row, None) == first
+    assert as_judged(row, "second") == first | second
+    assert together({"first": first}) == first
