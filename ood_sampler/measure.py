@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from ood_sampler.data.artifact import digest, load_json, save_json
 from ood_sampler.metrics.base import Figures
 from ood_sampler.metrics.comparison import kernel_difference
-from ood_sampler.metrics.intervals import normal_interval, with_bounds
 from ood_sampler.metrics.judges import Described, Judges, figures_of
 from ood_sampler.metrics.opinions import plain, together
 from ood_sampler.report.tables import IN_DOMAIN
-from ood_sampler.versions import Maker, code_version
+from ood_sampler.statistics.intervals import normal_interval, with_bounds
+from ood_sampler.store.files import digest, load_json, save_json
+from ood_sampler.store.versions import Maker, code_version
 
 REAL = "real pictures"
 SIZE_DEPENDENT = ("fid", "recall", "coverage")

@@ -15,19 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ood_sampler.data.artifact import (
-    Artifact,
-    Items,
-    check_disk,
-    load_state,
-    save_state,
-)
 from ood_sampler.data.domain import ImageSet, TargetDomain
-from ood_sampler.data.lease import hold
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.measure import Measure, Row
 from ood_sampler.metrics.attribution import Attribution, attribution
 from ood_sampler.metrics.authenticity import nearest
@@ -54,6 +45,10 @@ from ood_sampler.report.estimate import Estimate, Work
 from ood_sampler.report.journal import journal
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.store.artifacts import Artifact, Items, check_disk
+from ood_sampler.store.files import load_state, save_state
+from ood_sampler.store.lock import hold
+from ood_sampler.store.sets import Selected, TensorSet
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from ood_sampler.data.artifact import Artifact, digest
 from ood_sampler.data.domain import ImageSet, Part, TargetDomain
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.features import FeatureExtractor
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import Model
@@ -27,7 +25,10 @@ from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
-from ood_sampler.versions import Maker, code_version
+from ood_sampler.store.artifacts import Artifact
+from ood_sampler.store.files import digest
+from ood_sampler.store.sets import TensorSet
+from ood_sampler.store.versions import Maker, code_version
 
 _PIXELS = {"cpu": 2**16, "cuda": 2**20}
 """Pixels a call of the network if nothing is said: caches are small, and a GPU wants company."""

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.data.physical import as_bands, write_fields
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.pipeline import Outcome, Pipeline, label
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
@@ -22,6 +20,8 @@ from ood_sampler.report.results import environment, write_attribution, write_jso
 from ood_sampler.report.tables import csv_table, rich_table
 from ood_sampler.report.verdicts import conclusion, verdicts
 from ood_sampler.search import Choice
+from ood_sampler.store.files import write_atomically
+from ood_sampler.store.sets import TensorSet
 from ood_sampler.studies.files import csv_rows
 
 SHOWN = 64

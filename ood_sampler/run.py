@@ -337,7 +337,7 @@ def _sweep_name() -> str | None:
 
 
 def _write_configuration(folder: Path, cfg: DictConfig) -> None:
-    from ood_sampler.data.artifact import write_atomically
+    from ood_sampler.store.files import write_atomically
 
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.domain import Part
-from ood_sampler.latents.bandwidth import Point, Thresholds, ranked
-from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.authenticity import authenticity
-from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.metrics.judges import Described, Judges
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline import Pipeline, StageRecord, label
 from ood_sampler.plan import in_domain_work
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import Sampler
+from ood_sampler.statistics.band import Point, Thresholds, ranked
+from ood_sampler.statistics.intervals import difference_interval, interval
+from ood_sampler.statistics.resampling import Interval
 
 log = logging.getLogger(__name__)
 

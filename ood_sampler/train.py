@@ -113,7 +113,7 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
     Raises:
         ValueError: they differ.
     """
-    from ood_sampler.data.artifact import write_atomically
+    from ood_sampler.store.files import write_atomically
 
     identity = output / "identity.json"
     found = {

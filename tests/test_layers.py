@@ -9,9 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "ood_sampler"
 LAYERS = [
     "faults",
     "names",
-    "versions",
     "help",
     "folders",
+    "store",
+    "statistics",
     "diffusion",
     "latents",
     "samplers",

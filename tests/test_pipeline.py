@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.data.artifact import SHARD
 from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
 from ood_sampler.diffusion.solvers import (
     BdiaSolver,
@@ -37,6 +36,7 @@ from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
+from ood_sampler.store.artifacts import SHARD
 from tests.conftest import RESOLUTION, make_judges, smooth_images
 
 SETTINGS: dict[str, Any] = {

@@ -553,7 +553,7 @@ def test_a_mistake_ends_the_run_with_one_sentence_and_no_traceback(
 
 OWN_METRIC = '''
 from ood_sampler.metrics.base import SetMetric
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 class Brightness(SetMetric):

@@ -25,7 +25,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.data.sources import load_training_images
 from ood_sampler.diffusion.denoiser import Denoiser, VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
@@ -39,6 +38,7 @@ from ood_sampler.models.weights import ASSETS
 from ood_sampler.modules.training import DenoiserTraining
 from ood_sampler.report.grid import save_grid
 from ood_sampler.report.plots import bitmap, styled
+from ood_sampler.store.files import write_atomically
 from ood_sampler.train import newest_checkpoint
 
 if TYPE_CHECKING:

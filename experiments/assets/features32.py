@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.metrics.features import EMBEDDED, EmbeddedFeatures, FeatureNetwork
+from ood_sampler.store.files import write_atomically
 
 BATCH = 500
 PEAK_RATE = 0.75

@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.metrics.features import EMBEDDED, FeatureExtractor
 from ood_sampler.metrics.imagenet import ImageNetFeatures
+from ood_sampler.store.files import write_atomically
 
 DOMAINS = ("dog", "ship")
 """Classes of CIFAR-10 that `dog32` and `ship32` were trained on."""

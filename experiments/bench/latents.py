@@ -9,12 +9,10 @@ from typing import Literal
 import torch
 
 from experiments.bench.table import Ratio, seconds
-from ood_sampler.data.artifact import SHARD
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.latents.geometry import criteria
-from ood_sampler.latents.store import InMemory
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.criteria import CriteriaOptions, targets_of
@@ -24,6 +22,8 @@ from ood_sampler.samplers.lowrank import LowRankSampler
 from ood_sampler.samplers.noised import NoisedSampler
 from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.store.artifacts import SHARD
+from ood_sampler.store.sets import InMemory
 
 A_MINUTE = 1_000_000
 ACCEPTED = 100.0

@@ -30,10 +30,10 @@ from experiments.bench.network import (
     some,
 )
 from experiments.bench.table import Ratio, in_turn, seconds
-from ood_sampler.data.artifact import Artifact, Items
 from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import compute
 from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.store.artifacts import Artifact, Items
 
 GOAL = 1.03
 IMAGES = {1: 32}

@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ood_sampler.data.artifact import digest, save_state
 from ood_sampler.data.domain import TargetDomain, embedded_domain, folder_domain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import MultistepSolver
@@ -37,7 +36,8 @@ from ood_sampler.modules.prediction import lightning_trainer
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.plan import Settings, configuration, model_makers
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.versions import code_version
+from ood_sampler.store.files import digest, save_state
+from ood_sampler.store.versions import code_version
 
 CAPS = {
     2: (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55),

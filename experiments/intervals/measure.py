@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.comparison import difference_terms
 from ood_sampler.metrics.features import unit_size
 from ood_sampler.metrics.frechet import infinitesimal_jackknife
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, normal_interval
 from ood_sampler.metrics.kernel import KernelTerms, between_pairs, distance_terms, within_pairs
+from ood_sampler.statistics.intervals import STANDARD_ERRORS, normal_interval
+from ood_sampler.statistics.resampling import Interval
 
 Replicate: TypeAlias = dict[str, float]
 

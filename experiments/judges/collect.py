@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.report.sight import KEPT, MEASURED
+from ood_sampler.store.files import write_atomically
 from ood_sampler.studies.judges import REAL, JudgesStudy
 
 _ABOUT = ("judge", "domain", "model")

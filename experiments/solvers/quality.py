@@ -33,12 +33,12 @@ from ood_sampler.diffusion.solvers import (
     MultistepSolver,
     Solver,
 )
-from ood_sampler.latents.store import InMemory
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.samplers.base import InvertedSet
 from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.store.sets import InMemory
 
 
 def solvers() -> Iterator[Solver]:

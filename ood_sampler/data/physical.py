@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ood_sampler.data.artifact import atomic
 from ood_sampler.data.radiation import FieldScale
 from ood_sampler.data.sources import MissingPackageError, load_extra
-from ood_sampler.latents.store import TensorSet
+from ood_sampler.store.files import atomic
+from ood_sampler.store.sets import TensorSet
 
 _BLOCK = 2880
 """Bytes that header and data of FITS are filled up to a multiple of."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.normality import (
+from ood_sampler.latents.spectrum import band_power, colour_products, neighbour_products
+from ood_sampler.statistics.moments import mean_and_variance
+from ood_sampler.statistics.normality import (
     excess_kurtosis,
     holm,
     lilliefors_distance,
@@ -14,10 +16,9 @@ from ood_sampler.latents.normality import (
     shapiro_wilk,
     skewness,
 )
-from ood_sampler.latents.resampling import REPLICATES, Interval, percentiles
-from ood_sampler.latents.resampling import draws as resample
-from ood_sampler.latents.spectrum import band_power, colour_products, neighbour_products
-from ood_sampler.latents.store import TensorSet, mean_and_variance
+from ood_sampler.statistics.resampling import REPLICATES, Interval, percentiles
+from ood_sampler.statistics.resampling import draws as resample
+from ood_sampler.store.sets import TensorSet
 
 ERROR_RATE = 0.05
 """Chance that any test at all rejects a set of independent normal latents."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.latents.store import TensorSet
+from ood_sampler.store.sets import TensorSet
 
 ROUNDS = 32
 """Draws of references that each member of a set is measured against."""

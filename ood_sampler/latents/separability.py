@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.geometry import gram
-from ood_sampler.latents.resampling import (
+from ood_sampler.statistics.moments import mean_and_variance
+from ood_sampler.statistics.resampling import (
     REPLICATES,
     Interval,
     beside_the_edge,
@@ -17,7 +18,7 @@ from ood_sampler.latents.resampling import (
     percentiles,
     resampling_weights,
 )
-from ood_sampler.latents.store import TensorSet, mean_and_variance
+from ood_sampler.store.sets import TensorSet
 
 CROSS_VALIDATED = math.sqrt(2)
 r"""What resampling finds too little spread of the AUROC of `Pair.linear`, as a factor.

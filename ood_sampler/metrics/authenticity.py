@@ -11,7 +11,7 @@ from ood_sampler.metrics.feature_sets import (
     kth_nearest,
     neighbour_distance,
 )
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 def nearest(samples: Tensor, reference: Tensor) -> Neighbours:

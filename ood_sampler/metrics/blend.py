@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 # A vector with less than this share of its variance left beside those already chosen adds nothing.
 # Correlations are rounded at about 1e-15, which moves R^2 by 1e-7 at most then.

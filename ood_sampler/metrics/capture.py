@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, kth_nearest, subsample
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 def captured(samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int) -> Tensor:

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.features import quantise
+from ood_sampler.store.sets import TensorSet
 
 MIXED_IN = 0.1
 """Share of in-domain images mixed into pictures of the target domain."""

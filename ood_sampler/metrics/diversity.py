@@ -8,7 +8,7 @@ from torch import Tensor
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, distinct
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 class Diversity(NamedTuple):

@@ -6,7 +6,7 @@ from torch import Tensor
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, subsample
 from ood_sampler.metrics.frechet import FrechetEstimate, frechet_distance, infinitesimal_jackknife
-from ood_sampler.metrics.intervals import normal_interval, with_bounds
+from ood_sampler.statistics.intervals import normal_interval, with_bounds
 
 _SMALLEST = 0.5
 """Share of the vectors in the smallest subsets."""

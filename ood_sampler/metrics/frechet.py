@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets
-from ood_sampler.metrics.intervals import normal_interval, with_bounds
+from ood_sampler.statistics.intervals import normal_interval, with_bounds
 
 
 class FrechetEstimate(NamedTuple):

@@ -7,10 +7,10 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import Interval
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, row_blocks
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, with_bounds
+from ood_sampler.statistics.intervals import STANDARD_ERRORS, with_bounds
+from ood_sampler.statistics.resampling import Interval
 
 
 class KernelEstimate(NamedTuple):

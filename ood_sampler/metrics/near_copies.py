@@ -6,7 +6,7 @@ from torch import Tensor
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import same
-from ood_sampler.metrics.intervals import share_interval, with_bounds
+from ood_sampler.statistics.intervals import share_interval, with_bounds
 
 _ONE_IN = 100
 """Of so many held-out images one may be as near as a near-copy."""

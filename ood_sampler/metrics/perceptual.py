@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, distinct
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
 from ood_sampler.metrics.weights import find_weights, read_weights
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 SIDE = 64
 """Side in pixels of the images that LPIPS sees: the last of its maps has 4x4 positions then."""

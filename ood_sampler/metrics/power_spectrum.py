@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import Interval, resampling_weights
-from ood_sampler.metrics.intervals import centred_interval
+from ood_sampler.statistics.intervals import centred_interval
+from ood_sampler.statistics.resampling import Interval, resampling_weights
 
 _FLOOR = 1e-30
 """Power of a constant field, whose logarithm is still a number."""

@@ -13,14 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ood_sampler.data.artifact import load_json, load_state, save_json, save_state
-from ood_sampler.data.lease import hold
 from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.models.state import read_file
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
 from ood_sampler.modules.prediction import TrainerFactory
 from ood_sampler.modules.training import NoiseTraining
+from ood_sampler.store.files import load_json, load_state, save_json, save_state
+from ood_sampler.store.lock import hold
 
 log = logging.getLogger(__name__)
 

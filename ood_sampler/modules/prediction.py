@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import Dataset
 
-from ood_sampler.data.artifact import Artifact
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
 from ood_sampler.modules.compilation import Compile, Mode
+from ood_sampler.store.artifacts import Artifact
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ood_sampler.latents.resampling import Interval, beside_the_edge
-from ood_sampler.report.decision import TOO_FEW, Outcome, Pool, advice, estimated
 from ood_sampler.report.tables import IN_DOMAIN, Results, Row, figure, number, strategy
+from ood_sampler.statistics.decision import TOO_FEW, Outcome, Pool, advice, estimated
+from ood_sampler.statistics.resampling import Interval, beside_the_edge
 
 UNSURE = "too few to say"
 """Answer to what the images leave open."""

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ood_sampler.data.artifact import write_atomically
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.features import quantise
+from ood_sampler.store.files import write_atomically
+from ood_sampler.store.sets import TensorSet
 
 EDGE = 96
 """Small pictures are shown at about this size, in pixels."""

@@ -1,7 +1,5 @@
 """Questions about KID: of samples against own samples, pixel controls and real pictures."""
 
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.report.claims import (
     UNSURE,
     Subject,
@@ -10,8 +8,10 @@ from ood_sampler.report.claims import (
     kid_text,
     share_interval,
 )
-from ood_sampler.report.decision import Decision, Outcome, all_of, decide
 from ood_sampler.report.tables import Row, figure, number
+from ood_sampler.statistics.decision import Decision, Outcome, all_of, decide
+from ood_sampler.statistics.intervals import difference_interval
+from ood_sampler.statistics.resampling import Interval
 
 TRADE = "nearer or newer"
 """Answer where what is nearer is less new, and nothing is as new."""

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, quantiles, stdev
 
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
-from ood_sampler.report.decision import Decision, Outcome, decide, estimated
 from ood_sampler.report.tables import figure, figure_with_interval, number
+from ood_sampler.statistics.decision import Decision, Outcome, decide, estimated
+from ood_sampler.statistics.intervals import difference_interval
+from ood_sampler.statistics.resampling import Interval
 
 _AUTHENTICITY = 0.5
 """Expected of new pictures where the authenticity of real ones is not known."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.metrics.opinions import plain
 from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
@@ -25,6 +24,7 @@ from ood_sampler.report.tables import (
     strategy,
 )
 from ood_sampler.report.verdicts import conclusion, verdicts
+from ood_sampler.store.files import write_atomically
 
 _SAMPLES, _PAIRS, _HELD_OUT, _IN_DOMAIN, _RECONSTRUCTIONS = 50, 25, 30, 10, 15
 """Pictures shown of each kind, at most."""

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 import ood_sampler
-from ood_sampler.data.artifact import write_atomically
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.metrics.attribution import Attribution
 from ood_sampler.report.grid import save_png, to_uint8
+from ood_sampler.store.files import write_atomically
+from ood_sampler.store.sets import TensorSet
 
 
 def commit() -> str:

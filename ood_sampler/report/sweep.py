@@ -6,10 +6,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.metrics.opinions import plain
 from ood_sampler.report.claims import Verdict
-from ood_sampler.report.decision import counted
 from ood_sampler.report.grid import save_png, strip
 from ood_sampler.report.plots import bitmap, curves
 from ood_sampler.report.results import write_json
@@ -25,6 +23,8 @@ from ood_sampler.report.tables import (
 )
 from ood_sampler.report.terminal import TerminalTable
 from ood_sampler.report.verdicts import conclusion, verdicts
+from ood_sampler.statistics.decision import counted
+from ood_sampler.store.files import write_atomically
 
 Run: TypeAlias = tuple[str, Results, Tensor]
 """Overrides that tell the run from the others, what it found, and its first samples."""

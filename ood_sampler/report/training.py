@@ -6,12 +6,12 @@ import lightning
 import safetensors.torch
 from lightning.pytorch.callbacks import Callback
 
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.diffusion.denoiser import VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.modules.training import DenoiserTraining
 from ood_sampler.report.grid import save_grid
+from ood_sampler.store.files import write_atomically
 
 
 class Snapshots(Callback):

@@ -1,6 +1,6 @@
 """What the figures of a run say, in sentences computed from them.
 
-Each question is a claim about an interval (`ood_sampler.report.decision`); margins of claims of
+Each question is a claim about an interval (`ood_sampler.statistics.decision`); margins of claims of
 "as good as" stand with the questions (`ood_sampler.report.nearness`, `ood_sampler.report.novelty`).
 """
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from ood_sampler.metrics.opinions import as_judged, second_judges
 from ood_sampler.report.claims import DISPUTED, Answered, Subject, Verdict
-from ood_sampler.report.decision import TOO_FEW
 from ood_sampler.report.nearness import (
     TRADE,
     against_controls,
@@ -18,6 +17,7 @@ from ood_sampler.report.nearness import (
 )
 from ood_sampler.report.novelty import LOST, blends, copies, kept, varied
 from ood_sampler.report.tables import Results, judges_of
+from ood_sampler.statistics.decision import TOO_FEW
 
 _TOO_FEW = TOO_FEW.capitalize()
 _OPEN: dict[Answered, str] = {"unclear": _TOO_FEW, "disputed": "The judges disagree"}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.latents.store import TensorSet
+from ood_sampler.store.sets import TensorSet
 
 Fitted = dict[str, Tensor]
 """What a strategy learned from the inverted set; stored beside the run."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.statistics.moments import mean_and_variance
 
 
 class CircleSampler(Sampler):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.geometry import combine, gram
-from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.statistics.moments import mean_and_variance
 
 CAP = 0.8
 """Largest share of a latent if nothing is said; see `experiments/cog_cap`."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.geometry import Criteria, set_criteria
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.samplers.base import Fitted, Sampler
+from ood_sampler.store.sets import TensorSet
 
 CRITERIA = Criteria._fields
 _UNITS = ("", "°", "°")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import ROUNDS, Criteria, criteria_of_products
-from ood_sampler.latents.store import mean_and_variance
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import (
     CriteriaOptions,
@@ -18,6 +17,7 @@ from ood_sampler.samplers.criteria import (
     take_rows,
     targets_of,
 )
+from ood_sampler.statistics.moments import mean_and_variance
 
 _PROBES = 32
 """Draws that `fit` checks the construction by."""

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from ood_sampler.data.domain import ImageSet
 from ood_sampler.data.radiation import FieldScale
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.intensity import area_distance, areas, wasserstein_distance
-from ood_sampler.metrics.intervals import interval, mean_interval
 from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
 from ood_sampler.pipeline import Pipeline, Taken, label
 from ood_sampler.plan import configuration
 from ood_sampler.report.annotate import add_legend, entitle
-from ood_sampler.report.decision import Outcome, all_of, decide, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN, number
 from ood_sampler.samplers.base import Sampler
+from ood_sampler.statistics.decision import Outcome, all_of, decide, separation
+from ood_sampler.statistics.intervals import interval, mean_interval
+from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.sets import Selected, TensorSet
 from ood_sampler.studies.base import (
     Heading,
     Measured,

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.bandwidth import Band, Thresholds, find_band
-from ood_sampler.latents.ranks import rank_correlation
-from ood_sampler.metrics.intervals import interval
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.decision import TOO_FEW, Decision, all_of, decide
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
+from ood_sampler.statistics.band import Band, Thresholds, find_band
+from ood_sampler.statistics.decision import TOO_FEW, Decision, all_of, decide
+from ood_sampler.statistics.intervals import interval
+from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -59,7 +59,7 @@ class BandwidthStudy(Study):
     pictures. A step is usable if retention and novelty reach stated shares of those of real
     pictures and near-copies do not exceed theirs beyond doubt. The band is the usable range around
     the chosen step, its ends interpolated: of the usable steps whose KID is not told apart from the
-    least, the one that makes the newest images (`ood_sampler.latents.bandwidth`). The domain gap is
+    least, the one that makes the newest images (`ood_sampler.statistics.band`). The domain gap is
     the KID between the few-shot pictures and the model's own domain.
 
     Args:

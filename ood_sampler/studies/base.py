@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
-from ood_sampler.latents.bandwidth import Point
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import (
+from ood_sampler.metrics.opinions import of_judge, second_judges
+from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.plan import in_domain_work
+from ood_sampler.report.estimate import Work
+from ood_sampler.samplers.base import GaveUpError, Sampler
+from ood_sampler.statistics.band import Point
+from ood_sampler.statistics.decision import TOO_FEW, Outcome, Pool, advice
+from ood_sampler.statistics.intervals import (
     STANDARD_ERRORS,
     difference_interval,
     interval,
     with_bounds,
 )
-from ood_sampler.metrics.opinions import of_judge, second_judges
-from ood_sampler.pipeline import Pipeline, label
-from ood_sampler.plan import in_domain_work
-from ood_sampler.report.decision import TOO_FEW, Outcome, Pool, advice
-from ood_sampler.report.estimate import Work
-from ood_sampler.samplers.base import GaveUpError, Sampler
+from ood_sampler.statistics.resampling import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

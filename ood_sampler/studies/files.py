@@ -11,13 +11,13 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ood_sampler.data.artifact import save_state, write_atomically
 from ood_sampler.metrics.opinions import as_judged, of_judge, second_judges
-from ood_sampler.report.decision import TOO_FEW, Outcome
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap, svg
 from ood_sampler.report.results import write_json
 from ood_sampler.report.tables import MISSING, judges_of, number
+from ood_sampler.statistics.decision import TOO_FEW, Outcome
+from ood_sampler.store.files import save_state, write_atomically
 from ood_sampler.studies.base import Heading, Measured, Row, Study
 
 _ABOUT = (Heading("model", "model"), Heading("domain", "domain"))

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from ood_sampler.latents.frontier import Trade, advantage, pareto
-from ood_sampler.metrics.intervals import interval
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
-from ood_sampler.report.decision import TOO_FEW, Decision, Outcome, any_of, decide
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
+from ood_sampler.statistics.decision import TOO_FEW, Decision, Outcome, any_of, decide
+from ood_sampler.statistics.frontier import Trade, advantage, pareto
+from ood_sampler.statistics.intervals import interval
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -108,7 +108,7 @@ class FrontierStudy(Study):
     pixel-space control). All controls together make a frontier of KID over authenticity, and two
     of the blend score (variance that the best five few-shot pictures explain), over precision and
     over KID. A setting of the latents lies beyond a frontier if its interval does, corrected for
-    the number of settings tried (`ood_sampler.latents.frontier`).
+    the number of settings tried (`ood_sampler.statistics.frontier`).
 
     Args:
         steps: inversion steps.

@@ -10,14 +10,14 @@ from torch import Tensor
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, most_tests
 from ood_sampler.latents.geometry import Criteria, set_criteria
-from ood_sampler.latents.normality import SHAPIRO_RANGE
-from ood_sampler.latents.store import TensorSet
-from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.decision import all_of, decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.statistics.decision import all_of, decide, order, separation
+from ood_sampler.statistics.intervals import interval
+from ood_sampler.statistics.normality import SHAPIRO_RANGE
+from ood_sampler.store.sets import TensorSet
 from ood_sampler.studies.base import (
     Heading,
     Measured,

@@ -19,11 +19,11 @@ from ood_sampler.data.sources import ImageSource, open_source
 from ood_sampler.data.split import Picture, Scan, inspect
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
-from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import to_uint8
+from ood_sampler.store.sets import Selected, TensorSet
 from ood_sampler.studies.base import variant
 
 FEW_SHOT = "few-shot"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.ranks import rank_correlation
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import interval
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle, tick_values
-from ood_sampler.report.decision import decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.statistics.decision import decide, order, separation
+from ood_sampler.statistics.intervals import interval
+from ood_sampler.statistics.ranks import rank_correlation
+from ood_sampler.statistics.resampling import Interval
 from ood_sampler.studies.base import (
     Heading,
     Measured,

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.domain import ImageSet, TensorImages
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.latents.store import Selected, TensorSet
 from ood_sampler.metrics.degradations import MIXED_IN, Degradation, degradations, degrade
-from ood_sampler.metrics.intervals import STANDARD_ERRORS, normal_interval, share_interval
 from ood_sampler.metrics.judges import Judge
 from ood_sampler.metrics.kernel import KernelEstimate, jackknife
 from ood_sampler.metrics.prdc import manifold_scores
@@ -22,6 +19,9 @@ from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather, to_uint8
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.report.sight import sight
+from ood_sampler.statistics.intervals import STANDARD_ERRORS, normal_interval, share_interval
+from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.sets import Selected, TensorSet
 from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, own_domain
 from ood_sampler.studies.curves import by_domain
 

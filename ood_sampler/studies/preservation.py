@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ood_sampler.data.artifact import Artifact
 from ood_sampler.metrics.comparison import kernel_difference
-from ood_sampler.metrics.intervals import interval, normal_interval
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.opinions import together
 from ood_sampler.models.finetuned import FineTunedModel
@@ -20,9 +18,11 @@ from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import add_legend, entitle
-from ood_sampler.report.decision import TOO_FEW, Order, decide, order
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
+from ood_sampler.statistics.decision import TOO_FEW, Order, decide, order
+from ood_sampler.statistics.intervals import interval, normal_interval
+from ood_sampler.store.artifacts import Artifact
 from ood_sampler.studies.base import (
     Heading,
     Measured,

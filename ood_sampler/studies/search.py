@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ood_sampler.latents.bandwidth import Point, ranked
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import difference_interval
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
-from ood_sampler.report.decision import (
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.search import Search
+from ood_sampler.statistics.band import Point, ranked
+from ood_sampler.statistics.decision import (
     TOO_FEW,
     Decision,
     Outcome,
@@ -21,10 +23,8 @@ from ood_sampler.report.decision import (
     estimated,
     order,
 )
-from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
-from ood_sampler.samplers.base import Sampler
-from ood_sampler.search import Search
+from ood_sampler.statistics.intervals import difference_interval
+from ood_sampler.statistics.resampling import Interval
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -50,7 +50,7 @@ class SearchStudy(Study):
     """What `inversion.step=auto sampler=auto` chooses, and what a full grid would have found.
 
     The grid is measured on held-out pictures, which the search does not see. Which of its settings
-    are usable, and which is best, is decided as in the search (`ood_sampler.latents.bandwidth`).
+    are usable, and which is best, is decided as in the search (`ood_sampler.statistics.band`).
 
     Args:
         search: the search; its steps are those of the grid.

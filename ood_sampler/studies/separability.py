@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.separability import CROSS_VALIDATED, Detection, Pair, detection
-from ood_sampler.metrics.intervals import interval
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
+from ood_sampler.statistics.decision import Decision, Outcome, decide, order, separation
+from ood_sampler.statistics.intervals import interval
 from ood_sampler.studies.base import (
     Heading,
     Measured,

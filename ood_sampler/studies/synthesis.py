@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.pipeline import Pipeline, label
-from ood_sampler.report.decision import (
+from ood_sampler.report.estimate import Work
+from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
+from ood_sampler.statistics.decision import (
     Decision,
     Outcome,
     all_of,
@@ -19,10 +21,8 @@ from ood_sampler.report.decision import (
     estimated,
     order,
 )
-from ood_sampler.report.estimate import Work
-from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
-from ood_sampler.samplers.base import Sampler
-from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
+from ood_sampler.statistics.intervals import difference_interval, interval
+from ood_sampler.statistics.resampling import Interval
 from ood_sampler.studies.base import (
     Heading,
     Measured,

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from ood_sampler.data.physical import as_bands, write_fields, write_fits, write_physical
 from ood_sampler.data.radiation import AsinhScale, FieldScale, FluxScale, LinearScale
-from ood_sampler.latents.store import InMemory
+from ood_sampler.store.sets import InMemory
 
 
 def test_samples_are_written_in_physical_units(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ import torch
 from safetensors.torch import save_file
 
 from ood_sampler.data.arrays import ArraySource
-from ood_sampler.data.artifact import Artifact, load_json, load_state, save_json, save_state
 from ood_sampler.data.fields import inspect_field
 from ood_sampler.data.hub import HubSource
 from ood_sampler.data.images import fit_square, read_rgb
@@ -45,6 +44,8 @@ from ood_sampler.data.layout import Layout
 from ood_sampler.data.sources import open_source
 from ood_sampler.data.split import inspect
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
+from ood_sampler.store.artifacts import Artifact
+from ood_sampler.store.files import load_json, load_state, save_json, save_state
 
 SECONDS = 10
 """A case may take."""

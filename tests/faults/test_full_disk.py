@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from ood_sampler.data import artifact
-from ood_sampler.data.artifact import write_atomically
 from ood_sampler.data.physical import write_fits, write_physical
 from ood_sampler.data.radiation import FluxScale
 from ood_sampler.report.grid import save_png
 from ood_sampler.report.results import write_json
+from ood_sampler.store import artifacts
+from ood_sampler.store.files import write_atomically
 from tests.faults.processes import end, start, stored
 from tests.test_pipeline import pipeline
 
@@ -102,7 +102,7 @@ def test_a_limit_that_is_reached_in_the_middle_of_a_shard(
 
     def run() -> None:
         written = 0
-        original = artifact.save_file
+        original = artifacts.save_file
 
         def save_file(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
             nonlocal written
@@ -110,7 +110,7 @@ def test_a_limit_that_is_reached_in_the_middle_of_a_shard(
             limit_files(SHARD_BYTES // 2 if written > 2 else resource.RLIM_INFINITY)
             original(*arguments, **options)
 
-        artifact.save_file = save_file  # type: ignore[attr-defined] in a fork alone
+        artifacts.save_file = save_file  # type: ignore[attr-defined] in a fork alone
         pipeline(model_folder, root, trainer).run()
 
     assert end(start(run, log)) == 1

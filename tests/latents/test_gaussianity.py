@@ -12,7 +12,7 @@ from ood_sampler.latents.gaussianity import (
     gaussianity,
     most_tests,
 )
-from ood_sampler.latents.store import InMemory
+from ood_sampler.store.sets import InMemory
 
 N, SHAPE = 150, (3, 12, 12)
 D = math.prod(SHAPE)

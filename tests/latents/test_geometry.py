@@ -18,7 +18,7 @@ from ood_sampler.latents.geometry import (
     member_criteria,
     slerp,
 )
-from ood_sampler.latents.store import InMemory
+from ood_sampler.store.sets import InMemory
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from ood_sampler.latents.separability import (
     log_odds_interval,
     shrinkage,
 )
-from ood_sampler.latents.store import InMemory
+from ood_sampler.store.sets import InMemory
 
 SHAPE = (3, 20, 20)
 D = math.prod(SHAPE)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ood_sampler.metrics import feature_sets
 from ood_sampler.metrics.authenticity import Authenticity, authentic, authenticity, nearest
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 def normal(rows: int, columns: int = 4, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_sampler.metrics import blend
 from ood_sampler.metrics.blend import BlendScore, best_pair, correlation, forward_selection
-from ood_sampler.metrics.intervals import mean_interval, with_bounds
+from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 def normal(rows: int, columns: int = 30, seed: int = 0) -> Tensor:

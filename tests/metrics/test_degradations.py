@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ood_sampler.latents.store import InMemory
 from ood_sampler.metrics.degradations import (
     Blend,
     Blur,
@@ -29,6 +28,7 @@ from ood_sampler.metrics.degradations import (
     turn_hue,
 )
 from ood_sampler.metrics.features import quantise
+from ood_sampler.store.sets import InMemory
 
 
 def pictures(count: int = 12, side: int = 16, *, seed: int = 0) -> Tensor:

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.metrics.intervals import share_interval
 from ood_sampler.metrics.near_copies import copy_distance, near_copies
+from ood_sampler.statistics.intervals import share_interval
 
 FEW_SHOT = torch.tensor([[0.0, 1.0], [100.0, 1.0]])
 

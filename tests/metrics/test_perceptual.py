@@ -8,8 +8,8 @@ from torch.nn import functional
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
 from ood_sampler.metrics import perceptual
-from ood_sampler.metrics.intervals import mean_interval
 from ood_sampler.metrics.perceptual import IntraLpips, LpipsEmbedding, as_images
+from ood_sampler.statistics.intervals import mean_interval
 
 CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)

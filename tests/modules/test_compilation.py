@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.data.artifact import Artifact, Items
 from ood_sampler.diffusion.denoiser import EpsilonDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import MultistepSolver
-from ood_sampler.latents.store import InMemory
 from ood_sampler.modules.compilation import CompiledNetwork
 from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import compute, lightning_trainer, machine, make_trainer
+from ood_sampler.store.artifacts import Artifact, Items
+from ood_sampler.store.sets import InMemory
 
 
 class Small(nn.Module):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.data.artifact import load_state
 from ood_sampler.diffusion.denoiser import (
     Denoiser,
     EpsilonDenoiser,
@@ -20,6 +19,7 @@ from ood_sampler.diffusion.denoiser import (
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.finetuning import DenoiserFineTuning, FineTuning, Look, Tuned, fine_tune
+from ood_sampler.store.files import load_state
 from tests.conftest import RESOLUTION, smooth_images
 
 SETTINGS = FineTuning(

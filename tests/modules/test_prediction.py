@@ -11,10 +11,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException
 from torch.utils.data import DataLoader, Dataset
 
-from ood_sampler.data.artifact import Artifact, Items
 from ood_sampler.diffusion.denoiser import GaussianDenoiser
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.latents.store import InMemory
 from ood_sampler.modules.prediction import (
     Batch,
     Prefetched,
@@ -26,6 +24,8 @@ from ood_sampler.modules.prediction import (
     make_trainer,
 )
 from ood_sampler.modules.timing import seconds_an_evaluation
+from ood_sampler.store.artifacts import Artifact, Items
+from ood_sampler.store.sets import InMemory
 
 
 class Doubled(Stage):

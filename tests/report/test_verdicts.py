@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 import torch
 
-from ood_sampler.metrics.intervals import share_interval, with_bounds
 from ood_sampler.metrics.near_copies import near_copies as find_near_copies
 from ood_sampler.report.claims import Verdict
 from ood_sampler.report.verdicts import conclusion, verdicts
+from ood_sampler.statistics.intervals import share_interval, with_bounds
 
 CEILING, CONTROLS, REAL, COPIES, BLENDS, CAPTURED = range(6)
 

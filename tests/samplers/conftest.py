@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import InvertedSet, Sampler
+from ood_sampler.store.sets import InMemory
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.bands import BandsSampler
 from ood_sampler.samplers.base import InvertedSet
+from ood_sampler.store.sets import InMemory
 
 MakeSet = Callable[..., InvertedSet]
 Draw = Callable[..., Tensor]

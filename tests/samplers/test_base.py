@@ -7,7 +7,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.bands import BandsSampler
 from ood_sampler.samplers.base import GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.circle import CircleSampler
@@ -23,6 +22,7 @@ from ood_sampler.samplers.permutation import PermutationSampler
 from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.store.sets import InMemory
 
 # what a few latents in four dimensions allow
 LOOSE = CriteriaOptions(**{**OPTIONS, "references": 3, "tolerance": 2.0})  # type: ignore[typeddict-item]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import InvertedSet
 from ood_sampler.samplers.circle import CircleSampler
+from ood_sampler.store.sets import InMemory
 
 MakeSet = Callable[..., InvertedSet]
 Draw = Callable[..., Tensor]

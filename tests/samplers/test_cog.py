@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import combine
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import InvertedSet
 from ood_sampler.samplers.cog import (
     CAP,
@@ -19,6 +18,7 @@ from ood_sampler.samplers.cog import (
     spread,
     squared_sum,
 )
+from ood_sampler.store.sets import InMemory
 
 MakeSet = Callable[..., InvertedSet]
 

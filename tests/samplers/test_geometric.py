@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import Targets, targets_of
 from ood_sampler.samplers.geometric import GeometricSampler, _Shell
+from ood_sampler.store.sets import InMemory
 
 MakeGaussian = Callable[..., InvertedSet]
 S, LENGTH, D = 0.7, 12.0, 3072

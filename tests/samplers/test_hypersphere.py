@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import GaveUpError, InvertedSet
 from ood_sampler.samplers.hypersphere import HypersphereSampler
+from ood_sampler.store.sets import InMemory
 
 MakeSet = Callable[..., InvertedSet]
 Draw = Callable[..., Tensor]

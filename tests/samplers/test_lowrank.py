@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.store import InMemory
 from ood_sampler.samplers.base import Fitted, InvertedSet
 from ood_sampler.samplers.lowrank import (
     LowRankSampler,
     best_rank,
     held_out_log_likelihoods,
 )
+from ood_sampler.store.sets import InMemory
 
 MakeSet = Callable[..., InvertedSet]
 

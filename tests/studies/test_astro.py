@@ -9,13 +9,13 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.diffusion.solvers import DdimSolver
-from ood_sampler.latents import store
 from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.plan import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
+from ood_sampler.store import sets
 from ood_sampler.studies import astro
 from ood_sampler.studies.astro import AstroStudy, _Values
 from ood_sampler.studies.base import Row
@@ -138,7 +138,7 @@ def test_intensities_need_no_memory_of_pixels(
 
     monkeypatch.setattr(AstroStudy, "_values", values)
     monkeypatch.setattr(astro, "_KNOTS", 9)
-    monkeypatch.setattr(store, "_BLOCK_BYTES", 2 * 4 * 3 * RESOLUTION**2)
+    monkeypatch.setattr(sets, "_BLOCK_BYTES", 2 * 4 * 3 * RESOLUTION**2)
     found = rows(*arguments, scale=SCALE)
     assert {tuple(each.intensities.shape) for each in kept} == {(6, 1, 10)}
     # the shift is exact with few knots, in blocks of two images
@@ -161,7 +161,7 @@ def test_shapes_of_the_first_images_are_measured_block_by_block(
 
     monkeypatch.setattr(astro, "morphology", measure)
     monkeypatch.setattr(astro, "check_statmorph", lambda: None)
-    monkeypatch.setattr(store, "_BLOCK_BYTES", 2 * 4 * 3 * RESOLUTION**2)
+    monkeypatch.setattr(sets, "_BLOCK_BYTES", 2 * 4 * 3 * RESOLUTION**2)
     found = rows(model_folder, tmp_path, trainer, grey(6), grey(6), morphology_images=3)
     assert [len(planes) for planes in asked] == [2, 1] * 5
     brightness = (grey(3)[:, 0].double().mean(dim=(1, 2)) + 1) / 2

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from ood_sampler.latents.bandwidth import Band, Point, Thresholds, find_band
-from ood_sampler.metrics.intervals import difference_interval, interval
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
+from ood_sampler.statistics.band import Band, Point, Thresholds, find_band
+from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.studies.bandwidth import BandwidthStudy
 from ood_sampler.studies.base import Measured, variant
 from tests.conftest import make_judges

@@ -6,13 +6,13 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.latents.frontier import Trade, advantage
 from ood_sampler.measure import REAL as REAL_PICTURES
 from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.lerp import LerpSampler
+from ood_sampler.statistics.frontier import Trade, advantage
 from ood_sampler.studies.base import Measured, check_metrics, variant
 from ood_sampler.studies.frontier import LATENTS, PIXELS, REAL, FrontierStudy
 from tests.studies.conftest import (

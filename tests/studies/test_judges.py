@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain, TensorImages
-from ood_sampler.latents.store import InMemory
 from ood_sampler.metrics.degradations import Blend, degradations, degrade
 from ood_sampler.metrics.features import EmbeddedFeatures
-from ood_sampler.metrics.intervals import share_interval
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.metrics.prdc import manifold_scores
 from ood_sampler.pipeline import Pipeline
+from ood_sampler.statistics.intervals import share_interval
+from ood_sampler.store.sets import InMemory
 from ood_sampler.studies.base import Measured
 from ood_sampler.studies.files import read_studies, write_study
 from ood_sampler.studies.judges import DETECTED, REAL, JudgesStudy

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from ood_sampler.data import lease
-from ood_sampler.data.lease import NAME, hold
+from ood_sampler.store import lock
+from ood_sampler.store.lock import NAME, hold
 
 ROOT = Path(__file__).parents[2]
 
 JOB = """
 import logging, signal, sys, time
 from pathlib import Path
-from ood_sampler.data.lease import hold
+from ood_sampler.store.lock import hold
 
 # ignored where the tests themselves run in the background
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,7 +43,7 @@ with hold(
 EXCLUSIVE = """
 import sys, time
 from pathlib import Path
-from ood_sampler.data.lease import hold
+from ood_sampler.store.lock import hold
 
 folders, rounds = [Path(argument) for argument in sys.argv[2:]], int(sys.argv[1])
 for _ in range(rounds):
@@ -86,8 +86,8 @@ def written(path: Path, **changes: Any) -> bytes:  # noqa: ANN401
     fields = {
         "host": "node7",
         "pid": os.getpid(),
-        "machine": lease._machine(),
-        "started": lease._started(os.getpid()),
+        "machine": lock._machine(),
+        "started": lock._started(os.getpid()),
         "token": "ab12",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def test_of_many_processes_one_works_and_the_others_use_it(tmp_path: Path) -> No
     assert NAME not in names(tmp_path)
     worker = next(p.pid for p, (out, _) in zip(processes, ended, strict=True) if out == "True")
     waiting = [err for _, err in ended if err]
-    host = lease.socket.gethostname()
+    host = lock.socket.gethostname()
     # one that comes late enough finds the work done and does not wait
     assert set(waiting) <= {f"waiting for work, which process {worker} on {host} computes\n"}
 
@@ -141,7 +141,7 @@ def test_a_killed_holder_of_this_machine_is_replaced_at_once(
     if reaped:
         holder.wait()
     else:
-        while lease._started(holder.pid) is not None:
+        while lock._started(holder.pid) is not None:
             time.sleep(0.01)
     out, err = end(start(JOB, tmp_path, "second", 0, FOREVER, 1))
     assert out == "True"
@@ -210,7 +210,7 @@ def test_the_process_of_another_machine_counts_as_dead_after_the_lease_alone(
     assert names(tmp_path) == set()
 
 
-@pytest.mark.skipif(lease._machine() is None, reason="processes cannot be told apart")
+@pytest.mark.skipif(lock._machine() is None, reason="processes cannot be told apart")
 @pytest.mark.parametrize(
     ("changes", "gone"),
     [
@@ -223,7 +223,7 @@ def test_the_process_of_another_machine_counts_as_dead_after_the_lease_alone(
     ids=["alive", "number used again", "dead", "elsewhere", "unknown"],
 )
 def test_who_is_known_to_be_gone(tmp_path: Path, changes: dict[str, Any], *, gone: bool) -> None:
-    found = lease._Holder.parse(written(tmp_path / NAME, **changes))
+    found = lock._Holder.parse(written(tmp_path / NAME, **changes))
     assert found is not None
     assert found.is_gone() == gone
 
@@ -266,11 +266,11 @@ def test_only_the_lease_that_was_seen_is_removed(tmp_path: Path) -> None:
     seen = written(path)
     other = written(path, token="cd34")  # noqa: S106 no password
     file = path.stat().st_ino
-    assert not lease._remove(path, seen)
+    assert not lock._remove(path, seen)
     assert (path.read_bytes(), path.stat().st_ino) == (other, file)
     assert names(tmp_path) == {NAME}
-    assert lease._remove(path, other)
-    assert not lease._remove(path, other)
+    assert lock._remove(path, other)
+    assert not lock._remove(path, other)
     assert names(tmp_path) == set()
 
 
@@ -315,7 +315,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(lease._Lease, "write", full)
+    monkeypatch.setattr(lock._Lease, "write", full)
     with (
         pytest.raises(OSError, match=r"No space left on device\): make space"),
         hold([tmp_path / "a", tmp_path / "b"], needed=lambda: True, what="work"),
@@ -334,7 +334,7 @@ def test_a_holder_must_show_itself_within_its_lease(tmp_path: Path, renewal: flo
 
 
 def test_one_look_that_finds_the_file_moved_does_not_end_a_lease(tmp_path: Path) -> None:
-    own = lease._Lease(tmp_path / NAME)
+    own = lock._Lease(tmp_path / NAME)
     own.write()
     (tmp_path / NAME).rename(tmp_path / "aside")
     own.renew("work")

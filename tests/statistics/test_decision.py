@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.report.decision import (
+from ood_sampler.statistics.decision import (
     Decision,
     Pool,
     advice,
@@ -16,6 +15,7 @@ from ood_sampler.report.decision import (
     order,
     separation,
 )
+from ood_sampler.statistics.resampling import Interval
 
 
 @pytest.mark.parametrize(

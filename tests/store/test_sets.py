@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ood_sampler.latents.store import InMemory, TensorSet, mean_and_variance
+from ood_sampler.statistics.moments import mean_and_variance
+from ood_sampler.store.sets import InMemory, TensorSet
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

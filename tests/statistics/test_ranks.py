@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ood_sampler.latents.ranks import rank_correlation, ranks
+from ood_sampler.statistics.ranks import rank_correlation, ranks
 
 
 def test_equal_values_share_the_mean_of_their_ranks() -> None:

@@ -11,19 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 LIBRARIES = ("diffusers", "numpy", "torch")
 """Libraries whose version, to the minor number, is part of the hash of code that imports them."""
 
 OUTSIDE = (
     "faults",
-    "data.artifact",
-    "data.lease",
     "data.sources",
     "data.split",
     "models.sources",
     "models.weights",
+    "store.artifacts",
+    "store.files",
+    "store.lock",
 )
 """Modules of this package that no closure enters: they find, fetch, lock and store what is checked
 by its hash, or put errors into words, and no number of a result depends on them."""

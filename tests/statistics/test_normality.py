@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ood_sampler.latents.normality import (
+from ood_sampler.statistics.normality import (
     excess_kurtosis,
     holm,
     lilliefors_distance,

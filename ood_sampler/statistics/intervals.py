@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_sampler.latents.resampling import (
+from ood_sampler.statistics.resampling import (
     REPLICATES,
     Interval,
     beside_the_edge,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ood_sampler.latents.resampling import Interval
+from ood_sampler.statistics.resampling import Interval
 
 Outcome = Literal["shown", "refuted", "unclear"]
 Order = Literal["lower", "higher", "alike", "unclear"]

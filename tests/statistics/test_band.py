@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from ood_sampler.latents.bandwidth import Point, Thresholds, find_band, ranked
+from ood_sampler.statistics.band import Point, Thresholds, find_band, ranked
 
 THRESHOLDS = Thresholds(retention=0.8, novelty=0.4, near_copies=0.02)
 

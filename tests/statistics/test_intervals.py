@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from ood_sampler.latents.resampling import Interval
-from ood_sampler.metrics.intervals import (
+from ood_sampler.statistics.intervals import (
     centred_interval,
     difference_interval,
     mean_interval,
@@ -10,6 +9,7 @@ from ood_sampler.metrics.intervals import (
     share_interval,
     with_bounds,
 )
+from ood_sampler.statistics.resampling import Interval
 
 
 def normal(rows: int, seed: int = 0) -> torch.Tensor:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ood_sampler.latents.frontier import Trade, advantage, pareto
+from ood_sampler.statistics.frontier import Trade, advantage, pareto
 
 LINE = [Trade(0.2, 4.0), Trade(0.4, 6.0), Trade(0.6, 12.0)]
 

@@ -1,27 +1,25 @@
 """Stored results of a stage: shards of tensors in a folder named by all that determines them."""
 
-import errno
-import hashlib
 import json
 import logging
 import math
-import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ood_sampler.latents.store import TensorSet
+from ood_sampler.store.files import atomic, checksum, digest, report_damage, write_atomically
+from ood_sampler.store.sets import TensorSet
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +32,6 @@ _SHARD_BYTES = 2**25
 _STALE = 3600.0
 """Seconds after which a partial file that nobody writes to is what a killed process left."""
 
-_reported: set[Path] = set()
-"""Damaged files that the log tells of, until they are written again."""
-
 
 def shard_size(shape: Sequence[int]) -> int:
     """Items a shard of float32 items of a shape: a power of two, 64 at 32x32 and 32 at 256x256.
@@ -45,57 +40,6 @@ def shard_size(shape: Sequence[int]) -> int:
     """
     fitting = max(1, _SHARD_BYTES // (4 * math.prod(shape)))
     return int(min(SHARD, 2 ** (fitting.bit_length() - 1)))
-
-
-def digest(key: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON mapping, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash.
-
-    Raises:
-        OSError: it cannot be written; names the file and the remedy.
-    """
-    with atomic(path) as partial:
-        partial.write_bytes(data)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield the path of a file to write beside `path`, which becomes `path` at the end.
-
-    Raises:
-        OSError: it cannot be written; names the file and the remedy.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        yield partial
-        # safetensors leaves files that nobody else may read
-        partial.chmod(mode)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _reported.discard(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        # safetensors says in its text what the system said
-        said = re.search(r"\(os error (\d+)\)", str(error))
-        number = getattr(error, "errno", None) or (int(said[1]) if said else errno.EIO)
-        reason = os.strerror(number)
-        raise OSError(
-            number,
-            f"could not be written ({reason}): make space or set output to another folder; "
-            "finished shards are kept and the same command continues",
-            str(path),
-        ) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class Artifact:
@@ -150,7 +94,7 @@ class Artifact:
             self._tidy()
         items = items.contiguous()
         with atomic(self.shard_path(shard)) as partial:
-            save_file({"items": items}, partial, metadata={"sha256": _checksum(items)})
+            save_file({"items": items}, partial, metadata={"sha256": checksum(items)})
         self._good.discard(shard)
 
     def open(self) -> "StoredSet":
@@ -163,7 +107,7 @@ class Artifact:
         key = json.dumps(self.key, indent=1, sort_keys=True).encode()
         if not path.exists() or path.read_bytes() != key:
             if path.exists():
-                _report(path, "it is not the key of its folder")
+                report_damage(path, "it is not the key of its folder")
             write_atomically(path, key)
         for partial in self.folder.glob(".*"):
             with suppress(FileNotFoundError):  # another process removes them too
@@ -189,12 +133,10 @@ class Artifact:
                 items = file.get_tensor("items")
         except (OSError, SafetensorError) as error:
             if path.exists():
-                _report(path, str(error))
+                report_damage(path, str(error))
             return False
-        checksum = _checksum(items)
-        # shards of earlier versions tell no type and shape
-        if recorded not in (checksum, checksum[:64]):
-            _report(path, "its checksum differs")
+        if recorded != checksum(items):
+            report_damage(path, "its checksum differs")
             return False
         return len(items) >= self.expected(shard)
 
@@ -264,73 +206,3 @@ def check_disk(root: Path, needed: int) -> None:
             f"{root} has {free / 1e9:.1f} GB free, and this run needs {needed / 1e9:.1f} GB: "
             "lower num_samples or data.few_shot, or set output to a larger disk"
         )
-
-
-def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a small file of named tensors, with a checksum.
-
-    Raises:
-        OSError: it cannot be written; names the file and the remedy.
-    """
-    tensors = {name: value.contiguous() for name, value in state.items()}
-    write_atomically(path, save(tensors, metadata={"sha256": _state_checksum(tensors)}))
-
-
-def load_state(path: Path) -> dict[str, Tensor] | None:
-    """Read what `save_state` wrote; None if it is not there or damaged, of which the log tells."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            recorded = (file.metadata() or {}).get("sha256")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        if path.exists():
-            _report(path, str(error))
-        return None
-    if _state_checksum(state) != recorded:
-        _report(path, "its checksum differs")
-        return None
-    return state
-
-
-def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small file of JSON, with a checksum.
-
-    Raises:
-        OSError: it cannot be written; names the file and the remedy.
-    """
-    write_atomically(path, json.dumps({"sha256": digest(content), "content": content}).encode())
-
-
-def load_json(path: Path) -> dict[str, Any] | None:
-    """Read what `save_json` wrote; None if it is not there or damaged, of which the log tells."""
-    try:
-        stored = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        _report(path, str(error))
-        return None
-    content = stored.get("content") if isinstance(stored, dict) else None
-    if not isinstance(content, dict) or stored.get("sha256") != digest(content):
-        _report(path, "its checksum differs")
-        return None
-    return content
-
-
-def _report(path: Path, reason: str) -> None:
-    """Tell of a damaged file, once."""
-    if path not in _reported:
-        _reported.add(path)
-        log.warning("warning: %s is damaged (%s): it is computed again", path, reason)
-
-
-def _checksum(items: Tensor) -> str:
-    """SHA-256 of the bytes, type and shape."""
-    # a view of the bytes, not a copy
-    data = items.flatten().view(torch.uint8).numpy().data
-    # one entry of a file's metadata: two would come in any order, and so would the file's bytes
-    return f"{hashlib.sha256(data).hexdigest()} of {items.dtype} {list(items.shape)}"
-
-
-def _state_checksum(state: Mapping[str, Tensor]) -> str:
-    return digest({name: _checksum(value) for name, value in state.items()})

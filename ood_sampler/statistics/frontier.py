@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 
-from ood_sampler.latents.resampling import Interval
+from ood_sampler.statistics.resampling import Interval
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ood_sampler.latents.resampling import Interval, beside_the_edge, draws, resampling_weights
+from ood_sampler.statistics.resampling import Interval, beside_the_edge, draws, resampling_weights
 
 
 def test_weights_count_the_draws() -> None:

@@ -16,15 +16,12 @@ from torchmetrics import MetricCollection
 
 from ood_sampler import measure as measure_module
 from ood_sampler import plan as plan_module
-from ood_sampler import versions
 from ood_sampler.data.domain import Part, TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import BelmSolver, DdimSolver
-from ood_sampler.latents.store import TensorSet
 from ood_sampler.measure import Measure, Row
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import EmbeddedFeatures
-from ood_sampler.metrics.intervals import normal_interval
 from ood_sampler.metrics.judges import Described, figures_of
 from ood_sampler.metrics.kernel import KernelDistance
 from ood_sampler.models.finetuned import FineTunedModel
@@ -35,7 +32,10 @@ from ood_sampler.plan import Plan, Settings, model_makers
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
-from ood_sampler.versions import PACKAGE, Maker, closure, code_version
+from ood_sampler.statistics.intervals import normal_interval
+from ood_sampler.store import versions
+from ood_sampler.store.sets import TensorSet
+from ood_sampler.store.versions import PACKAGE, Maker, closure, code_version
 from tests.conftest import RESOLUTION, make_judges, smooth_images
 
 INVERSION = (Inversion, DdimSolver, FrozenModel)
@@ -203,7 +203,7 @@ def test_what_does_something_changes_the_version(tmp_path: Path, old: str, new: 
         ("from ood_sampler.a import x\nY: TypeAlias = list[x]\n", {"a", "c"}),
         ("if TYPE_CHECKING:\n    import ood_sampler.a\nelse:\n    import ood_sampler.c\n", {"c"}),
         ("import typing\nif typing.TYPE_CHECKING:\n    import ood_sampler.a\n", set()),
-        ("from ood_sampler.faults import x\nfrom ood_sampler.data import lease\n", set()),
+        ("from ood_sampler.faults import x\nfrom ood_sampler.store import lock\n", set()),
         ("import torch, beside\nfrom os import path\n", set()),
     ],
 )
@@ -217,7 +217,7 @@ def test_the_closure_follows_imports(tmp_path: Path, source: str, expected: set[
         "parts/__init__.py": "from ..a import x\n",
         "parts/inner.py": "x = 1\n",
         "faults.py": "from ood_sampler.a import x\n",
-        "data/lease.py": "from ood_sampler.a import x\n",
+        "store/lock.py": "from ood_sampler.a import x\n",
         "unused.py": "x = 1\n",
     }
     assert modules_of(tmp_path, files) == {"top", *expected}
@@ -261,7 +261,7 @@ def test_minor_versions_of_imported_libraries_count(
 def test_other_processes_find_the_same(tmp_path: Path) -> None:
     command = dedent("""
         import sys
-        from ood_sampler.versions import code_version
+        from ood_sampler.store.versions import code_version
 
         def named(module):
             return type("Maker", (), {"__module__": f"ood_sampler.{module}"})
@@ -546,7 +546,7 @@ def test_draws_of_one_strategy_do_not_depend_on_another() -> None:
     found = closure(StandardSampler, SampleNoise, TensorSet)
     assert {name.removeprefix("ood_sampler.") for name in found} == {
         "diffusion.noise",
-        "latents.store",
+        "store.sets",
         "samplers.base",
         "samplers.standard",
     }
