@@ -38,10 +38,10 @@ from ood_sampler.sweeping import (
 )
 
 if TYPE_CHECKING:
-    from ood_sampler.pipeline import Pipeline
+    from ood_sampler.pipeline.pipeline import Pipeline
+    from ood_sampler.pipeline.search import Choice, Search
     from ood_sampler.report.tracking import Entry
     from ood_sampler.samplers.base import Sampler
-    from ood_sampler.search import Choice, Search
     from ood_sampler.studies.base import Study
 
 log = logging.getLogger(__name__)
@@ -127,10 +127,11 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     """Build the objects that the configuration names."""
     from hydra.utils import instantiate
 
-    from ood_sampler.pipeline import Pipeline, check_model
-    from ood_sampler.plan import Settings
+    from ood_sampler.pipeline.pipeline import Pipeline, check_codec
+    from ood_sampler.pipeline.search import AUTO, Candidates
+    from ood_sampler.pipeline.session import Session
+    from ood_sampler.pipeline.settings import Settings
     from ood_sampler.report.progress import StageProgress
-    from ood_sampler.search import AUTO, Candidates
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # nothing that a user of this program could act on
@@ -179,25 +180,28 @@ def _prepare(cfg: DictConfig) -> _Prepared:
                 "without them: python -m ood_sampler.models verify "
                 f"{HydraConfig.get().runtime.choices['model']} fetches them"
             )
+        codec = model.codec(solver)
         fetched = model.weight_files.find() is not None
         if fetched:
-            check_model(model, solver, settings, also)
+            check_codec(codec, settings, also, resolution=model.resolution)
         judges = instantiate(cfg.metrics)
         # late, as it reads every picture; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
         if not fetched:
-            check_model(model, solver, settings, also)
+            check_codec(codec, settings, also, resolution=model.resolution)
     pipeline = Pipeline(
         model=model,
+        codec=codec,
         domain=domain,
-        solver=solver,
         sampler=samplers[0],
         judges=judges,
-        trainer=instantiate(cfg.trainer),
         settings=settings,
-        root=Path(cfg.output) / ARTIFACTS,
+        session=Session(
+            root=Path(cfg.output) / ARTIFACTS,
+            trainer=instantiate(cfg.trainer),
+            progress=lambda name, images: [StageProgress(_of_sweep(name), images)],
+        ),
         also=also,
-        progress=lambda name, images: [StageProgress(_of_sweep(name), images)],
     )
     return _Prepared(pipeline, study, search, steps, samplers, notes)
 
@@ -239,16 +243,18 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
     prepared = _prepare(cfg)
     pipeline, study, steps = prepared.pipeline, prepared.study, prepared.steps
     searching = prepared.search if len(steps) * len(prepared.samplers) > 1 else None
-    work = []
+    targets, unstored = pipeline.targets, []
     if searching is not None:
-        searching.check(pipeline, steps=steps, samplers=prepared.samplers)
-        work = searching.work(pipeline, steps=steps, samplers=prepared.samplers)
+        samplers = prepared.samplers
+        searching.check(pipeline, steps=steps, samplers=samplers)
+        targets = [*searching.targets(pipeline, steps=steps, samplers=samplers), *targets]
+        unstored = searching.work(pipeline, steps=steps, samplers=samplers)
     if study is not None:
         check_metrics(study, pipeline)
         study.check(pipeline)
-    work += pipeline.plan.work() if study is None else study.work(pipeline)
+        targets, unstored = study.targets(pipeline), study.unstored(pipeline)
     about = _of_sweep("" if study is None else f"study {study.name}")
-    log.info(pipeline.estimate(work).text(of=about))
+    log.info(pipeline.estimate(targets, unstored).text(of=about))
     if cfg.dry_run:
         return
     begin()
@@ -302,7 +308,7 @@ def _answer(cfg: DictConfig, pipeline: "Pipeline", study: "Study", notes: Sequen
     folder = _folder()
     measured = study.measure(pipeline)
     found = {**settings(pipeline, HydraConfig.get().runtime.choices), **protocol(pipeline)}
-    told = [*notes, *pipeline.left_out]
+    told = [*notes, *pipeline.session.left_out]
     told += [f"{name}: left out, {why}" for name, why in pipeline.domain.skipped]
     if told:
         found["warnings"] = "; ".join(told)

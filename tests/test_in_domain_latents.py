@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from ood_sampler.pipeline.X import in_domain_work
 from torch import Tensor
 
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import in_domain_work
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.slerp import IN_DOMAIN_IMAGES
 from tests.test_pipeline import artifact_bytes, count_evaluations, pipeline

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ood_sampler.command.checking import LAUNCHER, check_command
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.lock import hold
 from ood_sampler.sweeping import FAILED, wait_for_all_jobs
 from tests.test_pipeline import pipeline

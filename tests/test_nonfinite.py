@@ -15,7 +15,7 @@ from ood_sampler.diffusion.solvers import DdimSolver, MultistepSolver, Solver
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.prediction import NonFiniteError, are_finite
 from ood_sampler.modules.synthesis import Synthesis
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.results import write_samples
 from tests.test_pipeline import pipeline
 

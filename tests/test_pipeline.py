@@ -24,13 +24,13 @@ from ood_sampler.diffusion.solvers import (
     MultistepSolver,
     Solver,
 )
-from ood_sampler.measure import REAL
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.metrics.opinions import as_judged, of_judge, plain
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
-from ood_sampler.pipeline import Pipeline, check_model
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.measure import REAL
+from ood_sampler.pipeline.pipeline import Pipeline, check_model
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.record import results, write_run
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Sampler

@@ -20,9 +20,9 @@ from ood_sampler.command.checking import check_command, sweepable
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
 from ood_sampler.help import CONF, help_text, training_help_text
+from ood_sampler.pipeline.search import Candidates, Search
 from ood_sampler.run import execute, main, run
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.search import Candidates, Search
 from ood_sampler.studies.base import Study
 from tests.conftest import RESOLUTION
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.measure import Measure
 from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.measure import Measure
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.search import Candidates, Choice, Search, Trial, _Judge
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.search import Candidates, Choice, Search, Trial, _Judge
 from ood_sampler.statistics.band import Point, Thresholds
 from tests.conftest import RESOLUTION, make_judges, smooth_images
 from tests.test_pipeline import count_evaluations, pipeline

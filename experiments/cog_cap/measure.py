@@ -33,8 +33,9 @@ from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.prediction import lightning_trainer
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings, configuration, model_makers
+from ood_sampler.pipeline.nodes import configuration, model_makers
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.store.files import digest, save_state
 from ood_sampler.store.versions import code_version

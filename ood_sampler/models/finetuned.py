@@ -7,8 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.models.frozen import Model
 from ood_sampler.models.sources import sha256_of
 from ood_sampler.models.state import load_strictly, read_file
@@ -68,6 +71,20 @@ class FineTunedModel:
         state: Any = read_file(self.weights)
         load_strictly(network, state, source=self.weights)
         return denoiser
+
+    @property
+    def makers(self) -> tuple[type, ...]:
+        """Its class and those of the base."""
+        return (type(self), *self.base.makers)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """That of the base."""
+        return (self.base.channels, self.base.resolution, self.base.resolution)
+
+    def codec(self, solver: Solver) -> Codec:
+        """The model as a map between images and latents, along a solver's trajectories."""
+        return DiffusionCodec(self, solver)
 
     def in_domain_file(self, extractor: str) -> Path | None:
         """What is known of the domain that the base was trained on."""

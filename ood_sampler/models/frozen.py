@@ -12,8 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 from ood_sampler.models.layout import BrokenFileError
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
@@ -45,6 +48,13 @@ class Model(Protocol):
     @property
     def denoiser(self) -> Denoiser:
         """The network."""
+
+    @property
+    def makers(self) -> tuple[type, ...]:
+        """Classes that it is made of, whose code its results depend on."""
+
+    def codec(self, solver: Solver) -> Codec:
+        """The model as a map between images and latents, along a solver's trajectories."""
 
     def in_domain_file(self, extractor: str) -> Path | None:
         """Features of real in-domain pictures under `extractor`, if they are known."""
@@ -156,6 +166,20 @@ class FrozenModel:
             )
         self.weights.remember()
         return denoiser
+
+    @property
+    def makers(self) -> tuple[type, ...]:
+        """Its class."""
+        return (type(self),)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of what the denoiser takes, without the batch."""
+        return (self.channels, self.resolution, self.resolution)
+
+    def codec(self, solver: Solver) -> Codec:
+        """The model as a map between images and latents, along a solver's trajectories."""
+        return DiffusionCodec(self, solver)
 
     @contextmanager
     def _opening(self) -> Iterator[None]:

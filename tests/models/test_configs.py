@@ -20,7 +20,8 @@ from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
-from ood_sampler.pipeline import Pipeline, Settings
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from tests.conftest import make_judges
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.studies.base import Measured, Row, Study

@@ -11,8 +11,8 @@ from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.store import sets

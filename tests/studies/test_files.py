@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.plots import panel_figure
 from ood_sampler.statistics.decision import Outcome, decide
 from ood_sampler.statistics.intervals import interval, with_bounds

@@ -6,8 +6,8 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.measure import REAL as REAL_PICTURES
 from ood_sampler.modules.prediction import NonFiniteError
+from ood_sampler.pipeline.measure import REAL as REAL_PICTURES
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler

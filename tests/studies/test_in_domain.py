@@ -11,7 +11,7 @@ from PIL import Image
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
 from ood_sampler.help import CONF
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.studies.in_domain import _STAND_IN, Sources, inversion_work, latents
 from tests.conftest import RESOLUTION, smooth_images

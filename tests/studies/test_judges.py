@@ -13,7 +13,7 @@ from ood_sampler.metrics.degradations import Blend, degradations, degrade
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.metrics.prdc import manifold_scores
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.statistics.intervals import share_interval
 from ood_sampler.store.sets import InMemory
 from ood_sampler.studies.base import Measured

@@ -16,8 +16,8 @@ from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.prdc import precision_recall_density_coverage
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.studies.base import Measured, own_domain
 from ood_sampler.studies.preservation import PreservationStudy, fine_tuned

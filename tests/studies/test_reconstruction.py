@@ -8,7 +8,7 @@ import torch
 
 from ood_sampler.diffusion.solvers import HeunSolver
 from ood_sampler.metrics.reconstruction import reconstruction
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap
 from ood_sampler.studies.base import Measured, Row

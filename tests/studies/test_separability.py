@@ -8,7 +8,7 @@ import torch
 from ood_sampler.latents.separability import auroc
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.modules.denoising import DenoisingLoss
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.plots import bitmap
 from ood_sampler.studies.base import Row, variant
 from ood_sampler.studies.separability import DETECTORS, SeparabilityStudy

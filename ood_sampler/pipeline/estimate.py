@@ -1,7 +1,10 @@
 """What a run will cost, said before it starts."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from ood_sampler.store.node import Node, reached
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,17 @@ class Work:
     def evaluations(self) -> int:
         """In all."""
         return self.images * self.evaluations_each
+
+
+def work_of(targets: Iterable[Node]) -> list[Work]:
+    """What the network has still to do for some nodes, stage by stage."""
+    nodes = [(node, node.evaluations_each()) for node in reached(targets)]
+    costly = [(node, evaluations) for node, evaluations in nodes if evaluations]
+    names = Counter(node.name for node, _ in costly)
+    return [
+        Work(node.title if names[node.name] > 1 else node.name, node.missing_items(), evaluations)
+        for node, evaluations in costly
+    ]
 
 
 @dataclass(frozen=True)
