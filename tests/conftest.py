@@ -1,6 +1,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.help import CONF
 from ood_sampler.metrics.judges import Judges
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.session import Session
 
 # small tensors: threads cost more than they bring, and the runner may have two slow cores
 torch.set_num_threads(1)
@@ -59,3 +64,17 @@ def trainer() -> Callable[..., object]:
     import lightning
 
     return functools.partial(lightning.Trainer, accelerator="cpu", devices=1, precision="32-true")
+
+
+def make_pipeline(
+    *,
+    model: FrozenModel,
+    solver: Solver,
+    trainer: Callable[..., Any],
+    root: Path,
+    **others: Any,  # noqa: ANN401
+) -> Pipeline:
+    """Build a run of a diffusion model, as `ood_sampler.run` does from a configuration."""
+    return Pipeline(
+        model=model, codec=model.codec(solver), session=Session(root, trainer), **others
+    )

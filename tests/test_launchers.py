@@ -175,8 +175,7 @@ def test_what_another_process_made_meanwhile_is_used(
     stages_before: int,
 ) -> None:
     def work(run: Pipeline) -> None:
-        run.invert()
-        run.draw_and_decode(run.inverted())
+        run.session.obtain(run.samples)
 
     held: list[Sequence[Path]] = []
 
@@ -192,7 +191,7 @@ def test_what_another_process_made_meanwhile_is_used(
     monkeypatch.setattr("ood_sampler.pipeline.hold", late)
     run = pipeline(model_folder, tmp_path, trainer)
     work(run)
-    cached = {stage.name: stage.cached for stage in run.stages}
+    cached = {stage.name: stage.cached for stage in run.session.stages}
     made = ["invert", "fit", "draw", "decode"][:stages_before]
     assert [name for name, was_cached in cached.items() if not was_cached] == made
     assert "decode" in cached

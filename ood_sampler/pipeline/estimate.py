@@ -38,14 +38,14 @@ class Estimate:
 
     Attributes:
         work: of each stage of the network.
-        batch_size: images a call of the network.
-        seconds_an_evaluation: of one image, as timed on this machine.
+        batch_size: images per forward pass.
+        seconds_per_evaluation: of one image, as timed on this machine.
         disk: bytes still to write.
     """
 
     work: Sequence[Work]
     batch_size: int
-    seconds_an_evaluation: float
+    seconds_per_evaluation: float
     disk: int
 
     def text(self, of: str = "") -> str:
@@ -72,7 +72,7 @@ class Estimate:
         return "\n".join(lines)
 
     def _time(self, evaluations: int) -> str:
-        return duration(evaluations * self.seconds_an_evaluation)
+        return duration(evaluations * self.seconds_per_evaluation)
 
 
 def duration(seconds: float) -> str:

@@ -130,16 +130,21 @@ class Nodes:
             inputs=[images],
         )
 
+    @property
+    def inversions(self) -> list[Node]:
+        """Latents that the strategy is fitted to."""
+        return [node for node in (self.inversion, self.in_domain_inversion) if node is not None]
+
     @cached_property
     def fit(self) -> Node:
         """What the strategy learns from the latents."""
         count = len(self.domain.few_shot)
         state = StoredState(self.session.root, "fit", self._fit_key, count)
         return Node(
-            "fit",
+            "fit" if self.codec.stored else "fit control",
             {"state": state},
             lambda _: save_state(state.path, self.sampler.fit(self.inverted)),
-            inputs=[node for node in (self.inversion, self.in_domain_inversion) if node],
+            inputs=self.inversions,
             of=self.title,
         )
 
@@ -151,11 +156,11 @@ class Nodes:
             "latents", key, self.settings.num_samples, self.latent_shape
         )
         return Node(
-            "draw",
+            "draw" if self.codec.stored else "control",
             {"latents": artifact},
             lambda _: self._draw(artifact, self.sampler, self.fitted, self.inverted),
             inputs=[self.fit, *self.fit.inputs],
-            of=label(self.sampler) if self.codec.stored else self.title,
+            of=label(self.sampler),
         )
 
     @cached_property
@@ -232,7 +237,7 @@ class Nodes:
         """
         extractor = judge.extractor
         key = {
-            "extractor": self.session.once(("digest", id(extractor)), lambda: extractor.digest),
+            "extractor": self.session.once(("digest", extractor), lambda: extractor.digest),
             "protocol": extractor.protocol,
             "images": images_digest,
             "readers": [reader(part) for part in (self.domain.few_shot, self.domain.held_out)],
@@ -256,7 +261,7 @@ class Nodes:
     @property
     def targets(self) -> list[Node]:
         """All that a run makes."""
-        nodes = [self.inversion, self.reconstructions, self.samples, self.in_domain]
+        nodes = [*self.inversions, self.reconstructions, self.samples, self.in_domain]
         made = [("samples", self.samples, self.title), ("in-domain", self.in_domain, "")]
         made += [("samples", run.samples, run.title) for run in self.controls]
         pictures = [("few-shot", self.domain.few_shot), ("held-out", self.domain.held_out)]
@@ -279,7 +284,7 @@ class Nodes:
             ]
         return nodes
 
-    @property
+    @cached_property
     def inverted(self) -> InvertedSet:
         """The latents that the strategy may use, and their pictures.
 
@@ -287,6 +292,9 @@ class Nodes:
             NonFiniteError: one is not finite, and the settings do not allow for that.
             ValueError: too few are.
         """
+        for each in self.inversions:
+            if each.missing_items():
+                self.session.obtain(each)
         few_shot, step = self.domain.few_shot, self.settings.step
         latents = self.inversion.outputs[str(step)].open()
         kept = self.finite(latents, latent_at(step), few_shot.names)

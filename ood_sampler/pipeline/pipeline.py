@@ -160,7 +160,10 @@ class Pipeline(Nodes):
         """Do what is not done yet, and measure."""
         self.check()
         before = self._weights()
-        self.session.obtain(self.inversion)
+        for node in self.inversions:
+            self.session.obtain(node)
+        # a strategy may refuse what is left of the latents
+        _ = self.inverted
         originals, reconstructions = self.reconstructed()
         autoencoder = self._autoencoder_alone()
         samples, own, measure = self.sampled(), self.own, self.measure
@@ -210,10 +213,11 @@ class Pipeline(Nodes):
 
     def sampled(self) -> Samples:
         """Fit the strategy, draw its latents, decode and describe them."""
-        for node in (self.inversion, self.fit, self.samples):
+        for node in self.inversions:
             self.session.obtain(node)
-        # a strategy may refuse what is left of the latents, whatever is stored
         _ = self.inverted
+        for node in (self.fit, self.samples):
+            self.session.obtain(node)
         return self._made(self.samples, "samples", SAMPLE, of=self.title)
 
     @property

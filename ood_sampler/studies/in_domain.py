@@ -1,6 +1,6 @@
 """The two sets that diagnostics compare: pictures of the target domain and of the model's own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -190,10 +190,23 @@ def _own(images: ImageSet) -> TargetDomain:
 
 def inversions(sources: Sources, pipeline: Pipeline) -> list[Node]:
     """Latents of both sets."""
-    return [run.inversion for run in (sources.few_shot(pipeline), sources.planned(pipeline))]
+    return of_both(sources, pipeline, lambda run: run.inversion)
 
 
 def reconstructions(sources: Sources, pipeline: Pipeline) -> list[Node]:
     """Latents of both sets, decoded again."""
-    runs = [sources.few_shot(pipeline), sources.planned(pipeline)]
-    return [run.variant(step=step).reconstructions for step in sources.steps for run in runs]
+    return [
+        node
+        for step in sources.steps
+        for node in of_both(sources, pipeline, partial(_reconstructions, step=step))
+    ]
+
+
+def _reconstructions(run: Pipeline, *, step: int) -> Node:
+    return run.variant(step=step).reconstructions
+
+
+def of_both(sources: Sources, pipeline: Pipeline, node: Callable[[Pipeline], Node]) -> list[Node]:
+    """The same node of the few-shot and of the in-domain set, with a name of its own each."""
+    own = node(sources.planned(pipeline))
+    return [node(sources.few_shot(pipeline)), replace(own, name=f"{own.name} in-domain")]

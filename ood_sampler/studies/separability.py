@@ -30,6 +30,7 @@ from ood_sampler.studies.in_domain import (
     SAMPLES,
     Sources,
     inversions,
+    of_both,
     reconstructions,
 )
 
@@ -107,11 +108,10 @@ class SeparabilityStudy(Study):
         self.sources.check(pipeline, least=_LEAST)
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
-        runs = [self.sources.few_shot(pipeline), self.sources.planned(pipeline)]
         return [
             *inversions(self.sources, pipeline),
             *reconstructions(self.sources, pipeline),
-            *(denoising_losses(run) for run in runs),
+            *of_both(self.sources, pipeline, denoising_losses),
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:

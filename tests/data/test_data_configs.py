@@ -18,10 +18,9 @@ from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
-from tests.conftest import make_judges
+from tests.conftest import make_judges, make_pipeline
 
 RESOLUTION = 16
 """Of the tiny network of the tests."""
@@ -280,7 +279,7 @@ def test_a_run_goes_through(
 ) -> None:
     (tmp_path / "sets").mkdir()
     domain = make(option, f"data.root={build(tmp_path / 'sets')}")
-    outcome = Pipeline(
+    outcome = make_pipeline(
         model=FrozenModel(name="tiny", path=str(model_folder), resolution=RESOLUTION),
         domain=domain,
         solver=DdimSolver(steps=4, power=1),

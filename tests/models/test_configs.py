@@ -20,10 +20,9 @@ from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.help import CONF
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
-from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
-from tests.conftest import make_judges
+from tests.conftest import make_judges, make_pipeline
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -226,7 +225,7 @@ def test_the_sources_of_a_file_have_one_training(name: str) -> None:
 def test_a_whole_run_on_a_stand_in_of_what_is_published(
     key: str, cache: Path, tmp_path: Path, trainer: Callable[..., Any]
 ) -> None:
-    run = Pipeline(
+    run = make_pipeline(
         model=STAND_INS[key](cache),
         domain=embedded_domain(name="galaxy32", resolution=SIZE, few_shot=8, held_out=8),
         solver=DdimSolver(steps=3, power=1),
