@@ -21,8 +21,8 @@ from ood_sampler.data.listing import (
     user_path,
     warn_of_passed_over,
 )
-from ood_sampler.data.names import Numbered
-from ood_sampler.data.sources import Source
+from ood_sampler.data.sequences import Numbered
+from ood_sampler.data.sources import DataSource
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class FieldFacts:
     unit: str | None
 
 
-class ArraySource(Source):
+class ArraySource(DataSource[Field]):
     """Fields of one file that holds many, or of a folder of files that hold one each.
 
     A file holds $(N, H, W)$ or $(N, C, H, W)$ or $(N, H, W, C)$; each file of a folder the same

@@ -1,19 +1,22 @@
 """Image data sets of the Hugging Face hub, downloaded or from a local copy."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.listing import user_path
-from ood_sampler.data.names import Numbered
+from ood_sampler.data.options import from_keys
+from ood_sampler.data.sequences import Numbered
 from ood_sampler.data.sources import MAX_BYTES, ImageSource, load_extra, read_file
+from ood_sampler.data.split import Split
 
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` leaves in a folder: of several splits, of one."""
 
 
-class HubSource(ImageSource):
+class HubImages(ImageSource):
     """Pictures of one split of a data set, in its order; named by their number.
 
     Stored pictures are passed on as they are: nothing is decoded here.
@@ -95,7 +98,9 @@ class HubSource(ImageSource):
         return file
 
 
+@from_keys(Split)
 def hub_domain(
+    division: Split,
     *,
     name: str,
     id: str,
@@ -105,52 +110,31 @@ def hub_domain(
     held_out_split: str | None,
     column: str | None,
     resolution: int,
-    few_shot: int | None,
-    held_out: int | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
 ) -> TargetDomain:
-    """Make a domain of a data set of the hub, split as `folder_domain` says.
+    """Make a domain of a data set of the hub.
 
     Args:
-        name: What the domain is called in tables.
-        id: As in `HubSource`, like the next three.
+        division: Divides the images.
+        name: Name of the domain in tables.
+        id: As in `HubImages`, like the next three.
         config: Likewise.
         revision: Likewise.
-        split: Likewise, of the few-shot pictures.
-        held_out_split: Split of the held-out pictures; None divides `split`.
-        column: As in `HubSource`.
-        resolution: As in `folder_domain`, like the rest.
-        few_shot: Likewise.
-        held_out: Likewise.
-        seed: Likewise.
-        on_error: Likewise.
+        split: Likewise, for the few-shot images.
+        held_out_split: The same for the held-out images; None divides `split`.
+        column: As in `HubImages`.
+        resolution: Side of the images in pixels.
 
     Raises:
-        FileNotFoundError: As `HubSource`.
-        ImageError: `on_error` is `raise` and a picture is unreadable.
-        ValueError: As `HubSource`, or there are too few pictures, or an argument is out of range.
+        FileNotFoundError: As `HubImages`.
+        ImageError: `division.on_error` is `raise` and an image is unreadable.
+        ValueError: As `HubImages`, or there are too few images, or an argument is out of range.
     """
-
-    def source(part: str, key: str) -> HubSource:
-        return HubSource(
-            str(id), config=config, revision=revision, split=part, column=column, key=key
-        )
-
-    few_shot_source = source(split, "data.split")
-    held_out_source = None
+    source = partial(HubImages, str(id), config=config, revision=revision, column=column)
+    few_shot = source(split=split)
+    held_out = None
     if held_out_split is not None:
-        held_out_source = source(held_out_split, "data.held_out_split")
-    return picture_domain(
-        name=name,
-        few_shot_source=few_shot_source,
-        held_out_source=held_out_source,
-        resolution=resolution,
-        few_shot=few_shot,
-        held_out=held_out,
-        seed=seed,
-        on_error=on_error,
-    )
+        held_out = source(split=held_out_split, key="data.held_out_split")
+    return picture_domain(division, few_shot, held_out, name=name, resolution=resolution)
 
 
 _DAMAGED = (ValueError, RuntimeError, KeyError, AttributeError, TypeError)

@@ -1,4 +1,4 @@
-"""Where encoded pictures come from: folders, zip archives, LMDB databases; always in one order."""
+"""Read encoded images from folders, zip archives and LMDB databases, always in one order."""
 
 import lzma
 import os
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -34,11 +34,14 @@ from ood_sampler.data.listing import (
     user_path,
     warn_of_passed_over,
 )
-from ood_sampler.data.names import Keys
+from ood_sampler.data.sequences import Keys
 from ood_sampler.faults import install
 
+T_co = TypeVar("T_co", covariant=True)
+
 MAX_BYTES = 2**30
-"""No picture within the pixel limit needs more; a larger zip member is taken for a bomb."""
+"""Limit per file, more than any image within the pixel limit needs; a larger zip member is
+rejected as a zip bomb."""
 
 LMDB_FILE = "data.mdb"
 """The file that makes a folder an LMDB database."""
@@ -60,40 +63,40 @@ class MissingPackageError(ValueError):
     """A package of an optional extra is not installed; the message says how to install it."""
 
 
-class Source(ABC):
-    """Things to read by index, in an order that never varies; safe to hand to worker processes."""
+class DataSource(ABC, Generic[T_co]):
+    """Items read by index, in an order that never varies; can be pickled for worker processes."""
 
     location: Path | str
     """The folder, archive, database or data set."""
 
     names: Sequence[str]
-    """One name for each, unique within the source."""
+    """One name per item, unique within the source."""
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @abstractmethod
+    def read(self, index: int) -> T_co:
+        """Return item `index`.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+
     def path(self, index: int) -> str:
-        """Say where item `index` lies, for messages."""
+        """Name the location of item `index`, for messages."""
         return f"{self.location}/{self.names[index]}"
 
 
-class ImageSource(Source):
-    """Encoded pictures by index."""
+class ImageSource(DataSource[bytes]):
+    """Encoded images: `read` returns the bytes of a file that `read_rgb` can decode."""
 
     passed_over: str = ""
-    """Files beside them that may be pictures but are not read: how many of each kind."""
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """Return the encoded bytes of picture `index`.
-
-        Raises:
-            ImageError: The file cannot be read.
-        """
+    """Counts by kind of the files beside them that may be images but are not read."""
 
 
 class FolderSource(ImageSource):
-    """Pictures below a folder, as `list_folder` finds them.
+    """Images below a folder, as `list_folder` finds them.
 
     Names are paths relative to the folder with forward slashes, sorted by code point.
     """
