@@ -61,7 +61,7 @@ class InspectedImages(ImageSet):
     """Images made of inspected items of a source; a subclass reads them again.
 
     Args:
-        pictures: Metadata of the items.
+        images: Metadata of the items.
         resolution: $R$ in pixels.
     """
 

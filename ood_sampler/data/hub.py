@@ -1,4 +1,4 @@
-"""Image data sets of the Hugging Face hub, downloaded or from a local copy."""
+"""Read image data sets of the Hugging Face hub, downloaded or from a local copy."""
 
 from functools import partial
 from pathlib import Path
@@ -13,28 +13,28 @@ from ood_sampler.data.sources import MAX_BYTES, ImageSource, load_extra, read_fi
 from ood_sampler.data.split import Split
 
 _SAVED = ("dataset_dict.json", "state.json")
-"""Files that `save_to_disk` leaves in a folder: of several splits, of one."""
+"""Files that `save_to_disk` leaves in a folder: for several splits, for one."""
 
 
 class HubImages(ImageSource):
-    """Pictures of one split of a data set, in its order; named by their number.
+    """Images of one split of a data set, in its order, named by their number.
 
-    Stored pictures are passed on as they are: nothing is decoded here.
+    The stored bytes are returned as they are: nothing is decoded here.
 
     Args:
         id: `owner/name` on the hub, or a folder: of `save_to_disk`, or a clone with Parquet files
-            or folders of pictures.
+            or folders of images.
         config: Configuration name; None takes the only or default one.
         revision: Branch, tag or commit on the hub; None takes the newest, and is right for folders.
         split: Name of the split, or a slice of one, such as `train[:1000]`. A folder of
-            `save_to_disk` that holds one split without a name is taken for `train`.
-        column: Name of the column with the pictures; None takes the only one.
-        key: The setting of `split`, to name in errors.
+            `save_to_disk` that holds one split without a name counts as `train`.
+        column: Name of the column with the images; None takes the only one.
+        key: The setting that gave `split`, for error messages.
 
     Raises:
-        FileNotFoundError: The data set is neither here nor can it be fetched.
+        FileNotFoundError: The data set is not on this machine and cannot be fetched.
         ValueError: The configuration, split or column does not exist, there are several columns of
-            pictures, the files are damaged, or the package datasets is not installed.
+            images, the files are damaged, or the package datasets is not installed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class HubImages(ImageSource):
             self._column, datasets.Image(decode=False)
         )
         try:
-            # Numbers in the files are trusted when rows are read: wrong ones can end the process.
+            # Reading rows trusts the numbers in the files: wrong ones can end the process.
             self._rows.data.validate(full=True)
         except ValueError as error:
             raise ValueError(
@@ -81,8 +81,8 @@ class HubImages(ImageSource):
         return data
 
     def _inside(self, index: int, path: str) -> Path:
-        # The rows are written by others, and their paths could name any file of this machine.
-        # Links are followed first: those of the cache stay in it.
+        # Rows come from others, and their paths could name any file of this machine.
+        # Links are resolved first: those of the cache stay within it.
         try:
             file = Path(path).resolve()
         except (OSError, RuntimeError, ValueError) as error:
@@ -138,7 +138,7 @@ def hub_domain(
 
 
 _DAMAGED = (ValueError, RuntimeError, KeyError, AttributeError, TypeError)
-"""What the package raises, which trusts what it has saved."""
+"""What the package raises on damaged files, as it trusts what it has saved."""
 
 
 def _load(
@@ -180,7 +180,7 @@ def _of_split(datasets: Any, saved: Any, split: str) -> Any:  # noqa: ANN401
         splits = dict(saved)
     if split in splits:
         return splits[split]
-    # A part that was saved, as of train[:100], goes by the name of the whole.
+    # A saved part, such as train[:100], is called by the name of the whole split.
     splits = {name.partition("[")[0]: rows for name, rows in splits.items()}
     sizes = {name: len(rows) for name, rows in splits.items()}
     try:
@@ -196,7 +196,7 @@ def _of_split(datasets: Any, saved: Any, split: str) -> Any:  # noqa: ANN401
 
 
 def _roots(datasets: Any, id: str) -> tuple[Path, ...]:  # noqa: ANN401
-    """Find the folders in which pictures that are files may lie, links resolved."""
+    """Return the folders in which image files may lie, links resolved."""
     hub = load_extra("huggingface_hub.constants", use=f"data.id={id}")
     config = datasets.config
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, hub.HF_HUB_CACHE)

@@ -44,7 +44,7 @@ MAX_BYTES = 2**30
 rejected as a zip bomb."""
 
 LMDB_FILE = "data.mdb"
-"""The file that makes a folder an LMDB database."""
+"""File that makes a folder an LMDB database."""
 
 _LONGEST_PATH = 4096
 
@@ -112,13 +112,13 @@ class FolderSource(ImageSource):
 
 
 class ZipSource(ImageSource):
-    """Pictures in a zip archive, or in one folder of it; read in place, nothing is ever extracted.
+    """Images in a zip archive, or in one folder of it; nothing is extracted to disk.
 
-    Names are relative to `folder`, so that they are those of the unpacked folder.
+    Names are relative to `folder`, equal to those of the unpacked folder.
 
     Raises:
-        ImageError: The file is not a zip archive, or a member has an absolute path or `..` in it,
-            or is a link that leads out of the archive.
+        ImageError: The file is not a zip archive, or the path of a member is absolute or has `..`
+            in it, or a member is a link that leads out of the archive.
     """
 
     location: Path
@@ -161,14 +161,14 @@ class ZipSource(ImageSource):
         return f"{self.location}/{self._prefix}{self.names[index]}"
 
     def entries(self) -> list[str]:
-        """Return the names of all members, pictures or not."""
+        """Return the names of all members, images or not."""
         return self._open().namelist()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None}
 
     def _open(self) -> zipfile.ZipFile:
-        # A forked worker shares its parent's file position, so that each process opens its own.
+        # A forked worker shares its parent's file position, so each process opens its own.
         if self._archive is None or self._process != os.getpid():
             try:
                 self._archive = zipfile.ZipFile(self.location)
@@ -182,10 +182,10 @@ class ZipSource(ImageSource):
 
 
 class LmdbSource(ImageSource):
-    """Pictures that are the values of an LMDB database, as LSUN publishes them.
+    """Images that are the values of an LMDB database, as LSUN publishes them.
 
-    Names are the keys, in the order of the database. Values are read one at a time and no lock is
-    taken, so that a database on a read-only disk works.
+    Names are the keys, in the order of the database. Values are read one at a time, and no lock is
+    taken, so a read-only disk works.
 
     Args:
         folder: The folder that holds `data.mdb`.
@@ -226,7 +226,7 @@ class LmdbSource(ImageSource):
 
     @contextmanager
     def _open(self) -> Iterator[Database]:
-        # for each picture, as forked processes would share a file's position
+        # Once per image, as forked processes would share a file's position.
         try:
             with Database(self.location / LMDB_FILE) as database:
                 yield database
@@ -237,15 +237,14 @@ class LmdbSource(ImageSource):
 
 
 def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
-    """Open a folder or a zip archive of pictures, or an LMDB database; `key` is named in errors.
+    """Open a folder or zip archive of images, or an LMDB database; errors name `key`.
 
-    An LMDB database is a folder with `data.mdb`; a folder that holds no picture and one database
-    is taken for it.
+    An LMDB database is a folder with `data.mdb`, or a folder with one such folder and no image.
 
     Raises:
-        FileNotFoundError: Nothing is there.
-        ImageError: A file that is not a usable zip archive, or a damaged database.
-        ValueError: It holds no picture, or `root` is empty.
+        FileNotFoundError: `root` does not exist.
+        ImageError: It is a file but not a usable zip archive, or a damaged database.
+        ValueError: It holds no image, or is empty.
     """
     path = user_path(root, key=key)
     if not path.exists():
@@ -262,10 +261,10 @@ def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
 
 
 def load_training_images(root: str | Path, resolution: int) -> Tensor:
-    """Read all pictures of a folder or zip into one uint8 tensor, shape $(N, 3, R, R)$.
+    """Read all images of a folder or zip into one uint8 tensor, shape $(N, 3, R, R)$.
 
     Raises:
-        ImageError: A picture cannot be read.
+        ImageError: An image cannot be read.
     """
     source = open_source(root)
     images = torch.empty(len(source), 3, resolution, resolution, dtype=torch.uint8)
@@ -276,7 +275,7 @@ def load_training_images(root: str | Path, resolution: int) -> Tensor:
 
 
 def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
-    """Import a package of the optional extra `data`; `use` begins the sentence of the error.
+    """Import a package of the optional extra `data`; the error message begins with `use`.
 
     Raises:
         MissingPackageError: It is not installed.
@@ -291,13 +290,13 @@ def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file that is a picture.
+    """Read the bytes of an image file.
 
     Raises:
-        ImageError: It is no regular file, too large, or cannot be read.
+        ImageError: It is not a regular file, is too large, or cannot be read.
     """
     try:
-        # Reading a named pipe would wait for ever.
+        # Reading a named pipe would block for ever.
         if not path.is_file():
             raise ImageError(f"{path} is not a readable file; remove it")
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -358,7 +357,7 @@ def _check_link(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
 
 
 def _check_member(member: str, archive: Path) -> None:
-    # Archives packed on Windows may separate by backslashes and start with a drive letter.
+    # Archives packed on Windows may have backslashes and a drive letter.
     parts = member.replace("\\", "/").split("/")
     if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
         raise ImageError(
