@@ -123,8 +123,23 @@ def array_domain(
     if held_out_root is not None:
         second = ArraySource(held_out_root, layout, key="data.held_out_root")
     chosen = split.choose(first, second, partial(inspect_field, resolution=resolution))
-    few_shot_fields = FieldSet(first, chosen.few_shot, resolution=resolution)
-    held_out_fields = FieldSet(second or first, chosen.held_out, resolution=resolution)
+    return _scaled(
+        name,
+        FieldSet(first, chosen.few_shot, resolution=resolution),
+        FieldSet(second or first, chosen.held_out, resolution=resolution),
+        scaling,
+        chosen.skipped,
+    )
+
+
+def _scaled(
+    name: str,
+    few_shot_fields: FieldSet,
+    held_out_fields: FieldSet,
+    scaling: ScaleOptions,
+    skipped: list[tuple[str, str]],
+) -> TargetDomain:
+    """Make a domain of chosen fields; warn of all that their scale loses."""
     _check_same_bands(few_shot_fields, held_out_fields)
     scale = scaling.scale_of(few_shot_fields)
     few_shot = PhysicalFields(few_shot_fields, scale)
@@ -133,7 +148,7 @@ def array_domain(
         name=name,
         few_shot=few_shot,
         held_out=held_out,
-        skipped=chosen.skipped,
+        skipped=skipped,
         scale=scale,
         clipped=(few_shot.clipped(), held_out.clipped()),
         unit=_common_unit(few_shot_fields, held_out_fields),
