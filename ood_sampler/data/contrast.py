@@ -64,7 +64,7 @@ def warn_of_narrow_range(name: str, images: "Dataset[Tensor]", *, bands: int | N
     warnings.warn(
         f"the few-shot images of {name} use {part:.1%} of the range of values (the central 98% of "
         f"them) and are nearly of one colour; {remedy}",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

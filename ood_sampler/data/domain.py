@@ -353,7 +353,7 @@ def warn_of_upsampling(domain: TargetDomain) -> None:
             f"{len(upsampled)} pictures of {domain.name} are smaller than the model's "
             f"{domain.few_shot.resolution} pixels and are upsampled, {upsampled[0]} for example; "
             "results show the blur of that",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

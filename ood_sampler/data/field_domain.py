@@ -216,7 +216,7 @@ def _warn_of_clipping(domain: TargetDomain) -> None:
             f"{few_shot:.2%} of the few-shot and {held_out:.2%} of the held-out values of "
             f"{domain.name} lie outside of the scale and are clipped; widen data.low and "
             "data.high, or data.quantiles",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 
@@ -242,7 +242,7 @@ def _common_unit(*sets: FieldSet) -> str | None:
         warnings.warn(
             f"fields have different units: {listed}; their values are used as they stand, convert "
             "them to one unit",
-            stacklevel=3,
+            stacklevel=5,
         )
     return next(iter(units)) if len(units) == 1 else None
 
@@ -252,7 +252,7 @@ def _warn_of_filling(*sets: FieldSet) -> None:
     if counts:
         warnings.warn(
             f"{sum(counts)} NaN values in {len(counts)} fields are replaced as data.nan says",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

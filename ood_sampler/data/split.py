@@ -275,7 +275,7 @@ def _warn_of_repeats(
     for key, (count, pictures) in asked.items():
         if count is not None and len(pictures) < count:
             found.append(f"data.{key} becomes {len(pictures)}, not {count}")
-    warnings.warn("; ".join(found), stacklevel=4)
+    warnings.warn("; ".join(found), stacklevel=6)
 
 
 def _check_enough(key: str, asked: int | None, pictures: Sequence[Picture], scan: Scan[S]) -> None:
