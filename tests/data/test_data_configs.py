@@ -153,6 +153,10 @@ STAND_INS: list[tuple[str, Callable[[Path], Path]]] = [
     ("folder", own),
 ]
 
+on_stand_ins = pytest.mark.parametrize(
+    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
+)
+
 EMBEDDED = ("galaxy32", "radiation32")
 
 
@@ -170,9 +174,7 @@ def test_every_option_has_a_stand_in() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*are clipped:UserWarning")
-@pytest.mark.parametrize(
-    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@on_stand_ins
 def test_published_files_are_read_with_one_path_at_most(
     tmp_path: Path, option: str, build: Callable[[Path], Path]
 ) -> None:
@@ -203,9 +205,7 @@ def test_embedded_data_need_no_path(option: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*are clipped:UserWarning")
-@pytest.mark.parametrize(
-    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@on_stand_ins
 def test_null_takes_what_the_comments_say(
     tmp_path: Path, option: str, build: Callable[[Path], Path]
 ) -> None:
