@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
+from ood_sampler.studies.base import Row, Study
 
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
@@ -181,6 +183,40 @@ class MadeImages(ImageSet):
     def __getitem__(self, index: int) -> Tensor:
         levels = to_uint8(self.node.output.open().take([self.kept[index]]))[0]
         return levels.float() / 127.5 - 1
+
+
+class DiagnosticStudy(Study):
+    """A study of few-shot images beside images of the model's own domain (`Sources`).
+
+    Args:
+        steps: inversion steps.
+        count: images of each set, at most.
+        in_domain_root: images of the model's own domain; None takes samples of the model.
+    """
+
+    least: ClassVar[int] = 2
+    """Images of each set that the diagnosis needs."""
+
+    caveat: ClassVar[str]
+    """A sentence of the conclusion where samples stand for images of the model's own domain."""
+
+    def __init__(self, *, steps: Sequence[int], count: int, in_domain_root: str | None) -> None:
+        self.sources = Sources(list(steps), count, in_domain_root)
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        self.sources.check(pipeline, least=self.least)
+
+    def both(self, pipeline: Pipeline) -> dict[str, Pipeline]:
+        """The runs of both sets, each with latents of all steps."""
+        return {
+            FEW_SHOT: self.sources.few_shot(pipeline),
+            IN_DOMAIN: self.sources.in_domain(pipeline),
+        }
+
+    def caveats(self, rows: Sequence[Row]) -> list[str]:
+        """What must be said of the in-domain sets of some rows."""
+        return [self.caveat] if any(row["in_domain"] == SAMPLES for row in rows) else []
 
 
 def _own(images: ImageSet) -> TargetDomain:

@@ -1,7 +1,6 @@
 """Mode interference: samples that the model's own domain captures while they are decoded."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,40 +8,22 @@ from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.report.annotate import add_legend, entitle, tick_values
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.store.node import Node
-from ood_sampler.studies.base import (
-    Heading,
-    Measured,
-    Row,
-    Study,
-    by_each_judge,
-    decoding,
-    strategy_row,
-    too_few,
-)
-from ood_sampler.studies.curves import by_domain, error_bars
-from ood_sampler.studies.strips import draw_strips, first_samples
+from ood_sampler.studies.base import Heading, Row
+from ood_sampler.studies.rows import by_domain, by_each_judge, too_few
+from ood_sampler.studies.sweep import SweepStudy, check_increasing, few_shot_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_SHOWN = 6
-"""Samples of each setting in the figure."""
-
-_STRIPS = 3
-"""Steps of which the figure shows samples."""
 
 _LITTLE = 0.05
 """Difference of the captured share that counts as none."""
 
 
-class InterferenceStudy(Study):
+class InterferenceStudy(SweepStudy):
     r"""Captured fraction over the noise $\eta$ of decoding, at several inversion steps.
 
     (Zhu et al., 2023.) The run's solver must decode with $\eta > 0$.
@@ -55,6 +36,7 @@ class InterferenceStudy(Study):
     name = "interference"
     title = "Mode interference: samples captured by the model's own domain"
     needs = ("captured",)
+    shown = 6
     headings = (
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),
@@ -74,38 +56,19 @@ class InterferenceStudy(Study):
     )
 
     def __init__(self, *, steps: Sequence[int], etas: Sequence[float]) -> None:
-        for name, values in (("steps", steps), ("etas", etas)):
-            if not values or list(values) != sorted(set(values)):
-                raise ValueError(f"study.{name} must increase, got {list(values)}")
-        self._steps = list(steps)
-        self.etas = list(etas)
+        check_increasing(steps=steps, etas=etas)
+        super().__init__(steps=steps, etas=etas)
 
-    @property
-    def steps(self) -> Sequence[int]:
-        return self._steps
+    def strip(self, run: Pipeline) -> str | None:
+        return f"t = {run.settings.step}/η = {run.settings.eta:g}"
 
-    def check(self, pipeline: Pipeline) -> None:
-        for run in self._runs(pipeline):
-            run.check()
-
-    def targets(self, pipeline: Pipeline) -> list[Node]:
-        return decoding(pipeline, self._runs(pipeline))
-
-    def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.session.obtain(pipeline.inversion)
-        measure = pipeline.measure
-        real = measure.row("few-shot", "reference", measure.few_shot).figures
-        rows: list[Row] = []
-        pictures: dict[str, Tensor] = {}
-        for run in self._runs(pipeline):
-            rows.append(strategy_row(run))
-            name = f"{run.domain.name}/t = {run.settings.step}/η = {run.settings.eta:g}"
-            pictures[name] = first_samples(run, _SHOWN)
+    def derive(self, pipeline: Pipeline, rows: Sequence[Row]) -> Sequence[Row]:
+        real = few_shot_row(pipeline).figures
 
         def captured(judge: str | None) -> list[dict[str, Any]]:
             return [{"real_captured": as_judged(real, judge)["captured"]}] * len(rows)
 
-        return Measured(by_each_judge(rows, captured), pictures)
+        return by_each_judge(rows, captured)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
@@ -129,51 +92,10 @@ class InterferenceStudy(Study):
                 sentences += _with_noise(domain, [row for row in own if row["step"] == step])
         return sentences
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = by_domain(rows)
-        columns = 1 + min(_STRIPS, len({row["step"] for row in rows}))
-        figure, panels = panel_figure(
-            width=3.5 * columns, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=columns
-        )
-        legend: dict[str, Any] = {}
-        for i, (domain, own) in enumerate(domains.items()):
-            curve, *strips = panels[columns * i : columns * (i + 1)]
-            steps = sorted({row["step"] for row in own})
-            for k, step in enumerate(steps):
-                line = [row for row in own if row["step"] == step]
-                curve.errorbar(
-                    [row["eta"] for row in line],
-                    [row["captured"] for row in line],
-                    yerr=error_bars(line, "captured"),
-                    color=LINES[k % len(LINES)],
-                    marker=MARKERS[k % len(MARKERS)],
-                    capsize=3,
-                    label=f"t = {step}",
-                )
-            real = own[0]["real_captured"]
-            curve.axhline(real, color="#77808c", linestyle="--", label="real pictures")
-            curve.set_ylim(-0.03, 1.03)
-            entitle(curve, f"{domain}: captured share")
-            tick_values(curve, [row["eta"] for row in own])
-            curve.set_xlabel("noise of decoding η")
-            curve.grid()
-            handles, labels = curve.get_legend_handles_labels()
-            legend |= dict(zip(labels, handles, strict=True))
-            shown = steps if len(steps) <= len(strips) else [steps[0], steps[-2], steps[-1]]
-            for axes in strips:
-                axes.set_axis_off()
-            for axes, step in zip(strips, shown, strict=False):
-                prefix = f"{domain}/t = {step}/"
-                strip = {k: x for k, x in pictures.items() if k.startswith(prefix)}
-                draw_strips(axes, strip, title=f"t = {step}")
-        add_legend(figure, list(legend.values()), list(legend), columns=5)
-        return figure
+        from ood_sampler.studies.figures.interference import draw
 
-    def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
-        return [
-            pipeline.variant(step=step, eta=eta) for step, eta in product(self._steps, self.etas)
-        ]
+        return draw(rows, pictures)
 
 
 def _more(apart: Interval, row: Row) -> str:

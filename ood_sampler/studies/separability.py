@@ -10,35 +10,16 @@ from ood_sampler.latents.separability import CROSS_VALIDATED, Detection, Pair, d
 from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.pipeline.nodes import made_by, reader
 from ood_sampler.pipeline.pipeline import Pipeline, compare
-from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.versions import code_version
-from ood_sampler.studies.base import (
-    Heading,
-    Measured,
-    Row,
-    Study,
-    about,
-    bounds,
-    too_few,
-)
-from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_level
-from ood_sampler.studies.in_domain import (
-    SAMPLES,
-    Sources,
-    inversions,
-    of_both,
-    reconstructions,
-)
+from ood_sampler.studies.base import Heading, Measured, Row
+from ood_sampler.studies.in_domain import DiagnosticStudy, inversions, of_both, reconstructions
+from ood_sampler.studies.rows import bounds, by_domain, too_few
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_LEAST = 10
-"""Pictures of a set, for five folds of two."""
 
 DETECTORS = {
     "linear": "linear classifier of latents",
@@ -48,20 +29,13 @@ DETECTORS = {
 }
 """What scores a picture, each by name; the last two are the usual baselines."""
 
-_TITLES = {
-    "linear": "Linear classifier of latents",
-    "typicality": "Distance to the in-domain shell",
-    "reconstruction": "Baseline: reconstruction error",
-    "denoising": "Baseline: denoising loss",
-}
-
 _BASELINES = ("reconstruction", "denoising")
 
 _ALIKE = 0.02
 """AUROC that two detectors may differ by to be as good."""
 
 
-class SeparabilityStudy(Study):
+class SeparabilityStudy(DiagnosticStudy):
     r"""Measure at some steps how far the two domains are apart, and how well a detector does.
 
     The distance is that of the means in units of $\sigma d^{1/4}$, beyond which two spherical
@@ -70,15 +44,17 @@ class SeparabilityStudy(Study):
     cross-validated, the distance to the in-domain shell, which has seen the in-domain ones alone,
     and two baselines that have seen none: the error of inverting and decoding, and the denoising
     loss (`ood_sampler.latents.separability`, `ood_sampler.modules.denoising`).
-
-    Args:
-        steps: inversion steps.
-        count: pictures of each set, at most.
-        in_domain_root: pictures of the model's own domain; None takes samples of the model.
     """
 
     name = "separability"
     title = "Separability: target and in-domain latents, and detectors of the target domain"
+    # five folds of two
+    least = 10
+    caveat = (
+        "The in-domain set is made of the model's own samples, which it reconstructs and denoises "
+        "better than real pictures of its domain; the linear classifier in part tells real "
+        "pictures from generated ones."
+    )
     headings = (
         Heading("step", "step t", 0),
         Heading("images", "target images", 0),
@@ -100,13 +76,6 @@ class SeparabilityStudy(Study):
         ),
     )
 
-    def __init__(self, *, steps: Sequence[int], count: int, in_domain_root: str | None) -> None:
-        self.sources = Sources(list(steps), count, in_domain_root)
-
-    def check(self, pipeline: Pipeline) -> None:
-        super().check(pipeline)
-        self.sources.check(pipeline, least=_LEAST)
-
     def targets(self, pipeline: Pipeline) -> list[Node]:
         return [
             *inversions(self.sources, pipeline),
@@ -115,9 +84,10 @@ class SeparabilityStudy(Study):
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        runs = [self.sources.few_shot(pipeline), self.sources.in_domain(pipeline)]
+        runs = list(self.both(pipeline).values())
         found = [run.latents() for run in runs]
         losses = [_denoising(run) for run in runs]
+        about = self.about(pipeline)
         rows: list[Row] = []
         for step in sorted(set(self.sources.steps)):
             outside, inside = (of_step[step] for of_step in found)
@@ -129,7 +99,7 @@ class SeparabilityStudy(Study):
                 "denoising": tuple(of_step[step] for of_step in losses),
             }
             row: dict[str, Any] = {
-                **about(pipeline),
+                **about,
                 "step": step,
                 "images": len(outside),
                 "in_domain_images": len(inside),
@@ -174,48 +144,12 @@ class SeparabilityStudy(Study):
                     f"{domain}: pictures of the target domain score lower than the model's own: "
                     f"{'; '.join(reversed_)}."
                 )
-        if any(row["in_domain"] == SAMPLES for row in rows):
-            sentences.append(
-                "The in-domain set is made of the model's own samples, which it reconstructs and "
-                "denoises better than real pictures of its domain; the linear classifier in part "
-                "tells real pictures from generated ones."
-            )
-        return sentences
+        return sentences + self.caveats(rows)
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = by_domain(rows)
-        figure, panels = panel_figure(width=12, height=7, rows=2, columns=3)
-        shown = [
-            ("distance", "Distance of the means", "over σ d^(1/4)"),
-            *((f"{name}_auroc", title, "AUROC") for name, title in _TITLES.items()),
-            ("linear_fpr95", _TITLES["linear"], "false positives where 95% are found"),
-        ]
-        for axes, (key, title, label) in zip(panels, shown, strict=True):
-            for k, (domain, own) in enumerate(domains.items()):
-                draw_curve(
-                    axes,
-                    sorted(own, key=lambda row: int(row["step"])),
-                    key,
-                    aside=beside(k, len(domains)),
-                    color=LINES[k % len(LINES)],
-                    marker=MARKERS[k % len(MARKERS)],
-                    label=domain,
-                )
-            if key == "distance":
-                draw_level(axes, 1.0, label="separable above (distance), chance (AUROC)")
-                axes.set_ylim(0, 1.06 * max(1.0, axes.get_ylim()[1]))
-            else:
-                axes.set_ylim(-0.03, 1.03)
-                if key.endswith("auroc"):
-                    draw_level(axes, 0.5)
-            axes.set_title(title)
-            axes.set_ylabel(label)
-            axes.set_xlabel("inversion step t")
-            tick_values(axes, [row["step"] for row in rows])
-            axes.grid()
-        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
-        return figure
+        from ood_sampler.studies.figures.separability import draw
+
+        return draw(rows)
 
 
 def denoising_losses(run: Pipeline) -> Node:

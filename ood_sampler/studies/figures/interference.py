@@ -1,0 +1,67 @@
+"""The captured share over the noise of decoding, beside samples of some steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ood_sampler.report.annotate import entitle, tick_values
+from ood_sampler.report.plots import panel_figure, styled
+from ood_sampler.studies.base import Row
+from ood_sampler.studies.figures.curves import (
+    GREY,
+    error_bars,
+    legend_of,
+    lines_of,
+    look,
+    share_axis,
+)
+from ood_sampler.studies.figures.strips import draw_strips, under
+from ood_sampler.studies.rows import by_domain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STRIPS = 3
+"""Steps of which the figure shows samples."""
+
+
+@styled
+def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
+    """Draw a line of panels for each domain."""
+    domains = by_domain(rows)
+    columns = 1 + min(_STRIPS, len({row["step"] for row in rows}))
+    figure, panels = panel_figure(
+        width=3.5 * columns, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=columns
+    )
+    for line, (domain, own) in zip(lines_of(panels, len(domains)), domains.items(), strict=True):
+        curve, *strips = line
+        steps = sorted({row["step"] for row in own})
+        _draw_captured(curve, own, steps)
+        entitle(curve, f"{domain}: captured share")
+        shown = steps if len(steps) <= len(strips) else [steps[0], steps[-2], steps[-1]]
+        for axes in strips:
+            axes.set_axis_off()
+        for axes, step in zip(strips, shown, strict=False):
+            draw_strips(axes, under(pictures, f"{domain}/t = {step}"), title=f"t = {step}")
+    legend_of(figure, panels, columns=5)
+    return figure
+
+
+def _draw_captured(axes: "Axes", rows: Sequence[Row], steps: Sequence[int]) -> None:
+    for k, step in enumerate(steps):
+        line = [row for row in rows if row["step"] == step]
+        axes.errorbar(
+            [row["eta"] for row in line],
+            [row["captured"] for row in line],
+            yerr=error_bars(line, "captured"),
+            capsize=3,
+            label=f"t = {step}",
+            **look(k),
+        )
+    axes.axhline(rows[0]["real_captured"], color=GREY, linestyle="--", label="real pictures")
+    share_axis(axes)
+    tick_values(axes, [row["eta"] for row in rows])
+    axes.set_xlabel("noise of decoding η")
+    axes.grid()

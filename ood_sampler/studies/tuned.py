@@ -1,0 +1,79 @@
+"""Runs of a copy of the model, fine-tuned on the few-shot images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ood_sampler.codecs.diffusion import DiffusionCodec
+from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.models.finetuned import FineTunedModel
+from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune
+from ood_sampler.pipeline.nodes import reader
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.store.files import digest
+from ood_sampler.store.versions import code_version
+
+
+def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tuned]:
+    """The same run with a copy of its model, fine-tuned on the few-shot pictures.
+
+    Images of the copy are those of its own `in_domain()`; its artifacts are named by its weights.
+    """
+    few_shot = pipeline.domain.few_shot
+    tuned = fine_tune(
+        pipeline.model.denoiser,
+        torch.stack([few_shot[index] for index in range(len(few_shot))]),
+        settings,
+        seed=pipeline.settings.seed,
+        trainer=pipeline.session.trainer,
+        folder=tuning_folder(pipeline, settings),
+    )
+    return with_weights(pipeline, tuned), tuned
+
+
+def with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
+    """The same run with the weights of the copy."""
+    model = FineTunedModel(pipeline.model, tuned.weights)
+    return replace(pipeline, model=model, codec=model.codec(solver_of(pipeline)))
+
+
+def solver_of(pipeline: Pipeline) -> Solver:
+    """That of a diffusion model, the only kind whose copy is trained here.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    if not isinstance(pipeline.codec, DiffusionCodec):
+        raise ValueError(
+            "study=preservation fine-tunes a diffusion model of pixels, got "
+            f"{pipeline.model.name}: choose such a model"
+        )
+    return pipeline.codec.solver
+
+
+def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
+    """Folder of the network that was fine-tuned on the few-shot pictures."""
+    few_shot = pipeline.domain.few_shot
+    key = {
+        "model": pipeline.model.digest,
+        "images": few_shot.digest,
+        "reader": reader(few_shot),
+        "settings": asdict(settings),
+        "seed": pipeline.settings.seed,
+        "machine": pipeline.session.machine,
+        "code": code_version(fine_tune, *pipeline.model.makers),
+    }
+    return pipeline.session.root / f"fine-tuning-{digest(key)[:16]}"
+
+
+@contextmanager
+def anew(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """The same run with an empty store: what the model in memory makes now."""
+    root = pipeline.session.root
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root, prefix="after-") as folder:
+        yield replace(pipeline, session=replace(pipeline.session, root=Path(folder)))
