@@ -14,6 +14,7 @@ LAYERS = [
     "store",
     "statistics",
     "diffusion",
+    "codecs",
     "latents",
     "samplers",
     "metrics",

@@ -16,6 +16,8 @@ from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ood_sampler.models.frozen import FrozenModel
     from ood_sampler.models.verification import Verification
 
@@ -155,7 +157,8 @@ def _verify(fields: Mapping[str, Any]) -> bool:
     sys.stdout.write(_identity(model))
     sys.stdout.flush()
     pictures = smooth_pictures(_PICTURES, channels=model.channels, resolution=model.resolution)
-    found = verify(denoiser, pictures, solver=DdimSolver(steps=_STEPS, power=_POWER))
+    solver = DdimSolver(steps=_STEPS, power=_POWER)
+    found = verify(denoiser, pictures, solver=solver, autoencoder=model.autoencoder)
     sys.stdout.write(_figures(found))
     if not found.is_trained:
         sys.stdout.flush()
@@ -170,7 +173,9 @@ def _verify(fields: Mapping[str, Any]) -> bool:
 
 def _identity(model: "FrozenModel") -> str:
     weights = model.weights
-    parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
+    latents = "" if model.autoencoder is None else f", latents {_size(model.latent_shape)}"
+    networks = (model.denoiser, model.autoencoder)
+    parameters = [_millions(network) for network in networks if network is not None]
     schedule = model.schedule
     checksums = [f"{sha256}  {part}".rstrip() for part, sha256 in weights.checksums.items()]
     kept = "" if weights.record is None else f"recorded in {weights.record}"
@@ -178,21 +183,37 @@ def _identity(model: "FrozenModel") -> str:
         "model": model.name,
         "weights": str(weights.path),
         "SHA-256": f"\n{'':<12}".join([*checksums, *([kept] if kept else [])]),
-        "images": f"{model.channels}x{model.resolution}x{model.resolution}",
-        "parameters": f"{parameters / 1e6:.2f} M",
+        "images": f"{_size((model.channels, model.resolution, model.resolution))}{latents}",
+        "parameters": " and, of the autoencoder, ".join(parameters),
         "schedule": f"{schedule.T} steps, the last leaves "
         f"{float(schedule.alpha_bars[-1].sqrt()):.2g} of the picture",
     }
     return "".join(f"{key:<12}{value}\n" for key, value in lines.items())
 
 
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _millions(network: "nn.Module") -> str:
+    return f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M"
+
+
 def _figures(found: "Verification") -> str:
+    from ood_sampler.models.verification import psnr
+
+    rmse = found.autoencoder_rmse
+    autoencoder = (
+        ""
+        if rmse is None
+        else f"{'autoencoder':<12}RMSE {rmse:.4f}, PSNR {psnr(rmse):.1f} dB: its part in that\n"
+    )
     return (
         f"{'estimate':<12}of pictures in as much noise (step {found.noisy_step}) with a relative "
         f"error of {found.error:.3f}: {_verdict(found)}\n"
         f"{'round trip':<12}RMSE {found.rmse:.4f}, PSNR {found.psnr:.1f} dB: {found.pictures} "
         f"smooth synthetic pictures to step {found.step} and back, {found.evaluations} evaluations "
-        f"each, {found.seconds:.1f} s\n\n{_MEANING}"
+        f"each, {found.seconds:.1f} s\n{autoencoder}\n{_MEANING}"
     )
 
 
@@ -205,8 +226,8 @@ def _verdict(found: "Verification") -> str:
 def _megabytes(files: WeightFiles, found: Weights | None) -> float:
     """Of the weights that are there, else of those that would be fetched; NaN where not known."""
     if found is not None:
-        _, _, *weights = parts_of(found.path) or ["", "", ""]
-        return sum((found.path / file).stat().st_size for file in weights) / 1e6
+        parts = parts_of(found.path) or [""]
+        return sum((found.path / part).stat().st_size for part in parts) / 1e6
     known = (source.megabytes for source in files.sources if source.megabytes is not None)
     return next(known, math.nan)
 

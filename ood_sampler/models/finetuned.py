@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ood_sampler.codecs.autoencoder import Autoencoder
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.frozen import Model
@@ -68,6 +69,16 @@ class FineTunedModel:
         state: Any = read_file(self.weights)
         load_strictly(network, state, source=self.weights)
         return denoiser
+
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """That of the base, which is not trained."""
+        return self.base.autoencoder
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """That of the base."""
+        return self.base.latent_shape
 
     def in_domain_file(self, extractor: str) -> Path | None:
         """What is known of the domain that the base was trained on."""

@@ -12,10 +12,17 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ood_sampler.codecs.autoencoder import Autoencoder
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
+from ood_sampler.models.latent_diffusion import (
+    AutoencoderConfig,
+    load_autoencoder,
+    read_autoencoder_config,
+)
 from ood_sampler.models.layout import BrokenFileError
+from ood_sampler.models.pretrained import UNet
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 
 
@@ -46,6 +53,14 @@ class Model(Protocol):
     def denoiser(self) -> Denoiser:
         """The network."""
 
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """Of latent diffusion; None for a model that diffuses images."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of what the denoiser takes: of an image, or of the autoencoder's latents."""
+
     def in_domain_file(self, extractor: str) -> Path | None:
         """Features of real in-domain pictures under `extractor`, if they are known."""
 
@@ -56,7 +71,7 @@ class FrozenModel:
 
     Attributes:
         name: of the model in tables, and of its folder in the cache.
-        resolution: pixels a side of its images.
+        resolution: side of its images in pixels; of latent diffusion, of what it decodes to.
         path: a diffusers pipeline folder, a checkpoint file, or the hub id of a pipeline; None
             looks in the cache and then fetches from `sources` (`WeightFiles`).
         channels: of its images.
@@ -126,6 +141,34 @@ class FrozenModel:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of what the denoiser takes: of an image, or of the autoencoder's latents.
+
+        Read without loading a network.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the autoencoder does not take such images.
+        """
+        if self._autoencoder_config is None:
+            return self.channels, self.resolution, self.resolution
+        return self._autoencoder_config.latent_shape(self.channels, self.resolution)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """The autoencoder of latent diffusion, loaded at first use from weights that were checked.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is not what it was at first use or does not load.
+        """
+        if self._autoencoder_config is None:
+            return None
+        _ = self.weights.checksums
+        with self._opening():
+            return load_autoencoder(self.weights.path)
+
+    @cached_property
     def denoiser(self) -> Denoiser:
         """The network, loaded at first use from weights that were checked.
 
@@ -138,24 +181,44 @@ class FrozenModel:
         with self._opening():
             denoiser = load_checkpoint(self.weights.path, self._architecture, label=self.label)
         network: Any = denoiser.network
+        self._check_shape(network)
+        # the checksums of the autoencoder are recorded as well, once it has loaded
+        _ = self.autoencoder
+        self.weights.remember()
+        return denoiser
+
+    def _check_shape(self, network: UNet) -> None:
+        channels, side, _ = self.latent_shape
+        factor = self.resolution // side
         # a checkpoint file does not always tell the resolution
-        if network.resolution not in (None, self.resolution):
+        if network.resolution not in (None, side):
             raise ValueError(
-                f"model.resolution must be {network.resolution}, as {self.weights.path} says, got "
+                f"model.resolution must be {factor * network.resolution}, as {self.weights.path} "
+                f"says, got {self.resolution}"
+            )
+        if side % 2**network.halvings:
+            raise ValueError(
+                f"model.resolution must be divisible by {factor * 2**network.halvings}, as the "
+                f"network in {self.weights.path} halves it {network.halvings} times, got "
                 f"{self.resolution}"
             )
-        if self.resolution % 2**network.halvings:
+        if network.channels != channels and self._autoencoder_config is not None:
             raise ValueError(
-                f"model.resolution must be divisible by {2**network.halvings}, as the network in "
-                f"{self.weights.path} halves it {network.halvings} times, got {self.resolution}"
+                f"the unet of {self.weights.path} must take {channels} channels, those of the "
+                f"latents of its autoencoder, got {network.channels}"
             )
-        if network.channels != self.channels:
+        if network.channels != channels:
             raise ValueError(
                 f"model.channels must be {network.channels}, as {self.weights.path} says, got "
                 f"{self.channels}"
             )
-        self.weights.remember()
-        return denoiser
+
+    @cached_property
+    def _autoencoder_config(self) -> AutoencoderConfig | None:
+        if not self.weights.path.is_dir():
+            return None
+        with self._opening():
+            return read_autoencoder_config(self.weights.path)
 
     @contextmanager
     def _opening(self) -> Iterator[None]:

@@ -16,7 +16,6 @@ from ood_sampler.models.layout import (
     INDEX,
     parts_of,
     read_json,
-    read_shards,
     refuse_other_networks,
     wanted_parts,
 )
@@ -133,14 +132,13 @@ class HubSource(Source):
 
         if INDEX in files:
             refuse_other_networks(read_json(fetch(INDEX)), self.hub)
-        # an index of shards is read here to know them
-        parts = wanted_parts(files, lambda part: read_shards(fetch(part)))
+        # an index of shards is fetched here, to know them
+        parts = wanted_parts(files, fetch).files
         if lacking := [part for part in parts if part not in files]:
             raise FetchError(
                 f"{self.hub} holds no diffusers pipeline of one UNet2DModel: it lacks "
                 f"{', '.join(lacking)}"
             )
-        # the weights last: a folder without them is not taken for a pipeline
         for part in parts:
             fetch(part)
 

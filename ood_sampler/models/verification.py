@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ood_sampler.codecs.autoencoder import Autoencoder
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import Solver
@@ -28,12 +29,14 @@ class Verification:
         pictures: how many.
         noisy_step: noise level of the estimates.
         error: $\lVert \hat x_0 - x_0 \rVert / \lVert x_0 \rVert$ for pictures with as much noise as
-            signal, $\alpha_t = \sigma_t$. An error of the noise would not do: a velocity of zero
-            implies $\sigma_t x_t$, nearly all of the noise.
+            signal, $\alpha_t = \sigma_t$; in latent diffusion, $x_0$ is the encoded picture. An
+            error of the noise would not do: a velocity of zero implies $\sigma_t x_t$, nearly all of
+            the noise.
         step: noise level of the round trips.
         rmse: root mean square of the difference between pictures in [-1, 1] and their round trips.
         evaluations: of the network, for each picture's round trip.
         seconds: of all round trips.
+        autoencoder_rmse: of the round trip through the autoencoder alone; None without one.
     """
 
     pictures: int
@@ -43,6 +46,7 @@ class Verification:
     rmse: float
     evaluations: int
     seconds: float
+    autoencoder_rmse: float | None = None
 
     @property
     def is_trained(self) -> bool:
@@ -52,7 +56,12 @@ class Verification:
     @property
     def psnr(self) -> float:
         """Peak signal-to-noise ratio of the round trip in dB, as pictures span [-1, 1]."""
-        return 20 * math.log10(2 / self.rmse) if self.rmse else math.inf
+        return psnr(self.rmse)
+
+
+def psnr(rmse: float) -> float:
+    """Peak signal-to-noise ratio in dB of pictures that span [-1, 1]."""
+    return 20 * math.log10(2 / rmse) if rmse else math.inf
 
 
 def smooth_pictures(count: int, *, channels: int, resolution: int, seed: int = 0) -> Tensor:
@@ -63,33 +72,52 @@ def smooth_pictures(count: int, *, channels: int, resolution: int, seed: int = 0
     return interpolate(coarse, size=size, mode="bicubic").clamp(-1, 1)
 
 
-def verify(denoiser: Denoiser, pictures: Tensor, *, solver: Solver) -> Verification:
+def verify(
+    denoiser: Denoiser,
+    pictures: Tensor,
+    *,
+    solver: Solver,
+    autoencoder: Autoencoder | None = None,
+) -> Verification:
     """Estimate known pictures in noise, and carry them halfway down the chain and back.
 
     Args:
         denoiser: the frozen model.
         pictures: in [-1, 1], shape $(N, C, H, W)$.
         solver: of the round trip.
+        autoencoder: of latent diffusion.
     """
     schedule = denoiser.schedule
     noisy_step, step = _balanced(schedule), schedule.T // 2
-    eps = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        x_t = schedule.diffuse(pictures, eps, noisy_step)
+        x_0 = pictures if autoencoder is None else autoencoder.encode(pictures)
+        eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+        x_t = schedule.diffuse(x_0, eps, noisy_step)
         estimate = denoiser(x_t, torch.tensor(noisy_step))
     started = time.perf_counter()
-    latents = solver.invert(denoiser, pictures, [step])[step]
+    latents = solver.invert(denoiser, x_0, [step])[step]
     decoded = solver.decode(denoiser, latents, step=step)
+    seconds = time.perf_counter() - started
+    autoencoder_rmse = None
+    if autoencoder is not None:
+        with torch.inference_mode():
+            decoded = autoencoder.decode(decoded)
+            autoencoder_rmse = _rmse(autoencoder.decode(x_0), pictures)
     return Verification(
         pictures=len(pictures),
         noisy_step=noisy_step,
-        error=float((estimate - pictures).norm() / pictures.norm()),
+        error=float((estimate - x_0).norm() / x_0.norm()),
         step=step,
-        rmse=float((decoded - pictures).square().mean().sqrt()),
+        rmse=_rmse(decoded, pictures),
         evaluations=solver.inversion_evaluations([step], T=schedule.T)
         + solver.decoding_evaluations(step, T=schedule.T),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
+        autoencoder_rmse=autoencoder_rmse,
     )
+
+
+def _rmse(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().mean().sqrt())
 
 
 def _balanced(schedule: Schedule) -> int:

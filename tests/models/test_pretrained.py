@@ -349,7 +349,7 @@ def test_another_network_is_refused(changes: dict[str, object], message: str, co
     ("changes", "message"),
     [
         ({"unet": ["diffusers", "NCSNpp"]}, "must be a UNet2DModel, got NCSNpp"),
-        ({"vqvae": ["diffusers", "VQModel"]}, "unet and scheduler alone, got vqvae"),
+        ({"movq": ["diffusers", "VQModel"]}, "vqvae alone, got movq"),
     ],
 )
 def test_a_pipeline_of_other_parts_is_refused(
