@@ -164,12 +164,12 @@ def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Find the whole checkpoint of the most steps; broken ones are told and left out."""
-    from ood_sampler.models.state import read_file
+    from ood_sampler.store.tensor_files import read_tensors
 
     steps: dict[int, Path] = {}
     for path in sorted(folder.glob("*.ckpt")):
         try:
-            checkpoint: dict[str, int] = read_file(path)  # type: ignore[assignment]
+            checkpoint: dict[str, int] = read_tensors(path)  # type: ignore[assignment]
         except ValueError as error:
             log.warning("warning: %s is left out: %s", path.name, error)
             continue

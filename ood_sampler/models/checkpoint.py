@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.faults import BrokenFileError
 from ood_sampler.models.guided_diffusion import GuidedDiffusion
-from ood_sampler.models.layout import BrokenFileError
 from ood_sampler.models.pesser import PesserDDPM
 from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
 from ood_sampler.models.process import from_section, has_schedule
-from ood_sampler.models.state import MALFORMED, State, read_file, unwrapped
+from ood_sampler.models.state import MALFORMED, State, unwrapped
+from ood_sampler.store.tensor_files import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def load_checkpoint(
         _check_folder(path, architecture)
         return load_pipeline(path, label=label)
     sections = _sections(architecture)
-    content = read_file(path)
+    content = read_tensors(path)
     found = _find_network(content, path)
     if sections.get("format") not in (None, found.format.name):
         raise ValueError(
@@ -113,7 +114,7 @@ def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = Non
     section = _sections(architecture).get("diffusion")
     if has_schedule(section):
         return from_section(section).schedule
-    betas = _find_network(read_file(path), path).betas
+    betas = _find_network(read_tensors(path), path).betas
     with _whole(path):
         return from_section(section, betas=betas).schedule
 

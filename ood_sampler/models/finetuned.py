@@ -12,7 +12,8 @@ from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.frozen import Model
 from ood_sampler.models.sources import sha256_of
-from ood_sampler.models.state import load_strictly, read_file
+from ood_sampler.models.state import load_strictly
+from ood_sampler.store.tensor_files import read_state
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class FineTunedModel:
         """
         denoiser = copy.deepcopy(self.base.denoiser)
         network: Any = denoiser.network
-        state: Any = read_file(self.weights)
-        load_strictly(network, state, source=self.weights)
+        load_strictly(network, read_state(self.weights), source=self.weights)
         return denoiser
 
     @property

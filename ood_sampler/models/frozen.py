@@ -15,13 +15,13 @@ from torch import nn
 from ood_sampler.codecs.autoencoder import Autoencoder
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.faults import BrokenFileError
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 from ood_sampler.models.latent_diffusion import (
     AutoencoderConfig,
     load_autoencoder,
     read_autoencoder_config,
 )
-from ood_sampler.models.layout import BrokenFileError
 from ood_sampler.models.pretrained import UNet
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 

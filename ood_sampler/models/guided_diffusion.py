@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from ood_sampler.models.fields import (
+from ood_sampler.models.architecture import (
     check_agreement,
     check_image_size,
     flag,

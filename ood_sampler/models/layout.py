@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-class BrokenFileError(ValueError):
-    """A file is not whole, or not what its name says."""
-
+from ood_sampler.faults import BrokenFileError
 
 INDEX = "model_index.json"
 """File of a pipeline that names its parts."""

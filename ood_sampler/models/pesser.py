@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.models.fields import (
+from ood_sampler.models.architecture import (
     check_agreement,
     check_image_size,
     flag,

@@ -23,9 +23,9 @@ from ood_sampler.models.state import (
     MALFORMED,
     State,
     load_strictly,
-    read_file,
     unwrapped,
 )
+from ood_sampler.store.tensor_files import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def read_network(folder: Path, files: NetworkFiles) -> State:
     """
     state: dict[str, Tensor] = {}
     for file in (folder / name for name in files.tensors):
-        content = read_file(file)
+        content = read_tensors(file)
         if not isinstance(content, Mapping):
             raise ValueError(f"{file} must hold a state dict, got {type(content).__name__}")
         for name, weight in content.items():

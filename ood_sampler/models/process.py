@@ -17,7 +17,7 @@ from ood_sampler.diffusion.denoiser import (
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.fields import flag, integer, number, numbers, read_fields, word
+from ood_sampler.models.architecture import flag, integer, number, numbers, read_fields, word
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ class FetchError(OSError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(ABC):
+class WeightSource(ABC):
     """A known place of a model's weights.
 
     Attributes:
@@ -67,7 +67,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubSource(Source):
+class HubPipeline(WeightSource):
     """A pipeline on the Hugging Face hub.
 
     Attributes:
@@ -172,7 +172,7 @@ class HubSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSource(Source):
+class CheckpointFile(WeightSource):
     """A checkpoint file somewhere.
 
     Attributes:
@@ -223,7 +223,7 @@ class FileSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriveSource(FileSource):
+class DriveFile(CheckpointFile):
     """A checkpoint file on Google Drive.
 
     Attributes:
@@ -263,7 +263,7 @@ class DriveSource(FileSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageSource(FileSource):
+class PageFile(CheckpointFile):
     """A page from which a person must fetch a checkpoint file.
 
     Attributes:
@@ -280,14 +280,14 @@ class PageSource(FileSource):
         raise FetchError("must be fetched by hand")
 
 
-_KINDS: Mapping[str, Callable[..., Source]] = {
-    "hub": HubSource,
-    "drive": DriveSource,
-    "page": PageSource,
+_KINDS: Mapping[str, Callable[..., WeightSource]] = {
+    "hub": HubPipeline,
+    "drive": DriveFile,
+    "page": PageFile,
 }
 
 
-def parse_source(entry: Mapping[str, Any]) -> Source:
+def parse_source(entry: Mapping[str, Any]) -> WeightSource:
     """Make a source of its entry in `model.sources`.
 
     Args:

@@ -30,8 +30,8 @@ class Verification:
         noisy_step: noise level of the estimates.
         error: $\lVert \hat x_0 - x_0 \rVert / \lVert x_0 \rVert$ for pictures with as much noise as
             signal, $\alpha_t = \sigma_t$; in latent diffusion, $x_0$ is the encoded picture. An
-            error of the noise would not do: a velocity of zero implies $\sigma_t x_t$, nearly all of
-            the noise.
+            error of the noise would not do: a velocity of zero implies $\sigma_t x_t$, which is
+            nearly all of the noise.
         step: noise level of the round trips.
         rmse: root mean square of the difference between pictures in [-1, 1] and their round trips.
         evaluations: of the network, for each picture's round trip.

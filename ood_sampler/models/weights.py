@@ -24,10 +24,10 @@ from ood_sampler.models.layout import (
     refuse_other_folders,
 )
 from ood_sampler.models.sources import (
+    CheckpointFile,
     FetchError,
-    FileSource,
-    HubSource,
-    PageSource,
+    HubPipeline,
+    PageFile,
     parse_source,
     sha256_of,
 )
@@ -81,7 +81,7 @@ class Weights:
     path: Path
     record: Path | None = None
     key: str = ""
-    known: FileSource | None = None
+    known: CheckpointFile | None = None
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -177,7 +177,7 @@ class WeightFiles:
         self.path = path
         self.sources = [parse_source(entry) for entry in sources]
         if path is not None and not sources and _names_hub_model(path):
-            self.sources = [HubSource(hub=path)]
+            self.sources = [HubPipeline(hub=path)]
 
     @property
     def folder(self) -> Path:
@@ -196,7 +196,7 @@ class WeightFiles:
         for source in self.sources:
             path = source.find(self.folder)
             if path is not None:
-                known = source if isinstance(source, FileSource) else None
+                known = source if isinstance(source, CheckpointFile) else None
                 return Weights(path, self.folder / RECORD, source.entry, known)
         return None
 
@@ -232,21 +232,21 @@ class WeightFiles:
             return None
         if self.path is not None and not self._is_hub_model:
             raise FileNotFoundError(self._missing_path())
-        fetched = [source for source in self.sources if not isinstance(source, PageSource)]
+        fetched = [source for source in self.sources if not isinstance(source, PageFile)]
         if not fetched:
             raise FileNotFoundError(self._missing([]))
         return next((s.megabytes for s in fetched if s.megabytes is not None), math.nan)
 
     @property
-    def _published(self) -> FileSource | None:
+    def _published(self) -> CheckpointFile | None:
         """The source whose raw weights are known."""
-        files = [source for source in self.sources if isinstance(source, FileSource)]
+        files = [source for source in self.sources if isinstance(source, CheckpointFile)]
         return next((source for source in files if source.raw_md5), None)
 
     @property
     def _is_hub_model(self) -> bool:
         """Whether the path is a hub id, at which nothing lies."""
-        named = any(isinstance(s, HubSource) and s.hub == self.path for s in self.sources)
+        named = any(isinstance(s, HubPipeline) and s.hub == self.path for s in self.sources)
         return named and not any(place.exists() for place in self._places())
 
     def _places(self) -> list[Path]:
@@ -262,12 +262,12 @@ class WeightFiles:
             return None
         if place.is_file():
             return place
-        files = [s.find(place) for s in self.sources if isinstance(s, FileSource)]
+        files = [s.find(place) for s in self.sources if isinstance(s, CheckpointFile)]
         return next((file for file in files if file is not None), None)
 
     def _fetch(self, reasons: list[str]) -> Weights | None:
         for source in self.sources:
-            if isinstance(source, PageSource):
+            if isinstance(source, PageFile):
                 continue
             size = "" if source.megabytes is None else f" ({source.megabytes:,.0f} MB)"
             log.info("fetching %s%s to %s", source.address, size, self.folder)
@@ -310,7 +310,7 @@ class WeightFiles:
         looked = f"looked for {' and '.join(map(str, places))}"
         remedy = "a diffusers pipeline folder or a checkpoint file"
         if places[0].is_dir():
-            known = [source.file for source in self.sources if isinstance(source, FileSource)]
+            known = [source.file for source in self.sources if isinstance(source, CheckpointFile)]
             wanted = " nor ".join(dict.fromkeys([_PIPELINE, *known]))
             looked = f"{places[0]} has no {wanted}"
             files = sorted(file.name for file in places[0].iterdir() if file.suffix in _CHECKPOINTS)
@@ -337,7 +337,7 @@ class WeightFiles:
         if reasons:
             message += f" and were not fetched ({'; '.join(reasons)})"
         places = str(self.folder)
-        if any(isinstance(source, HubSource) for source in self.sources):
+        if any(isinstance(source, HubPipeline) for source in self.sources):
             places += " and the Hugging Face cache"
         return (
             f"{message}: looked in {places} for {self._wanted()}; get it by hand and put it into "

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.models.state import read_file
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
 from ood_sampler.modules.prediction import TrainerFactory
 from ood_sampler.modules.training import NoiseTraining
 from ood_sampler.store.files import load_json, load_state, save_json, save_state
 from ood_sampler.store.lock import hold
+from ood_sampler.store.tensor_files import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -408,7 +408,7 @@ def _fit(
 def _resumable(checkpoint: Path) -> Path | None:
     """The checkpoint, if there is a whole one."""
     try:
-        read_file(checkpoint)
+        read_tensors(checkpoint)
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -21,9 +21,9 @@ from filelock import FileLock
 
 from ood_sampler.models.layout import pipeline_parts
 from ood_sampler.models.sources import (
-    DriveSource,
-    HubSource,
-    PageSource,
+    DriveFile,
+    HubPipeline,
+    PageFile,
     parse_source,
 )
 from ood_sampler.models.weights import ASSETS, RECORD, WeightFiles, cache_folder
@@ -520,7 +520,7 @@ def test_the_next_source_is_tried_where_one_fails(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         gdown, "download", lambda **o: download(b"<html>" if o["id"] == "no" else b"PK")(**o)
     )
-    monkeypatch.setattr(HubSource, "fetch", lambda self, folder: unreachable_source())
+    monkeypatch.setattr(HubPipeline, "fetch", lambda self, folder: unreachable_source())
     sources = [HUB, {"drive": "1aB", "file": "second.pt"}]
     assert WeightFiles(name="dogs", path=None, sources=sources).obtain().path.name == "second.pt"
 
@@ -608,11 +608,11 @@ def test_what_is_missing_at_a_path_is_fetched_for_a_hub_id_alone(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     fetched = []
 
-    def fetch(source: HubSource, folder: Path) -> None:
+    def fetch(source: HubPipeline, folder: Path) -> None:
         fetched.append(source.hub)
         make_pipeline(folder / source.entry)
 
-    monkeypatch.setattr(HubSource, "fetch", fetch)
+    monkeypatch.setattr(HubPipeline, "fetch", fetch)
     nowhere = WeightFiles(name="mine", path=str(tmp_path / "nowhere"), sources=[HUB])
     with pytest.raises(FileNotFoundError, match=r"looked for .*nowhere; set model\.path"):
         nowhere.obtain()
@@ -871,9 +871,9 @@ def test_a_name_stays_below_the_cache_folder(cache: Path) -> None:
 
 
 def test_sources_are_read_from_their_entries() -> None:
-    assert parse_source(HUB) == HubSource(hub="owner/dogs", megabytes=24)
-    assert parse_source(DRIVE) == DriveSource(drive="1aB", file="dogs.pt")
-    assert parse_source(PAGE) == PageSource(page="https://example.org/dogs", file="dogs.pt")
+    assert parse_source(HUB) == HubPipeline(hub="owner/dogs", megabytes=24)
+    assert parse_source(DRIVE) == DriveFile(drive="1aB", file="dogs.pt")
+    assert parse_source(PAGE) == PageFile(page="https://example.org/dogs", file="dogs.pt")
 
 
 @pytest.mark.parametrize(
