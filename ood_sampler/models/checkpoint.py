@@ -196,7 +196,8 @@ def _find_network(content: object, path: Path) -> _Found:
     if any(_LATENT.search(name) for network in networks for name in network.names):
         raise ValueError(
             f"{path} must hold a network of images, got one beside first_stage_model or "
-            "cond_stage_model: models of latents or of text are not implemented"
+            "cond_stage_model: models of latents or of text are not implemented in this format; "
+            "latent diffusion loads from a diffusers folder (LDMPipeline)"
         )
     best = [network for network in networks if network.is_average] or networks
     if len(best) > 1:

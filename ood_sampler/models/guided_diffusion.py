@@ -19,7 +19,7 @@ from ood_sampler.models.architecture import (
     numbers,
     read_fields,
 )
-from ood_sampler.models.state import State, rename
+from ood_sampler.models.state import State, rename, within
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -282,17 +282,19 @@ class GuidedDiffusion:
         yield "input_blocks.0.0", "conv_in"
         yield "out.0", "conv_norm_out"
         yield "out.2", "conv_out"
-        yield from _resnet("middle_block.0", "mid_block.resnets.0")
-        yield from _attention("middle_block.1", "mid_block.attentions.0")
-        yield from _resnet("middle_block.2", "mid_block.resnets.1")
+        yield from within("middle_block.0", "mid_block.resnets.0", _RESNET)
+        yield from within("middle_block.1", "mid_block.attentions.0", _ATTENTION)
+        yield from within("middle_block.2", "mid_block.resnets.1", _RESNET)
         levels, depth = len(self.channel_mult), self.num_res_blocks
         for level, has_attention in enumerate(self.attention):
             new = f"down_blocks.{level}"
             first = 1 + level * (depth + 1)
             for j in range(depth):
-                yield from _resnet(f"input_blocks.{first + j}.0", f"{new}.resnets.{j}")
+                yield from within(f"input_blocks.{first + j}.0", f"{new}.resnets.{j}", _RESNET)
                 if has_attention:
-                    yield from _attention(f"input_blocks.{first + j}.1", f"{new}.attentions.{j}")
+                    yield from within(
+                        f"input_blocks.{first + j}.1", f"{new}.attentions.{j}", _ATTENTION
+                    )
             if level < levels - 1:
                 old = f"input_blocks.{first + depth}.0"
                 yield from self._resampler(old, "op", f"{new}.downsamplers.0")
@@ -300,16 +302,18 @@ class GuidedDiffusion:
             new = f"up_blocks.{level}"
             first = level * (depth + 1)
             for j in range(depth + 1):
-                yield from _resnet(f"output_blocks.{first + j}.0", f"{new}.resnets.{j}")
+                yield from within(f"output_blocks.{first + j}.0", f"{new}.resnets.{j}", _RESNET)
                 if has_attention:
-                    yield from _attention(f"output_blocks.{first + j}.1", f"{new}.attentions.{j}")
+                    yield from within(
+                        f"output_blocks.{first + j}.1", f"{new}.attentions.{j}", _ATTENTION
+                    )
             if level < levels - 1:
                 old = f"output_blocks.{first + depth}.{2 if has_attention else 1}"
                 yield from self._resampler(old, "conv", f"{new}.upsamplers.0")
 
     def _resampler(self, old: str, convolution: str, new: str) -> Iterator[tuple[str, str]]:
         if self.resblock_updown:
-            yield from _resnet(old, new)
+            yield from within(old, new, _RESNET)
         else:
             yield f"{old}.{convolution}", f"{new}.conv"
 
@@ -383,11 +387,3 @@ def _image_size(given: Mapping[str, Any], field: str) -> int:
     if "image_size" not in given:
         raise ValueError(f"image_size must be given in architecture.model with {field}")
     return int(given["image_size"])
-
-
-def _resnet(old: str, new: str) -> Iterator[tuple[str, str]]:
-    return ((f"{old}.{a}", f"{new}.{b}") for a, b in _RESNET.items())
-
-
-def _attention(old: str, new: str) -> Iterator[tuple[str, str]]:
-    return ((f"{old}.{a}", f"{new}.{b}") for a, b in _ATTENTION.items())

@@ -170,11 +170,6 @@ def scheduler_file(folder: Path) -> Path:
     return folder / parts.scheduler
 
 
-def weights_file(folder: Path) -> Path:
-    """Where a pipeline folder keeps its network's weights: the file, or the index of its shards."""
-    return folder / folder_parts(folder).unet.weights[0]
-
-
 def is_averaged(folder: Path) -> bool:
     """Whether a pipeline's weights are averages that stand beside raw ones."""
     return folder_parts(folder).unet.config.startswith(_AVERAGED) and (folder / "unet").is_dir()

@@ -22,7 +22,7 @@ from ood_sampler.models.architecture import (
     read_fields,
     word,
 )
-from ood_sampler.models.state import State, rename
+from ood_sampler.models.state import State, rename, within
 
 _RESNET = {
     "norm1": "norm1",
@@ -181,9 +181,9 @@ class PesserDDPM:
         yield "conv_in", "conv_in"
         yield "norm_out", "conv_norm_out"
         yield "conv_out", "conv_out"
-        yield from _renamed("mid.block_1", "mid_block.resnets.0", _RESNET)
-        yield from _renamed("mid.attn_1", "mid_block.attentions.0", _ATTENTION)
-        yield from _renamed("mid.block_2", "mid_block.resnets.1", _RESNET)
+        yield from within("mid.block_1", "mid_block.resnets.0", _RESNET)
+        yield from within("mid.attn_1", "mid_block.attentions.0", _ATTENTION)
+        yield from within("mid.block_2", "mid_block.resnets.1", _RESNET)
         levels = len(self.ch_mult)
         for level in range(levels):
             yield from self._level(f"down.{level}", f"down_blocks.{level}", level, up=False)
@@ -195,9 +195,9 @@ class PesserDDPM:
 
     def _level(self, old: str, new: str, level: int, *, up: bool) -> Iterator[tuple[str, str]]:
         for j in range(self.num_res_blocks + up):
-            yield from _renamed(f"{old}.block.{j}", f"{new}.resnets.{j}", _RESNET)
+            yield from within(f"{old}.block.{j}", f"{new}.resnets.{j}", _RESNET)
             if 2**level in self.attention_factors:
-                yield from _renamed(f"{old}.attn.{j}", f"{new}.attentions.{j}", _ATTENTION)
+                yield from within(f"{old}.attn.{j}", f"{new}.attentions.{j}", _ATTENTION)
 
     def _fixed_kernels(self) -> dict[str, Tensor]:
         """Average pooling and repetition as convolutions, with zeros and powers of two alone."""
@@ -260,7 +260,3 @@ def infer(state: State) -> dict[str, Any]:
         "out_ch": state["conv_out.weight"].shape[0],
         "resamp_with_conv": levels == 1 or "down.0.downsample.conv.weight" in state,
     }
-
-
-def _renamed(old: str, new: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    return ((f"{old}.{a}", f"{new}.{b}") for a, b in layers.items())

@@ -1,6 +1,6 @@
 """Weights by name: names of other code bases, and the checks before a network gets them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,11 @@ def unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(set(names.values())) < len(names):
         return state
     return {names[name]: weight for name, weight in state.items()}
+
+
+def within(old: str, new: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs of names of the layers of a block, original and new."""
+    return ((f"{old}.{a}", f"{new}.{b}") for a, b in layers.items())
 
 
 def rename(

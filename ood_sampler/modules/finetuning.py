@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
+from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
 from ood_sampler.modules.prediction import TrainerFactory
-from ood_sampler.modules.training import NoiseTraining
+from ood_sampler.modules.training import NoiseTraining, prediction_error
 from ood_sampler.store.files import load_json, load_state, save_json, save_state
 from ood_sampler.store.lock import hold
 from ood_sampler.store.tensor_files import read_tensors
@@ -287,30 +287,6 @@ class DenoiserFineTuning(NoiseTraining):
     def _stop_if_over(self) -> None:
         if self.settings.is_over(self.curve()):
             self.trainer.should_stop = True
-
-
-def prediction_error(
-    denoiser: Denoiser,
-    x_t: Tensor,
-    t: Tensor,
-    x_0: Tensor,
-    eps: Tensor,
-    alpha_t: Tensor,
-    sigma_t: Tensor,
-) -> Tensor:
-    r"""What a network predicts less what it should, shape $(B, C, H, W)$.
-
-    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, of all others, $\epsilon$.
-    The noise error of the first two would be this one times $\alpha_t$ and
-    $-\alpha_t / \sigma_t$: next to nothing at the noisy end of the chain, which samples begin at.
-    """
-    match denoiser:
-        case VelocityDenoiser():
-            return denoiser.predict(x_t, t) - (alpha_t * eps - sigma_t * x_0)
-        case SampleDenoiser():
-            return denoiser.predict(x_t, t) - x_0
-        case _:
-            return denoiser.eps(x_t, t) - eps
 
 
 def fine_tune(

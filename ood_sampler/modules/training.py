@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 
 
@@ -88,6 +89,30 @@ class NoiseTraining(lightning.LightningModule, ABC):
             averages: list[Tensor] = list(self.ema.parameters())
             weights: list[Tensor] = list(self.network.parameters())
             torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+def prediction_error(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    x_0: Tensor,
+    eps: Tensor,
+    alpha_t: Tensor,
+    sigma_t: Tensor,
+) -> Tensor:
+    r"""What a network predicts less what it should, shape $(B, C, H, W)$.
+
+    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, of all others, $\epsilon$.
+    The noise error of the first two would be this one times $\alpha_t$ and
+    $-\alpha_t / \sigma_t$: next to nothing at the noisy end of the chain, which samples begin at.
+    """
+    match denoiser:
+        case VelocityDenoiser():
+            return denoiser.predict(x_t, t) - (alpha_t * eps - sigma_t * x_0)
+        case SampleDenoiser():
+            return denoiser.predict(x_t, t) - x_0
+        case _:
+            return denoiser.eps(x_t, t) - eps
 
 
 class DenoiserTraining(NoiseTraining):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from ood_sampler.models.layout import folder_parts
+
 
 def tiny_ldm(folder: Path, *, seed: int = 0, kl: bool = False) -> Path:
     """Make latent diffusion of 3x32x32 images, with latents of 3x8x8, as `LDMPipeline` saves it.
@@ -46,3 +48,8 @@ def tiny_ldm(folder: Path, *, seed: int = 0, kl: bool = False) -> Path:
     )
     LDMPipeline(vqvae=autoencoder, unet=unet, scheduler=scheduler).save_pretrained(folder)
     return folder
+
+
+def weights_file(folder: Path) -> Path:
+    """Where a pipeline folder keeps its U-Net's weights: the file, or the index of its shards."""
+    return folder / folder_parts(folder).unet.weights[0]

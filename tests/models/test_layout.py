@@ -17,10 +17,10 @@ from ood_sampler.models.layout import (
     pipeline_files,
     pipeline_parts,
     read_shards,
-    weights_file,
 )
 from ood_sampler.models.pretrained import load_pipeline, load_schedule
 from ood_sampler.models.weights import WeightFiles
+from tests.models.stand_ins import weights_file
 
 STEM = "diffusion_pytorch_model"
 PREFIXES = [

@@ -16,8 +16,9 @@ from ood_sampler.diffusion.denoiser import (
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.layout import pipeline_files, weights_file
+from ood_sampler.models.layout import pipeline_files
 from ood_sampler.models.pretrained import load_pipeline, load_schedule
+from tests.models.stand_ins import weights_file
 
 
 @pytest.fixture
