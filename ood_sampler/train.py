@@ -1,4 +1,4 @@
-"""`python -m ood_sampler.train`: train a denoiser on pictures of one domain."""
+"""`python -m ood_sampler.train`: train a denoiser on images of one domain."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIGURATION = Configuration("train")
-"""Of a training, where a command names no other."""
+"""Default configuration of a training."""
 
 _INTERRUPTED = "interrupted: the last checkpoint is kept, the same command continues"
 
@@ -109,7 +109,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
-    """Make sure that a training goes on with the settings and the pictures it began with.
+    """Check that a training resumes with the settings and the images it began with.
 
     Raises:
         ValueError: they differ.
@@ -136,10 +136,10 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
 
 
 def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
-    """Build the network, and try it on one blank picture before any training.
+    """Build the network, and try it on one blank image before any training.
 
     Raises:
-        ValueError: it cannot be built, cannot take such a picture or returns none of its shape.
+        ValueError: it cannot be built, cannot take such an image or returns another shape.
     """
     import torch
 
@@ -164,7 +164,7 @@ def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find the whole checkpoint of the most steps; broken ones are told and left out."""
+    """Find the intact checkpoint of the most steps; log and skip broken ones."""
     from ood_sampler.store.tensor_files import read_tensors
 
     steps: dict[int, Path] = {}
@@ -241,7 +241,7 @@ def build_trainer(cfg: DictConfig, *, steps: int, snapshot_steps: int) -> "Train
     from ood_sampler.report.training import Snapshots
 
     output = Path(cfg.output)
-    # two files, written in turn: one is whole whenever the process ends
+    # two files, written in turn: one is intact whenever the process ends
     checkpoints = ModelCheckpoint(
         output,
         save_last=True,

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _FORMATS = (GuidedDiffusion, PesserDDPM)
 _SECTIONS = ("format", "data", "model", "diffusion")
 _DEEPEST = 4
-"""Containers in containers: as deep as published files go; a pickle could have no end."""
+"""Depth of nested containers in published files; a pickle could nest without end."""
 
 _FEWEST_BETAS = 10
 """Shorter lists of that name are an optimizer's (0.9, 0.999)."""
@@ -121,7 +121,7 @@ def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = Non
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Say of weights that are not whole what they are, whatever stumbles over them."""
+    """Turn whatever incomplete weights raise into one message that names the file."""
     try:
         yield
     except KeyError as error:
@@ -149,7 +149,7 @@ def _check_folder(path: Path, architecture: Mapping[str, Any] | None) -> None:
 
 
 def _sections(architecture: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Check the names of sections; others than ours (training, notes) do not matter."""
+    """Check the names of sections; unknown ones (training, notes) are ignored."""
     architecture = {} if architecture is None else architecture
     if not isinstance(architecture, Mapping):
         raise ValueError(f"architecture must be a mapping of sections, got {architecture!r}")
@@ -233,7 +233,7 @@ def _lists(content: object, depth: int = 0) -> Iterator[list[object]]:
 
 
 def _named(averages: list[object], state: State) -> State | None:
-    """Give averages the names of the weights, in whose order they are; None if they do not fit."""
+    """Name averages after the weights, whose order they share; None if they do not fit."""
     shapes = [average.shape if isinstance(average, Tensor) else None for average in averages]
     if shapes != [weight.shape for weight in state.values()]:
         return None
@@ -281,7 +281,7 @@ def _is_table(betas: object) -> bool:
 
 
 def _lit_ema(state: State, prefix: str, tensors: State) -> State | None:
-    """Find the averages of a network, under its names without their dots; None if not of all."""
+    """Find the averages of a network, named as its weights without dots; None if incomplete."""
     if not prefix.startswith("model."):
         return None
     inner = prefix.removeprefix("model.")

@@ -27,19 +27,19 @@ from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 
 
 class Model(Protocol):
-    """What a run asks of a model, wherever its weights come from."""
+    """Interface of a model to a run, wherever its weights come from."""
 
     @property
     def name(self) -> str:
-        """Of the model in tables."""
+        """Name in tables."""
 
     @property
     def resolution(self) -> int:
-        """Pixels a side of its images."""
+        """Side of its images in pixels."""
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Channels of its images."""
 
     @property
     def schedule(self) -> Schedule:
@@ -47,7 +47,7 @@ class Model(Protocol):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that its results depend on."""
+        """SHA-256 of everything that its results depend on."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -55,22 +55,22 @@ class Model(Protocol):
 
     @property
     def autoencoder(self) -> Autoencoder | None:
-        """Of latent diffusion; None for a model that diffuses images."""
+        """Autoencoder of latent diffusion; None for a model that diffuses images."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of what the denoiser takes: of an image, or of the autoencoder's latents."""
 
     def in_domain_file(self, extractor: str) -> Path | None:
-        """Features of real in-domain pictures under `extractor`, if they are known."""
+        """File with features of real in-domain images under `extractor`, if there is one."""
 
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """Weights, wherever they are, and what is known about them.
+    """A published model: where its weights are, and its architecture.
 
     Attributes:
-        name: of the model in tables, and of its folder in the cache.
+        name: in tables, and of the model's folder in the cache.
         resolution: side of its images in pixels; of latent diffusion, of what it decodes to.
         path: a diffusers pipeline folder, a checkpoint file, or the hub id of a pipeline; None
             looks in the cache and then fetches from `sources` (`WeightFiles`).
@@ -79,9 +79,9 @@ class FrozenModel:
             are None are inferred from the file. A pipeline folder brings its own.
         label: the class, if the model is class-conditional.
         sources: known places of the weights (`parse_source`).
-        in_domain_features: extractor name -> file of features of real pictures of the model's own
-            domain (relative to the package's assets). Where there is none, samples of the model
-            stand for its domain.
+        in_domain_features: extractor name -> file with features of real images of the model's own
+            domain, relative to the package's assets. Without one, samples of the model stand for
+            its domain.
 
     Raises:
         ValueError: an entry of `sources` is malformed.
@@ -107,7 +107,7 @@ class FrozenModel:
 
     @property
     def missing_megabytes(self) -> float | None:
-        """Size of what `weights` would fetch now, NaN where not known; None if nothing.
+        """Megabytes that `weights` would fetch now, NaN where not known; None if nothing.
 
         Raises:
             FileNotFoundError: the weights are missing and no source can be fetched from.
@@ -119,7 +119,7 @@ class FrozenModel:
         """The weights, fetched if need be.
 
         Raises:
-            FileNotFoundError: they are nowhere to be had.
+            FileNotFoundError: they are neither on disk nor to be fetched.
         """
         return self.weight_files.obtain()
 
@@ -182,7 +182,7 @@ class FrozenModel:
             denoiser = load_checkpoint(self.weights.path, self._architecture, label=self.label)
         network: Any = denoiser.network
         self._check_shape(network)
-        # the checksums of the autoencoder are recorded as well, once it has loaded
+        # its checksums are recorded as well: it must have loaded
         _ = self.autoencoder
         self.weights.remember()
         return denoiser
@@ -222,7 +222,7 @@ class FrozenModel:
 
     @contextmanager
     def _opening(self) -> Iterator[None]:
-        """Say of a broken file in the cache how to be rid of it."""
+        """Add to the message about a broken file in the cache how to replace it."""
         try:
             yield
         except BrokenFileError as error:
@@ -234,7 +234,7 @@ class FrozenModel:
 
     @property
     def _architecture(self) -> dict[str, Any] | None:
-        """What is given of the architecture of a checkpoint file."""
+        """Given fields of the architecture of a checkpoint file."""
         if self.architecture is None or self.weights.path.is_dir():
             return None
         if not isinstance(self.architecture, Mapping):
@@ -244,7 +244,7 @@ class FrozenModel:
         return _given(self.architecture) or None
 
     def in_domain_file(self, extractor: str) -> Path | None:
-        """Features of real in-domain pictures under `extractor`, if they are known."""
+        """File with features of real in-domain images under `extractor`, if there is one."""
         file = self.in_domain_features.get(extractor)
         return None if file is None else ASSETS / file
 
@@ -252,7 +252,7 @@ class FrozenModel:
 def checksum(network: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all parameters and buffers in memory.
 
-    The layout in memory and the device do not count, one bit of one weight does.
+    It depends on every bit of every weight, not on layout in memory or device.
     """
     sha256 = hashlib.sha256()
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
@@ -264,7 +264,7 @@ def checksum(network: nn.Module) -> str:
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is None, and sections in which all is."""
+    """Leave out fields that are None, and sections without others."""
     nested = {
         key: _given(value) if isinstance(value, Mapping) else value for key, value in fields.items()
     }

@@ -38,7 +38,7 @@ _CHANNEL_MULT = {
     64: (1, 2, 3, 4),
     32: (1, 2, 2, 2),
 }
-"""What an empty `channel_mult` means, by image size (32: improved-diffusion)."""
+"""Meaning of an empty `channel_mult`, by image size (32: improved-diffusion)."""
 
 _FIELDS = {
     "image_size": integer,
@@ -66,7 +66,7 @@ class GuidedDiffusion:
 
     Attributes:
         num_channels: width of the first level.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         channel_mult: width of each level over `num_channels`.
         attention_factors: the downsampling factors whose levels have attention.
         num_head_channels: width of an attention head, or -1, where `num_heads` is their number.
@@ -75,7 +75,7 @@ class GuidedDiffusion:
         use_new_attention_order: in memory, queries, keys and values are thirds of all channels,
             not of each head.
         num_classes: classes that the network is conditioned on, or None.
-        image_size: pixels a side, if known.
+        image_size: side in pixels, if known.
 
     Raises:
         ValueError: a `UNet2DModel` cannot express it.
@@ -137,7 +137,7 @@ class GuidedDiffusion:
 
     @classmethod
     def from_state(cls, state: State, architecture: Mapping[str, Any], *, source: object) -> Self:
-        """Read the architecture off the weights, and check what was given against them.
+        """Read the architecture off the weights, and check the given fields against them.
 
         Args:
             state: the original state dict.
@@ -233,7 +233,7 @@ class GuidedDiffusion:
         }
 
     def time_proj(self) -> None:
-        """The sinusoid of diffusers is the original one."""
+        """None: the sinusoid of diffusers is the original one."""
 
     def convert(self, state: State, *, source: object) -> dict[str, Tensor]:
         """Rename and reshape the original weights into those of `UNet2DModel`.
@@ -319,7 +319,7 @@ class GuidedDiffusion:
 
 
 def infer(state: State) -> dict[str, Any]:
-    """Read off the weights all of `GuidedDiffusion` that they determine.
+    """Read off the weights those fields of `GuidedDiffusion` that they determine.
 
     Raises:
         ValueError: the blocks do not make levels of equal depth.
@@ -367,7 +367,7 @@ _FREE = (
 
 
 def _upsampler(state: State, block: int) -> str | None:
-    """Which kind of upsampler an output block ends in, after its attention if it has one."""
+    """Kind of the upsampler at the end of an output block, if it has one."""
     for kind, layer in (("resnet", "in_layers.0"), ("conv", "conv")):
         if any(f"output_blocks.{block}.{i}.{layer}.weight" in state for i in (1, 2)):
             return kind

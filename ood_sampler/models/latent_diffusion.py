@@ -49,7 +49,7 @@ class PretrainedAutoencoder(Autoencoder):
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """What the config of an autoencoder says, read without its weights.
+    """Config of an autoencoder, read without its weights.
 
     Attributes:
         path: of the config.
@@ -76,24 +76,24 @@ class AutoencoderConfig:
 
     @property
     def kind(self) -> str:
-        """Name of the class."""
+        """Name of its class."""
         return str(self.fields.get("_class_name", AUTOENCODERS[0]))
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Channels of its images."""
         return self._count("in_channels", 3)
 
     @property
     def latent_channels(self) -> int:
-        """Of its latents: those of a `VQModel` have the width of its codebook."""
+        """Channels of its latents: in a `VQModel` the width of the codebook."""
         if self.kind == "VQModel" and self.fields.get("vq_embed_dim") is not None:
             return self._count("vq_embed_dim", 0)
         return self._count("latent_channels", 3 if self.kind == "VQModel" else 4)
 
     @property
     def factor(self) -> int:
-        """By how much the sides of its latents are smaller than those of its images."""
+        """Ratio of the sides of its images and its latents."""
         widths = self.fields.get("block_out_channels", [64])
         if not isinstance(widths, list) or not widths:
             raise ValueError(
@@ -103,11 +103,11 @@ class AutoencoderConfig:
 
     @property
     def scaling_factor(self) -> float:
-        """What latents are multiplied by before they are diffused.
+        """Factor that latents are multiplied by before diffusion.
 
-        Configs that do not say it are older than the field (diffusers 0.12), as that of
-        `CompVis/ldm-celebahq-256`; latents were not scaled then. diffusers itself now takes 0.18215
-        for these, the factor of Stable Diffusion, and decodes noise.
+        Configs without it, as that of `CompVis/ldm-celebahq-256`, are older than the field
+        (diffusers 0.12): latents were not scaled then. Today's diffusers takes 0.18215 for them,
+        the factor of Stable Diffusion, and its `LDMPipeline` decodes distorted images (issue 6725).
         """
         value = self.fields.get("scaling_factor", 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,7 +1,7 @@
-"""Which files of a diffusers pipeline are needed: whole or in shards, a variant, averages.
+"""Choose the files of a diffusers pipeline: whole or in shards, a variant, averages.
 
 A pipeline is a U-Net and a scheduler, for latent diffusion also an autoencoder (`LDMPipeline`).
-Nothing here needs torch, so that a list of models is there at once.
+Nothing here imports torch, so that listing models is fast.
 """
 
 import json
@@ -76,7 +76,7 @@ class PipelineParts:
 
     @property
     def files(self) -> list[str]:
-        """All files, in the order of fetching: the weights that are the sign of a pipeline last."""
+        """All files in the order of fetching; the U-Net's weights, which mark a pipeline, last."""
         autoencoder = self.autoencoder
         inner = [] if autoencoder is None else [autoencoder.config, *autoencoder.weights]
         return [self.unet.config, self.scheduler, *inner, *self.unet.weights]
@@ -97,7 +97,7 @@ def pipeline_parts(names: Collection[str], read: Read) -> list[str] | None:
 
 
 def wanted_parts(names: Collection[str], read: Read) -> PipelineParts:
-    """As `pipeline_parts`, with what is missing: by its usual name where nothing else names it."""
+    """As `pipeline_parts`, with missing files: under their usual names where nothing names them."""
     network, scheduler = _network(names), _scheduler(names)
     return PipelineParts(
         unet=NetworkFiles(f"{network}config.json", _weights(names, network, read)),
@@ -114,7 +114,7 @@ def folder_parts(folder: Path) -> PipelineParts:
 
 
 def parts_of(folder: Path) -> list[str] | None:
-    """`pipeline_parts` of a folder; None as well where they cannot be told."""
+    """`pipeline_parts` of a folder; None as well where they are ambiguous."""
     try:
         return pipeline_parts(_names(folder), lambda name: folder / name)
     except ValueError:
@@ -122,7 +122,7 @@ def parts_of(folder: Path) -> list[str] | None:
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is meant as a pipeline or a part of one, whole or not."""
+    """Whether a folder looks like a pipeline or a part of one, complete or not."""
     signs = (INDEX, *(f"{network}config.json" for network in (*_NETWORKS, "")))
     return any((folder / sign).is_file() for sign in signs) or any(
         _candidates([file.name for file in _files(folder / network)], "")
@@ -176,7 +176,7 @@ def is_averaged(folder: Path) -> bool:
 
 
 def refuse_other_networks(index: object, place: object) -> None:
-    """See that a pipeline has no other networks, such as the text encoder of text-to-image.
+    """Refuse a pipeline with other networks, such as the text encoder of text-to-image.
 
     Args:
         index: content of its `model_index.json`.
@@ -264,7 +264,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _network(names: Collection[str]) -> str:
-    """The folder of the network; the first published models have all files at the root."""
+    """Folder of the U-Net; the first published models have all files at the root."""
     for network in _NETWORKS:
         if _candidates(names, network):
             return network

@@ -68,10 +68,10 @@ class PesserDDPM:
     Attributes:
         ch: width of the first level.
         ch_mult: width of each level over `ch`.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         attention_factors: the downsampling factors whose levels have attention.
         resamp_with_conv: resample by convolutions, not by average pooling and repetition.
-        image_size: pixels a side, if known.
+        image_size: side in pixels, if known.
 
     Raises:
         ValueError: a `UNet2DModel` cannot express it.
@@ -100,7 +100,7 @@ class PesserDDPM:
 
     @classmethod
     def from_state(cls, state: State, architecture: Mapping[str, Any], *, source: object) -> Self:
-        """Read the architecture off the weights, and check what was given against them.
+        """Read the architecture off the weights, and check the given fields against them.
 
         Args:
             state: the original state dict. It determines all but `image_size`.

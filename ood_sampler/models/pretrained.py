@@ -30,7 +30,7 @@ from ood_sampler.store.tensor_files import read_tensors
 log = logging.getLogger(__name__)
 
 _ANCHOR = "conv_in.weight"
-"""A weight that each network has once: what stands before it is a prefix of all names."""
+"""A weight that each network has once: the text before it is a prefix of all names."""
 
 _MOST_LAYERS = 100
 """Published networks have up to 4; more than this would be built for hours."""
@@ -46,7 +46,7 @@ _AVERAGING = frozenset(
         "use_ema_warmup",
     }
 )
-"""What the config of averaged weights says besides their network."""
+"""Fields in the config of averaged weights that do not describe their network."""
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention weights before diffusers 0.15, as the first published models have them."""
@@ -64,7 +64,7 @@ class UNet(nn.Module):
 
     @property
     def resolution(self) -> int | None:
-        """Pixels a side of its images, if its config says so."""
+        """Side of its images in pixels, if its config says it."""
         size: int | list[int] | None = self.unet.config.sample_size  # type: ignore[union-attr, assignment]
         return size[0] if isinstance(size, list | tuple) else size
 
@@ -219,7 +219,7 @@ def read_network(folder: Path, files: NetworkFiles) -> State:
 
 
 def check_label(label: object, classes: int | None, path: Path, *, required: bool) -> None:
-    """See that a label is an integer and names one of the model's classes.
+    """Check that a label is an integer and names one of the model's classes.
 
     Args:
         label: the class, or None.

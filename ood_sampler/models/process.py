@@ -1,4 +1,4 @@
-"""The process a network was trained on: its noise schedule and what the network predicts."""
+"""The process that a network was trained on: noise schedule and prediction type."""
 
 import logging
 from collections.abc import Mapping, Sized

@@ -1,4 +1,4 @@
-"""Known places of a model's weights: how to find what they gave, and how to fetch it."""
+"""Known sources of a model's weights: find what was fetched, or fetch it."""
 
 import hashlib
 import inspect
@@ -21,7 +21,7 @@ from ood_sampler.models.layout import (
 )
 
 _TIMEOUT = 30.0
-"""Seconds to wait for a server that says nothing."""
+"""Seconds until a silent server counts as down."""
 
 _RETRIES = 3
 """Broken transfers to continue before a source is given up."""
@@ -30,7 +30,7 @@ _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
 
 
 class FetchError(OSError):
-    """A source did not give the weights; the message says why, in half a sentence."""
+    """A source did not deliver the weights; the message says why, in half a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class WeightSource(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """What a person can open in a browser."""
+        """Address to open in a browser."""
 
     @property
     @abstractmethod
     def entry(self) -> str:
-        """Name in the model's cache folder, of a folder with a slash at its end."""
+        """Name in the model's cache folder; that of a folder ends with a slash."""
 
     @abstractmethod
     def find(self, folder: Path) -> Path | None:
@@ -59,10 +59,10 @@ class WeightSource(ABC):
 
     @abstractmethod
     def fetch(self, folder: Path) -> None:
-        """Put the weights into `folder` as `entry`, whole or not at all; a second call continues.
+        """Put the weights into `folder` as `entry`, whole or not at all; a second call resumes.
 
         Raises:
-            FetchError: they cannot be had.
+            FetchError: they cannot be fetched.
         """
 
 
@@ -107,7 +107,7 @@ class HubPipeline(WeightSource):
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
 
-        # whatever HTTP library the hub's client is built on raises errors of this base
+        # base of the errors of whichever HTTP library the hub's client uses
         errors: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
         try:
             info = HfApi().model_info(self.hub, files_metadata=True, timeout=_TIMEOUT)
@@ -152,7 +152,7 @@ class HubPipeline(WeightSource):
         if target.is_file():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        # a revision's files never change: what is there of one is continued, not begun again
+        # a revision's files never change: a partial one is resumed
         partial = target.with_name(f".{target.name}.{revision[:12]}.partial")
         if size is not None and partial.is_file() and partial.stat().st_size > size:
             partial.unlink()
@@ -206,7 +206,7 @@ class CheckpointFile(WeightSource):
         return folder / self.file if (folder / self.file).is_file() else None
 
     def difference(self, file: Path, *, raw_alone: bool = False) -> str | None:
-        """Say in what a file is not the published one, as far as its checksums are known.
+        """Say how a file differs from the published one, as far as checksums are known.
 
         Args:
             file: whatever its name.
@@ -309,7 +309,7 @@ def parse_source(entry: Mapping[str, Any]) -> WeightSource:
 
 
 def _refuse_web_page(file: Path) -> None:
-    """Drive answers with a page where it will not give the file, over its quota for example."""
+    """Drive answers with a page when it refuses a file, for example over quota."""
     with file.open("rb") as opened:
         start = opened.read(512).lstrip().lower()
     if start.startswith(_WEB_PAGE):
@@ -321,7 +321,7 @@ def _refuse_web_page(file: Path) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Give a whole file its name, so that it never looks whole before it is."""
+    """Rename a complete file to its final name, which never holds a partial one."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(target)
@@ -341,7 +341,7 @@ def checksum_of(file: Path, algorithm: str) -> str:
 
 
 def _accepted(function: Callable[..., object], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that a function knows: those of `gdown.download` differ between its versions."""
+    """Keep the options that a function has: those of `gdown.download` differ by version."""
     known = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
         return dict(options)
@@ -350,7 +350,7 @@ def _accepted(function: Callable[..., object], options: Mapping[str, Any]) -> di
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What went wrong first: gdown wraps it in advice that is no use here."""
+    """First cause of an error: gdown wraps it in advice that does not help here."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error

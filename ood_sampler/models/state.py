@@ -1,4 +1,4 @@
-"""Weights by name: names of other code bases, and the checks before a network gets them."""
+"""State dicts: names of other code bases, and checks before a network loads them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ MALFORMED = (
     TypeError,
     ZeroDivisionError,
 )
-"""What code that trusts names and shapes raises on those that make no network."""
+"""Raised by code that trusts names and shapes, on ones that make no network."""
 
 _WRAPPERS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"})
 """Parts of names that torch's wrappers add: compile, DataParallel, FSDP, checkpointing."""

@@ -1,4 +1,4 @@
-"""How long the network takes on this machine."""
+"""Time the network on this machine."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.modules.prediction import Batch, Stage, TrainerFactory, make_trainer
 
 _WARM_UP, _TIMED = 1, 2
-"""Calls; the first one of a process also chooses kernels and allocates."""
+"""Numbers of calls; the first one of a process also chooses kernels and allocates."""
 
 
 class Timing(Stage):
@@ -59,7 +59,7 @@ def seconds_an_evaluation(
     Args:
         denoiser: the frozen model.
         shape: of an image.
-        batch_size: images a call.
+        batch_size: images per call.
         trainer: makes the Lightning trainer from its keyword arguments.
     """
     made = make_trainer(trainer, [])
