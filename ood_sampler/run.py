@@ -180,13 +180,13 @@ def _prepare(cfg: DictConfig) -> _Prepared:
                 "without them: python -m ood_sampler.models verify "
                 f"{HydraConfig.get().runtime.choices['model']} fetches them"
             )
-        codec = model.codec(solver)
         fetched = model.weight_files.find() is not None
         if fetched:
-            check_codec(codec, settings, also, resolution=model.resolution)
+            check_codec(model.codec(solver), settings, also, resolution=model.resolution)
         judges = instantiate(cfg.metrics)
         # late, as it reads every picture; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
+        codec = model.codec(solver)
         if not fetched:
             check_codec(codec, settings, also, resolution=model.resolution)
     pipeline = Pipeline(

@@ -295,9 +295,9 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("file", "old", "new", "counts"),
     [
-        ("models/state.py", '"""', '"""Once more. ', False),
-        ("models/state.py", "import pickle", "import pickle  # to read", False),
-        ("models/state.py", "import pickle", "import pickle\nNEW = 1", True),
+        ("store/tensor_files.py", '"""', '"""Once more. ', False),
+        ("store/tensor_files.py", "import pickle", "import pickle  # to read", False),
+        ("store/tensor_files.py", "import pickle", "import pickle\nNEW = 1", True),
         ("diffusion/schedule.py", "import torch", "import torch\nNEW: int", False),
         ("diffusion/schedule.py", "import torch", "import torch\nNEW: int = 1", True),
         ("models/network.py", "import torch", "import torch\nNEW = 1", True),
