@@ -9,7 +9,8 @@ from dataclasses import replace
 from statistics import fmean, quantiles, stdev
 
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
-from ood_sampler.report.tables import figure, figure_with_interval, number
+from ood_sampler.report.columns import number
+from ood_sampler.report.run_columns import figure, figure_with_interval
 from ood_sampler.statistics.decision import Decision, Outcome, decide, estimated
 from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.statistics.resampling import Interval

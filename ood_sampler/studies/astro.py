@@ -15,9 +15,10 @@ from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, w
 from ood_sampler.pipeline import Pipeline, Taken, label
 from ood_sampler.plan import configuration
 from ood_sampler.report.annotate import add_legend, entitle
+from ood_sampler.report.columns import number
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
-from ood_sampler.report.tables import IN_DOMAIN, number
+from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import Outcome, all_of, decide, separation
 from ood_sampler.statistics.intervals import interval, mean_interval

@@ -4,13 +4,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import of_judge, second_judges
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.plan import in_domain_work
+from ood_sampler.report.columns import Column
+from ood_sampler.report.columns import Row as Row
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.statistics.band import Point
@@ -32,28 +34,7 @@ T = TypeVar("T")
 
 _SHARED = ("own", "measure")
 
-Row = Mapping[str, Any]
-"""One line of a study's table; `model` and `domain` say what it is about, None is no figure."""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column of a study's table.
-
-    Attributes:
-        key: name of the figure in a row; `<key>_low` and `<key>_high` are the bounds of its
-            interval where it has one.
-        text: what it is called, with its unit.
-        digits: decimals shown; None shows three significant digits.
-        scale: factor applied before it is shown.
-        meaning: what it says, in a sentence, with its source.
-    """
-
-    key: str
-    text: str
-    digits: int | None = None
-    scale: float = 1.0
-    meaning: str = ""
+Heading: TypeAlias = Column
 
 
 @dataclass(frozen=True)
