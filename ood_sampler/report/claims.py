@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ood_sampler.report.columns import Row, number
+from ood_sampler.report.columns import Row, number, stored_interval
 from ood_sampler.report.run_columns import figure
 from ood_sampler.report.tables import IN_DOMAIN, Results, strategy
 from ood_sampler.statistics.decision import TOO_FEW, Outcome, Pool, advice, estimated
@@ -87,15 +87,11 @@ class Subject:
 
 
 def kid_interval(row: Row | None) -> Interval | None:
-    """The KID of a row with its interval, of two standard errors if it has none; None without."""
-    value, error, low, high = (
-        number((row or {}).get(key)) for key in ("kid", "kid_standard_error", "kid_low", "kid_high")
-    )
-    if value is None or error is None:
+    """The KID of a row; without bounds two standard errors; None if it has no KID."""
+    value, error = (number((row or {}).get(key)) for key in ("kid", "kid_standard_error"))
+    if row is None or value is None or error is None:
         return None
-    if low is not None and high is not None:
-        return Interval(value, low, high)
-    return estimated(value, error)
+    return stored_interval(row, "kid") or estimated(value, error)
 
 
 def kid_text(row: Row) -> str:
@@ -104,16 +100,13 @@ def kid_text(row: Row) -> str:
 
 
 def share_interval(row: Row | None, key: str) -> Interval | None:
-    """A share of the images of a row; its interval is that of independent draws if it has none."""
-    value, low, high, count = (
-        number((row or {}).get(name)) for name in (key, f"{key}_low", f"{key}_high", "samples")
-    )
-    if value is None:
+    """A share of the images of a row; without bounds that of independent draws; None if unknown."""
+    value, count = (number((row or {}).get(name)) for name in (key, "samples"))
+    if row is None or value is None:
         return None
-    if low is not None and high is not None:
-        return Interval(value, low, high)
-    if not count:
-        return None
+    stored = stored_interval(row, key)
+    if stored is not None or not count:
+        return stored
     found = estimated(value, math.sqrt(value * (1 - value) / count))
     return beside_the_edge(found, round(count))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from ood_sampler.metrics.opinions import of_judge
+from ood_sampler.statistics.resampling import Interval
 
 Row: TypeAlias = Mapping[str, Any]
 """A line of a table: values by their keys, None where one has no meaning."""
@@ -97,14 +98,15 @@ class Column:
 
     def bounds(self, row: Row) -> str:
         """Write the interval of the value of a row in brackets; empty if it has none."""
-        low, high = (number(row.get(f"{self.key}_{end}")) for end in ("low", "high"))
-        if number(row.get(self.key)) is None or low is None or high is None:
+        found = stored_interval(row, self.key)
+        if found is None:
             return ""
         digits = self.digits
         if self.error or (self.fixed and digits is None):
             # two significant digits of a quarter of the width, as of a standard error
-            digits = _decimals((high - low) / 4 * self.scale, significant=2)
-        return f"[{_written(low * self.scale, digits)}, {_written(high * self.scale, digits)}]"
+            digits = _decimals((found.high - found.low) / 4 * self.scale, significant=2)
+        low, high = (_written(end * self.scale, digits) for end in (found.low, found.high))
+        return f"[{low}, {high}]"
 
     def text_with_bounds(self, row: Row) -> str:
         """Write the value of a row and its interval."""
@@ -116,6 +118,12 @@ def number(value: object) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
+
+
+def stored_interval(row: Row, key: str) -> Interval | None:
+    """The value of a row and its bounds; None if one of them is missing."""
+    value, low, high = (number(row.get(f"{key}{end}")) for end in ("", "_low", "_high"))
+    return None if value is None or low is None or high is None else Interval(value, low, high)
 
 
 def _written(value: float, digits: int | None) -> str:

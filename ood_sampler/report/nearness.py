@@ -10,7 +10,7 @@ from ood_sampler.report.claims import (
     kid_text,
     share_interval,
 )
-from ood_sampler.report.columns import Row, number
+from ood_sampler.report.columns import Row, stored_interval
 from ood_sampler.report.run_columns import figure
 from ood_sampler.statistics.decision import Decision, Outcome, all_of, decide
 from ood_sampler.statistics.intervals import difference_interval
@@ -181,10 +181,10 @@ def against_real(run: Subject) -> Verdict | None:
 
 def _apart(found: Interval, other: Interval, row: Row) -> Interval:
     """The KID of the samples less that of a row: paired if the row holds the difference."""
-    value, low, high = (number(row.get(f"kid_above{end}")) for end in ("", "_low", "_high"))
-    if value is None or low is None or high is None:
+    above = stored_interval(row, "kid_above")
+    if above is None:
         return difference_interval(found, other)
-    return Interval(-value, -high, -low)
+    return Interval(-above.value, -above.high, -above.low)
 
 
 def _times(found: Interval, other: Interval) -> str:

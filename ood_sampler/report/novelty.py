@@ -9,7 +9,7 @@ from dataclasses import replace
 from statistics import fmean, quantiles, stdev
 
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
-from ood_sampler.report.columns import number
+from ood_sampler.report.columns import number, stored_interval
 from ood_sampler.report.run_columns import figure, figure_with_interval
 from ood_sampler.statistics.decision import Decision, Outcome, decide, estimated
 from ood_sampler.statistics.intervals import difference_interval
@@ -216,7 +216,7 @@ def _below(run: Subject, share: Interval, limit: float) -> Decision:
 
 def varied(run: Subject) -> Verdict | None:
     """Of samples that share their nearest few-shot picture, against held-out pictures."""
-    found, other = (_diversity(row or {}) for row in (run.row, run.real))
+    found, other = (stored_interval(row or {}, "diversity") for row in (run.row, run.real))
     if found is None or other is None or run.real is None:
         return None
     apart, margin = difference_interval(found, other), _AS_VARIED * other.value
@@ -250,8 +250,3 @@ def varied(run: Subject) -> Verdict | None:
         answer,
         f"{figures} {said}",
     )
-
-
-def _diversity(row: Mapping[str, object]) -> Interval | None:
-    value, low, high = (number(row.get(f"diversity{end}")) for end in ("", "_low", "_high"))
-    return None if value is None or low is None or high is None else Interval(value, low, high)

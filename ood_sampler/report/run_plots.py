@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.columns import Column, Row, number
+from ood_sampler.report.columns import Column, Row, number, stored_interval
 from ood_sampler.report.plots import (
     COLOURS,
     INK,
@@ -205,11 +205,11 @@ def _draw_curve(
 
 def _reach(column: Column, row: Row) -> tuple[float, float]:
     """How far the 95% interval of a metric, as shown, reaches below and above it."""
-    value = number(row.get(column.key)) or 0
-    low, high = (number(row.get(f"{column.key}_{end}")) for end in ("low", "high"))
-    if low is None or high is None:
+    found = stored_interval(row, column.key)
+    if found is None:
         error = 2 * (number(row.get(column.error)) or 0) if column.error else 0
-        low, high = value - error, value + error
+        return column.scale * error, column.scale * error
+    value, low, high = found
     return column.scale * max(value - low, 0), column.scale * max(high - value, 0)
 
 
