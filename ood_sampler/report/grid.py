@@ -126,10 +126,9 @@ def overview(
         )
     left, right = viewable(samples[:pairs]), viewable(nearest[:pairs])
     others = viewable(held_out[:pairs])
-    edge = left.shape[-1]
+    edge, per_line = left.shape[-1], 2 * _PAIRS_PER_ROW
     # With these gaps four cards are exactly as wide as eight images.
     pitch = (2 * edge + _SEAM + 2 * _FRAME + _GAP, edge + 2 * _FRAME + _GAP)
-    per_line = 2 * _PAIRS_PER_ROW
     top_cards = _MARGIN + 2 * _LINE
     top_title = top_cards + -(-len(left) // _PAIRS_PER_ROW) * pitch[1] + _GAP
     top_others = top_title + _LINE + _FRAME

@@ -205,11 +205,10 @@ def _draw_curve(
 
 def _reach(column: Column, row: Row) -> tuple[float, float]:
     """How far the 95% interval of a metric, as shown, reaches below and above it."""
+    value = number(row.get(column.key)) or 0
+    error = 2 * (number(row.get(column.error)) or 0) if column.error else 0
     found = stored_interval(row, column.key)
-    if found is None:
-        error = 2 * (number(row.get(column.error)) or 0) if column.error else 0
-        return column.scale * error, column.scale * error
-    value, low, high = found
+    _, low, high = found or (value, value - error, value + error)
     return column.scale * max(value - low, 0), column.scale * max(high - value, 0)
 
 
