@@ -1,4 +1,4 @@
-"""What a run will cost, said before it starts."""
+"""Cost of a run, estimated before it starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage of the network has still to do: images, and evaluations for each."""
+    """Remaining work of a stage: images, and network evaluations per image."""
 
     name: str
     images: int
@@ -24,8 +24,8 @@ class Estimate:
 
     Attributes:
         work: of each stage of the network.
-        batch_size: images a call of the network.
-        seconds_an_evaluation: of one image, as timed on this machine.
+        batch_size: images per call of the network.
+        seconds_an_evaluation: per image, timed on this machine.
         disk: bytes still to write.
     """
 
@@ -35,10 +35,10 @@ class Estimate:
     disk: int
 
     def text(self, of: str = "") -> str:
-        """A line for each stage, and their sum.
+        """A line per stage, and their sum.
 
         Args:
-            of: what is estimated, where there are several.
+            of: name of the estimate, if there are several.
         """
         heading = f"estimate of {of}" if of else "estimate"
         evaluations = sum(stage.evaluations for stage in self.work)

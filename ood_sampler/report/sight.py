@@ -1,7 +1,7 @@
-"""What a judge can see, in words: from the rows of `experiment=judges`, and for the page of a run.
+"""The sensitivity of a judge in words, from the rows of `experiment=judges`.
 
-A row is about one judge and one degradation of known strength; `kind`, `strength`, `degradation`
-(in words), `beyond` (what follows them where stronger ones are meant too) and `detected` are read.
+A row is about one judge and one degradation of known strength. It has `kind`, `strength`,
+`degradation` (in words), `beyond` (words appended if stronger ones are meant too) and `detected`.
 """
 
 import json
@@ -27,10 +27,10 @@ class Sight(NamedTuple):
 
 
 def sight(rows: Sequence[Row]) -> Sight:
-    """Say from which strength on a judge notices each kind of degradation.
+    """Find the strength from which a judge notices each kind of degradation.
 
     Args:
-        rows: one for each degradation.
+        rows: one per degradation.
     """
     found = Sight([], [])
     for own in _by_kind(rows):
@@ -42,7 +42,7 @@ def sight(rows: Sequence[Row]) -> Sight:
 
 
 def cite(judge: str, domain: str, model: str, *, measured: Path = MEASURED) -> str:
-    """Say what a judge can see, as measured on a domain or, if that was not, on those that were.
+    """Say what a judge can see, as measured on a domain or, failing that, on those measured.
 
     Args:
         judge: name of the judge.
@@ -106,7 +106,7 @@ def _alike(measured: Sequence[Sequence[Row]]) -> list[list[Row]]:
 
 
 def _threshold(own: Sequence[Row]) -> str:
-    """The weakest degradation of a kind that is noticed, and whether all stronger ones are."""
+    """The weakest noticed degradation of a kind, and whether stronger ones are noticed too."""
     noticed = [row for row in own if row["detected"]]
     missed = [
         row for row in own if not row["detected"] and row["strength"] > noticed[0]["strength"]
