@@ -10,6 +10,7 @@ from ood_sampler.pipeline import Outcome, Pipeline
 from ood_sampler.record import SHOWN
 from ood_sampler.report.columns import Row, keys_of, number
 from ood_sampler.report.grid import gather, save_png, to_uint8
+from ood_sampler.report.results import sample_file
 from ood_sampler.report.run_columns import columns_of
 from ood_sampler.report.sweep import Sweep
 from ood_sampler.report.tracking import Cell, Curves, Entry, Table
@@ -153,7 +154,7 @@ def _samples(folder: Path, scratch: Path, pipeline: Pipeline, outcome: Outcome) 
         picture = scratch / f"{nearest}.png"
         if not picture.exists():
             save_png(to_uint8(gather(few_shot, [nearest]))[0], picture)
-        file = folder / "samples" / f"{sample:05d}.png"
+        file = folder / "samples" / sample_file(sample)
         rows.append([sample, file, picture, str(few_shot.names[nearest]), distances[place]])
     return Table(["number", "sample", "nearest", "name of nearest", "distance"], rows)
 

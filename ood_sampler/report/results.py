@@ -72,7 +72,7 @@ def write_samples(
     rows = []
     pictures = (picture for block in images.blocks() for picture in to_uint8(block))
     for number, copied, picture in zip(numbers, near_copies, pictures, strict=True):
-        name = _file_name(number)
+        name = sample_file(number)
         save_png(picture, folder / name)
         rows.append({"file": name, "seed": seed, "index": number, "near_copy": int(copied)})
     text = csv_rows(rows, ("file", "seed", "index", "near_copy"))
@@ -97,12 +97,13 @@ def write_attribution(
     for number, indices, shares in each:
         for rank, (index, share) in enumerate(zip(indices, shares, strict=True), start=1):
             if (rounded := f"{share:.4f}") != "0.0000":
-                values = (_file_name(number), rank, few_shot[index], rounded)
+                values = (sample_file(number), rank, few_shot[index], rounded)
                 rows.append(dict(zip(keys, values, strict=True)))
     write_atomically(folder / "attribution.csv", csv_rows(rows, keys).encode())
 
 
-def _file_name(number: int) -> str:
+def sample_file(number: int) -> str:
+    """Name the file of a sample by its number within the run."""
     return f"{number:05d}.png"
 
 
