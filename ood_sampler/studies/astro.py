@@ -15,7 +15,7 @@ from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, w
 from ood_sampler.pipeline import Pipeline, Taken, label
 from ood_sampler.plan import configuration
 from ood_sampler.report.annotate import add_legend, entitle
-from ood_sampler.report.columns import number
+from ood_sampler.report.columns import Column, Row, number
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN
@@ -24,16 +24,7 @@ from ood_sampler.statistics.decision import Outcome, all_of, decide, separation
 from ood_sampler.statistics.intervals import interval, mean_interval
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.sets import Selected, TensorSet
-from ood_sampler.studies.base import (
-    Heading,
-    Measured,
-    Row,
-    Study,
-    about,
-    bounds,
-    decoding,
-    too_few,
-)
+from ood_sampler.studies.base import Measured, Study, about, bounds, decoding, too_few
 from ood_sampler.studies.curves import Run, by_run
 
 if TYPE_CHECKING:
@@ -90,9 +81,9 @@ class AstroStudy(Study):
     name = "astro"
     title = "Measures of astronomy against held-out pictures"
     headings = (
-        Heading("set", "set"),
-        Heading("images", "images", 0),
-        Heading(
+        Column("set", "set"),
+        Column("images", "images", 0),
+        Column(
             "spectrum",
             "power spectrum, dex",
             3,
@@ -101,7 +92,7 @@ class AstroStudy(Study):
                 "to that of held-out pictures; 0.3 is a factor of 2."
             ),
         ),
-        Heading(
+        Column(
             "intensity",
             "intensity",
             4,
@@ -112,11 +103,11 @@ class AstroStudy(Study):
             ),
         ),
         *(
-            Heading(key, name, 3, meaning=f"Mean {name} of the images that could be measured.")
+            Column(key, name, 3, meaning=f"Mean {name} of the images that could be measured.")
             for key, name in _NAMES.items()
         ),
         *(
-            Heading(
+            Column(
                 f"{key}_distance",
                 f"{name}, distance",
                 3,
@@ -127,7 +118,7 @@ class AstroStudy(Study):
             )
             for key, name in _NAMES.items()
         ),
-        Heading(
+        Column(
             "failed",
             "failed",
             2,

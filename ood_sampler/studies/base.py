@@ -4,15 +4,14 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import of_judge, second_judges
 from ood_sampler.pipeline import Pipeline, label
 from ood_sampler.plan import in_domain_work
-from ood_sampler.report.columns import Column
-from ood_sampler.report.columns import Row as Row
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.estimate import Work
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.statistics.band import Point
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SHARED = ("own", "measure")
-
-Heading: TypeAlias = Column
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Study(ABC):
     title: ClassVar[str]
     """Of the table and the figure."""
 
-    headings: ClassVar[Sequence[Heading]]
+    headings: ClassVar[Sequence[Column]]
     """Columns of the table; `model` and `domain` go without saying."""
 
     needs: ClassVar[Sequence[str]] = ()

@@ -9,20 +9,12 @@ from torch import Tensor
 from ood_sampler.latents.separability import CROSS_VALIDATED, Detection, Pair, detection
 from ood_sampler.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.statistics.intervals import interval
-from ood_sampler.studies.base import (
-    Heading,
-    Measured,
-    Row,
-    Study,
-    about,
-    bounds,
-    too_few,
-    variant,
-)
+from ood_sampler.studies.base import Measured, Study, about, bounds, too_few, variant
 from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_level
 from ood_sampler.studies.in_domain import (
     SAMPLES,
@@ -78,18 +70,18 @@ class SeparabilityStudy(Study):
     name = "separability"
     title = "Separability: target and in-domain latents, and detectors of the target domain"
     headings = (
-        Heading("step", "step t", 0),
-        Heading("images", "target images", 0),
-        Heading("in_domain_images", "in-domain images", 0),
-        Heading("in_domain", "in-domain set"),
-        Heading(
+        Column("step", "step t", 0),
+        Column("images", "target images", 0),
+        Column("in_domain_images", "in-domain images", 0),
+        Column("in_domain", "in-domain set"),
+        Column(
             "distance",
             "distance of means",
             2,
             meaning="Over the mean standard deviation and d^(1/4), unbiased.",
         ),
         *(
-            Heading(f"{name}_{key}", f"{text}, {name}", 3, meaning=meaning)
+            Column(f"{name}_{key}", f"{text}, {name}", 3, meaning=meaning)
             for name, said in DETECTORS.items()
             for key, text, meaning in (
                 ("auroc", "AUROC", f"Of the {said}: 0.5 chance; below it the target scores lower."),
