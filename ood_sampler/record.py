@@ -97,7 +97,9 @@ def results(
     if choice is not None:
         remarks["search"] = choice.remark
         run["sampler"] = label(choice.sampler)
-    mean = {name: sum(values) / len(values) for name, values in reconstruction.items()}
+    mean = _means(reconstruction)
+    # what an autoencoder alone loses is the least that the whole can
+    mean |= {f"autoencoder_{name}": value for name, value in _means(outcome.autoencoder).items()}
     return judged(
         {
             "run": run,
@@ -110,6 +112,10 @@ def results(
             "warnings": [*notes, *outcome.left_out],
         }
     )
+
+
+def _means(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
 def _distributions(outcome: Outcome) -> dict[str, Any]:

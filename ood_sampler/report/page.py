@@ -28,6 +28,9 @@ _MOST = {
 }
 """Pictures shown of each kind, at most."""
 
+_DECODED = ("psnr", "ssim", "images", "autoencoder_psnr", "autoencoder_ssim")
+"""Figures of the round trip that the page tells; those of an autoencoder where there is one."""
+
 
 def write_page(
     path: Path, results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None
@@ -60,7 +63,7 @@ def page(results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | 
         strategy=strategy(results),
         few_shot_count=number(protocol.get("few-shot pictures")),
         controls=sum(row["role"] == "control" for row in rows),
-        decoded={key: number(reconstruction.get(key)) for key in ("psnr", "ssim", "images")},
+        decoded={key: number(reconstruction.get(key)) for key in _DECODED},
         verdicts=results.get("verdicts"),
         conclusion=results.get("conclusion"),
         judges=judges,

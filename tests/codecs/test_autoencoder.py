@@ -15,6 +15,7 @@ from ood_sampler.diffusion.solvers import DdimSolver, Solver
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline.pipeline import Outcome, Pipeline
 from ood_sampler.pipeline.settings import Settings
+from ood_sampler.record import results, write_run
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.noised import NoisedSampler
@@ -155,3 +156,19 @@ def test_pixel_controls_mix_the_pictures_themselves(make: Callable[..., Pipeline
     images = control.sampled().images
     assert images.shape == (3, 32, 32)
     assert float(images.take(range(8)).abs().max()) <= 1
+
+
+def test_the_report_tells_what_the_autoencoder_alone_loses(
+    make: Callable[..., Pipeline], outcome: Outcome, tmp_path: Path
+) -> None:
+    run = make()
+    found = results(
+        run, outcome, choices={"sampler": "cog", "solver": "ddim"}, notes=[], choice=None
+    )
+    means = {key: sum(values) / 12 for key, values in outcome.autoencoder.items()}
+    assert found["reconstruction"]["autoencoder_psnr"] == pytest.approx(means["psnr"])
+    assert found["run"]["steps"] == 4
+    write_run(tmp_path, run, outcome, found, None)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    told = f"(through the autoencoder alone: {means['psnr']:.1f} dB and {means['ssim']:.3f})"
+    assert told in page
