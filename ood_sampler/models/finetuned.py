@@ -12,7 +12,7 @@ from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.diffusion.solvers.base import Solver
 from ood_sampler.models.frozen import Model
 from ood_sampler.models.sources import sha256_of
 from ood_sampler.models.state import load_strictly

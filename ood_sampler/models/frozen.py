@@ -17,7 +17,7 @@ from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.diffusion.solvers.base import Solver
 from ood_sampler.faults import BrokenFileError
 from ood_sampler.models.checkpoint import load_checkpoint, read_schedule
 from ood_sampler.models.latent_diffusion import (

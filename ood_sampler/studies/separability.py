@@ -223,7 +223,7 @@ def denoising_losses(run: Pipeline) -> Node:
     key = {
         "model": run.model.digest,
         "machine": run.session.machine,
-        "code": code_version(DenoisingLoss, *run.model.makers),
+        "code": code_version(DenoisingLoss, type(run.codec), *run.model.makers),
         "images": few_shot.digest,
         "reader": reader(few_shot),
         "seed": seed,
