@@ -289,24 +289,14 @@ class GuidedDiffusion:
         for level, has_attention in enumerate(self.attention):
             new = f"down_blocks.{level}"
             first = 1 + level * (depth + 1)
-            for j in range(depth):
-                yield from within(f"input_blocks.{first + j}.0", f"{new}.resnets.{j}", _RESNET)
-                if has_attention:
-                    yield from within(
-                        f"input_blocks.{first + j}.1", f"{new}.attentions.{j}", _ATTENTION
-                    )
+            yield from _blocks("input_blocks", first, depth, new, attention=has_attention)
             if level < levels - 1:
                 old = f"input_blocks.{first + depth}.0"
                 yield from self._resampler(old, "op", f"{new}.downsamplers.0")
         for level, has_attention in enumerate(reversed(self.attention)):
             new = f"up_blocks.{level}"
             first = level * (depth + 1)
-            for j in range(depth + 1):
-                yield from within(f"output_blocks.{first + j}.0", f"{new}.resnets.{j}", _RESNET)
-                if has_attention:
-                    yield from within(
-                        f"output_blocks.{first + j}.1", f"{new}.attentions.{j}", _ATTENTION
-                    )
+            yield from _blocks("output_blocks", first, depth + 1, new, attention=has_attention)
             if level < levels - 1:
                 old = f"output_blocks.{first + depth}.{2 if has_attention else 1}"
                 yield from self._resampler(old, "conv", f"{new}.upsamplers.0")
@@ -316,6 +306,16 @@ class GuidedDiffusion:
             yield from within(old, new, _RESNET)
         else:
             yield f"{old}.{convolution}", f"{new}.conv"
+
+
+def _blocks(
+    old: str, first: int, count: int, new: str, *, attention: bool
+) -> Iterator[tuple[str, str]]:
+    """Pairs of names of the residual blocks of a level, with their attention."""
+    for j in range(count):
+        yield from within(f"{old}.{first + j}.0", f"{new}.resnets.{j}", _RESNET)
+        if attention:
+            yield from within(f"{old}.{first + j}.1", f"{new}.attentions.{j}", _ATTENTION)
 
 
 def infer(state: State) -> dict[str, Any]:

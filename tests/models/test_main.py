@@ -299,3 +299,8 @@ def test_the_error_of_the_autoencoder_alone_stands_beside_that_of_the_whole() ->
     # the denoiser estimates no noise: there and back changes nothing
     assert found.rmse == pytest.approx(float(expected), rel=1e-4)
     assert verify(denoiser, pictures, solver=solver).autoencoder_rmse is None
+    # one that does is not undone by so few steps, and the whole is another error
+    inexact = GaussianDenoiser(torch.zeros(()), 0.01, Schedule.linear())
+    whole = verify(inexact, pictures, solver=solver, autoencoder=Coarse())
+    assert whole.autoencoder_rmse == found.autoencoder_rmse
+    assert abs(whole.rmse / found.rmse - 1) > 0.01
