@@ -24,10 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import expand_home
-from ood_sampler.faults import FAULTS, INTERRUPTED, CommandError, is_interrupt, printable
-from ood_sampler.help import CONF, help_text
-from ood_sampler.names import ARTIFACTS
-from ood_sampler.sweeping import (
+from ood_sampler.command.help import help_text
+from ood_sampler.command.sweeping import (
     CONFIG,
     FAILED,
     finished,
@@ -36,6 +34,9 @@ from ood_sampler.sweeping import (
     swept_steps,
     tracker,
 )
+from ood_sampler.config import CONF
+from ood_sampler.faults import FAULTS, INTERRUPTED, CommandError, is_interrupt, printable
+from ood_sampler.names import ARTIFACTS
 
 if TYPE_CHECKING:
     from ood_sampler.pipeline import Pipeline

@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ood_sampler.command.arguments import read_command
 from ood_sampler.command.checking import check_complete, expand_home
 from ood_sampler.command.files import Configuration
+from ood_sampler.command.help import training_help_text
+from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
-from ood_sampler.help import CONF, training_help_text
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

@@ -8,7 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ood_sampler.help import CONF
+import ood_sampler.command  # noqa: F401 tells Hydra of types that conf/ names
+from ood_sampler.config import CONF
 from ood_sampler.metrics.judges import Judges
 
 # small tensors: threads cost more than they bring, and the runner may have two slow cores

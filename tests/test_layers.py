@@ -9,8 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "ood_sampler"
 LAYERS = [
     "faults",
     "names",
-    "help",
-    "folders",
+    "config",
     "store",
     "statistics",
     "diffusion",
@@ -28,13 +27,12 @@ LAYERS = [
     "studies",
     "record",
     "entries",
-    "sweeping",
     "command",
     "run",
     "train",
 ]
 ENTRY_POINTS = {"run", "train"}
-KNOW_HYDRA = {*ENTRY_POINTS, "command", "sweeping"}
+KNOW_HYDRA = {*ENTRY_POINTS, "command"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

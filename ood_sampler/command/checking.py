@@ -3,9 +3,8 @@
 import difflib
 import importlib.util
 import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.command.files import SEARCH_PATH, SHIPPED, Configuration
 from ood_sampler.command.quoting import parse, takes_path, takes_text
+from ood_sampler.command.types import Key, declared, flat
 from ood_sampler.faults import CommandError, install
-from ood_sampler.help import keys
 
 LAUNCHER = "hydra/launcher"
 """The group of what starts the runs of a sweep."""
@@ -175,37 +174,50 @@ def _check_choice(
     added = [setting.values[0] for setting in others if setting.adds_option(configuration)]
     try:
         known = configuration.compose([*places, *chosen, *added])
-        options = dict(known.hydra.runtime.choices)
         del known.hydra
-        nodes = dict(_leaves(known))
-        special = _special(options, configuration)
+        tree = _plain(known)
+        nodes = dict(flat(tree))
         for setting in removed:
-            _check_removed(setting, known, configuration)
+            _check_removed(setting, nodes, configuration)
         for text in chain.from_iterable(setting.values for setting in others):
-            _check_key(text, nodes, special, chosen, configuration)
+            key = _known_key(text, nodes, chosen, configuration)
+            if key is not None:
+                _check_value(text, known, nodes[key], declared(tree, key, configuration.root))
         composed = configuration.compose([*chosen, *(setting.values[0] for setting in others)])
         del composed.hydra
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
     if complete:
-        check_complete(composed)
+        check_complete(composed, root=configuration.root)
 
 
-def check_complete(composed: DictConfig) -> None:
-    """Refuse a configuration that no run can be made of."""
+def check_complete(composed: DictConfig, *, root: type | None = None) -> None:
+    """Refuse a configuration that no run can be made of.
+
+    Args:
+        composed: the configuration.
+        root: structured config of its keys; values of files are checked too.
+
+    Raises:
+        CommandError: a key is not set, or its value is of another kind than the key's.
+    """
+    nodes = dict(flat(_plain(composed)))
     # as written: other keys may refer to one that is missing
-    missing = sorted(key for key, node in _leaves(composed) if node._value() == "???")
+    missing = sorted(key for key, value in nodes.items() if value == "???")
     if missing:
         raise CommandError(_must_be_set(missing[0]))
-    for key, node in _leaves(composed):
-        if key == "output" or (takes_text(key) and not isinstance(node, DictConfig)):
-            _check_text(key, str(node._value()), composed)
+    for key, value in nodes.items():
+        if key == "output" or (takes_text(key) and not isinstance(value, Mapping)):
+            _check_text(key, str(value), composed)
     if "output" in composed:
         if composed.output is None:
             raise CommandError(_must_be_set("output"))
         if composed.output.startswith("~"):
             raise CommandError(f"output={composed.output}: write the folder without ~ in a file")
         _check_output(Path(composed.output))
+    for key, value in nodes.items() if root is not None else ():
+        if not isinstance(value, str) or "${" not in value:
+            _check_kind(key, value, declared({}, key, root))
 
 
 def _check_text(key: str, written: str, composed: DictConfig) -> None:
@@ -247,8 +259,7 @@ def sweepable(
 
 def expand_home(cfg: DictConfig) -> None:
     """Put home folders in the place of `~` in paths that files give."""
-    for key, node in list(_leaves(cfg)):
-        value = node._value()
+    for key, value in flat(_plain(cfg)):
         if takes_path(key) and isinstance(value, str) and value.startswith("~"):
             OmegaConf.update(cfg, key, os.path.expanduser(value))
 
@@ -298,24 +309,12 @@ def _check_output(folder: Path) -> None:
         )
 
 
-def _special(options: dict[str, str | None], configuration: Configuration) -> set[tuple[str, str]]:
-    """Keys with the words that they may be beside values of their kind, as their comments say."""
-    files = [(configuration.main / f"{configuration.name.removesuffix('.yaml')}.yaml", "")]
-    for group, option in options.items():
-        file = None if option is None else configuration.file(group, option)
-        files += [] if file is None else [(file, f"{group}.")]
-    return {
-        (key, word)
-        for file, prefix in files
-        for key, _, words in keys(file, prefix=prefix)
-        for word in re.findall(r"\b(?:null|auto)\b", words)
-    }
-
-
-def _check_removed(setting: Setting, known: DictConfig, configuration: Configuration) -> None:
+def _check_removed(
+    setting: Setting, nodes: Mapping[str, Any], configuration: Configuration
+) -> None:
     """Refuse to remove what every run needs."""
     key = setting.key
-    if key in _REMOVABLE or key.startswith("hydra") or OmegaConf.select(known, key) is None:
+    if key in _REMOVABLE or key.startswith("hydra") or nodes.get(key) is None:
         return
     group, dot, _ = key.partition(".")
     if dot and configuration.is_group(group):
@@ -327,13 +326,10 @@ def _check_removed(setting: Setting, known: DictConfig, configuration: Configura
     )
 
 
-def _check_key(
-    text: str,
-    nodes: dict[str, Any],
-    special: set[tuple[str, str]],
-    chosen: Sequence[str],
-    configuration: Configuration,
-) -> None:
+def _known_key(
+    text: str, nodes: Mapping[str, Any], chosen: Sequence[str], configuration: Configuration
+) -> str | None:
+    """The key that a setting gives a value to; None if all of it is Hydra's to judge."""
     parsed = OverridesParser.create().parse_override(text)
     key = parsed.key_or_group
     adds = parsed.is_add() or parsed.is_force_add()
@@ -344,35 +340,46 @@ def _check_key(
         or configuration.is_group(key)
         or (adds and key not in nodes)
     ):
-        # Hydra's to judge
-        return
+        return None
     if key not in nodes:
         options = [text for text in chosen if text.startswith(f"{key.partition('.')[0]}=")]
         raise CommandError(
             f"{key} is not known{''.join(f' with {option}' for option in options)}"
             f"{nearest(key, sorted({*nodes, *configuration.groups()}))}; --help lists the keys"
         )
-    found = parsed.value()
-    word = "null" if found is None else found
-    if not isinstance(word, str) or ((key, word) not in special and "${" not in word):
-        _check_value(key, found, nodes[key], shown=str(word))
+    return key
 
 
-def _check_value(key: str, found: object, node: Any, *, shown: str) -> None:  # noqa: ANN401
-    """Refuse a value of another kind than that of a node of the configuration."""
-    default = OmegaConf.select(node._get_root(), key, throw_on_missing=False)
-    if isinstance(default, DictConfig) and len(default):
-        raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))!s} for example")
-    if isinstance(default, ListConfig) and not isinstance(found, list):
-        example = "".join(str(default).split()).replace("'", "")
-        raise CommandError(f"{key} must be a list, for example {key}={example}, got {shown}")
-    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    allowed = (int, float) if type(default) is float else (type(default),)
-    if type(default) in kinds and type(found) not in allowed:
-        raise CommandError(f"{key} must be {kinds[type(default)]}, got {shown}")
-    needed = node._value() == "???" or (takes_text(key) and node._value() is not None)
-    if found is None and needed:
+def _check_value(text: str, known: DictConfig, default: object, kind: Key) -> None:
+    """Refuse a value of another kind than that of its key."""
+    parsed = OverridesParser.create().parse_override(text)
+    key, value = parsed.key_or_group, parsed.value()
+    if isinstance(value, str) and "${" in value:
+        return
+    if isinstance(default, Mapping) and default:
+        raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))} for example")
+    if kind.is_open:
+        # the value that the files give is all that tells of its kind
+        found = type(OmegaConf.select(known, key, throw_on_missing=False))
+        kind = Key(frozenset({list if found is ListConfig else found} & {bool, int, float, list}))
+    unset = default == "???" or (takes_text(key) and default is not None)
+    if value is None and unset and not kind.takes(None):
         raise CommandError(_must_be_set(key))
+    _check_kind(key, value, kind, example=default)
+
+
+def _check_kind(key: str, value: object, kind: Key, *, example: object = None) -> None:
+    """Refuse a value of another kind than that of its key."""
+    if kind.takes(value):
+        return
+    shown = "null" if value is None else value
+    several = f", for example {key}={_written(example)}" if isinstance(example, list) else ""
+    quotes = f"; write \"{key}='{shown}'\"" if str in kind.types else ""
+    raise CommandError(f"{key} must be {kind}{several}, got {shown}{quotes}")
+
+
+def _written(values: list[Any]) -> str:
+    return "".join(str(values).split()).replace("'", "")
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -381,12 +388,7 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key in cfg:
-        path = f"{prefix}{key!s}"
-        value = cfg._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none():
-            yield path, value
-            yield from _leaves(value, f"{path}.")
-        else:
-            yield path, value
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """As the files and the command give it, without what it refers to."""
+    plain: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    return plain

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 
 from ood_sampler.command.arguments import Command, read_command
 from ood_sampler.command.checking import expand_home
+from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 
 
 def read(*arguments: str) -> Command:

@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ood_sampler.command.checking import check_command
+from ood_sampler.config import CONF
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import CONF
 from ood_sampler.modules.prediction import make_trainer
 from ood_sampler.plan import Settings
 from ood_sampler.samplers.base import InvertedSet, Sampler

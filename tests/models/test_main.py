@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from ood_sampler.config import CONF
 from ood_sampler.diffusion.denoiser import (
     EpsilonDenoiser,
     GaussianDenoiser,
@@ -19,7 +20,6 @@ from ood_sampler.diffusion.denoiser import (
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.models.__main__ import answer, main, model_fields
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import TRAINED, smooth_pictures, verify

@@ -1,4 +1,8 @@
-"""The text of `--help`, made from the comments in `conf/`: one place says what a key means."""
+"""The text of `--help`: values from `conf/`, meaning from where a key is declared.
+
+That is a structured config (`ood_sampler.config`) or the docstring of a `_target_`. Words beside a
+key in the file of an option come first: they tell of this option alone.
+"""
 
 import difflib
 import re
@@ -6,15 +10,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from ood_sampler.command.types import declared
+from ood_sampler.config import CONF, Run, Training
 from ood_sampler.faults import CommandError
-from ood_sampler.names import register
-
-# whoever finds the configuration can resolve it
-register()
-
-_PACKAGED = Path(__file__).parent / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
-"""The configuration: inside of an installed package, beside the package in a checkout."""
 
 GROUPS = (
     "model",
@@ -95,14 +95,14 @@ def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> 
     if not topics:
         return _overview(groups, folders)
     if "all" in topics:
-        parts = [INTRODUCTION, _block("keys:", keys(folders[0] / "run.yaml", prefix=""))]
+        parts = [INTRODUCTION, _block("keys:", _keys(folders[0] / "run.yaml", root=Run))]
         return "\n".join([*parts, *(_group(group, folders) for group in groups)])
     return "\n".join(_topic(topic, groups, folders) for topic in topics)
 
 
 def training_help_text() -> str:
     """Explain every key of a training."""
-    return TRAINING + _lines(keys(CONF / "train.yaml", prefix=""))
+    return TRAINING + _lines(_keys(CONF / "train.yaml", root=Training))
 
 
 def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:
@@ -111,7 +111,7 @@ def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:
         options = ", ".join(file.stem for file in _options(group, folders))
         lines.append(_wrapped(f"  {group:<15} {options}", indent=18))
     lines += ["", "keys that are set most often:"]
-    every = keys(folders[0] / "run.yaml", prefix="")
+    every = _keys(folders[0] / "run.yaml", root=Run)
     lines += [
         _wrapped(_line(key, value, re.split(r"[:;(]", words)[0].rstrip()))
         for key, value, words in every
@@ -124,9 +124,9 @@ def _topic(topic: str, groups: Sequence[str], folders: Sequence[Path]) -> str:
     name, _, option = topic.strip().rstrip("=").partition("=")
     if name in groups:
         return _group(name, folders, only=option)
-    every = [*keys(folders[0] / "run.yaml", prefix="")]
+    every = [*_keys(folders[0] / "run.yaml", root=Run)]
     for group in groups:
-        every += [key for file in _options(group, folders) for key in _keys(group, file)]
+        every += [key for file in _options(group, folders) for key in _option_keys(group, file)]
     found = [key for key in every if key[0] == name or key[0].startswith(f"{name}.")]
     if not found:
         known = [*groups, *(key for key, _, _ in every)]
@@ -148,7 +148,7 @@ def _group(group: str, folders: Sequence[Path], *, only: str = "") -> str:
     explained: set[tuple[str, str]] = set()
     for file in options:
         # the same key of another option may have another default
-        fresh = [key for key in _keys(group, file) if (key[0], key[2]) not in explained]
+        fresh = [key for key in _option_keys(group, file) if (key[0], key[2]) not in explained]
         explained |= {(key, words) for key, _, words in fresh}
         text.append(_block(f"  {file.stem}: {_title(file)}", fresh))
     return "".join(text)
@@ -160,9 +160,9 @@ def _options(group: str, folders: Sequence[Path]) -> list[Path]:
     return [file for _, file in sorted(files.items()) if file.suffix == ".yaml"]
 
 
-def _keys(group: str, file: Path) -> list[tuple[str, str, str]]:
+def _option_keys(group: str, file: Path) -> list[tuple[str, str, str]]:
     # an experiment sets keys of other groups
-    return [] if group == "experiment" else keys(file, prefix=f"{group.replace('/', '.')}.")
+    return [] if group == "experiment" else _keys(file, prefix=f"{group.replace('/', '.')}.")
 
 
 def _block(title: str, found: Sequence[tuple[str, str, str]]) -> str:
@@ -195,9 +195,10 @@ def _line(key: str, value: str, words: str) -> str:
     return f"{f'    {key}={value}':<{_COLUMN - 1}} {words}"
 
 
-def keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
-    """Name, value and comment of each key with a comment."""
+def _keys(file: Path, *, prefix: str = "", root: type | None = None) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each key of a file that has one."""
     found: list[tuple[str, str, str]] = []
+    tree = OmegaConf.to_container(OmegaConf.load(file))
     parents: list[str] = []
     hidden_at: int | None = None
     for line in file.read_text().splitlines():
@@ -211,7 +212,10 @@ def keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
         if hidden_at is not None:
             continue
         parents[depth:] = [match["key"]]
+        key, value = ".".join(parents), match["value"].strip()
         words = (match["words"] or "").strip()
+        if not words and not value.startswith("${"):
+            words = declared(tree, key, root).meaning
         if words:
-            found.append((prefix + ".".join(parents), match["value"].strip(), words))
+            found.append((prefix + key, value, words))
     return found

@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from ood_sampler.command.folders import tidy_at_exit
 from ood_sampler.faults import CommandError
-from ood_sampler.folders import tidy_at_exit
 from ood_sampler.names import ARTIFACTS, MULTIRUN
 
 if TYPE_CHECKING:
