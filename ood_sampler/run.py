@@ -23,7 +23,6 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from ood_sampler.command.arguments import read_command
-from ood_sampler.command.checking import expand_home
 from ood_sampler.command.help import help_text
 from ood_sampler.command.sweeping import (
     CONFIG,
@@ -34,6 +33,7 @@ from ood_sampler.command.sweeping import (
     swept_steps,
     tracker,
 )
+from ood_sampler.command.values import expand_home
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, INTERRUPTED, CommandError, is_interrupt, printable
 from ood_sampler.names import ARTIFACTS

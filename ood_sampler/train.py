@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.command.arguments import read_command
-from ood_sampler.command.checking import check_complete, expand_home
 from ood_sampler.command.files import Configuration
 from ood_sampler.command.help import training_help_text
+from ood_sampler.command.values import check_complete, expand_home
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
 

@@ -4,14 +4,30 @@ import argparse
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-
-from hydra._internal.utils import get_args_parser
 
 from ood_sampler.command.checking import check_command, expand_glob, is_sweep, nearest, sweepable
 from ood_sampler.command.files import Configuration, find_configuration
 from ood_sampler.command.quoting import as_typed, has_several_values, one_value, takes_text
 from ood_sampler.faults import CommandError
+
+_FLAGS = (
+    *(("--help", "-h"), ("--hydra-help",), ("--resolve",)),
+    *(("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")),
+)
+"""Names of Hydra's options without a value."""
+
+_VALUES = (
+    *(("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn")),
+    *(("--config-dir", "-cd"), ("--experimental-rerun",)),
+)
+"""Names of Hydra's options with a value of any kind."""
+
+_CHOICES = ("--cfg", "-c", "--info", "-i", "--version")
+"""Names of the others."""
+
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 @dataclass(frozen=True)
@@ -107,23 +123,41 @@ def read_command(arguments: Sequence[str], *, name: str) -> Command:
     return Command(options, tuple(options.overrides), overrides, configuration)
 
 
+def _parser() -> argparse.ArgumentParser:
+    """Hydra's options, as Hydra itself reads them (its own parser is private)."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in _FLAGS:
+        parser.add_argument(*names, action="store_true")
+    for names in _VALUES:
+        parser.add_argument(*names)
+    parser.add_argument("--version", action="version", version=f"Hydra {version('hydra-core')}")
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    parser.add_argument("--info", "-i", const="all", nargs="?", choices=_INFO)
+    return parser
+
+
 def _options(arguments: Sequence[str]) -> Namespace:
-    parser = get_args_parser()
-    parser.exit_on_error = False
     apart = [
         part
         for argument in arguments
         for part in (argument.split("=", 1) if argument.startswith("--help=") else [argument])
     ]
     try:
-        options, unknown = parser.parse_known_intermixed_args(apart)
+        options, unknown = _parser().parse_known_intermixed_args(apart)
     except argparse.ArgumentError as error:
         raise CommandError(str(error)) from error
     if unknown:
-        known = [flag for action in parser._actions for flag in action.option_strings]
+        known = [name for names in (*_FLAGS, *_VALUES, _CHOICES) for name in names]
         raise CommandError(
             f"{unknown[0]} is not an option{nearest(unknown[0], known)}; --hydra-help lists them"
         )
+    _check_together(options)
+    return options
+
+
+def _check_together(options: Namespace) -> None:
+    """Refuse options that do not go with each other."""
     modes = {
         "-m": options.multirun,
         "--run": options.run,
@@ -144,4 +178,3 @@ def _options(arguments: Sequence[str]) -> Namespace:
     if options.cfg is None and (options.resolve or options.package is not None):
         flag = "--resolve" if options.resolve else "--package"
         raise CommandError(f"{flag} goes with --cfg: add --cfg job")
-    return options

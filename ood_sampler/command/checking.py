@@ -2,36 +2,26 @@
 
 import difflib
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.command.files import SEARCH_PATH, SHIPPED, Configuration
-from ood_sampler.command.quoting import parse, takes_path, takes_text
-from ood_sampler.command.types import Key, declared, flat
+from ood_sampler.command.quoting import parse
+from ood_sampler.command.types import declared, flat
+from ood_sampler.command.values import check_complete, check_value, plain
 from ood_sampler.faults import CommandError, install
 
 LAUNCHER = "hydra/launcher"
 """The group of what starts the runs of a sweep."""
-
-_EXAMPLES = {
-    "name": "mine",
-    "id": "OWNER/NAME",
-    "path": "/my/model",
-    "resolution": "256",
-    "output": "outputs",
-}
-"""Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
 _REMOVABLE = ("study", "experiment", "logger", "search")
 """Groups that a run can do without."""
@@ -175,73 +165,20 @@ def _check_choice(
     try:
         known = configuration.compose([*places, *chosen, *added])
         del known.hydra
-        tree = _plain(known)
+        tree = plain(known)
         nodes = dict(flat(tree))
         for setting in removed:
             _check_removed(setting, nodes, configuration)
         for text in chain.from_iterable(setting.values for setting in others):
             key = _known_key(text, nodes, chosen, configuration)
             if key is not None:
-                _check_value(text, known, nodes[key], declared(tree, key, configuration.root))
+                check_value(text, known, nodes[key], declared(tree, key, configuration.root))
         composed = configuration.compose([*chosen, *(setting.values[0] for setting in others)])
         del composed.hydra
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
     if complete:
         check_complete(composed, root=configuration.root)
-
-
-def check_complete(composed: DictConfig, *, root: type | None = None) -> None:
-    """Refuse a configuration that no run can be made of.
-
-    Args:
-        composed: the configuration.
-        root: structured config of its keys; values of files are checked too.
-
-    Raises:
-        CommandError: a key is not set, or its value is of another kind than the key's.
-    """
-    nodes = dict(flat(_plain(composed)))
-    # as written: other keys may refer to one that is missing
-    missing = sorted(key for key, value in nodes.items() if value == "???")
-    if missing:
-        raise CommandError(_must_be_set(missing[0]))
-    for key, value in nodes.items():
-        if key == "output" or (takes_text(key) and not isinstance(value, Mapping)):
-            _check_text(key, str(value), composed)
-    if "output" in composed:
-        if composed.output is None:
-            raise CommandError(_must_be_set("output"))
-        if composed.output.startswith("~"):
-            raise CommandError(f"output={composed.output}: write the folder without ~ in a file")
-        _check_output(Path(composed.output))
-    for key, value in nodes.items() if root is not None else ():
-        if not isinstance(value, str) or "${" not in value:
-            _check_kind(key, value, declared({}, key, root))
-
-
-def _check_text(key: str, written: str, composed: DictConfig) -> None:
-    try:
-        value = OmegaConf.select(composed, key)
-    except OmegaConfBaseException as error:
-        sentence = str(error).splitlines()[0].rpartition("interpolation: ")[2].strip('"')
-        # not for a key that refers to the one that asks for the variable
-        if ("Environment variable" in sentence and "oc.env" in written) or key == "output":
-            raise CommandError(f"{key}: {sentence}") from error
-        # refers to what only a run knows
-        return
-    if not isinstance(value, str | None):
-        raise CommandError(f"{key} must be text, got {value}: put quotes around it in its file")
-    if value is not None and not value.strip():
-        raise CommandError(f"{key} is empty: set it, for example {key}={_example(key)}")
-
-
-def _must_be_set(key: str) -> str:
-    return f"{key} must be set, for example {key}={_example(key)}"
-
-
-def _example(key: str) -> str:
-    return _EXAMPLES.get(key.rpartition(".")[2], "/my/pictures")
 
 
 def sweepable(
@@ -255,13 +192,6 @@ def sweepable(
     swept = {group for group in groups if configuration.is_group(group)}
     group, dot, _ = override.partition("=")[0].partition(".")
     return f"++{override}" if dot and group in swept else override
-
-
-def expand_home(cfg: DictConfig) -> None:
-    """Put home folders in the place of `~` in paths that files give."""
-    for key, value in flat(_plain(cfg)):
-        if takes_path(key) and isinstance(value, str) and value.startswith("~"):
-            OmegaConf.update(cfg, key, os.path.expanduser(value))
 
 
 def _check_option(text: str, configuration: Configuration) -> None:
@@ -294,18 +224,6 @@ def _check_launcher(option: str, configuration: Configuration) -> None:
         raise CommandError(
             f"{LAUNCHER}={option} needs Slurm's commands, and there is no srun here: start the "
             f"sweep where jobs are submitted, or take {LAUNCHER}=submitit_local"
-        )
-
-
-def _check_output(folder: Path) -> None:
-    """Refuse an output folder that cannot be made, which Hydra would answer with a traceback."""
-    places = (folder.absolute(), *folder.absolute().parents)
-    # os.path.exists: that of pathlib raises where a parent may not be read
-    there = next(path for path in places if os.path.exists(path))
-    if not (os.path.isdir(there) and os.access(there, os.W_OK)):
-        raise CommandError(
-            f"output={folder} cannot be written, {there} is no folder or not yours: set output to "
-            "a folder that can"
         )
 
 
@@ -350,45 +268,7 @@ def _known_key(
     return key
 
 
-def _check_value(text: str, known: DictConfig, default: object, kind: Key) -> None:
-    """Refuse a value of another kind than that of its key."""
-    parsed = OverridesParser.create().parse_override(text)
-    key, value = parsed.key_or_group, parsed.value()
-    if isinstance(value, str) and "${" in value:
-        return
-    if isinstance(default, Mapping) and default:
-        raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))} for example")
-    if kind.is_open:
-        # the value that the files give is all that tells of its kind
-        found = type(OmegaConf.select(known, key, throw_on_missing=False))
-        kind = Key(frozenset({list if found is ListConfig else found} & {bool, int, float, list}))
-    unset = default == "???" or (takes_text(key) and default is not None)
-    if value is None and unset and not kind.takes(None):
-        raise CommandError(_must_be_set(key))
-    _check_kind(key, value, kind, example=default)
-
-
-def _check_kind(key: str, value: object, kind: Key, *, example: object = None) -> None:
-    """Refuse a value of another kind than that of its key."""
-    if kind.takes(value):
-        return
-    shown = "null" if value is None else value
-    several = f", for example {key}={_written(example)}" if isinstance(example, list) else ""
-    quotes = f"; write \"{key}='{shown}'\"" if str in kind.types else ""
-    raise CommandError(f"{key} must be {kind}{several}, got {shown}{quotes}")
-
-
-def _written(values: list[Any]) -> str:
-    return "".join(str(values).split()).replace("'", "")
-
-
 def nearest(word: str, words: Sequence[str]) -> str:
     """A question after the most similar word."""
     found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """As the files and the command give it, without what it refers to."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    return plain

@@ -91,13 +91,20 @@ def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> 
     Raises:
         CommandError: a topic is not known.
     """
-    groups = [*GROUPS, "experiment"]
+    groups = _groups(folders)
     if not topics:
         return _overview(groups, folders)
     if "all" in topics:
         parts = [INTRODUCTION, _block("keys:", _keys(folders[0] / "run.yaml", root=Run))]
         return "\n".join([*parts, *(_group(group, folders) for group in groups)])
     return "\n".join(_topic(topic, groups, folders) for topic in topics)
+
+
+def _groups(folders: Sequence[Path]) -> list[str]:
+    """The groups of a run, those of a user's own last."""
+    shipped = [*GROUPS, "experiment"]
+    files = sorted(file for folder in folders for file in folder.glob("*/*.yaml"))
+    return list(dict.fromkeys([*shipped, *(file.parent.name for file in files)]))
 
 
 def training_help_text() -> str:
@@ -144,7 +151,8 @@ def _group(group: str, folders: Sequence[Path], *, only: str = "") -> str:
     if not options:
         names = ", ".join(file.stem for file in _options(group, folders))
         raise CommandError(f"there is no help for {group}={only}; the options are {names}")
-    text = [f"{group}=OPTION (more about each in {folders[0] / group})\n"]
+    places = dict.fromkeys(str(file.parent) for file in options)
+    text = [f"{group}=OPTION (more about each in {' and '.join(places)})\n"]
     explained: set[tuple[str, str]] = set()
     for file in options:
         # the same key of another option may have another default

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ood_sampler.command.arguments import Command, read_command
-from ood_sampler.command.checking import expand_home
+from ood_sampler.command.values import expand_home
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
 
