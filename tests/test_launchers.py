@@ -16,7 +16,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from ood_sampler.command.checking import LAUNCHER, check_command
-from ood_sampler.command.sweeping import FAILED, wait_for_all_jobs
+from ood_sampler.command.folders import FAILED
+from ood_sampler.command.sweeping import wait_for_all_jobs
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
 from ood_sampler.pipeline import Pipeline

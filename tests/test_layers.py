@@ -28,11 +28,12 @@ LAYERS = [
     "record",
     "entries",
     "command",
+    "cli",
     "run",
     "train",
 ]
 ENTRY_POINTS = {"run", "train"}
-KNOW_HYDRA = {*ENTRY_POINTS, "command"}
+KNOW_HYDRA = {*ENTRY_POINTS, "command", "cli"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

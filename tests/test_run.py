@@ -403,8 +403,8 @@ def test_an_interrupted_program_exits_with_130(
     monkeypatch.setattr("ood_sampler.run.execute", lambda cfg, begin: sys.exit(3))
     assert run_in_process(tmp_path) == 3
     # while a command is read and composed
+    monkeypatch.setattr("ood_sampler.cli.read_command", interrupted)
     for module in ("run", "train"):
-        monkeypatch.setattr(f"ood_sampler.{module}.read_command", interrupted)
         monkeypatch.setattr(sys, "argv", [module])
         with pytest.raises(SystemExit) as ended:
             importlib.import_module(f"ood_sampler.{module}").main()

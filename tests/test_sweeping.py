@@ -14,14 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
-from ood_sampler.command.sweeping import (
-    CONFIG,
-    FAILED,
-    SweepReport,
-    check_continued,
-    files,
-    finished,
-)
+from ood_sampler.command.folders import CONFIG, FAILED, finished
+from ood_sampler.command.results import files
+from ood_sampler.command.sweeping import SweepReport, check_continued
 from ood_sampler.config import CONF
 from ood_sampler.entries import study_entry
 from ood_sampler.faults import CommandError

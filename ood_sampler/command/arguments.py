@@ -2,32 +2,40 @@
 
 import argparse
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ood_sampler.command.checking import check_command, expand_glob, is_sweep, nearest, sweepable
 from ood_sampler.command.files import Configuration, find_configuration
 from ood_sampler.command.quoting import as_typed, has_several_values, one_value, takes_text
 from ood_sampler.faults import CommandError
 
-_FLAGS = (
-    *(("--help", "-h"), ("--hydra-help",), ("--resolve",)),
-    *(("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")),
-)
-"""Names of Hydra's options without a value."""
+_FLAG = {"action": "store_true"}
 
-_VALUES = (
-    *(("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn")),
-    *(("--config-dir", "-cd"), ("--experimental-rerun",)),
-)
-"""Names of Hydra's options with a value of any kind."""
-
-_CHOICES = ("--cfg", "-c", "--info", "-i", "--version")
-"""Names of the others."""
-
-_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_OPTIONS: Mapping[tuple[str, ...], Mapping[str, Any]] = {
+    ("--help", "-h"): _FLAG,
+    ("--hydra-help",): _FLAG,
+    ("--version",): {"action": "version", "version": f"Hydra {version('hydra-core')}"},
+    ("--cfg", "-c"): {"choices": ("job", "hydra", "all")},
+    ("--resolve",): _FLAG,
+    ("--package", "-p"): {},
+    ("--run", "-r"): _FLAG,
+    ("--multirun", "-m"): _FLAG,
+    ("--shell-completion", "-sc"): _FLAG,
+    ("--config-path", "-cp"): {},
+    ("--config-name", "-cn"): {},
+    ("--config-dir", "-cd"): {},
+    ("--experimental-rerun",): {},
+    ("--info", "-i"): {
+        "const": "all",
+        "nargs": "?",
+        "choices": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    },
+}
+"""Hydra's options by their names, as its own parser, which is private, reads them."""
 
 
 @dataclass(frozen=True)
@@ -123,32 +131,22 @@ def read_command(arguments: Sequence[str], *, name: str) -> Command:
     return Command(options, tuple(options.overrides), overrides, configuration)
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Hydra's options, as Hydra itself reads them (its own parser is private)."""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("overrides", nargs="*")
-    for names in _FLAGS:
-        parser.add_argument(*names, action="store_true")
-    for names in _VALUES:
-        parser.add_argument(*names)
-    parser.add_argument("--version", action="version", version=f"Hydra {version('hydra-core')}")
-    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
-    parser.add_argument("--info", "-i", const="all", nargs="?", choices=_INFO)
-    return parser
-
-
 def _options(arguments: Sequence[str]) -> Namespace:
     apart = [
         part
         for argument in arguments
         for part in (argument.split("=", 1) if argument.startswith("--help=") else [argument])
     ]
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("overrides", nargs="*")
+    for names, settings in _OPTIONS.items():
+        parser.add_argument(*names, **settings)
     try:
-        options, unknown = _parser().parse_known_intermixed_args(apart)
+        options, unknown = parser.parse_known_intermixed_args(apart)
     except argparse.ArgumentError as error:
         raise CommandError(str(error)) from error
     if unknown:
-        known = [name for names in (*_FLAGS, *_VALUES, _CHOICES) for name in names]
+        known = [name for names in _OPTIONS for name in names]
         raise CommandError(
             f"{unknown[0]} is not an option{nearest(unknown[0], known)}; --hydra-help lists them"
         )
