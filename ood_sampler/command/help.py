@@ -7,7 +7,7 @@ key in the file of an option come first: they tell of this option alone.
 import difflib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -156,7 +156,8 @@ def _group(group: str, folders: Sequence[Path], *, only: str = "") -> str:
     explained: set[tuple[str, str]] = set()
     for file in options:
         # the same key of another option may have another default
-        fresh = [key for key in _option_keys(group, file) if (key[0], key[2]) not in explained]
+        every = _option_keys(group, file, others=_options(group, folders) if only else ())
+        fresh = [key for key in every if (key[0], key[2]) not in explained]
         explained |= {(key, words) for key, _, words in fresh}
         text.append(_block(f"  {file.stem}: {_title(file)}", fresh))
     return "".join(text)
@@ -168,9 +169,12 @@ def _options(group: str, folders: Sequence[Path]) -> list[Path]:
     return [file for _, file in sorted(files.items()) if file.suffix == ".yaml"]
 
 
-def _option_keys(group: str, file: Path) -> list[tuple[str, str, str]]:
+def _option_keys(
+    group: str, file: Path, *, others: Sequence[Path] = ()
+) -> list[tuple[str, str, str]]:
+    prefix = f"{group.replace('/', '.')}."
     # an experiment sets keys of other groups
-    return [] if group == "experiment" else _keys(file, prefix=f"{group.replace('/', '.')}.")
+    return [] if group == "experiment" else _keys(file, prefix=prefix, others=others)
 
 
 def _block(title: str, found: Sequence[tuple[str, str, str]]) -> str:
@@ -203,10 +207,34 @@ def _line(key: str, value: str, words: str) -> str:
     return f"{f'    {key}={value}':<{_COLUMN - 1}} {words}"
 
 
-def _keys(file: Path, *, prefix: str = "", root: type | None = None) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each key of a file that has one."""
-    found: list[tuple[str, str, str]] = []
+def _keys(
+    file: Path, *, prefix: str = "", root: type | None = None, others: Sequence[Path] = ()
+) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each key of a file that has one.
+
+    Args:
+        file: the file.
+        prefix: before each name.
+        root: structured config of its keys.
+        others: files whose keys it may start from, by its defaults.
+    """
     tree = OmegaConf.to_container(OmegaConf.load(file))
+    starts = tree.get("defaults", []) if isinstance(tree, dict) else []
+    found: dict[str, tuple[str, str]] = {}
+    for other in others:
+        if other.stem in starts:
+            inherited = _keys(other, others=others)
+            found |= {key: (value, words) for key, value, words in inherited}
+    for key, value, comment in _written(file):
+        before = found.get(key, ("", ""))[1]
+        # one that refers to another key is explained there
+        meaning = "" if value.startswith("${") else declared(tree, key, root).meaning
+        found[key] = (value, comment or before or meaning)
+    return [(prefix + key, value, words) for key, (value, words) in found.items() if words]
+
+
+def _written(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Name, value and comment of each key, as a file has them."""
     parents: list[str] = []
     hidden_at: int | None = None
     for line in file.read_text().splitlines():
@@ -217,13 +245,6 @@ def _keys(file: Path, *, prefix: str = "", root: type | None = None) -> list[tup
         if hidden_at is not None and depth > hidden_at:
             continue
         hidden_at = depth if match["key"] in _HIDDEN else None
-        if hidden_at is not None:
-            continue
-        parents[depth:] = [match["key"]]
-        key, value = ".".join(parents), match["value"].strip()
-        words = (match["words"] or "").strip()
-        if not words and not value.startswith("${"):
-            words = declared(tree, key, root).meaning
-        if words:
-            found.append((prefix + key, value, words))
-    return found
+        if hidden_at is None:
+            parents[depth:] = [match["key"]]
+            yield ".".join(parents), match["value"].strip(), (match["words"] or "").strip()

@@ -309,7 +309,7 @@ def test_settings_are_possible_or_refused(
     [
         # the grid of so many steps would fill the memory, the list of so many devices too
         ("solver", "ddim", "steps", 2**40),
-        ("trainer", "cpu", "devices", 2**31),
+        ("trainer", "auto", "devices", 2**31),
         ("solver", "fixed_point", "tolerance", "small"),
         ("sampler", "geometric", "distance", "near"),
         ("sampler", "rejection", "pair_angle", [60]),
