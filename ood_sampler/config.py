@@ -94,8 +94,8 @@ class TrainingData:
     """Block `data` of a training.
 
     Attributes:
-        root: folder or zip of pictures of the one domain
-        resolution: pictures are cropped and resized to this many pixels a side
+        root: folder or zip of images of the one domain
+        resolution: images are cropped and resized to this side in pixels
     """
 
     root: str
@@ -133,14 +133,14 @@ class Training:
     Attributes:
         name: what the model is called; names the folder of the run
         seed: of the weights, the batches and the noise
-        images: pictures to see before the training ends
+        images: images to see before the training ends
         network: arguments of diffusers' UNet2DModel
         schedule: written into the scheduler of the saved pipeline
         compile: torch.compile the network: minutes of warm-up, faster steps
         checkpoint_every: training steps between two resume points
-        snapshot_every: training steps between two snapshots: averaged weights, a picture of
+        snapshot_every: training steps between two snapshots: averaged weights and a sheet of
             samples
-        output: checkpoints, curves, pictures and the finished pipeline folder
+        output: checkpoints, curves, sheets of samples and the finished pipeline folder
     """
 
     name: str

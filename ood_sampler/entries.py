@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ood_sampler.names import file_name
-from ood_sampler.pipeline import Outcome, Pipeline
+from ood_sampler.pipeline.pipeline import Outcome, Pipeline
 from ood_sampler.record import SHOWN
 from ood_sampler.report.grid import gather, save_png, to_uint8
 from ood_sampler.report.sweep import Run, swept_curves, table_rows

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.data.physical import as_bands, write_fields
-from ood_sampler.pipeline import Outcome, Pipeline, label
+from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.pipeline import Outcome, Pipeline
+from ood_sampler.pipeline.search import Choice
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
 from ood_sampler.report.journal import journal, show
@@ -19,7 +21,6 @@ from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_attribution, write_json, write_samples
 from ood_sampler.report.tables import csv_table, rich_table
 from ood_sampler.report.verdicts import conclusion, verdicts
-from ood_sampler.search import Choice
 from ood_sampler.store.files import write_atomically
 from ood_sampler.store.sets import TensorSet
 from ood_sampler.studies.files import csv_rows
@@ -63,7 +64,7 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         "sampler": choices["sampler"],
         "solver": choices["solver"],
         "step": pipeline.settings.step,
-        **vars(pipeline.solver),
+        **pipeline.codec.settings,
         "eta": pipeline.settings.eta,
         "seed": pipeline.settings.seed,
         "num_samples": pipeline.settings.num_samples,

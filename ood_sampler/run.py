@@ -30,10 +30,10 @@ from ood_sampler.names import ARTIFACTS
 
 if TYPE_CHECKING:
     from ood_sampler.models.frozen import FrozenModel
-    from ood_sampler.pipeline import Pipeline
-    from ood_sampler.plan import Settings
+    from ood_sampler.pipeline.pipeline import Pipeline
+    from ood_sampler.pipeline.search import Search
+    from ood_sampler.pipeline.settings import Settings
     from ood_sampler.samplers.base import Sampler
-    from ood_sampler.search import Search
     from ood_sampler.studies.base import Study
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     """Build the objects that the configuration names."""
     from hydra.utils import instantiate
 
-    from ood_sampler.pipeline import Pipeline, check_model
+    from ood_sampler.pipeline.pipeline import Pipeline, check_codec
+    from ood_sampler.pipeline.session import Session
     from ood_sampler.report.progress import StageProgress
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -115,29 +116,32 @@ def _prepare(cfg: DictConfig) -> _Prepared:
             _check_weights(model)
         fetched = model.weight_files.find() is not None
         if fetched:
-            check_model(model, solver, settings, also)
+            check_codec(model.codec(solver), settings, also, resolution=model.resolution)
         judges = instantiate(cfg.metrics)
         # late, as it reads every picture; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
+        codec = model.codec(solver)
         if not fetched:
-            check_model(model, solver, settings, also)
+            check_codec(codec, settings, also, resolution=model.resolution)
     pipeline = Pipeline(
         model=model,
+        codec=codec,
         domain=domain,
-        solver=solver,
         sampler=samplers[0],
         judges=judges,
-        trainer=instantiate(cfg.trainer),
         settings=settings,
-        root=Path(cfg.output) / ARTIFACTS,
+        session=Session(
+            root=Path(cfg.output) / ARTIFACTS,
+            trainer=instantiate(cfg.trainer),
+            progress=lambda name, images: [StageProgress(of_sweep(name), images)],
+        ),
         also=also,
-        progress=lambda name, images: [StageProgress(of_sweep(name), images)],
     )
     return _Prepared(pipeline, study, search, steps, samplers, notes)
 
 
 def _settings(cfg: DictConfig, *, step: int) -> "Settings":
-    from ood_sampler.plan import Settings
+    from ood_sampler.pipeline.settings import Settings
 
     return Settings(
         step=step,
@@ -154,7 +158,7 @@ def _settings(cfg: DictConfig, *, step: int) -> "Settings":
 
 def _steps(cfg: DictConfig, search: "Search | None") -> Sequence[int]:
     """The inversion step, or those that a search tries."""
-    from ood_sampler.search import AUTO
+    from ood_sampler.pipeline.search import AUTO
 
     if cfg.inversion.step != AUTO:
         return [cfg.inversion.step]
@@ -167,7 +171,7 @@ def _samplers(cfg: DictConfig, search: "Search | None") -> "Sequence[Sampler]":
     """The strategy, or those that a search tries."""
     from hydra.utils import instantiate
 
-    from ood_sampler.search import Candidates
+    from ood_sampler.pipeline.search import Candidates
 
     sampler = instantiate(cfg.sampler)
     if not isinstance(sampler, Candidates):
@@ -203,16 +207,18 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
     prepared = _prepare(cfg)
     pipeline, study, steps = prepared.pipeline, prepared.study, prepared.steps
     searching = prepared.search if len(steps) * len(prepared.samplers) > 1 else None
-    work = []
+    targets, unstored = pipeline.targets, []
     if searching is not None:
-        searching.check(pipeline, steps=steps, samplers=prepared.samplers)
-        work = searching.work(pipeline, steps=steps, samplers=prepared.samplers)
+        samplers = prepared.samplers
+        searching.check(pipeline, steps=steps, samplers=samplers)
+        targets = [*searching.targets(pipeline, steps=steps, samplers=samplers), *targets]
+        unstored = searching.work(pipeline, steps=steps, samplers=samplers)
     if study is not None:
         check_metrics(study, pipeline)
         study.check(pipeline)
-    work += pipeline.plan.work() if study is None else study.work(pipeline)
+        targets, unstored = study.targets(pipeline), study.unstored(pipeline)
     about = of_sweep("" if study is None else f"study {study.name}")
-    log.info(pipeline.estimate(work).text(of=about))
+    log.info(pipeline.estimate(targets, unstored).text(of=about))
     if cfg.dry_run:
         return
     begin()

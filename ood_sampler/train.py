@@ -1,4 +1,4 @@
-"""`python -m ood_sampler.train`: train a denoiser on pictures of one domain."""
+"""`python -m ood_sampler.train`: train a denoiser on images of one domain."""
 
 import hashlib
 import json
@@ -23,11 +23,12 @@ from ood_sampler.faults import CommandError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
+    from lightning import LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 
 CONFIGURATION = Configuration("train")
-"""Of a training, where a command names no other."""
+"""Default configuration of a training."""
 
 _INTERRUPTED = "interrupted: the last checkpoint is kept, the same command continues"
 
@@ -99,7 +100,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
-    """Make sure that a training goes on with the settings and the pictures it began with.
+    """Check that a training resumes with the settings and the images it began with.
 
     Raises:
         ValueError: they differ.
@@ -126,10 +127,10 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
 
 
 def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
-    """Build the network, and try it on one blank picture before any training.
+    """Build the network, and try it on one blank image before any training.
 
     Raises:
-        ValueError: it cannot be built, cannot take such a picture or returns none of its shape.
+        ValueError: it cannot be built, cannot take such an image or returns another shape.
     """
     import torch
 
@@ -154,13 +155,13 @@ def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find the whole checkpoint of the most steps; broken ones are told and left out."""
-    from ood_sampler.models.state import read_file
+    """Find the intact checkpoint of the most steps; log and skip broken ones."""
+    from ood_sampler.store.tensor_files import read_tensors
 
     steps: dict[int, Path] = {}
     for path in sorted(folder.glob("*.ckpt")):
         try:
-            checkpoint: dict[str, int] = read_file(path)  # type: ignore[assignment]
+            checkpoint: dict[str, int] = read_tensors(path)  # type: ignore[assignment]
         except ValueError as error:
             log.warning("warning: %s is left out: %s", path.name, error)
             continue
@@ -177,17 +178,11 @@ def train(cfg: DictConfig) -> None:
     import lightning
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import ModelCheckpoint, Timer
-    from lightning.pytorch.loggers import CSVLogger
-    from torch.utils.data import DataLoader
 
     from ood_sampler.data.sources import load_training_images
     from ood_sampler.diffusion.schedule import Schedule
     from ood_sampler.models.pretrained import UNet
     from ood_sampler.modules.allocation import keep_freed_memory
-    from ood_sampler.modules.compilation import refuse_to_compile
-    from ood_sampler.report.training import Snapshots
 
     output = Path(cfg.output)
     lightning.seed_everything(cfg.seed, verbose=False)
@@ -208,16 +203,45 @@ def train(cfg: DictConfig) -> None:
         network.compile()
     keep_freed_memory()
     steps = -(-cfg.images // cfg.module.batch_size)
-    every = cfg.checkpoint_every
-    # two files, written in turn: one is whole whenever the process ends
+    trainer = build_trainer(cfg, steps=steps, snapshot_steps=min(50, schedule.T // 2))
+    fit(trainer, module, steps=steps, resumed=newest_checkpoint(output))
+    if trainer.global_step % cfg.checkpoint_every:
+        trainer.save_checkpoint(output / "last.ckpt")
+    unet.load_state_dict(module.ema.unet.state_dict())
+    scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
+    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")
+    log.info("finished: %s", output / "pipeline")
+
+
+def build_trainer(cfg: DictConfig, *, steps: int, snapshot_steps: int) -> "Trainer":
+    """Build the trainer, which writes checkpoints, curves and snapshots into the output folder.
+
+    Args:
+        cfg: configuration of the training.
+        steps: of the optimizer.
+        snapshot_steps: of the sampling of snapshots.
+
+    Raises:
+        ValueError: it does not fit this machine.
+    """
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+    from lightning.pytorch.loggers import CSVLogger
+
+    from ood_sampler.report.training import Snapshots
+
+    output = Path(cfg.output)
+    # two files, written in turn: one is intact whenever the process ends
     checkpoints = ModelCheckpoint(
-        output, save_last=True, every_n_train_steps=every, enable_version_counter=False
+        output,
+        save_last=True,
+        every_n_train_steps=cfg.checkpoint_every,
+        enable_version_counter=False,
     )
-    snapshots = Snapshots(
-        folder=output, every=cfg.snapshot_every, count=64, steps=min(50, schedule.T // 2)
-    )
+    snapshots = Snapshots(folder=output, every=cfg.snapshot_every, count=64, steps=snapshot_steps)
     try:
-        trainer = lightning.Trainer(
+        return lightning.Trainer(
             **{str(key): value for key, value in cfg.trainer.items()},
             max_steps=steps,
             logger=CSVLogger(output, name="curves"),
@@ -229,24 +253,36 @@ def train(cfg: DictConfig) -> None:
             f"trainer does not fit this machine: {error}; trainer.accelerator=auto takes what is "
             "there"
         ) from error
+
+
+def fit(trainer: "Trainer", module: "LightningModule", *, steps: int, resumed: Path | None) -> None:
+    """Run the training.
+
+    Args:
+        trainer: see `build_trainer`.
+        module: draws its own batches.
+        steps: of the optimizer.
+        resumed: checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: the network cannot be compiled on this machine.
+    """
+    from torch.utils.data import DataLoader
+
+    from ood_sampler.modules.compilation import refuse_to_compile
+
     try:
         # the loader only counts: the module draws its batches, so that a resumed run draws the same
         # (Lightning, which cannot know, warns of a loader that does not resume)
         trainer.fit(
             module,
             DataLoader(range(steps), batch_size=None),  # type: ignore[arg-type]
-            ckpt_path=newest_checkpoint(output),
+            ckpt_path=resumed,
             weights_only=True,
         )
     except RuntimeError as error:
         refuse_to_compile(error, "compile=true", off="compile=false")
         raise
-    if trainer.global_step % every:
-        trainer.save_checkpoint(output / "last.ckpt")
-    unet.load_state_dict(module.ema.unet.state_dict())
-    scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
-    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")
-    log.info("finished: %s", output / "pipeline")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,11 @@ from torch import Tensor
 
 import ood_sampler.command  # noqa: F401 tells Hydra of types that conf/ names
 from ood_sampler.config import CONF
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.judges import Judges
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.session import Session
 
 # small tensors: threads cost more than they bring, and the runner may have two slow cores
 torch.set_num_threads(1)
@@ -60,3 +65,17 @@ def trainer() -> Callable[..., object]:
     import lightning
 
     return functools.partial(lightning.Trainer, accelerator="cpu", devices=1, precision="32-true")
+
+
+def make_pipeline(
+    *,
+    model: FrozenModel,
+    solver: Solver,
+    trainer: Callable[..., Any],
+    root: Path,
+    **others: Any,  # noqa: ANN401
+) -> Pipeline:
+    """Build a run of a diffusion model, as `ood_sampler.run` does from a configuration."""
+    return Pipeline(
+        model=model, codec=model.codec(solver), session=Session(root, trainer), **others
+    )

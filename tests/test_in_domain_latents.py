@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import in_domain_work
+from ood_sampler.pipeline.estimate import work_of
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.slerp import IN_DOMAIN_IMAGES
+from ood_sampler.store.node import Node
 from tests.test_pipeline import artifact_bytes, count_evaluations, pipeline
 
 SAMPLER = RejectionSampler(
@@ -27,6 +28,18 @@ SAMPLER = RejectionSampler(
     pair_angle_tolerance=180.0,
 )
 MakeRun = Callable[..., Pipeline]
+
+
+def own(run: Pipeline) -> Node:
+    """Latents of the model's own domain that the strategy asks for."""
+    assert run.in_domain_inversion is not None
+    return run.in_domain_inversion
+
+
+def asked(run: Pipeline) -> Node:
+    """The samples that these are latents of."""
+    (node,) = own(run).inputs
+    return node
 
 
 @pytest.fixture(scope="module")
@@ -45,38 +58,37 @@ def test_they_cost_what_was_said_and_are_fitted_as_inverted(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
-    work = run.plan.work()
-    assert [(w.name, w.images, w.evaluations_each) for w in work[3:]] == [
-        ("in-domain", IN_DOMAIN_IMAGES, 5),
-        ("invert in-domain", IN_DOMAIN_IMAGES, 2),
-    ]
-    disk = run.plan.disk()
+    work = work_of(run.targets)
+    asked_for = {w.name: (w.images, w.evaluations_each) for w in work}
+    assert asked_for["in-domain"] == (IN_DOMAIN_IMAGES, 5)
+    assert asked_for["invert in-domain"] == (IN_DOMAIN_IMAGES, 2)
+    disk = run.estimate().disk
     calls = count_evaluations(run, monkeypatch)
     run.sampled()
     assert sum(calls) == sum(w.evaluations for w in work if w.name != "reconstruct")
-    assert [w.name for w in run.plan.work() if w.images] == ["reconstruct"]
-    assert run.plan.disk() <= disk - 4 * IN_DOMAIN_IMAGES * 3 * 16 * 16
+    assert [w.name for w in work_of(run.targets) if w.images] == ["reconstruct"]
+    assert run.estimate().disk <= disk - 4 * IN_DOMAIN_IMAGES * 3 * 16 * 16
 
-    pictures = torch.cat(list(run.plan.asked().in_domain().open().blocks()))
+    pictures = torch.cat(list(asked(run).output.open().blocks()))
     with torch.no_grad():
-        latents = run.solver.invert(run.model.denoiser, pictures, [400])[400]
-    state = run.sampler.fit(run.inverted())
+        latents = run.codec.encode(pictures, [400])[400]
+    state = run.sampler.fit(run.inverted)
     torch.testing.assert_close(state["mean"], latents.mean(0), rtol=0, atol=1e-4)
     spread = latents.double().var(0).mean().sqrt().float()
     torch.testing.assert_close(state["std"], spread.expand(3, 16, 16), rtol=1e-4, atol=0)
 
 
 def test_they_are_as_many_however_few_a_run_compares_with(make_run: MakeRun) -> None:
-    few, many = make_run(in_domain=20).plan, make_run().plan
-    assert few.in_domain().count == 20
-    assert few.in_domain_inversion().count == IN_DOMAIN_IMAGES
-    assert few.fit_path() == many.fit_path()
-    assert few.asked().in_domain().count == IN_DOMAIN_IMAGES
+    few, many = make_run(in_domain=20), make_run()
+    assert few.in_domain.count == 20
+    assert own(few).count == IN_DOMAIN_IMAGES
+    assert few.fit.output.path == many.fit.output.path
+    assert asked(few).count == IN_DOMAIN_IMAGES
 
 
 def test_samples_depend_on_neither_their_number_nor_the_batch(make_run: MakeRun) -> None:
     def samples(run: Pipeline) -> Tensor:
-        return torch.cat(list(run.sampled()[0].open().blocks()))
+        return torch.cat(list(run.sampled().images.blocks()))
 
     whole = samples(make_run())
     assert torch.equal(samples(make_run(num_samples=7, batch_size=3)), whole[:7])
@@ -87,11 +99,11 @@ def test_an_interrupted_inversion_goes_on(
 ) -> None:
     run = make_run()
     run.sampled()
-    latents = run.plan.in_domain_inversion()
+    latents = own(run).output
     before = artifact_bytes(latents.folder)
     latents.shard_path(2).unlink()
     again = make_run()
-    assert again.plan.work()[-1].images == latents.shard
+    assert [w.images for w in work_of([own(again)])][-1] == latents.shard
     calls = count_evaluations(again, monkeypatch)
     again.sampled()
     assert sum(calls) == 2 * latents.shard
@@ -100,16 +112,16 @@ def test_an_interrupted_inversion_goes_on(
 
 def test_other_strategies_do_without(make_run: MakeRun) -> None:
     other = make_run(sampler=None)
-    assert other.inverted().in_domain is None
-    assert "in_domain" not in other.plan.fit_key()
-    assert [work.name for work in other.plan.work()][3:] == ["in-domain"]
+    assert other.inverted.in_domain is None
+    assert other.in_domain_inversion is None
+    assert [work.name for work in work_of(other.targets)][3:] == ["in-domain"]
 
 
 def test_runs_that_ask_alike_are_counted_once(make_run: MakeRun) -> None:
-    plans = [make_run(seed=9, sampler=None).plan]
-    plans += [make_run(seed=9, step=step).plan for step in (400, 400, 800)]
-    assert [(w.name, w.images, w.evaluations_each) for w in in_domain_work(plans)] == [
-        ("in-domain", 256, 5),
-        ("invert in-domain", 256, 2),
-        ("invert in-domain", 256, 4),
+    runs = [make_run(seed=9, step=step) for step in (400, 400, 800)]
+    nodes = [make_run(seed=9, sampler=None).in_domain, *map(own, runs)]
+    assert [(w.images, w.evaluations_each) for w in work_of(nodes)] == [
+        (256, 5),
+        (256, 2),
+        (256, 4),
     ]

@@ -20,7 +20,7 @@ from ood_sampler.command.folders import FAILED
 from ood_sampler.command.sweeping import wait_for_all_jobs
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.lock import hold
 from tests.test_pipeline import pipeline
 from tests.test_run import SMALL, ood_sampler
@@ -176,8 +176,7 @@ def test_what_another_process_made_meanwhile_is_used(
     stages_before: int,
 ) -> None:
     def work(run: Pipeline) -> None:
-        run.invert()
-        run.draw_and_decode(run.inverted())
+        run.session.obtain(run.samples)
 
     held: list[Sequence[Path]] = []
 
@@ -193,7 +192,7 @@ def test_what_another_process_made_meanwhile_is_used(
     monkeypatch.setattr("ood_sampler.pipeline.hold", late)
     run = pipeline(model_folder, tmp_path, trainer)
     work(run)
-    cached = {stage.name: stage.cached for stage in run.stages}
+    cached = {stage.name: stage.cached for stage in run.session.stages}
     made = ["invert", "fit", "draw", "decode"][:stages_before]
     assert [name for name, was_cached in cached.items() if not was_cached] == made
     assert "decode" in cached

@@ -15,8 +15,9 @@ from ood_sampler.diffusion.solvers import DdimSolver, MultistepSolver, Solver
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.prediction import NonFiniteError, are_finite
 from ood_sampler.modules.synthesis import Synthesis
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.results import write_samples
+from tests.diffusion.toys import toy_codec
 from tests.test_pipeline import pipeline
 
 
@@ -75,7 +76,7 @@ def test_a_picture_the_network_fails_on_is_left_out_and_named(
     named = "the network returned NaN or infinity for the latent at step 400 of picture few5"
     assert any(named in line for line in outcome.left_out)
     assert named in caplog.text
-    inverted = run.inverted()
+    inverted = run.inverted
     assert len(inverted.latents) == len(inverted.images) == 65
     assert torch.equal(inverted.images.take([5])[0], run.domain.few_shot[6])
     assert len(outcome.reconstruction["psnr"]) == len(outcome.originals) == 65
@@ -95,7 +96,7 @@ def test_a_sample_the_network_fails_on_keeps_the_numbers_of_the_others(
     whole = pipeline(model_folder, tmp_path / "whole", trainer, eta=0.0)
     expected = whole.run()
     run = pipeline(model_folder, tmp_path / "broken", trainer, eta=0.0, on_nonfinite="skip")
-    latent = whole.plan.latents().open().take([7])[0]
+    latent = whole.draws.output.open().take([7])[0]
     break_at(run, step=400, struck=latent)
     outcome = run.run()
     assert outcome.numbers == [i for i in range(70) if i != 7]
@@ -121,12 +122,12 @@ def test_a_sample_from_pure_noise_is_named_though_it_is_clipped(
 ) -> None:
     def broken(on_nonfinite: str) -> Pipeline:
         run = pipeline(model_folder, tmp_path, trainer, on_nonfinite=on_nonfinite)
-        if not run.plan.pure_noise().missing():
-            noise = run.plan.pure_noise().open().take([3])[0]
+        if not run.noise.output.missing():
+            noise = run.noise.output.open().take([3])[0]
             break_at(run, step=999, struck=noise, value=value)
         return run
 
-    broken("skip").in_domain()
+    broken("skip").in_domain_images()
     for file in (tmp_path / run_folder(broken("skip"))).glob("*.safetensors"):
         file.unlink()
     outcome = broken("skip").run()
@@ -137,7 +138,7 @@ def test_a_sample_from_pure_noise_is_named_though_it_is_clipped(
 
 
 def run_folder(run: Pipeline) -> str:
-    return run.plan.in_domain().folder.name
+    return run.in_domain.output.folder.name
 
 
 @pytest.mark.parametrize("kind", [DdimSolver, MultistepSolver])
@@ -157,7 +158,12 @@ def test_infinity_does_not_become_a_picture(kind: type[Solver], at: str, clip_x_
 
     denoiser = Infinite(torch.zeros(1, 2, 2), 1.0, Schedule.linear(1000))
     stage = Synthesis(
-        denoiser, step=999, solver=solver, eta=0.0, clip_x_0=clip_x_0, seed=0, on_nonfinite="skip"
+        toy_codec(denoiser, solver),
+        level=999,
+        eta=0.0,
+        clip_x_0=clip_x_0,
+        seed=0,
+        on_nonfinite="skip",
     )
     x_T = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     images = stage.predict_step(([0, 1, 2], x_T), 0)["images"]

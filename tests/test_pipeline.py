@@ -24,20 +24,22 @@ from ood_sampler.diffusion.solvers import (
     MultistepSolver,
     Solver,
 )
-from ood_sampler.measure import REAL
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.metrics.opinions import as_judged, of_judge, plain
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.prediction import lightning_trainer
-from ood_sampler.pipeline import Pipeline, check_model
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.estimate import work_of
+from ood_sampler.pipeline.measure import REAL
+from ood_sampler.pipeline.pipeline import Pipeline, check_codec
+from ood_sampler.pipeline.session import Session
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.record import results, write_run
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 from ood_sampler.store.artifacts import SHARD
-from tests.conftest import RESOLUTION, make_judges, smooth_images
+from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 
 SETTINGS: dict[str, Any] = {
     "step": 400,
@@ -68,7 +70,7 @@ def pipeline(
     also: tuple[int, ...] = (),
     **changes: Any,  # noqa: ANN401
 ) -> Pipeline:
-    return Pipeline(
+    return make_pipeline(
         model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
         domain=domain(),
         solver=solver or DdimSolver(steps=5, power=1),
@@ -96,6 +98,17 @@ def count_evaluations(run: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[in
 
 def all_images(run: Pipeline) -> Tensor:
     return torch.cat(list(run.run().images.blocks()))
+
+
+def inverted(run: Pipeline) -> Tensor:
+    run.session.obtain(run.inversion)
+    latents: Tensor = run.inversion.output.open().take(range(66))
+    return latents
+
+
+def anew(run: Pipeline) -> Session:
+    """A session that has recorded nothing, in the same folder."""
+    return Session(run.session.root, run.session.trainer)
 
 
 def artifact_bytes(root: Path) -> dict[str, bytes]:
@@ -142,7 +155,7 @@ def test_references_cost_no_more_than_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = pipeline(model_folder, tmp_path, trainer, round_trip=9, in_domain=20)
-    expected = [stage.evaluations for stage in run.plan.work()]
+    expected = [stage.evaluations for stage in work_of(run.targets)]
     calls = count_evaluations(run, monkeypatch)
     outcome = run.run()
     assert expected == [66 * 2, 9 * 2, 70 * 2, 20 * 5]
@@ -165,8 +178,8 @@ def test_references_cost_no_more_than_is_asked_for(
 def test_a_run_of_few_samples_makes_no_more_of_its_own_domain(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    plan = pipeline(model_folder, tmp_path, trainer, num_samples=12, in_domain=128).plan
-    assert plan.in_domain().count == 12
+    run = pipeline(model_folder, tmp_path, trainer, num_samples=12, in_domain=128)
+    assert run.in_domain.count == 12
 
 
 def test_evaluations_are_those_of_the_grid_and_no_more(
@@ -176,7 +189,7 @@ def test_evaluations_are_those_of_the_grid_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = pipeline(model_folder, tmp_path, trainer)
-    expected = [stage.evaluations for stage in run.plan.work()]
+    expected = [stage.evaluations for stage in work_of(run.targets)]
     calls = count_evaluations(run, monkeypatch)
     run.run()
     assert expected == [66 * 2, 66 * 2, 70 * 2, 70 * 5]
@@ -192,7 +205,7 @@ def test_a_repeated_run_computes_nothing_and_finds_the_same(
 ) -> None:
     before = artifact_bytes(reference)
     run = pipeline(model_folder, reference, trainer)
-    monkeypatch.setattr("ood_sampler.pipeline.compute", None)
+    monkeypatch.setattr("ood_sampler.pipeline.session.compute", None)
     outcome = run.run()
     assert all(stage.cached for stage in outcome.stages if stage.name != "measure")
     assert artifact_bytes(reference) == before
@@ -204,7 +217,7 @@ def test_the_estimate_is_of_what_is_left_to_do(
     fresh = pipeline(model_folder, tmp_path, trainer).estimate()
     assert [stage.name for stage in fresh.work] == ["invert", "reconstruct", "decode", "in-domain"]
     assert fresh.batch_size == 16
-    assert fresh.seconds_an_evaluation > 0
+    assert fresh.seconds_per_evaluation > 0
     # all files of a run but the PNGs, which hold a byte a value, and headers and keys
     stored = sum(len(data) for data in artifact_bytes(reference).values())
     pngs = 70 * 3 * RESOLUTION**2
@@ -215,7 +228,7 @@ def test_the_estimate_is_of_what_is_left_to_do(
     assert [stage.images for stage in more.work] == [0, 0, 76, 76]
     done = pipeline(model_folder, reference, trainer).estimate()
     assert sum(stage.evaluations for stage in done.work) == 0
-    assert done.seconds_an_evaluation == 0
+    assert done.seconds_per_evaluation == 0
     assert done.disk == pngs
 
 
@@ -238,11 +251,12 @@ def test_the_batch_size_suits_resolution_and_device(
     machine: str,
     expected: int,
 ) -> None:
-    plan = pipeline(model_folder, tmp_path, trainer, batch_size=None).plan
-    model = replace(plan.model, resolution=resolution)
-    assert replace(plan, model=model, machine=machine).batch_size == expected
-    given = replace(plan.settings, batch_size=7)
-    assert replace(plan, model=model, machine=machine, settings=given).batch_size == 7
+    run = pipeline(model_folder, tmp_path, trainer, batch_size=None)
+    run = replace(run, model=replace(run.model, resolution=resolution))  # type: ignore[type-var]
+    vars(run.session)["machine"] = machine
+    assert run.batch_size == expected
+    given = replace(run.settings, batch_size=7)
+    assert replace(run, settings=given).batch_size == 7
 
 
 def test_a_sweep_over_steps_inverts_once(
@@ -253,16 +267,16 @@ def test_a_sweep_over_steps_inverts_once(
 ) -> None:
     first = pipeline(model_folder, tmp_path, trainer, also=(300, 400, 700))
     calls = count_evaluations(first, monkeypatch)
-    first.invert()
+    first.session.obtain(first.inversion)
     assert sum(calls) == 66 * 4  # as many as step 700 alone: -1, 199, 399, 599
 
     for step in (300, 700):
         later = pipeline(model_folder, tmp_path, trainer, step=step)
         calls = count_evaluations(later, monkeypatch)
-        stored = later.invert().open().take(range(66))
+        stored = inverted(later)
         assert calls == []
         alone = pipeline(model_folder, tmp_path / "alone", trainer, step=step)
-        assert torch.equal(stored, alone.invert().open().take(range(66)))
+        assert torch.equal(stored, inverted(alone))
 
 
 @pytest.mark.parametrize(
@@ -284,11 +298,11 @@ def test_evaluations_of_a_sweep_are_those_of_the_solver(
     run = pipeline(
         model_folder, tmp_path, trainer, solver=solver, also=(300, 420, 700), eta=0.0, batch_size=64
     )
-    expected = [stage.evaluations for stage in run.plan.work()]
+    expected = [stage.evaluations for stage in work_of(run.targets)]
     calls = count_evaluations(run, monkeypatch)
-    run.invert()
+    run.session.obtain(run.inversion)
     assert sum(calls) == expected[0]
-    run.reconstruct()
+    run.session.obtain(run.reconstructions)
     assert sum(calls) == sum(expected[:2])
 
 
@@ -303,13 +317,13 @@ def test_results_of_another_solver_are_not_taken_for_its_own(
         BdiaSolver(steps=5, power=1),
         BdiaSolver(steps=5, power=1, gamma=0.5),
     ]
-    plans = [pipeline(model_folder, tmp_path, trainer, solver=solver).plan for solver in solvers]
-    assert len({plan.inversion().digest for plan in plans}) == len(solvers)
-    assert len({plan.in_domain().digest for plan in plans}) == len(solvers)
+    runs = [pipeline(model_folder, tmp_path, trainer, solver=solver) for solver in solvers]
+    assert len({run.inversion.output.digest for run in runs}) == len(solvers)
+    assert len({run.in_domain.output.digest for run in runs}) == len(solvers)
 
 
 def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -> Tensor:
-    run = Pipeline(
+    run = make_pipeline(
         model=FrozenModel(name="dog32", path="dog32", resolution=32),
         domain=embedded_domain(name="galaxy32", resolution=32, few_shot=66, held_out=10),
         solver=DdimSolver(steps=5, power=1),
@@ -319,9 +333,8 @@ def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -
         settings=Settings(**{**SETTINGS, "batch_size": batch_size}),
         root=root,
     )
-    run.invert()
-    samples = run.draw_and_decode(run.inverted())
-    return torch.cat(list(samples.open().blocks()))
+    run.session.obtain(run.samples)
+    return torch.cat(list(run.samples.output.open().blocks()))
 
 
 def test_samples_do_not_depend_on_the_batch_size(
@@ -396,9 +409,8 @@ def test_two_processes_give_the_samples_of_one_and_compute_nothing_twice(
     run = pipeline(model_folder, tmp_path, two, num_samples=40)
     denoiser: Any = run.model.denoiser
     denoiser.network = Noting(denoiser.network, tmp_path / "asked.txt")
-    run.invert()
-    inverted = run.inverted()
-    samples = run.draw_and_decode(inverted).open()
+    run.session.obtain(run.samples)
+    samples = run.samples.output.open()
     asked = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
     for step, images in (("0", 66), ("400", 40)):
         of_step = [image for at, image in asked if at == step]
@@ -490,14 +502,14 @@ def test_the_control_mixes_the_same_pictures_as_the_strategy(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = pipeline(model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="pair", points=20))
-    names = [type(sampler).__name__ for sampler in run.plan.controls()]
+    names = [type(control.sampler).__name__ for control in run.controls]
     assert names == ["LerpSampler", "CogSampler", "SlerpSampler"]
     run = pipeline(model_folder, tmp_path, trainer, sampler=CogSampler(references=3, cap=0.6))
-    assert vars(run.plan.controls()[-1]) == {"references": 3, "cap": 0.6, "among": None}
+    assert vars(run.controls[-1].sampler) == {"references": 3, "cap": 0.6, "among": None}
     run = pipeline(
         model_folder, tmp_path, trainer, sampler=SlerpSampler(partner="gaussian", points=20)
     )
-    assert len(run.plan.controls()) == 2
+    assert len(run.controls) == 2
 
 
 @pytest.mark.parametrize(
@@ -561,15 +573,15 @@ def test_a_model_of_zero_terminal_snr_samples_its_own_domain_from_its_noisiest_s
     scheduler |= {"prediction_type": prediction, "rescale_betas_zero_snr": True}
     file.write_text(json.dumps(scheduler))
     run = pipeline(folder, tmp_path / "artifacts", trainer, num_samples=6, step=998)
-    images = run.in_domain().open().take(range(6))
-    assert run.plan.last_step == (998 if prediction == "epsilon" else 999)
+    images = run.in_domain_images().take(range(6))
+    assert run.codec.last_level == (998 if prediction == "epsilon" else 999)
     assert images.isfinite().all()
     assert images.abs().max() <= 1
     assert images.std() > 0.05
-    check_model(run.model, run.solver, run.settings, [])
+    check_codec(run.codec, run.settings, [], resolution=RESOLUTION)
     message = r"inversion\.step must be (at most 998|in 0\.\.998 .*), got 999"
     with pytest.raises(ValueError, match=message):
-        check_model(run.model, run.solver, replace(run.settings, step=999), [])
+        check_codec(run.codec, replace(run.settings, step=999), [], resolution=RESOLUTION)
 
 
 def test_the_weights_are_those_of_before(
@@ -591,12 +603,14 @@ def test_each_judge_gives_the_figures_that_it_gives_alone(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = pipeline(model_folder, tmp_path, trainer, num_samples=8)
-    both = replace(run, judges=make_judges("features32", "imagenet", nearest_k=5), stages=[])
+    both = replace(
+        run, judges=make_judges("features32", "imagenet", nearest_k=5), session=anew(run)
+    )
     rows = both.run().rows
     extractor = both.judges[1].extractor
     samples, held_out = (
         extractor(torch.stack(list(images)))
-        for images in (torch.cat(list(run.plan.samples().open().blocks())), run.domain.held_out)
+        for images in (torch.cat(list(run.samples.output.open().blocks())), run.domain.held_out)
     )
     expected = jackknife(samples, held_out)
     assert rows[0].figures["imagenet/kid"] == pytest.approx(float(expected.value), rel=1e-4)
@@ -605,7 +619,7 @@ def test_each_judge_gives_the_figures_that_it_gives_alone(
             above = row.figures[f"{prefix}kid"] - rows[0].figures[f"{prefix}kid"]  # type: ignore[operator]
             assert row.figures[f"{prefix}kid_above"] == pytest.approx(above, rel=1e-6, abs=1e-9)
     alone = {row.name: row for row in run.run().rows}
-    second = replace(run, judges=make_judges("imagenet", nearest_k=5), stages=[])
+    second = replace(run, judges=make_judges("imagenet", nearest_k=5), session=anew(run))
     other = {row.name: row for row in second.run().rows}
     for row in rows:
         shown = as_judged(row.figures, None)

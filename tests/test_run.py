@@ -21,9 +21,9 @@ from ood_sampler.command.help import help_text, training_help_text
 from ood_sampler.config import CONF
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
+from ood_sampler.pipeline.search import Candidates, Search
 from ood_sampler.run import execute, main, run
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.search import Candidates, Search
 from ood_sampler.studies.base import Study
 from tests.conftest import RESOLUTION
 

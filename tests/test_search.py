@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.measure import Measure
 from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.estimate import work_of
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.search import Candidates, Choice, Search, Trial, _Judge
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.search import Candidates, Choice, Search, Trial, _Judge
 from ood_sampler.statistics.band import Point, Thresholds
 from tests.conftest import RESOLUTION, make_judges, smooth_images
 from tests.test_pipeline import count_evaluations, pipeline
@@ -84,7 +84,7 @@ def asked(make: Callable[..., Pipeline]) -> tuple[Choice, int, int]:
     """A choice, the evaluations it took in all, and those of the latents and references."""
     run = make()
     inverted = replace(run, also=STEPS)
-    others = [inverted.plan.inversion_work(), inverted.plan.work()[-1]]
+    others = work_of([inverted.inversion, inverted.in_domain])
     assert [work.name for work in others] == ["invert", "in-domain"]
     with pytest.MonkeyPatch.context() as patch:
         calls = count_evaluations(run, patch)
@@ -256,25 +256,24 @@ def described(*places: float) -> Described:
     return Described({"features32": features}, torch.zeros(len(features), 3, 1, 1))
 
 
-def judge(root: Path, *, away: float = 1) -> _Judge:
+def judge(*, away: float = 1) -> _Judge:
     few_shot, in_domain = described(0, away), described(90)
-    measure = Measure(
-        judges=make_judges(nearest_k=1),
-        root=root,
-        few_shot=few_shot,
-        held_out=few_shot.first(0),
-        in_domain=in_domain.features,
-        count=8,
+    return _Judge(
+        make_judges(nearest_k=1).headline,
+        few_shot.headline,
+        in_domain.features,
+        range(8),
+        range(8, 16),
+        Thresholds(0.5, 0.25, 0.01),
     )
-    return _Judge(measure, range(8), range(8, 16), Thresholds(0.5, 0.25, 0.01))
 
 
 def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> None:
-    judged = judge(tmp_path)
-    features = judged.measure.few_shot.headline
+    judged = judge()
+    features = judged.few_shot
     copies = judged.point(100, features[:8])
     assert (copies.retention, copies.novelty) == (1, 0)
-    strayed = judged.point(100, judged.measure.in_domain["features32"])
+    strayed = judged.point(100, judged.in_domain["features32"])
     assert (strayed.retention, strayed.novelty) == (0, 1)
     same = judged.point(100, features[8:])
     assert same.distance < copies.distance < strayed.distance
@@ -287,8 +286,8 @@ def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> Non
 
 
 def test_no_candidate_is_nearer_than_real_pictures(tmp_path: Path) -> None:
-    judged = judge(tmp_path)
-    features = judged.measure.few_shot.headline
+    judged = judge()
+    features = judged.few_shot
     floor = float(kernel_distance(features[:8], features[8:]))
     assert judged.floor == floor
     judged.__dict__["relative"] = Thresholds(0.8, 0.4, 0.01)
@@ -304,19 +303,19 @@ def test_thresholds_are_shares_of_what_real_pictures_reach(
     tmp_path: Path, away: float, novelty: float
 ) -> None:
     # a picture is new if it is farther than 1.4, which is how far those of the fit part lie apart
-    judged = judge(tmp_path, away=away)
+    judged = judge(away=away)
     assert judged.relative.retention == 0.5
     assert judged.relative.novelty == pytest.approx(0.25 * novelty, abs=1e-8)
-    assert judged.point(100, judged.measure.few_shot.headline[8:]).novelty == novelty
+    assert judged.point(100, judged.few_shot[8:]).novelty == novelty
 
 
 def test_retention_asked_is_that_of_pictures_that_the_models_own_domain_has_not(
     tmp_path: Path,
 ) -> None:
-    judged = judge(tmp_path)
+    judged = judge()
     # half of the fit part is in the model's own domain too
-    own = {"features32": judged.measure.few_shot.headline[:4].repeat(2, 1)}
-    lost = replace(judged, measure=replace(judged.measure, in_domain=own))
+    own = {"features32": judged.few_shot[:4].repeat(2, 1)}
+    lost = replace(judged, in_domain=own)
     assert lost.relative.retention == 0.25
 
 
@@ -325,7 +324,7 @@ def trial(*, retention: float, novelty: float, distance: float, usable: bool) ->
 
 
 def test_usable_ones_come_first_by_distance_and_others_by_what_they_lack(tmp_path: Path) -> None:
-    judged = judge(tmp_path)
+    judged = judge()
     judged.__dict__["relative"] = Thresholds(0.8, 0.4, 0.01)
     ranked = [
         trial(retention=0.8, novelty=0.4, distance=1.0, usable=True),

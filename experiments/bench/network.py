@@ -26,13 +26,17 @@ def default_solver() -> Solver:
 
 
 @cache
-def network() -> Denoiser:
+def frozen_model() -> FrozenModel:
     """Load it, and prepare the process and its weights."""
     keep_freed_memory()
-    # weights made in inference mode could not be used out of it
-    with torch.inference_mode(False):
-        denoiser = FrozenModel(name="dog32", path="dog32", resolution=32).denoiser
-        return denoiser.to(memory_format=torch.channels_last)
+    model = FrozenModel(name="dog32", path="dog32", resolution=32)
+    model.denoiser.to(memory_format=torch.channels_last)
+    return model
+
+
+def network() -> Denoiser:
+    """The network of `frozen_model`."""
+    return frozen_model().denoiser
 
 
 @cache
@@ -46,7 +50,7 @@ def some(count: int) -> Tensor:
     return torch.stack([galaxies()[index] for index in range(count)])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(images: Tensor, batch_size: int, calls: int) -> None:
     """Ask the network `calls` times about every image, and nothing else."""
     t = torch.tensor(STEP)

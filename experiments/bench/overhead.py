@@ -25,6 +25,7 @@ from experiments.bench.network import (
     best_batch,
     default_solver,
     evaluate,
+    frozen_model,
     galaxies,
     network,
     some,
@@ -108,20 +109,20 @@ def clock() -> Iterator[list[float]]:
 
 def stages(count: int, batch_size: int) -> None:
     """Invert and decode `count` images as a run does."""
-    denoiser, solver, few_shot = network(), default_solver(), galaxies()
+    codec, few_shot = frozen_model().codec(default_solver()), galaxies()
     trainer = functools.partial(lightning.Trainer, accelerator="cpu", devices=1)
     with tempfile.TemporaryDirectory() as folder:
         latents = Artifact(Path(folder), "inversion", {}, count, tuple(few_shot[0].shape))
         images = Artifact(Path(folder), "images", {}, count, latents.shape)
         compute(
-            Inversion(denoiser, at=[STEP], solver=solver, names=[str(i) for i in range(count)]),
+            Inversion(codec, at=[STEP], names=[str(i) for i in range(count)]),
             few_shot,
             {str(STEP): latents},
             trainer=trainer,
             batch_size=batch_size,
         )
         compute(
-            Synthesis(denoiser, step=STEP, solver=solver, eta=0.0, clip_x_0=False, seed=0),
+            Synthesis(codec, level=STEP, eta=0.0, clip_x_0=False, seed=0),
             Items(latents.open()),
             {"images": images},
             trainer=trainer,

@@ -33,8 +33,9 @@ from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.prediction import lightning_trainer
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings, configuration, model_makers
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.session import Session
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.store.files import digest, save_state
 from ood_sampler.store.versions import code_version
@@ -52,7 +53,7 @@ NEAR = 0.01
 
 def draw(pipeline: Pipeline, references: int, cap: float) -> Tensor:
     """Latents of the samples, shape (N, 3, 32, 32)."""
-    inverted = pipeline.inverted()
+    inverted = pipeline.inverted
     sampler = CogSampler(references, cap=cap)
     noise = SampleNoise(
         pipeline.settings.seed, range(pipeline.settings.num_samples), stream=Stream.LATENT
@@ -69,22 +70,21 @@ def names_of(latents: Tensor) -> list[str]:
 def decode(pipeline: Pipeline, latents: Tensor) -> dict[str, Tensor]:
     """Decode what is not stored, and give each image by the name of its latent."""
     key = {
-        "model": pipeline.model.digest,
-        "solver": configuration(pipeline.solver),
+        **pipeline.codec.identity,
         "step": pipeline.settings.step,
-        "code": code_version(type(pipeline.solver), *model_makers(pipeline.model)),
+        "code": code_version(*pipeline.codec.makers),
     }
-    folder = pipeline.root / f"decoded-{digest(key)[:16]}"
+    folder = pipeline.session.root / f"decoded-{digest(key)[:16]}"
     stored = {
         n: x for file in sorted(folder.glob("*.safetensors")) for n, x in load_file(file).items()
     }
     by_name = dict(zip(names_of(latents), latents, strict=True))
     missing = [name for name in by_name if name not in stored]
-    denoiser = pipeline.model.denoiser.to(memory_format=torch.channels_last)
+    pipeline.model.denoiser.to(memory_format=torch.channels_last)
     for start in range(0, len(missing), 64):
         block = missing[start : start + 64]
         z = torch.stack([by_name[name] for name in block])
-        images = clip(pipeline.solver.decode(denoiser, z, step=pipeline.settings.step))
+        images = clip(pipeline.codec.decode(z, pipeline.settings.step))
         made = dict(zip(block, images, strict=True))
         save_state(folder / f"{block[0]}.safetensors", made)
         stored |= made
@@ -110,10 +110,7 @@ def measure(pipeline: Pipeline, references: int, caps: Sequence[float]) -> list[
     images = decode(pipeline, torch.cat(list(drawn.values())))
     place = {name: i for i, name in enumerate(images)}
     rows = []
-    few_shot, held_out = (
-        pipeline.describe_images(part, getattr(pipeline.domain, part)).features
-        for part in ("few_shot", "held_out")
-    )
+    few_shot, held_out = (part.features for part in (pipeline.few_shot, pipeline.held_out))
     for judge in pipeline.judges:
         with torch.no_grad():
             blocks = torch.stack(list(images.values())).split(64)
@@ -161,10 +158,14 @@ def domains(folders: Sequence[str], few_shot: int, held_out: int) -> list[Target
 
 def pipeline_of(domain: TargetDomain, arguments: argparse.Namespace) -> Pipeline:
     """The run whose parts are used."""
+    model = FrozenModel(name="dog32", path="dog32", resolution=32)
+    trainer = functools.partial(
+        lightning_trainer, accelerator="cpu", devices=1, precision="32-true", tf32=False
+    )
     return Pipeline(
-        model=FrozenModel(name="dog32", path="dog32", resolution=32),
+        model=model,
+        codec=model.codec(MultistepSolver(steps=arguments.solver_steps, power=2)),
         domain=domain,
-        solver=MultistepSolver(steps=arguments.solver_steps, power=2),
         sampler=CogSampler(references=2, cap=1),
         judges=Judges(
             judges=["features32", "imagenet"],
@@ -174,9 +175,6 @@ def pipeline_of(domain: TargetDomain, arguments: argparse.Namespace) -> Pipeline
             nearest_k=5,
             seed=0,
         ),
-        trainer=functools.partial(
-            lightning_trainer, accelerator="cpu", devices=1, precision="32-true", tf32=False
-        ),
         settings=Settings(
             step=arguments.step,
             eta=0.0,
@@ -185,7 +183,7 @@ def pipeline_of(domain: TargetDomain, arguments: argparse.Namespace) -> Pipeline
             seed=0,
             batch_size=None,
         ),
-        root=arguments.output / "artifacts",
+        session=Session(arguments.output / "artifacts", trainer),
     )
 
 
@@ -233,7 +231,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for domain in domains(arguments.folder, arguments.few_shot, arguments.held_out):
         pipeline = pipeline_of(domain, arguments)
-        pipeline.invert()
+        pipeline.session.obtain(pipeline.inversion)
         for references, caps in CAPS.items():
             chosen = [cap for cap in caps if cap in (arguments.caps or caps)]
             rows += measure(pipeline, references, chosen)

@@ -20,9 +20,9 @@ from ood_sampler.command.folders import (
 )
 
 if TYPE_CHECKING:
-    from ood_sampler.pipeline import Outcome, Pipeline
+    from ood_sampler.pipeline.pipeline import Outcome, Pipeline
+    from ood_sampler.pipeline.search import Choice
     from ood_sampler.report.tracking import Entry, Tracker
-    from ood_sampler.search import Choice
     from ood_sampler.studies.base import Measured, Study
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def leave_study(
     from ood_sampler.record import protocol, settings
 
     found = {**settings(pipeline, HydraConfig.get().runtime.choices), **protocol(pipeline)}
-    told = [*notes, *pipeline.left_out]
+    told = [*notes, *pipeline.session.left_out]
     told += [f"{name}: left out, {why}" for name, why in pipeline.domain.skipped]
     if told:
         found["warnings"] = "; ".join(told)

@@ -7,7 +7,7 @@ import ast
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -160,7 +160,12 @@ def _find(target: str) -> tuple[_Module, ast.stmt] | None:
 def _parameters(module: _Module, node: ast.stmt) -> Iterator[tuple[str, Key]]:
     """Parameters of a function, or of the constructor of a class, its own or inherited."""
     if isinstance(node, ast.FunctionDef):
-        yield from _arguments(module, node, _meanings(node))
+        grouped = _grouped(node)
+        for name in grouped:
+            found = module.find(name)
+            if found is not None:
+                yield from _parameters(*found)
+        yield from _arguments(module, node, _meanings(node), but=grouped)
     if not isinstance(node, ast.ClassDef):
         return
     for inner in node.body:
@@ -179,11 +184,24 @@ def _parameters(module: _Module, node: ast.stmt) -> Iterator[tuple[str, Key]]:
                 yield name, _key(module, inner.annotation, meanings.get(name, ""))
 
 
+def _grouped(node: ast.FunctionDef) -> list[str]:
+    """Classes whose fields are parameters of a function (`ood_sampler.data.options.from_keys`)."""
+    calls = [call for call in node.decorator_list if isinstance(call, ast.Call)]
+    groups = [call.args for call in calls if ast.unparse(call.func) == "from_keys"]
+    return [ast.unparse(group) for some in groups for group in some]
+
+
 def _arguments(
-    module: _Module, node: ast.FunctionDef, meanings: Mapping[str, str]
+    module: _Module,
+    node: ast.FunctionDef,
+    meanings: Mapping[str, str],
+    *,
+    but: Collection[str] = (),
 ) -> Iterator[tuple[str, Key]]:
+    """Arguments of a function, without those that are annotated with some classes."""
     for argument in [*node.args.args, *node.args.kwonlyargs]:
-        if argument.arg != "self":
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        if argument.arg != "self" and annotation not in but:
             meaning = meanings.get(argument.arg, "")
             yield argument.arg, _key(module, argument.annotation, meaning)
 

@@ -21,30 +21,29 @@ from ood_sampler.data.listing import (
     user_path,
     warn_of_passed_over,
 )
-from ood_sampler.data.names import Numbered
-from ood_sampler.data.sources import Source
+from ood_sampler.data.sequences import Numbered
+from ood_sampler.data.sources import DataSource
 
 
 @dataclass(frozen=True)
 class FieldFacts:
-    """What reading a field has told beside its values."""
+    """Metadata of a field that was read."""
 
     bands: int
     filled: int
-    """Number of NaN that were replaced."""
+    """Number of NaN values that were replaced."""
 
     unit: str | None
 
 
-class ArraySource(Source):
+class ArraySource(DataSource[Field]):
     """Fields of one file that holds many, or of a folder of files that hold one each.
 
-    A file holds $(N, H, W)$ or $(N, C, H, W)$ or $(N, H, W, C)$; each file of a folder the same
-    without $N$, further axes of length 1 before these dropped. A folder with a single file is that
-    file. A shape that can be read in two ways is an error that asks for `Layout.band_axis`.
+    A file holds $(N, H, W)$, $(N, C, H, W)$ or $(N, H, W, C)$. Each file of a folder holds the same
+    without $N$; leading axes of length 1 are dropped. A folder with a single file is read as that
+    file. An ambiguous shape is an error that asks for `Layout.band_axis`.
 
-    Files are opened for each reading, and only the wanted field is read, except of compressed .npz
-    files, which are read whole.
+    Each read opens the file and reads the requested field only, but a compressed .npz file whole.
 
     Args:
         root: File or folder; hidden files and folders are left out.
@@ -52,15 +51,15 @@ class ArraySource(Source):
         key: The setting to name in errors.
 
     Raises:
-        FileNotFoundError: Nothing is there.
+        FileNotFoundError: The root does not exist.
         ImageError: The file cannot be read, or does not hold one array of that name and shape.
-        ValueError: A folder without such files.
+        ValueError: The folder holds no such files.
     """
 
     location: Path
 
     facts: dict[int, FieldFacts]
-    """Of each field that has been read, by index."""
+    """Metadata of each field that has been read, by index."""
 
     def __init__(self, root: str | Path, layout: Layout, *, key: str = "data.root") -> None:
         self._layout = layout
@@ -82,7 +81,7 @@ class ArraySource(Source):
         """Return field `index`, native float64 of shape $(C, H, W)$ with $C$ 1 or 3, all finite.
 
         Raises:
-            ImageError: It cannot be read, has another shape, or holds infinity, or NaN where the
+            ImageError: It cannot be read, has another shape, or holds infinity, or NaN if the
                 layout refuses it.
         """
         path = self.path(index)

@@ -1,4 +1,4 @@
-"""How much of the range of colours the images of a set use."""
+"""Measure how much of the range of colours a set of images uses."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 _CENTRAL = (0.01, 0.99)
-"""Quantiles between which values are counted: a hot pixel uses no range."""
+"""Quantiles between which the range is measured, so that a hot pixel does not count."""
 
 _NARROW = 0.1
-"""Less than this part of the range is worth a warning."""
+"""Smallest part of the range without a warning."""
 
 _LOOKED_AT = 64
-"""Images, at most: each has to be decoded."""
+"""Largest number of images to decode."""
 
 _BINS = 256
 
@@ -36,13 +36,13 @@ def used_range(images: Sequence[Tensor]) -> list[float]:
 def warn_of_narrow_range(name: str, images: "Dataset[Tensor]", *, bands: int | None = None) -> None:
     """Warn if images use less than a tenth of the range, as `used_range` measures it.
 
-    Up to 64 images are looked at, at even distances. All channels of pictures have to be narrow:
-    one may be empty. Of physical fields each band has a scale of its own, and one is enough.
+    Up to 64 evenly spaced images are measured. For images all channels must be narrow, as one may
+    be empty. For physical fields one band is enough, as each has a scale of its own.
 
     Args:
-        name: Of the domain.
+        name: Name of the domain.
         images: In [-1, 1], shape $(3, R, R)$ each.
-        bands: Of physical fields; None for pictures.
+        bands: Number of bands of physical fields; None for images.
     """
     count = len(images)  # type: ignore[arg-type]  # these data sets have a length
     shown = min(count, _LOOKED_AT)
@@ -64,7 +64,7 @@ def warn_of_narrow_range(name: str, images: "Dataset[Tensor]", *, bands: int | N
     warnings.warn(
         f"the few-shot images of {name} use {part:.1%} of the range of values (the central 98% of "
         f"them) and are nearly of one colour; {remedy}",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -1,8 +1,9 @@
-"""Read LMDB databases and trust nothing in them: a damaged one is an error and never a crash.
+"""Read LMDB databases defensively: a damaged one raises an error and never ends the process.
 
-The library itself maps the file and follows the numbers that it finds there, so that a wrong one
-ends the process. The format is that of LMDB 0.9 on little-endian machines of 64 bits, in which
-data sets are published: pages of one size, of which the first two say where the tree begins.
+The `lmdb` library maps the file and follows the numbers found there: a truncated file or a wrong
+number ends the process with SIGBUS or a failed assertion. The format is that of LMDB 0.9 on 64-bit
+little-endian machines, in which data sets are published: pages of one size, the first two of which
+say where the tree begins.
 """
 
 import os
@@ -10,31 +11,30 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 _HEADER = struct.Struct("<QHHHH")
-"""Of a page: its number, padding, kind, and the ends of the list of nodes and of the free space."""
+"""Header of a page: number, padding, kind, ends of the list of nodes and of the free space."""
 
 _META = struct.Struct("<IIQQIHHQQQQQIHHQQQQQQQ")
-"""Magic, version, address, map size; two trees; last page, transaction. A tree: page size or
-padding, options, depth; numbers of branches, leaves, overflow pages, entries; its root."""
+"""Magic, version, address, map size; two trees; last page, transaction. Each tree: page size or
+padding, flags, depth; numbers of branches, leaves, overflow pages and entries; root."""
 
 _NODE = struct.Struct("<HHHH")
-"""Low and high half of a size (of a value), further options, size of the key."""
+"""Low and high half of a value's size, flags, size of the key."""
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW, _IS_META = 1, 2, 4, 8
 _LARGE = 1
-"""Option of a node whose value lies on pages of its own."""
+"""Flag of a node whose value lies on pages of its own."""
 
 _NO_PAGE = 2**64 - 1
 _PAGE_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _DEEPEST = 32
-"""Levels of a tree that the library itself follows."""
+"""Largest depth of a tree that the library follows."""
 
 
 class DatabaseError(ValueError):
-    """A file is no whole LMDB database."""
+    """A file is not a complete LMDB database."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Leaf:
     """A page of entries, in the order of the database.
 
     Attributes:
-        page: its number.
-        keys: of the entries.
-        places: of the nodes on the page.
+        page: Its number.
+        keys: Keys of the entries.
+        places: Offsets of the nodes on the page.
     """
 
     page: int
@@ -56,11 +56,11 @@ class Database:
     """An LMDB database, open for reading while used as a context; no lock is taken.
 
     Args:
-        file: the file `data.mdb`.
+        file: The file `data.mdb`.
 
     Raises:
         OSError: It cannot be read.
-        DatabaseError: It is truncated, damaged, or has options that data sets have not.
+        DatabaseError: It is truncated, damaged, or has flags that data sets do not use.
     """
 
     def __init__(self, file: Path) -> None:
@@ -74,12 +74,7 @@ class Database:
     def __enter__(self) -> "Database":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     def leaves(self) -> Iterator[Leaf]:
@@ -90,7 +85,7 @@ class Database:
         """
         if self._root == _NO_PAGE:
             return
-        # pages still to read, the next one last, with their levels
+        # Pages still to read, the next one last, with their levels.
         waiting = [(self._root, 1)]
         visited, entries, last = 0, 0, b""
         while waiting:
@@ -114,7 +109,7 @@ class Database:
         """Read a page of entries.
 
         Raises:
-            DatabaseError: It is none, or damaged.
+            DatabaseError: It is not one, or damaged.
         """
         data, places = self._nodes(page, _LEAF)
         keys = []
@@ -127,7 +122,7 @@ class Database:
         return Leaf(page, keys, places)
 
     def value_size(self, leaf: Leaf, entry: int) -> int:
-        """Bytes of a value, as the database has it."""
+        """Return the size of a value in bytes, as the database states it."""
         low, high, _, _ = _NODE.unpack_from(self._page(leaf.page), leaf.places[entry])
         return int(low | high << 16)
 
@@ -135,7 +130,7 @@ class Database:
         """Read a value.
 
         Raises:
-            DatabaseError: The place that the database gives for it holds none of this size.
+            DatabaseError: There is no value of its size at the place that the database gives.
         """
         data, place = self._page(leaf.page), leaf.places[entry]
         low, high, options, key_size = _NODE.unpack_from(data, place)
@@ -162,7 +157,7 @@ class Database:
         return [low | middle << 16 | high << 32 for low, middle, high, _ in nodes]
 
     def _nodes(self, page: int, kind: int) -> tuple[bytes, list[int]]:
-        """A page, and the places of its nodes."""
+        """Return a page and the offsets of its nodes."""
         data = self._page(page)
         number, _, found, lower, upper = _HEADER.unpack_from(data)
         count, odd = divmod(lower - _HEADER.size, 2)
@@ -192,7 +187,7 @@ class Database:
         if self._page_size not in _PAGE_SIZES:
             raise DatabaseError(f"its pages have {self._page_size} bytes")
         meta = max(first, self._meta(self._page_size), key=lambda fields: fields[-1])
-        # of the two trees the second one holds the entries
+        # The second of the two trees holds the entries.
         _, options, self._depth, *_, self._entries, self._root, last, _ = meta[12:]
         if options:
             raise DatabaseError("its keys are integers, reversed or repeated")

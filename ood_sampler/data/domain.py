@@ -1,4 +1,4 @@
-"""A target domain: few-shot pictures to invert, held-out pictures to compare with."""
+"""A target domain: few-shot images to invert, held-out images to compare with."""
 
 import hashlib
 import warnings
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,25 +17,26 @@ from torch.utils.data import Dataset
 
 from ood_sampler.data.contrast import warn_of_narrow_range
 from ood_sampler.data.images import READER_VERSION, ImageError, fit_square, read_rgb
+from ood_sampler.data.options import from_keys
 from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.data.sources import ImageSource, open_source
-from ood_sampler.data.split import Picture, check_counts, inspect, split_sources
+from ood_sampler.data.split import Picture, Split, check_counts, inspect
 from ood_sampler.faults import printable
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
 _KEPT_BYTES = 2**28
-"""Of decoded pictures of a set: 87,000 of them at 32x32, 1,300 at 256x256."""
+"""Memory for decoded images of a set: 87,000 of them at 32x32, 1,300 at 256x256."""
 
 _FEW_SHOT = 500
-"""Of a shipped data set, the images before this index are few-shot, the others held-out."""
+"""Images of a shipped data set before this index are few-shot, the others held-out."""
 
 
 class ImageSet(Dataset[Tensor], ABC):
     """Square images of one resolution $R$; item $i$ is float32 in [-1, 1], shape $(3, R, R)$."""
 
     names: list[str]
-    """One name per image, in the order of the items; any writer of text takes it."""
+    """One printable name per image, in the order of the items."""
 
     resolution: int
     """$R$ in pixels."""
@@ -43,7 +44,7 @@ class ImageSet(Dataset[Tensor], ABC):
     digest: str
     """SHA-256 over the names, the stored bytes, the resolution and `READER_VERSION`.
 
-    Equal digests mean equal items, so that cached results may be named by it.
+    Equal digests mean equal items, so it can be the key of cached results.
     """
 
     upsampled: list[str]
@@ -56,22 +57,32 @@ class ImageSet(Dataset[Tensor], ABC):
     def __getitem__(self, index: int) -> Tensor: ...
 
 
-class SourceImages(ImageSet):
-    """Inspected pictures of a source, decoded at first access and kept, up to `_KEPT_BYTES`."""
+class InspectedImages(ImageSet):
+    """Images made of inspected items of a source; a subclass reads them again.
 
-    def __init__(
-        self, source: ImageSource, pictures: Sequence[Picture], *, resolution: int
-    ) -> None:
+    Args:
+        images: Metadata of the items.
+        resolution: $R$ in pixels.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], *, resolution: int) -> None:
         self.names = [printable(picture.name) for picture in pictures]
         self.resolution = checked_resolution(resolution)
-        self.upsampled = [
-            printable(picture.name) for picture in pictures if picture.shorter_side < resolution
-        ]
+        self.upsampled = [printable(p.name) for p in pictures if p.shorter_side < resolution]
         self.digest = digest_of(
             [picture.name for picture in pictures],
             (picture.sha256 for picture in pictures),
             resolution=resolution,
         )
+
+
+class SourceImages(InspectedImages):
+    """Inspected images of a source, decoded at first access and kept, up to `_KEPT_BYTES`."""
+
+    def __init__(
+        self, source: ImageSource, pictures: Sequence[Picture], *, resolution: int
+    ) -> None:
+        super().__init__(pictures, resolution=resolution)
         self._source = source
         self._pictures = list(pictures)
         self._decoded: dict[int, Tensor] = {}
@@ -80,7 +91,7 @@ class SourceImages(ImageSet):
         pixels = self._decoded.get(index)
         if pixels is None:
             pixels = self._decode(self._pictures[index])
-            # one pass follows another: the first ones that fit serve better than the last
+            # Images are read in whole passes, so the first that fit are as good as any others.
             if (len(self._decoded) + 1) * pixels.numel() <= _KEPT_BYTES:
                 self._decoded[index] = pixels
         return _to_float(pixels)
@@ -91,16 +102,14 @@ class SourceImages(ImageSet):
     def _decode(self, picture: Picture) -> Tensor:
         data = self._source.read(picture.index)
         path = self._source.path(picture.index)
-        # Results are cached under the digest of the bytes that were inspected.
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise ImageError(f"{path} has changed since the run began; start the run again")
+        check_unchanged(picture, hashlib.sha256(data).hexdigest(), path)
         return fit_square(read_rgb(data, name=path), self.resolution)
 
 
 class TensorImages(ImageSet):
-    """Images held in memory, resized at each access if their side is not the resolution.
+    """Images held in memory, resized at each access if their side differs from the resolution.
 
-    Whole images are resized: uint8 ones by `fit_square` (Lanczos), float ones by antialiased
+    Images of type uint8 are resized by `fit_square` (Lanczos), those of type float32 by antialiased
     bicubic interpolation, clamped to [-1, 1].
 
     Args:
@@ -146,8 +155,8 @@ class Part(ImageSet):
     """Some images of another set.
 
     Args:
-        images: the other set.
-        indices: of the images, in order.
+        images: The other set.
+        indices: Of the images, in order.
     """
 
     def __init__(self, images: ImageSet, indices: Sequence[int]) -> None:
@@ -166,108 +175,80 @@ class Part(ImageSet):
 
 @dataclass(frozen=True)
 class TargetDomain:
-    """The unseen domain of a run; no two pictures in it are the same."""
+    """The unseen domain of a run; no two of its images are equal."""
 
     name: str
     few_shot: ImageSet
     held_out: ImageSet
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """Pictures that were left out, each with the reason."""
+    """Images that were left out, each with the reason."""
 
     scale: FieldScale | None = None
-    """Of physical fields: what made colours of them and makes fields of images again."""
+    """For physical fields: the map from values to colours and back."""
 
     clipped: tuple[float, float] | None = None
-    """Of physical fields: the shares of few-shot and held-out values outside of `scale`."""
+    """For physical fields: the shares of few-shot and held-out values outside of `scale`."""
 
     unit: str | None = None
-    """Of physical fields: the unit of their values, where their files give it."""
+    """For physical fields: the unit of their values, if their files give it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
 
 
+@from_keys(Split)
 def folder_domain(
-    *,
-    name: str,
-    root: str,
-    resolution: int,
-    few_shot: int | None,
-    held_out: int | None,
-    held_out_root: str | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
+    split: Split, *, name: str, root: str, held_out_root: str | None, resolution: int
 ) -> TargetDomain:
-    """Make a domain of a user's pictures, in folders or zips, every used one decoded once.
-
-    Both sets follow a permutation of the sorted names that `seed` alone fixes: the first
-    `few_shot` readable pictures of `root`, then, from the rest of `root` or from all of
-    `held_out_root`, the first `held_out` readable ones. Of pictures that are equal at the model's
-    resolution, however they are stored, the first alone counts; the others are listed, with one
-    warning. So the few-shot set does not depend on `held_out`, and a smaller one begins a larger
-    one.
+    """Make a domain of a user's images, in folders, zip archives or LMDB databases.
 
     Args:
-        name: What the domain is called in tables.
-        root: Folder or zip archive.
+        split: Divides the images.
+        name: Name of the domain in tables.
+        root: Folder, zip archive or LMDB database.
+        held_out_root: The same for the held-out set; None splits `root`.
         resolution: Side of the images in pixels.
-        few_shot: Number of pictures to invert; None takes half of `root` without its repeats, all
-            of it beside a `held_out_root`, at most 500 either way.
-        held_out: Number of pictures to compare with; None takes all that are left.
-        held_out_root: Folder or zip archive of the held-out set; None splits `root`.
-        seed: Fixes the split.
-        on_error: Whether an unreadable picture ends the run or is left out and listed.
 
     Raises:
         FileNotFoundError: A root does not exist.
-        ImageError: `on_error` is `raise` and a picture is unreadable.
-        ValueError: There are too few pictures, or an argument is out of range.
+        ImageError: `split.on_error` is `raise` and an image is unreadable.
+        ValueError: There are too few images, or an argument is out of range.
     """
-    few_shot_source = open_source(str(root))
-    held_out_source = None
+    few_shot = open_source(str(root))
+    held_out = None
     if held_out_root is not None:
-        held_out_source = open_source(str(held_out_root), key="data.held_out_root")
-    return picture_domain(
-        name=name,
-        few_shot_source=few_shot_source,
-        held_out_source=held_out_source,
-        resolution=resolution,
-        few_shot=few_shot,
-        held_out=held_out,
-        seed=seed,
-        on_error=on_error,
-    )
+        held_out = open_source(str(held_out_root), key="data.held_out_root")
+    return picture_domain(split, few_shot, held_out, name=name, resolution=resolution)
 
 
 def picture_domain(
+    split: Split,
+    few_shot: ImageSource,
+    held_out: ImageSource | None,
     *,
     name: str,
-    few_shot_source: ImageSource,
-    held_out_source: ImageSource | None,
     resolution: int,
-    few_shot: int | None,
-    held_out: int | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
 ) -> TargetDomain:
-    """Make a domain of one or two sources of pictures, split as `split_sources` says."""
+    """Make a domain of one source of images, or of one for each set; every used one decoded once.
+
+    Args:
+        split: Divides the images.
+        few_shot: Source of the few-shot set.
+        held_out: Source of the held-out set; None splits the first.
+        name: Name of the domain in tables.
+        resolution: Side of the images in pixels.
+
+    Raises:
+        ImageError: `split.on_error` is `raise` and an image is unreadable.
+        ValueError: There are too few images, or the resolution is below 1.
+    """
     checked_resolution(resolution)
-    split = split_sources(
-        few_shot_source,
-        held_out_source,
-        partial(inspect, resolution=resolution),
-        few_shot=few_shot,
-        held_out=held_out,
-        seed=seed,
-        on_error=on_error,
-    )
+    chosen = split.choose(few_shot, held_out, partial(inspect, resolution=resolution))
     domain = TargetDomain(
         name=name,
-        few_shot=SourceImages(few_shot_source, split.few_shot, resolution=resolution),
-        held_out=SourceImages(
-            held_out_source or few_shot_source, split.held_out, resolution=resolution
-        ),
-        skipped=split.skipped,
+        few_shot=SourceImages(few_shot, chosen.few_shot, resolution=resolution),
+        held_out=SourceImages(held_out or few_shot, chosen.held_out, resolution=resolution),
+        skipped=chosen.skipped,
     )
     warn_of_upsampling(domain)
     warn_of_narrow_range(name, domain.few_shot)
@@ -277,14 +258,14 @@ def picture_domain(
 def embedded_domain(
     *, name: str, resolution: int, few_shot: int | None, held_out: int | None
 ) -> TargetDomain:
-    """Read a simulated domain that ships with the package: pictures, or fluxes with their scale.
+    """Read a simulated domain that ships with the package: images, or fluxes with their scale.
 
-    Its images 0 to 499 are for the few-shot set, the others for the held-out set, in this order.
+    The few-shot set takes its first images of 0 to 499, the held-out set those from 500 on.
 
     Args:
         name: Folder and file name below `assets`.
-        resolution: Side of the images in pixels; other than the stored one they are resized
-            as `TensorImages` says.
+        resolution: Side of the images in pixels; `TensorImages` resizes them if it differs from
+            the stored one.
         few_shot: Number of images to invert; None takes all 500.
         held_out: Number of images to compare with; None takes all.
 
@@ -344,7 +325,7 @@ def _embedded_images(name: str) -> tuple[Tensor, FieldScale | None, str | None]:
 
 
 def checked_resolution(resolution: int) -> int:
-    """Return a resolution that is possible.
+    """Return `resolution`.
 
     Raises:
         ValueError: It is below 1.
@@ -354,23 +335,33 @@ def checked_resolution(resolution: int) -> int:
     return resolution
 
 
+def check_unchanged(picture: Picture, sha256: str, path: str) -> None:
+    """Compare an item that is read again with the one that was inspected.
+
+    Raises:
+        ImageError: It differs: results are cached under the digest of what was inspected.
+    """
+    if sha256 != picture.sha256:
+        raise ImageError(f"{path} has changed since the run began; start the run again")
+
+
 def warn_of_upsampling(domain: TargetDomain) -> None:
-    """Warn once if pictures of a domain are smaller than its resolution."""
+    """Warn once if images of a domain are smaller than its resolution."""
     upsampled = [*domain.few_shot.upsampled, *domain.held_out.upsampled]
     if upsampled:
         warnings.warn(
             f"{len(upsampled)} pictures of {domain.name} are smaller than the model's "
             f"{domain.few_shot.resolution} pixels and are upsampled, {upsampled[0]} for example; "
             "results show the blur of that",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
 def digest_of(names: Sequence[str], hashes: Iterable[str], *, resolution: int) -> str:
-    """Hash what decides the items of a set: names, contents, resolution, `READER_VERSION`."""
+    """Hash all that items of a set depend on: names, contents, resolution, `READER_VERSION`."""
     digest = hashlib.sha256(f"{READER_VERSION} {resolution}".encode())
     for name, content in zip(names, hashes, strict=True):
-        # A file name need not be valid UTF-8. A NUL cannot be part of one: the joint is unique.
+        # A file name may be invalid UTF-8. It cannot contain NUL, which makes the joint unique.
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content.encode())
     return digest.hexdigest()
 

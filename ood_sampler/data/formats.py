@@ -1,4 +1,4 @@
-"""Arrays in NumPy, FITS and HDF5 files, read part by part; nothing is ever unpickled."""
+"""Read arrays in NumPy, FITS and HDF5 files part by part; never unpickle anything."""
 
 import math
 import os
@@ -25,7 +25,7 @@ FITS = (".fits", ".fit", ".fts", ".fz")
 HDF5 = (".h5", ".hdf5", ".hdf")
 ARRAYS = (".npy", ".npz", *FITS, *HDF5)
 
-# What the readers let escape on damaged files; FITS adds one of its own.
+# What readers raise on damaged files; FITS adds one of its own.
 _READER_ERRORS = (
     OSError,
     EOFError,
@@ -42,19 +42,19 @@ _READER_ERRORS = (
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in an open file, of which parts can be read."""
+    """An array in an open file; parts of it can be read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     get: Callable[[Any], npt.NDArray[Any]]
     in_memory: bool = False
     unit: str | None = None
-    """What the file says of its values: BUNIT in FITS, the attribute `units` or `unit` in HDF5."""
+    """Unit of the values: BUNIT in FITS, the attribute `units` or `unit` in HDF5."""
 
 
 @contextmanager
 def open_array(file: Path, array: str | None) -> Iterator[Stored]:
-    """Open the array of that name in a file, the only one for None.
+    """Open the array of that name in a file; None opens the only one.
 
     Raises:
         ImageError: The file cannot be read, or does not hold one such array of real numbers.
@@ -128,7 +128,7 @@ def _open_npz(file: Path, array: str | None) -> Iterator[Stored]:
 def _open_fits(file: Path, array: str | None) -> Iterator[Stored]:
     use = f"{file}, a FITS file,"
     fits = load_extra("astropy.io.fits", use=use)
-    # its errors derive from none of those of Python
+    # Its errors derive from no built-in one.
     tiles = load_extra("astropy.io.fits.hdu.compressed._compression", use=use)
     with file.open("rb") as stream:
         # The reader would unpack any amount of gzip, bzip2 or zip data.
@@ -136,7 +136,7 @@ def _open_fits(file: Path, array: str | None) -> Iterator[Stored]:
             raise ImageError(f"{file} is no FITS file or is packed; unpack it, or fetch it again")
     try:
         with warnings.catch_warnings():
-            # Of truncation, which is an error here, and of headers that are not standard.
+            # Warnings of truncation, which is an error here, and of non-standard headers.
             warnings.simplefilter("ignore")
             with fits.open(file, mode="readonly", memmap=False) as units:
                 unit = _image_unit(file, units, array)
@@ -156,7 +156,7 @@ def _open_fits(file: Path, array: str | None) -> Iterator[Stored]:
 @contextmanager
 def _open_hdf5(file: Path, array: str | None) -> Iterator[Stored]:
     h5py = load_extra("h5py", use=f"{file}, an HDF5 file,")
-    # A lock could not be had on a read-only disk.
+    # A lock cannot be taken on a read-only disk.
     with h5py.File(file, "r", locking=False) as root:
         names: list[str] = []
         # Links are not followed.
@@ -221,7 +221,7 @@ def _npy_header(stream: Any) -> _NpyHeader:  # noqa: ANN401 a file or a member o
     try:
         header = _NpyHeader(*read(stream))
     except (SyntaxError, tokenize.TokenError, MemoryError) as error:
-        # The parser of the header lets these escape.
+        # The parser of the header does not catch these.
         raise ValueError("its header is damaged") from error
     if min(header.shape, default=0) < 0:
         raise ValueError(f"its shape is {header.shape}")
@@ -248,7 +248,7 @@ def _image_unit(file: Path, units: Any, array: str | None) -> Any:  # noqa: ANN4
     elif array.isdecimal():
         chosen = [index for index in images if index == int(array)]
     else:
-        # Names of FITS know no case.
+        # FITS names are case-insensitive.
         wanted = array.upper().replace(" ", "")
         chosen = [index for index, unit in images.items() if wanted in _unit_names(unit)]
     if len(chosen) == 1:
@@ -273,7 +273,7 @@ def _unit_label(index: int, unit: Any) -> str:  # noqa: ANN401
 def _text_of(
     read: Callable[[], Any], errors: tuple[type[Exception], ...] = _READER_ERRORS
 ) -> str | None:
-    """Return a text of a header, None if there is none: a damaged one is no reason to stop."""
+    """Return a text of a header, None if it is missing or damaged: that is no reason to stop."""
     try:
         value = read()
         text = value.decode() if isinstance(value, bytes) else value

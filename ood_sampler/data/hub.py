@@ -1,37 +1,40 @@
-"""Image data sets of the Hugging Face hub, downloaded or from a local copy."""
+"""Read image data sets of the Hugging Face hub, downloaded or from a local copy."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.listing import user_path
-from ood_sampler.data.names import Numbered
+from ood_sampler.data.options import from_keys
+from ood_sampler.data.sequences import Numbered
 from ood_sampler.data.sources import MAX_BYTES, ImageSource, load_extra, read_file
+from ood_sampler.data.split import Split
 
 _SAVED = ("dataset_dict.json", "state.json")
-"""Files that `save_to_disk` leaves in a folder: of several splits, of one."""
+"""Files that `save_to_disk` leaves in a folder: for several splits, for one."""
 
 
-class HubSource(ImageSource):
-    """Pictures of one split of a data set, in its order; named by their number.
+class HubImages(ImageSource):
+    """Images of one split of a data set, in its order, named by their number.
 
-    Stored pictures are passed on as they are: nothing is decoded here.
+    The stored bytes are returned as they are: nothing is decoded here.
 
     Args:
         id: `owner/name` on the hub, or a folder: of `save_to_disk`, or a clone with Parquet files
-            or folders of pictures.
+            or folders of images.
         config: Configuration name; None takes the only or default one.
         revision: Branch, tag or commit on the hub; None takes the newest, and is right for folders.
         split: Name of the split, or a slice of one, such as `train[:1000]`. A folder of
-            `save_to_disk` that holds one split without a name is taken for `train`.
-        column: Name of the column with the pictures; None takes the only one.
-        key: The setting of `split`, to name in errors.
+            `save_to_disk` that holds one split without a name counts as `train`.
+        column: Name of the column with the images; None takes the only one.
+        key: The setting that gave `split`, for error messages.
 
     Raises:
-        FileNotFoundError: The data set is neither here nor can it be fetched.
+        FileNotFoundError: The data set is not on this machine and cannot be fetched.
         ValueError: The configuration, split or column does not exist, there are several columns of
-            pictures, the files are damaged, or the package datasets is not installed.
+            images, the files are damaged, or the package datasets is not installed.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class HubSource(ImageSource):
             self._column, datasets.Image(decode=False)
         )
         try:
-            # Numbers in the files are trusted when rows are read: wrong ones can end the process.
+            # Reading rows trusts the numbers in the files: wrong ones can end the process.
             self._rows.data.validate(full=True)
         except ValueError as error:
             raise ValueError(
@@ -78,8 +81,8 @@ class HubSource(ImageSource):
         return data
 
     def _inside(self, index: int, path: str) -> Path:
-        # The rows are written by others, and their paths could name any file of this machine.
-        # Links are followed first: those of the cache stay in it.
+        # Rows come from others, and their paths could name any file of this machine.
+        # Links are resolved first: those of the cache stay within it.
         try:
             file = Path(path).resolve()
         except (OSError, RuntimeError, ValueError) as error:
@@ -95,7 +98,9 @@ class HubSource(ImageSource):
         return file
 
 
+@from_keys(Split)
 def hub_domain(
+    division: Split,
     *,
     name: str,
     id: str,
@@ -105,56 +110,35 @@ def hub_domain(
     held_out_split: str | None,
     column: str | None,
     resolution: int,
-    few_shot: int | None,
-    held_out: int | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
 ) -> TargetDomain:
-    """Make a domain of a data set of the hub, split as `folder_domain` says.
+    """Make a domain of a data set of the hub.
 
     Args:
-        name: What the domain is called in tables.
-        id: As in `HubSource`, like the next three.
+        division: Divides the images.
+        name: Name of the domain in tables.
+        id: As in `HubImages`, like the next three.
         config: Likewise.
         revision: Likewise.
-        split: Likewise, of the few-shot pictures.
-        held_out_split: Split of the held-out pictures; None divides `split`.
-        column: As in `HubSource`.
-        resolution: As in `folder_domain`, like the rest.
-        few_shot: Likewise.
-        held_out: Likewise.
-        seed: Likewise.
-        on_error: Likewise.
+        split: Likewise, for the few-shot images.
+        held_out_split: The same for the held-out images; None divides `split`.
+        column: As in `HubImages`.
+        resolution: Side of the images in pixels.
 
     Raises:
-        FileNotFoundError: As `HubSource`.
-        ImageError: `on_error` is `raise` and a picture is unreadable.
-        ValueError: As `HubSource`, or there are too few pictures, or an argument is out of range.
+        FileNotFoundError: As `HubImages`.
+        ImageError: `division.on_error` is `raise` and an image is unreadable.
+        ValueError: As `HubImages`, or there are too few images, or an argument is out of range.
     """
-
-    def source(part: str, key: str) -> HubSource:
-        return HubSource(
-            str(id), config=config, revision=revision, split=part, column=column, key=key
-        )
-
-    few_shot_source = source(split, "data.split")
-    held_out_source = None
+    source = partial(HubImages, str(id), config=config, revision=revision, column=column)
+    few_shot = source(split=split)
+    held_out = None
     if held_out_split is not None:
-        held_out_source = source(held_out_split, "data.held_out_split")
-    return picture_domain(
-        name=name,
-        few_shot_source=few_shot_source,
-        held_out_source=held_out_source,
-        resolution=resolution,
-        few_shot=few_shot,
-        held_out=held_out,
-        seed=seed,
-        on_error=on_error,
-    )
+        held_out = source(split=held_out_split, key="data.held_out_split")
+    return picture_domain(division, few_shot, held_out, name=name, resolution=resolution)
 
 
 _DAMAGED = (ValueError, RuntimeError, KeyError, AttributeError, TypeError)
-"""What the package raises, which trusts what it has saved."""
+"""What the package raises on damaged files, as it trusts what it has saved."""
 
 
 def _load(
@@ -196,7 +180,7 @@ def _of_split(datasets: Any, saved: Any, split: str) -> Any:  # noqa: ANN401
         splits = dict(saved)
     if split in splits:
         return splits[split]
-    # A part that was saved, as of train[:100], goes by the name of the whole.
+    # A saved part, such as train[:100], is called by the name of the whole split.
     splits = {name.partition("[")[0]: rows for name, rows in splits.items()}
     sizes = {name: len(rows) for name, rows in splits.items()}
     try:
@@ -212,7 +196,7 @@ def _of_split(datasets: Any, saved: Any, split: str) -> Any:  # noqa: ANN401
 
 
 def _roots(datasets: Any, id: str) -> tuple[Path, ...]:  # noqa: ANN401
-    """Find the folders in which pictures that are files may lie, links resolved."""
+    """Return the folders in which image files may lie, links resolved."""
     hub = load_extra("huggingface_hub.constants", use=f"data.id={id}")
     config = datasets.config
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, hub.HF_HUB_CACHE)

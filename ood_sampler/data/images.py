@@ -1,4 +1,4 @@
-"""Encoded pictures to square uint8 tensors: any mode, size and orientation, by a stated rule."""
+"""Decode images of any mode, size and orientation to square uint8 tensors, by stated rules."""
 
 import struct
 import warnings
@@ -18,10 +18,10 @@ from ood_sampler.faults import printable
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own warning threshold, a quarter of a gigabyte as RGB; more is taken for a bomb."""
+"""Pillow's own warning threshold, a quarter of a gigabyte as RGB; more is rejected as a bomb."""
 
 READER_VERSION = 1
-"""Raised whenever a file gives other pixels than before; part of every digest."""
+"""Part of every digest; raise it when a file gives other pixels than before."""
 
 _ORIENTATION_TAG = 0x0112
 
@@ -35,7 +35,7 @@ _UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
-# What Pillow's decoders let escape on damaged files; it has no common base class for them.
+# What Pillow's decoders raise on damaged files, without a common base class.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -52,32 +52,33 @@ _DECODER_ERRORS = (
 
 
 class ImageError(ValueError):
-    """A picture or an archive cannot be used; the message names the file and the remedy."""
+    """An image or an archive cannot be used; the message names the file and the remedy."""
 
     kind: str = "unreadable"
-    """What is wrong in a word or two: errors of one kind are counted together."""
+    """The problem in a word or two; errors of one kind are counted together."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
 
 def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
-    """Decode one picture to uint8 RGB, shape $(H, W, 3)$.
+    """Decode one image to uint8 RGB, shape $(H, W, 3)$.
 
-    PNG, JPEG, WebP, TIFF and BMP are told apart by content, not by suffix. Rules, in this order:
+    The format (PNG, JPEG, WebP, TIFF or BMP) is detected by content, not by suffix. Rules, in this
+    order:
 
-    - the first frame of an animation; the EXIF orientation is applied; colour profiles, texts and
-      all other metadata are ignored, and an orientation that cannot be read is taken for upright;
+    - an animation gives its first frame; the EXIF orientation is applied, an unreadable one counts
+      as upright; colour profiles, texts and all other metadata are ignored;
     - 16-bit and 32-bit integer grey values are scaled linearly, 65535 to 255 (values outside of
       0...65535 are an error); float grey values, which have no agreed range, are scaled linearly
-      so that the picture's own minimum becomes 0 and its maximum 255 (a constant becomes 0);
+      so that the image's own minimum becomes 0 and its maximum 255 (a constant becomes 0);
     - transparency (alpha channel, transparent palette entry or colour) is composited over black,
       the colour of an empty sky;
     - grey, 1-bit, palette, CMYK, YCbCr and the rest become RGB as Pillow converts them.
 
     Args:
         data: The whole encoded file.
-        name: What to call the file in an error.
+        name: Name of the file in error messages.
 
     Raises:
         ImageError: The data is empty, truncated, damaged, not one of the five formats, larger than
@@ -86,8 +87,7 @@ def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     if not data:
         raise _error(name, "is empty")
     try:
-        # Pillow warns about odd metadata and large sizes; the first is harmless here, the second
-        # is an error below.
+        # Pillow warns about odd metadata, harmless here, and large sizes, an error below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(without_metadata(data)), formats=FORMATS) as image:
@@ -107,10 +107,9 @@ def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
 
 
 def fit_square(image: npt.NDArray[np.uint8], resolution: int) -> Tensor:
-    """Crop the centre to the shorter side, then resize to `resolution` by antialiased Lanczos.
+    """Crop the central square, then resize it to `resolution` by antialiased Lanczos.
 
-    A picture that already is `resolution` by `resolution` keeps its bytes. One whose shorter side
-    is less is upsampled; the caller sees that from its shape.
+    An image that is `resolution` by `resolution` keeps its pixels; a smaller one is upsampled.
 
     Args:
         image: uint8 RGB, shape $(H, W, 3)$.
@@ -146,8 +145,8 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose writes the metadata anew, which fails on tags that it cannot encode.
-    # Pillow has already turned a TIFF when it was loaded, and dropped the tag.
+    # ImageOps.exif_transpose rewrites the metadata, which fails on tags that it cannot encode.
+    # When a TIFF is loaded, Pillow turns it and drops the tag.
     try:
         transpose = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except _DECODER_ERRORS:

@@ -1,4 +1,4 @@
-"""How an array holds a field: which axes are which, which bands count, what NaN becomes."""
+"""Interpret an array as a field: find its axes, choose its bands, replace NaN."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class FieldError(ImageError):
     """A field cannot be used; errors of one kind are counted together.
 
     Args:
-        kind: What is wrong, in a word or two.
-        message: The sentence that names the file and the remedy.
+        kind: The problem, in a word or two.
+        message: Names the file and the remedy.
     """
 
     def __init__(self, kind: Kind, message: str) -> None:
@@ -36,19 +36,19 @@ class FieldError(ImageError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where in a file its fields are, and what is taken of them.
+    """Where a file holds its fields, and which parts of them are used.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
     array: str | None = None
-    """Name of the array in .npz and HDF5 files; of the HDU in FITS files its number from 0, its
+    """Name of the array in an .npz or HDF5 file; in a FITS file the number of the HDU (from 0), its
     name, or name and version (`SCI,2`). None takes the only one."""
 
     band_axis: BandAxis | None = None
-    """Whether bands are the `first` or `last` axis of a field, or it has `none`. None follows the
-    shape where it can be read in one way alone, see `find_bands`."""
+    """Whether bands are the `first` or `last` axis of a field, or there is `none`. None infers it
+    from an unambiguous shape, see `find_bands`."""
 
     bands: Sequence[int] | int | None = None
     """Indices of the bands to use, in this order, or a single one. None takes all."""
@@ -76,7 +76,7 @@ class Layout:
             place: The file, for errors.
 
         Raises:
-            FieldError: The shape does not fit, or can be read in two ways.
+            FieldError: The shape does not fit, or is ambiguous.
         """
         while values.ndim > 3 and values.shape[0] == 1:
             values = values[0]
@@ -88,13 +88,13 @@ class Layout:
         return self._chosen(bands, values.shape, place)
 
     def find_bands(self, shape: tuple[int, ...], place: str) -> int | None:
-        """Return the axis of the bands of a field, 0 or 2, None where it has none.
+        """Return the axis of the bands of a field, 0 or 2, or None without one.
 
-        Two axes are an image. Of three the bands are the first or last one: the only one of length
-        1, or the one that is shorter than two equal others. All else is asked for.
+        Two axes are height and width. Of three axes the bands are the first or last: the only one
+        of length 1, or the one shorter than two equal others. Other shapes are ambiguous.
 
         Raises:
-            FieldError: The shape does not fit `band_axis`, or can be read in two ways.
+            FieldError: The shape does not fit `band_axis`, or is ambiguous.
         """
         if len(shape) not in (2, 3):
             raise FieldError(
@@ -123,14 +123,14 @@ class Layout:
         return 0 if self.band_axis == "first" else 2
 
     def fill(self, field: Field, place: str) -> tuple[Field, int]:
-        """Replace NaN as `nan` says; return the field and how many there were.
+        """Replace NaN values as `nan` says; return the field and their number.
 
         Args:
             field: Shape $(C, H, W)$.
             place: The file, for errors.
 
         Raises:
-            FieldError: A value is infinite, or NaN where these are refused, or a band has no other.
+            FieldError: A value is infinite, or NaN though these are refused, or a whole band is.
         """
         nan = np.isnan(field)
         count = int(nan.sum())
@@ -173,10 +173,10 @@ class Layout:
 
 
 def check_stack(shape: tuple[int, ...], layout: Layout, place: str) -> None:
-    """Check that an array holds fields one behind the other, $(N, H, W)$ or $(N, C, H, W)$.
+    """Check that the first axis of an array counts its fields.
 
     Raises:
-        FieldError: It has another number of axes, or can be read in two ways.
+        FieldError: It does not have three or four axes, or is ambiguous.
     """
     if len(shape) not in (3, 4):
         raise FieldError(
@@ -201,7 +201,7 @@ def _unambiguous(shape: tuple[int, ...], place: str) -> int:
         return 0
     if first == middle and last < middle:
         return 2
-    # An image one pixel wide is none, whatever the other sides are.
+    # An axis of length 1 is never a side of an image.
     if 1 in (first, last) and sorted(shape)[1] > 1:
         return 0 if first == 1 else 2
     raise FieldError(
@@ -215,7 +215,7 @@ def _unambiguous(shape: tuple[int, ...], place: str) -> int:
 def _checked_bands(bands: Any) -> list[int]:  # noqa: ANN401 whatever a setting holds
     is_list = isinstance(bands, Sequence) and not isinstance(bands, str)
     indices = list(bands) if is_list else [bands]
-    # A bool is an int, but no index.
+    # A bool is an int, but not an index.
     if len(indices) not in (1, 3) or not all(type(i) is int and i >= 0 for i in indices):
         raise ValueError(
             "data.bands must be 1 or 3 indices from 0, for grey or for red, green and blue, "

@@ -1,4 +1,4 @@
-"""Limits of a scale of physical fields: given, or measured as quantiles of the few-shot values."""
+"""Find the limits of a scale: given, or measured as quantiles of the few-shot values."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ from torch import Tensor
 from ood_sampler.data.radiation import SCALINGS, FieldScale, make_scale
 
 _BINS = 2**16
-"""Bins in which quantiles are counted, at first between the smallest and the largest value."""
+"""Number of bins of a histogram, at first between the smallest and the largest value."""
 
 _ROUNDS = 4
-"""Times that bins are divided again, at most: then they are as fine as float64."""
+"""Largest number of times that bins are divided again, down to the precision of float64."""
 
 _FINE = 1e-3
-"""Bins are divided again while they are wider than this part of the range between two quantiles."""
+"""Width at which bins are fine enough, as a part of the range between the two quantiles."""
 
 _Interval = tuple[float, float]
 _Pairs = list[tuple[_Interval, _Interval]]
@@ -27,7 +27,7 @@ Limits = float | Sequence[float] | None
 
 @dataclass(frozen=True)
 class ScaleOptions:
-    """How the scale of a domain is to be made.
+    """How to make the scale of a domain.
 
     Raises:
         ValueError: An argument is out of range.
@@ -43,7 +43,7 @@ class ScaleOptions:
     """Upper limit, likewise."""
 
     quantiles: Sequence[float]
-    """Of the values (of the positive ones for `log`), which become the limits that are not given;
+    """Quantiles of the values (of the positive ones for `log`) that stand in for missing limits;
     0 and 1 are the smallest and the largest value."""
 
     softening: float
@@ -89,10 +89,10 @@ def measure_limits(
 ) -> tuple[list[float], list[float]]:
     """Find two quantiles of each band, over all values of all fields.
 
-    They are counted in 65,536 bins between the smallest and the largest value, equal on the scale
-    of logarithms if `positive`. Where an outlier makes these too wide to tell the two quantiles
+    Values are counted in 65,536 bins between the smallest and the largest, of equal width on a
+    logarithmic scale if `positive`. If an outlier makes the bins too wide to tell the two quantiles
     apart, the bin of each is divided again. The quantiles 0 and 1 are exact. Fields are read one at
-    a time, twice, and once more for each division.
+    a time, twice, and once more per division.
 
     Args:
         fields: Shape $(C, H, W)$ each; iterated several times.
@@ -126,7 +126,7 @@ def measure_limits(
 def _divided(
     fields: Iterable[Tensor], pairs: _Pairs, quantiles: Sequence[float], *, positive: bool
 ) -> _Pairs:
-    """Divide the intervals in which two quantiles of each band lie; return the bins they are in."""
+    """Divide the intervals that hold the quantiles of each band; return the bins that hold them."""
     counts = torch.zeros(len(pairs), 2, _BINS, dtype=torch.float64)
     below = torch.zeros(len(pairs), 2, dtype=torch.float64)
     total = torch.zeros(len(pairs), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Which files are pictures, and which others are passed over: those are counted by kind."""
+"""List the images of a folder or archive, and count by kind the files that are passed over."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from ood_sampler.faults import printable
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
 
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-"""Suffixes of files that may hold pictures but have to be unpacked first."""
+"""Suffixes of files that may hold images but must be unpacked first."""
 
 READ = "read"
-"""The kind of a file that is read."""
+"""Kind of a file that is read."""
 
 TEXT = "text"
-"""The kind of a file beside pictures that is none, and is not told of."""
+"""Kind of a file that is certainly no image, and not worth a mention."""
 
 LINKED_FOLDER, LINK = "linked folder", "link"
 _BROKEN_LINK, _NO_SUFFIX = "broken link", "without a suffix"
@@ -29,25 +29,25 @@ _TEXTS = {
     *(".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml"),
     *(".ini", ".cfg", ".html", ".htm", ".css", ".log", ".py", ".sh", ".db", ".md5", ".sha256"),
 }
-"""Suffixes of files that often lie beside pictures and never are any."""
+"""Suffixes of files that often lie beside images but are none."""
 
 _SUFFIX = re.compile(r"\.(?=.*[a-z])[a-z0-9]{1,8}")
-"""What counts as one: 0.5, 1.2.840 and the like are numbers in a name."""
+"""Pattern of a suffix; those of digits alone, as in `a0.5`, are numbers in a name."""
 
 _SIGNATURES = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM....\0{4}", re.DOTALL
 )
-"""How pictures of the formats that are read begin."""
+"""First bytes of images in the formats that are read."""
 
 START = 16
-"""Bytes that tell what a file without a suffix is."""
+"""Number of bytes that identify a file without a suffix."""
 
 _SHOWN = 6
-"""Kinds in a sentence, at most."""
+"""Largest number of kinds in a sentence."""
 
 
 class Listing:
-    """Names of pictures, and counts by kind of files that may be some but are not read."""
+    """Names of images, and counts by kind of files that may be images but are not read."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -55,16 +55,16 @@ class Listing:
         self._examples: dict[str, str] = {}
 
     def add(self, name: str, kind: str) -> None:
-        """Add a file of a kind that `kind_of` told, or `LINK` or `LINKED_FOLDER`."""
+        """Add a file of a kind that `kind_of` returned, or `LINK` or `LINKED_FOLDER`."""
         if kind == READ:
             self.names.append(name)
         elif kind != TEXT:
             self._counts[kind] += 1
-            # The smallest name: files are listed in no order.
+            # The smallest name, as files are listed in no order.
             self._examples[kind] = min(name, self._examples.get(kind, name))
 
     def passed_over(self) -> str:
-        """Say what is not read: how many of each kind, with an example; empty for nothing."""
+        """Return a sentence on files that are not read, with an example per kind; else empty."""
         kinds = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
         shown = [
             f"{count} {kind}{'s' if count > 1 and kind in _NOUNS else ''} "
@@ -79,8 +79,8 @@ class Listing:
 def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Listing:
     """List the files with some suffixes below a folder, in no order, as relative paths.
 
-    Hidden files and folders are left out. Linked folders are not entered: they could lead round in
-    circles, or to all of the disk.
+    Hidden files and folders are left out. Linked folders are not entered: they could form a cycle
+    or lead to the whole disk.
     """
     listing = Listing()
     for folder, folders, files in os.walk(root, onerror=_raise):
@@ -99,15 +99,15 @@ def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Listing:
 def kind_of(
     name: str, start: Callable[[], bytes | None], suffixes: tuple[str, ...] = SUFFIXES
 ) -> str:
-    """Tell what a file is by its suffix; a picture without one by how it begins.
+    """Identify a file by its suffix, an image without one by its first bytes.
 
     Args:
-        name: Of the file.
-        start: Reads its first `START` bytes; None for a link that leads nowhere.
-        suffixes: Of the files that are read.
+        name: Name of the file.
+        start: Reads its first `START` bytes; None for a broken link.
+        suffixes: Suffixes of the files that are read.
 
     Returns:
-        `READ`, `TEXT`, or the kind under which it is counted.
+        `READ`, `TEXT`, or the kind under which the file is counted.
     """
     if name.lower().endswith(suffixes):
         return READ
@@ -126,14 +126,14 @@ def kind_of(
 
 
 def it_holds(passed_over: str) -> str:
-    """End an error that nothing is there to be read."""
+    """Return the end of an error about a place without readable files."""
     return f"; it holds {passed_over}" if passed_over else ""
 
 
 def warn_of_passed_over(
     place: Path | str, passed_over: str, suffixes: tuple[str, ...] = SUFFIXES
 ) -> None:
-    """Warn of files beside those that are read, if there are any."""
+    """Warn of files that are not read, if there are any."""
     if passed_over:
         warnings.warn(
             f"passed over in {printable(str(place))}: {passed_over}; convert or unpack such files "
@@ -164,7 +164,7 @@ def files_below(root: Path) -> Iterator[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a part of a relative path is hidden or a Mac's shadow of a file."""
+    """Tell whether a part of a relative path is hidden or holds macOS metadata."""
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
@@ -172,7 +172,7 @@ def _start(path: Path) -> bytes | None:
     if path.is_file():
         with path.open("rb") as file:
             return file.read(START)
-    # Reading a named pipe would wait for ever.
+    # Reading a named pipe would block for ever.
     return None if path.is_symlink() else b""
 
 

@@ -1,4 +1,4 @@
-"""Images as physical fields in files: NumPy always, FITS where its package is installed."""
+"""Write images as physical fields: NumPy always, FITS if its package is installed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from ood_sampler.store.files import atomic
 from ood_sampler.store.sets import TensorSet
 
 _BLOCK = 2880
-"""Bytes that header and data of FITS are filled up to a multiple of."""
+"""Bytes of a FITS block; header and data are padded to whole blocks."""
 
 
 class GreyImages(TensorSet):
-    """Images whose three colours are equal: the mean of those of another set.
+    """Images of another set, the three colours of each pixel replaced by their mean.
 
-    What a model makes of a domain of one band is not quite grey, but stands for one value a pixel,
-    the one that `FieldScale.from_pictures` makes of it.
+    Samples of a domain of one band are not quite grey, but each pixel stands for one value, the one
+    that `FieldScale.from_pictures` gives.
     """
 
     def __init__(self, images: TensorSet) -> None:
@@ -41,7 +41,7 @@ class GreyImages(TensorSet):
 
 
 def as_bands(images: TensorSet, scale: FieldScale | None) -> TensorSet:
-    """Return images as their domain has them: grey where its fields have one band."""
+    """Return images as their domain has them: grey if its fields have one band."""
     single = scale is not None and len(scale.low) == 1
     return GreyImages(images) if single else images
 
@@ -57,8 +57,8 @@ def write_fields(
     """Write `samples.npy`, and `samples.fits` if astropy is installed; return their names.
 
     Args:
-        folder: Where to.
-        blocks: Yields the images, as for `write_physical`; called for each file.
+        folder: Folder of the files.
+        blocks: Yields the images, as for `write_physical`; called once per file.
         count: As for `write_physical`, like the scale.
         scale: Likewise.
         unit: As for `write_fits`.
@@ -78,10 +78,10 @@ def write_physical(path: Path, blocks: Iterable[Tensor], count: int, scale: Fiel
     r"""Write images as physical fields to a .npy file, shape $(N, C, H, W)$, block by block.
 
     Args:
-        path: The file; it appears once it is whole.
+        path: The file; it appears when it is complete.
         blocks: Images in [-1, 1], shape $(B, 3, H, W)$ each; at least one.
-        count: The number of all images.
-        scale: What their training set was scaled by (`TargetDomain.scale`).
+        count: Number of all images.
+        scale: Scale of their domain (`TargetDomain.scale`).
 
     Raises:
         OSError: The file cannot be written.
@@ -104,16 +104,16 @@ def write_fits(
 ) -> None:
     """Write images as physical fields to the primary array of a FITS file, block by block.
 
-    Its shape as NumPy has it is $(N, C, H, W)$, and $(N, H, W)$, a cube, of a single band. The
-    header gives the unit (BUNIT), and the scale: SCALING, LOWn, HIGHn and, of asinh, SOFTn of band
-    n from 1.
+    In NumPy's order its shape is $(N, C, H, W)$, for a single band a cube $(N, H, W)$. The header
+    gives the unit (BUNIT) and the scale: SCALING, LOWn, HIGHn and, for asinh, SOFTn of band n,
+    counted from 1.
 
     Args:
         path: As for `write_physical`, like the next three.
         blocks: Likewise.
         count: Likewise.
         scale: Likewise.
-        unit: Of the values; None if it is not known.
+        unit: Unit of the values; None if unknown.
 
     Raises:
         MissingPackageError: astropy is not installed.
@@ -164,6 +164,6 @@ def _header(shape: Sequence[int], scale: FieldScale, unit: str | None) -> Any:  
 
 def _ascii(unit: str | None) -> str | None:
     """Return a unit as FITS can hold it, None if it cannot."""
-    # Both characters for micro; the standard of FITS writes it u.
+    # Unicode has two characters for micro; FITS writes it u.
     text = (unit or "").replace("\N{MICRO SIGN}", "u").replace("\N{GREEK SMALL LETTER MU}", "u")
     return text if text and text.isascii() and text.isprintable() else None

@@ -1,4 +1,7 @@
-"""PNG files without their metadata: Pillow refuses whole images for a long text or profile."""
+"""Strip PNG files of metadata: a long text or damaged profile makes Pillow refuse the whole image.
+
+Lifting Pillow's limits does not help: a wrong checksum or length of a chunk still is an error.
+"""
 
 import struct
 import zlib
@@ -8,19 +11,19 @@ from dataclasses import dataclass
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _HEADER = struct.Struct(">I4s")
-"""Of a chunk: bytes of its body, its kind. A checksum of four bytes follows the body."""
+"""Header of a chunk: bytes of its body, its kind. A checksum of four bytes follows the body."""
 
 _ANCILLARY = 0x20
-"""Bit in the first letter of a chunk's kind: pixels can be decoded without the chunk."""
+"""Bit in the first letter of a chunk's kind: set if pixels can be decoded without the chunk."""
 
 _PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
-"""Ancillary chunks that decide the pixels: transparency, and the frames of an animation."""
+"""Ancillary chunks that change pixels: transparency, and the frames of an animation."""
 
 _KEYWORDS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
-"""Of texts that may hold an orientation."""
+"""Keywords of texts that may hold an orientation."""
 
 _LONGEST = 2**16
-"""Bytes of metadata in which an orientation is looked for; JPEG has no room for more."""
+"""Largest chunk that is searched for an orientation, in bytes; JPEG has no room for more."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,14 @@ class _Chunk:
     kind: bytes
     body: memoryview
     whole: memoryview
-    """With header and checksum."""
+    """Header, body and checksum."""
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Leave out of a PNG file whatever decides neither its pixels nor its orientation.
+    """Remove from a PNG file all chunks that affect neither its pixels nor its orientation.
 
-    No text is decompressed beyond `_LONGEST`, so that none can be a bomb. Data of other formats,
-    and all from the first damaged chunk on, are returned as they are.
+    No text is decompressed beyond `_LONGEST` bytes, so none can be a decompression bomb. Other
+    formats, and everything from the first damaged chunk on, are returned unchanged.
     """
     if not data.startswith(_MAGIC):
         return data
@@ -44,7 +47,7 @@ def without_metadata(data: bytes) -> bytes:
     end = len(_MAGIC)
     for chunk in _chunks(data):
         end += len(chunk.whole)
-        # Of several texts with one keyword the first one counts: many short ones are long again.
+        # Only the first text per keyword is kept: many short ones would add up to a long one.
         label = _may_orient(chunk)
         if _decides_pixels(chunk.kind) or (label and label not in orienting):
             kept.append(chunk.whole)
@@ -72,7 +75,7 @@ def _decides_pixels(kind: bytes) -> bool:
 
 
 def _may_orient(chunk: _Chunk) -> bytes:
-    """Return what a whole and short chunk with an orientation is called, empty for others."""
+    """Return a label if an intact, short chunk may hold an orientation, else an empty one."""
     if len(chunk.body) > _LONGEST or chunk.kind not in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
         return b""
     body = bytes(chunk.body)
@@ -85,11 +88,11 @@ def _may_orient(chunk: _Chunk) -> bytes:
 
 
 def _is_short(kind: bytes, rest: bytes) -> bool:
-    """Tell whether the text behind a keyword stays short when it is decompressed."""
+    """Tell whether the text after a keyword is still short when it is decompressed."""
     if kind == b"zTXt":
         packed = rest[1:]
     elif kind == b"iTXt" and rest[:1] != b"\0":
-        # The method, language and translated keyword come first.
+        # After the compression method, the language and the translated keyword.
         packed = rest[2:].split(b"\0", 2)[-1]
     else:
         return True

@@ -1,14 +1,17 @@
-"""Data sets as they are published: found in the layouts in use, and explained where missing."""
+"""Find data sets in the layouts in which they are published, or say how to obtain them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from ood_sampler.data.domain import TargetDomain, picture_domain
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.listing import PACKED, is_hidden, user_path, warn_of_passed_over
+from ood_sampler.data.options import from_keys
 from ood_sampler.data.sources import ImageSource, LmdbSource, ZipSource, open_source
+from ood_sampler.data.split import Split
+
+Layouts = Sequence[Sequence[str]]
 
 WHOLE = "."
 """The folder of a layout that is the root itself."""
@@ -16,22 +19,22 @@ WHOLE = "."
 
 @dataclass(frozen=True)
 class Origin:
-    """What a user without a data set needs to know; `conf/data/` holds one for each."""
+    """How to obtain a data set; `conf/data/` holds one for each."""
 
     what: str
     """Name and size of the data set."""
 
     where: str
-    """Where it can be had."""
+    """Where to get it."""
 
     licence: str
-    """Its licence, or who may use it."""
+    """Its licence, or the uses that are allowed."""
 
     layout: str
     """The files expected below the root."""
 
     def request(self) -> str:
-        """Return the sentences that tell how to come by the data set."""
+        """Return the sentences that tell how to obtain the data set."""
         return (
             f"It is {self.what}, from {self.where} (licence: {self.licence}). "
             f"Expected layout: {self.layout}. Set data.root to it, or the environment variable "
@@ -39,58 +42,44 @@ class Origin:
         )
 
 
+@from_keys(Split)
 def published_domain(
+    split: Split,
     *,
     name: str,
     root: str,
-    layouts: Sequence[Sequence[str]],
+    layouts: Layouts,
     resolution: int,
-    few_shot: int | None,
-    held_out: int | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
     origin: Origin,
 ) -> TargetDomain:
-    """Make a domain of a published data set, split as `folder_domain` says.
+    """Make a domain of a published data set.
 
     Args:
-        name: What the domain is called in tables.
-        root: Folder, zip archive or LMDB database; one folder above or below the expected one
-            will do.
-        layouts: Pairs of folders, one for few-shot and one for held-out pictures; equal ones are
-            split. The root itself is looked at first, then the folder above, then those right below
-            it (in an archive: from its top down); the first of these places with a pair counts, and
-            must hold one pair only. `.` is the root itself, where no other pair is found.
-        resolution: As in `folder_domain`, like the rest.
-        few_shot: Likewise.
-        held_out: Likewise.
-        seed: Likewise.
-        on_error: Likewise.
-        origin: How to come by the data set.
+        split: Divides the images.
+        name: Name of the domain in tables.
+        root: Folder, zip archive or LMDB database; the folder above or below the expected one also
+            works.
+        layouts: Pairs of folders, one for few-shot and one for held-out images; equal ones are
+            split. They are searched for in the root itself, in the folder above, then right below
+            the root (in an archive: from the top down); the first of these places with a pair
+            counts, and must hold one pair only. `.` is the root itself, used if no other pair is
+            found.
+        resolution: Side of the images in pixels.
+        origin: How to obtain the data set.
 
     Raises:
         FileNotFoundError: The root does not exist, or has none of the layouts.
-        ImageError: An archive or database is damaged, or a picture, with `on_error` of `raise`.
-        ValueError: The root holds the layout several times, there are too few pictures, or an
+        ImageError: An archive or database is damaged, or `split.on_error` is `raise` and an image
+            is unreadable.
+        ValueError: The root holds the layout several times, there are too few images, or an
             argument is out of range.
     """
-    few_shot_source, held_out_source = _find(
-        user_path(str(root), key="data.root"), layouts, name, origin
-    )
-    return picture_domain(
-        name=name,
-        few_shot_source=few_shot_source,
-        held_out_source=held_out_source,
-        resolution=resolution,
-        few_shot=few_shot,
-        held_out=held_out,
-        seed=seed,
-        on_error=on_error,
-    )
+    few_shot, held_out = _find(user_path(str(root), key="data.root"), layouts, name, origin)
+    return picture_domain(split, few_shot, held_out, name=name, resolution=resolution)
 
 
 def missing_data(name: str, root: Path, origin: Origin) -> FileNotFoundError:
-    """Return the error for a root that does not exist; it says how to come by the data set."""
+    """Return the error for a root that does not exist; it says how to obtain the data set."""
     packed = [f for f in (root.with_name(root.name + suffix) for suffix in PACKED) if f.is_file()]
     beside = f"There is {packed[0]}: unpack it, or set data.root to it. " if packed else ""
     return FileNotFoundError(
@@ -100,7 +89,7 @@ def missing_data(name: str, root: Path, origin: Origin) -> FileNotFoundError:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Folders of few-shot and of held-out pictures, equal ones to be split, below a base."""
+    """Folders of few-shot and of held-out images below a base; equal ones are to be split."""
 
     base: str
     few_shot: str
@@ -110,9 +99,6 @@ class _Pair:
     def place(self) -> str:
         """What to set `data.root` to."""
         return self.few_shot if self.few_shot == self.held_out else self.base
-
-
-Layouts = Sequence[Sequence[str]]
 
 
 def _find(
@@ -129,7 +115,7 @@ def _find(
             return few_shot, None if pair.few_shot == pair.held_out else place.open(pair.held_out)
     if any(WHOLE in layout for layout in layouts):
         source = _open_whole(root, origin)
-        # A database below the root bears another name than that of this data set.
+        # A database below the root is named after another data set.
         if source.location == root or not isinstance(source, LmdbSource):
             return source, None
     raise FileNotFoundError(
@@ -163,13 +149,13 @@ def _open_whole(root: Path, origin: Origin) -> ImageSource:
 
 
 class _Folder:
-    """A folder, at, above or right below which both parts of a layout are looked for."""
+    """Searches for both parts of a layout in a folder, above it, and right below it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def levels(self, layouts: Layouts) -> Iterator[list[_Pair]]:
-        """Yield the pairs that are there, the nearest first."""
+        """Yield the pairs that were found, the nearest first."""
         yield self._pairs([self.root], layouts)
         whole = self.root.absolute()
         above = []
@@ -197,13 +183,13 @@ class _Folder:
 
 
 class _Archive:
-    """A zip archive, in which both parts of a layout are looked for at any depth."""
+    """Searches for both parts of a layout in a zip archive, at any depth."""
 
     def __init__(self, path: Path) -> None:
         self.source = ZipSource(path)
 
     def levels(self, layouts: Layouts) -> Iterator[list[_Pair]]:
-        """Yield the pairs that are there, from the top of the archive down."""
+        """Yield the pairs that were found, from the top of the archive down."""
         pairs = [
             _Pair(base, str(PurePosixPath(base, few_shot)), str(PurePosixPath(base, held_out)))
             for few_shot, held_out in layouts
@@ -221,7 +207,7 @@ class _Archive:
         return {PurePosixPath(name).parts[0] for name in self.source.entries()}
 
     def _above(self, part: str) -> set[str]:
-        """Name the folders that hold pictures in a folder `part`."""
+        """Return the folders that hold images in a subfolder `part`."""
         splits = (f"/{name}".partition(f"/{part}/") for name in self.source.names)
         return {above.strip("/") or WHOLE for above, found, _ in splits if found}
 

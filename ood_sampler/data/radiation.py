@@ -1,4 +1,4 @@
-"""From physical fields to colours in [-1, 1], and back."""
+"""Map physical fields to colours in [-1, 1], and back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,21 +7,21 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-6  # of float32, in units of the colour
+_ROUNDING = 1e-6  # rounding error of float32, in units of the colour
 
 _FLOAT32 = (1e-30, 1e30)  # magnitudes that float32 holds to its full precision
 
 
 class FieldScale(ABC):
-    r"""Increasing map of physical values $F$ to colours, for each band of its own.
+    r"""Increasing map of physical values $F$ to colours, one per band.
 
     $$x = 2 \frac{b(F) - b(F_{\text{low}})}{b(F_{\text{high}}) - b(F_{\text{low}})} - 1$$
 
-    is -1 at `low` and 1 at `high`; subclasses say what $b$ is. Bands are the third axis from the
-    end: $(\dots, C, H, W)$. All computations are in float64.
+    It is -1 at `low` and 1 at `high`; subclasses define $b$. Bands are the third axis from the end:
+    $(\dots, C, H, W)$. All computations are in float64.
 
     Raises:
-        ValueError: unless both have the same number of bands (at least one) and each low is below
+        ValueError: `low` and `high` have no bands or differ in their number, or a low is not below
             its high.
     """
 
@@ -50,8 +50,8 @@ class FieldScale(ABC):
         """Map values of any real type to colours in [-1, 1], float32.
 
         Raises:
-            ValueError: if a value lies outside [low, high] or is not finite: nothing is clipped in
-                silence, `clip` does it on request.
+            ValueError: A value lies outside [low, high] or is not finite. Nothing is clipped
+                silently; use `clip` for that.
         """
         self._check_bands(flux)
         low, high = self._bent_limits(flux)
@@ -65,30 +65,27 @@ class FieldScale(ABC):
         return rgb.clamp(-1, 1).float()
 
     def to_flux(self, rgb: Tensor) -> Tensor:
-        """Map colours to values, the inverse of `to_rgb`; beyond [-1, 1] the scale goes on.
-
-        Values are of the type `dtype`.
-        """
+        """Map colours to values of type `dtype`, the inverse of `to_rgb`, also beyond [-1, 1]."""
         return self._to_double(rgb).to(self.dtype)
 
     def clip(self, flux: Tensor) -> tuple[Tensor, float]:
         """Limit values to [low, high], as `dtype`; return them and the fraction that was outside.
 
         Raises:
-            ValueError: if a value is NaN.
+            ValueError: A value is NaN.
         """
         clipped, fraction = self._limit(flux)
         return clipped.to(self.dtype), fraction
 
     def to_pictures(self, fields: Tensor) -> tuple[Tensor, float]:
-        r"""Make colour pictures of fields of one or three bands.
+        r"""Make colour images of fields of one or three bands.
 
         Args:
             fields: Finite values, shape $(\dots, C, H, W)$; those outside the limits are clipped.
 
         Returns:
-            Pictures in [-1, 1], float32, shape $(\dots, 3, H, W)$, a single band three times,
-            and the fraction of values that was clipped.
+            Images in [-1, 1], float32, shape $(\dots, 3, H, W)$, a single band repeated three
+            times, and the fraction of values that was clipped.
         """
         if len(self.low) not in (1, 3):
             raise ValueError(f"pictures must have 1 or 3 bands, got {len(self.low)}")
@@ -97,11 +94,11 @@ class FieldScale(ABC):
         return rgb.expand(*rgb.shape[:-3], 3, *rgb.shape[-2:]).contiguous(), fraction
 
     def from_pictures(self, pictures: Tensor) -> Tensor:
-        r"""Make physical fields of colour pictures, the inverse of `to_pictures`.
+        r"""Make physical fields of colour images, the inverse of `to_pictures`.
 
         Args:
-            pictures: Shape $(\dots, 3, H, W)$. For a single band the mean of the three colours is
-                taken, as a model does not keep them equal.
+            pictures: Shape $(\dots, 3, H, W)$. A single band is the mean of the three colours, as
+                a model does not keep them equal.
 
         Returns:
             Fields of $C$ bands, shape $(\dots, C, H, W)$, of the type `dtype`.
@@ -118,7 +115,7 @@ class FieldScale(ABC):
     def dtype(self) -> torch.dtype:
         """The smallest type that holds values between the limits.
 
-        It is float32 unless a limit is too small or too large for that, or rounding would change a
+        This is float32 unless a limit is too small or too large for it, or rounding would change a
         value by more than a millionth of the range: 1000 to 1000.001 needs float64.
         """
         smallest, largest = _FLOAT32
@@ -132,7 +129,7 @@ class FieldScale(ABC):
         return torch.float32 if held and fine else torch.float64
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all that `read_scale` needs, as plain values."""
+        """Return plain values from which `read_scale` makes the scale."""
         return {"scaling": self.scaling, "low": list(self.low), "high": list(self.high)}
 
     def _check(self, lowest: float, highest: float) -> None:
@@ -150,7 +147,7 @@ class FieldScale(ABC):
             raise ValueError(f"flux must be a number, got {int(flux.isnan().sum())} NaN values")
         low, high = (_column(bound, flux) for bound in (self.low, self.high))
         clipped = flux.double().clamp(low, high)
-        # The bounds are not exact in float32, so that a flux at one of them may seem outside.
+        # Bounds are not exact in float32: a flux at one of them may seem to lie outside.
         tolerance = _ROUNDING * torch.minimum(clipped.abs(), high - low)
         changed = (clipped - flux.double()).abs() > tolerance
         return clipped, float(changed.double().mean())
@@ -169,10 +166,10 @@ class FieldScale(ABC):
 
 
 class FluxScale(FieldScale):
-    """Logarithmic scale of positive fluxes: a factor is the same step everywhere.
+    """Logarithmic scale of positive fluxes: equal factors are equal steps.
 
     Raises:
-        ValueError: unless 0 < low < high < infinity in each band.
+        ValueError: A band does not have 0 < low < high < infinity.
     """
 
     scaling = "log"
@@ -216,7 +213,7 @@ class AsinhScale(FieldScale):
     Args:
         low: As in `FieldScale`, like `high`.
         high: Likewise.
-        softening: $s > 0$ of each band, in units of the field.
+        softening: $s > 0$, one per band, in units of the field.
     """
 
     scaling = "asinh"
@@ -248,13 +245,13 @@ SCALINGS = ("log", "linear", "asinh")
 def make_scale(
     scaling: str, low: Sequence[float], high: Sequence[float], *, softening: float
 ) -> FieldScale:
-    """Make the scale of a name.
+    """Make a scale by name.
 
     Args:
         scaling: `log`, `linear` or `asinh`.
-        low: Limits of each band.
-        high: Likewise.
-        softening: Of `asinh` alone, as a part of the larger of the limits' sizes.
+        low: Lower limits, one per band.
+        high: Upper limits, likewise.
+        softening: For `asinh` only, as a part of the larger absolute limit.
 
     Raises:
         ValueError: The name is unknown, or the limits do not fit it.
@@ -268,7 +265,7 @@ def make_scale(
 
 
 def read_scale(record: Mapping[str, Any]) -> FieldScale:
-    """Make the scale that `as_dict` has described.
+    """Make a scale from the result of `FieldScale.as_dict`.
 
     Raises:
         ValueError: The name is unknown, or the limits do not fit it.
@@ -280,5 +277,5 @@ def read_scale(record: Mapping[str, Any]) -> FieldScale:
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    """Return one float64 value for each band, to be broadcast over rows and columns."""
+    """Return one float64 value per band, to broadcast over rows and columns."""
     return torch.tensor(values, dtype=torch.float64, device=like.device).view(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""Where encoded pictures come from: folders, zip archives, LMDB databases; always in one order."""
+"""Read encoded images from folders, zip archives and LMDB databases, always in one order."""
 
 import lzma
 import os
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -34,14 +34,17 @@ from ood_sampler.data.listing import (
     user_path,
     warn_of_passed_over,
 )
-from ood_sampler.data.names import Keys
+from ood_sampler.data.sequences import Keys
 from ood_sampler.faults import install
 
+T_co = TypeVar("T_co", covariant=True)
+
 MAX_BYTES = 2**30
-"""No picture within the pixel limit needs more; a larger zip member is taken for a bomb."""
+"""Limit per file, more than any image within the pixel limit needs; a larger zip member is
+rejected as a zip bomb."""
 
 LMDB_FILE = "data.mdb"
-"""The file that makes a folder an LMDB database."""
+"""File that makes a folder an LMDB database."""
 
 _LONGEST_PATH = 4096
 
@@ -60,40 +63,40 @@ class MissingPackageError(ValueError):
     """A package of an optional extra is not installed; the message says how to install it."""
 
 
-class Source(ABC):
-    """Things to read by index, in an order that never varies; safe to hand to worker processes."""
+class DataSource(ABC, Generic[T_co]):
+    """Items read by index, in an order that never varies; can be pickled for worker processes."""
 
     location: Path | str
     """The folder, archive, database or data set."""
 
     names: Sequence[str]
-    """One name for each, unique within the source."""
+    """One name per item, unique within the source."""
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @abstractmethod
+    def read(self, index: int) -> T_co:
+        """Return item `index`.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+
     def path(self, index: int) -> str:
-        """Say where item `index` lies, for messages."""
+        """Name the location of item `index`, for messages."""
         return f"{self.location}/{self.names[index]}"
 
 
-class ImageSource(Source):
-    """Encoded pictures by index."""
+class ImageSource(DataSource[bytes]):
+    """Encoded images: `read` returns the bytes of a file that `read_rgb` can decode."""
 
     passed_over: str = ""
-    """Files beside them that may be pictures but are not read: how many of each kind."""
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """Return the encoded bytes of picture `index`.
-
-        Raises:
-            ImageError: The file cannot be read.
-        """
+    """Counts by kind of the files beside them that may be images but are not read."""
 
 
 class FolderSource(ImageSource):
-    """Pictures below a folder, as `list_folder` finds them.
+    """Images below a folder, as `list_folder` finds them.
 
     Names are paths relative to the folder with forward slashes, sorted by code point.
     """
@@ -109,13 +112,13 @@ class FolderSource(ImageSource):
 
 
 class ZipSource(ImageSource):
-    """Pictures in a zip archive, or in one folder of it; read in place, nothing is ever extracted.
+    """Images in a zip archive, or in one folder of it; nothing is extracted to disk.
 
-    Names are relative to `folder`, so that they are those of the unpacked folder.
+    Names are relative to `folder`, equal to those of the unpacked folder.
 
     Raises:
-        ImageError: The file is not a zip archive, or a member has an absolute path or `..` in it,
-            or is a link that leads out of the archive.
+        ImageError: The file is not a zip archive, or the path of a member is absolute or has `..`
+            in it, or a member is a link that leads out of the archive.
     """
 
     location: Path
@@ -158,14 +161,14 @@ class ZipSource(ImageSource):
         return f"{self.location}/{self._prefix}{self.names[index]}"
 
     def entries(self) -> list[str]:
-        """Return the names of all members, pictures or not."""
+        """Return the names of all members, images or not."""
         return self._open().namelist()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None}
 
     def _open(self) -> zipfile.ZipFile:
-        # A forked worker shares its parent's file position, so that each process opens its own.
+        # A forked worker shares its parent's file position, so each process opens its own.
         if self._archive is None or self._process != os.getpid():
             try:
                 self._archive = zipfile.ZipFile(self.location)
@@ -179,10 +182,10 @@ class ZipSource(ImageSource):
 
 
 class LmdbSource(ImageSource):
-    """Pictures that are the values of an LMDB database, as LSUN publishes them.
+    """Images that are the values of an LMDB database, as LSUN publishes them.
 
-    Names are the keys, in the order of the database. Values are read one at a time and no lock is
-    taken, so that a database on a read-only disk works.
+    Names are the keys, in the order of the database. Values are read one at a time, and no lock is
+    taken, so a read-only disk works.
 
     Args:
         folder: The folder that holds `data.mdb`.
@@ -223,7 +226,7 @@ class LmdbSource(ImageSource):
 
     @contextmanager
     def _open(self) -> Iterator[Database]:
-        # for each picture, as forked processes would share a file's position
+        # Once per image, as forked processes would share a file's position.
         try:
             with Database(self.location / LMDB_FILE) as database:
                 yield database
@@ -234,15 +237,14 @@ class LmdbSource(ImageSource):
 
 
 def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
-    """Open a folder or a zip archive of pictures, or an LMDB database; `key` is named in errors.
+    """Open a folder or zip archive of images, or an LMDB database; errors name `key`.
 
-    An LMDB database is a folder with `data.mdb`; a folder that holds no picture and one database
-    is taken for it.
+    An LMDB database is a folder with `data.mdb`, or a folder with one such folder and no image.
 
     Raises:
-        FileNotFoundError: Nothing is there.
-        ImageError: A file that is not a usable zip archive, or a damaged database.
-        ValueError: It holds no picture, or `root` is empty.
+        FileNotFoundError: `root` does not exist.
+        ImageError: It is a file but not a usable zip archive, or a damaged database.
+        ValueError: It holds no image, or is empty.
     """
     path = user_path(root, key=key)
     if not path.exists():
@@ -259,10 +261,10 @@ def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
 
 
 def load_training_images(root: str | Path, resolution: int) -> Tensor:
-    """Read all pictures of a folder or zip into one uint8 tensor, shape $(N, 3, R, R)$.
+    """Read all images of a folder or zip into one uint8 tensor, shape $(N, 3, R, R)$.
 
     Raises:
-        ImageError: A picture cannot be read.
+        ImageError: An image cannot be read.
     """
     source = open_source(root)
     images = torch.empty(len(source), 3, resolution, resolution, dtype=torch.uint8)
@@ -273,7 +275,7 @@ def load_training_images(root: str | Path, resolution: int) -> Tensor:
 
 
 def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
-    """Import a package of the optional extra `data`; `use` begins the sentence of the error.
+    """Import a package of the optional extra `data`; the error message begins with `use`.
 
     Raises:
         MissingPackageError: It is not installed.
@@ -288,13 +290,13 @@ def load_extra(module: str, *, use: str) -> Any:  # noqa: ANN401 a module
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file that is a picture.
+    """Read the bytes of an image file.
 
     Raises:
-        ImageError: It is no regular file, too large, or cannot be read.
+        ImageError: It is not a regular file, is too large, or cannot be read.
     """
     try:
-        # Reading a named pipe would wait for ever.
+        # Reading a named pipe would block for ever.
         if not path.is_file():
             raise ImageError(f"{path} is not a readable file; remove it")
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -355,7 +357,7 @@ def _check_link(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
 
 
 def _check_member(member: str, archive: Path) -> None:
-    # Archives packed on Windows may separate by backslashes and start with a drive letter.
+    # Archives packed on Windows may have backslashes and a drive letter.
     parts = member.replace("\\", "/").split("/")
     if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
         raise ImageError(

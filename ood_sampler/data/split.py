@@ -1,4 +1,4 @@
-"""Which pictures are few-shot and which held-out: each shown once, in one set alone."""
+"""Divide data sources into a few-shot and a held-out set without repeated images."""
 
 import hashlib
 import warnings
@@ -6,27 +6,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
-from ood_sampler.data.sources import ImageSource, Source
+from ood_sampler.data.sources import DataSource, ImageSource
 from ood_sampler.faults import printable
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=DataSource[Any])
 
 FEW_SHOT = 500
-"""Of a user's pictures no more are few-shot unless asked for."""
+"""Default size of the few-shot set, at most."""
 
 _MIN_IMAGES = 2
-"""The fewest that have a covariance."""
+"""Smallest set that has a covariance."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What reading a picture of a source once has told; `inspect` makes it."""
+    """Metadata of an inspected image; `inspect` makes it."""
 
     index: int
     name: str
@@ -34,13 +34,13 @@ class Picture:
     """Of the stored bytes."""
 
     content: str
-    """`content_of` the picture at the model's resolution: where it is equal the picture is."""
+    """`content_of` the image at the model's resolution; equal for equal images."""
 
     shorter_side: int
 
 
 def inspect(source: ImageSource, index: int, *, resolution: int) -> Picture:
-    """Read and decode picture `index` of `source`.
+    """Read and decode image `index` of `source`.
 
     Raises:
         ImageError: It is unreadable.
@@ -57,80 +57,103 @@ def inspect(source: ImageSource, index: int, *, resolution: int) -> Picture:
 
 
 def content_of(image: Tensor) -> str:
-    """Hash the values of an image or field: what the model sees, not how it is stored."""
+    """Hash the values that the model sees, independent of the file format."""
     return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Split:
-    """Pictures of two sets, no two of them the same, and what was left out with the reason."""
+class Chosen:
+    """Images of two sets, no two of them the same, and those left out with the reason."""
 
     few_shot: list[Picture]
     held_out: list[Picture]
     skipped: list[tuple[str, str]]
 
 
-def split_sources(
-    few_shot_source: S,
-    held_out_source: S | None,
-    inspect: Callable[[S, int], Picture],
-    *,
-    few_shot: int | None,
-    held_out: int | None,
-    seed: int,
-    on_error: Literal["raise", "skip"],
-) -> Split:
-    """Choose the pictures of both sets; of pictures with one content the first alone is chosen.
+@dataclass(frozen=True)
+class Split:
+    """How a data source is divided into a few-shot and a held-out set.
 
-    Only those that are chosen or left out are inspected, each once; without `few_shot` all of a
-    root of at most 1,000, to take half of those that differ. Where pictures are too few for a
-    number that was asked for because of repeats alone, a warning tells the smaller number.
-
-    Args:
-        few_shot_source: Where the few-shot set comes from.
-        held_out_source: Where the held-out set comes from; None takes the rest of the first.
-        inspect: Reads one item.
-        few_shot: As in `folder_domain`, like the rest.
-        held_out: Likewise.
-        seed: Likewise.
-        on_error: Likewise.
+    Both sets follow a permutation of the items that `seed` alone fixes: the few-shot set takes the
+    first usable ones, the held-out set those that come next, or the first ones of a source of its
+    own. Of items with equal content (`Picture.content`) only the first counts. So the few-shot set
+    does not depend on `held_out`, and a smaller one begins a larger one.
 
     Raises:
-        ImageError: `on_error` is `raise` and a picture is unreadable.
-        ValueError: There are too few pictures, or an argument is out of range.
+        ValueError: A field is out of range.
     """
-    check_counts(few_shot=few_shot, held_out=held_out)
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    sources = [few_shot_source] if held_out_source is None else [few_shot_source, held_out_source]
-    scans = [Scan(source, partial(inspect, source), seed=seed) for source in sources]
-    limit = _default_few_shot(scans) if few_shot is None else few_shot
-    chosen: dict[str, tuple[str, Picture]] = {}
-    few_shot_pictures = scans[0].take(limit, "few-shot", chosen)
-    held_out_pictures = scans[-1].take(held_out, "held-out", chosen)
 
-    unreadable = [entry for scan in scans for entry in scan.unreadable]
-    if unreadable and on_error == "raise":
-        raise ImageError(
-            f"{len(unreadable)} of {sum(scan.consumed for scan in scans)} pictures cannot be "
-            f"used{_by_kind([error for _, error in unreadable])}, or leave all such pictures out "
-            "with data.on_error=skip"
+    few_shot: int | None
+    """Number of images to invert. None takes half of the source without its repeats, or all of it
+    beside a held-out source, at most `FEW_SHOT` either way."""
+
+    held_out: int | None
+    """Number of images to compare with; None takes all that are left."""
+
+    seed: int
+    """Fixes the permutation."""
+
+    on_error: Literal["raise", "skip"]
+    """Whether an unreadable item ends the run or is left out and listed."""
+
+    def __post_init__(self) -> None:
+        check_counts(few_shot=self.few_shot, held_out=self.held_out)
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
+
+    def choose(
+        self,
+        few_shot_source: S,
+        held_out_source: S | None,
+        inspect: Callable[[S, int], Picture],
+    ) -> Chosen:
+        """Choose the items of both sets.
+
+        Only those that are chosen or left out are inspected, each once; if `few_shot` is None, all
+        of a source of at most twice `FEW_SHOT`, to take half of those that differ. Where only
+        repeats make the items too few for a requested number, a warning gives the smaller number.
+
+        Args:
+            few_shot_source: Source of the few-shot set.
+            held_out_source: Source of the held-out set; None takes the rest of the first.
+            inspect: Reads one item.
+
+        Raises:
+            ImageError: `on_error` is `raise` and an item is unreadable.
+            ValueError: There are too few items.
+        """
+        sources = [few_shot_source]
+        if held_out_source is not None:
+            sources.append(held_out_source)
+        scans = [Scan(source, partial(inspect, source), seed=self.seed) for source in sources]
+        limit = _default_few_shot(scans) if self.few_shot is None else self.few_shot
+        chosen: dict[str, tuple[str, Picture]] = {}
+        few_shot = scans[0].take(limit, "few-shot", chosen)
+        held_out = scans[-1].take(self.held_out, "held-out", chosen)
+
+        unreadable = [entry for scan in scans for entry in scan.unreadable]
+        if unreadable and self.on_error == "raise":
+            raise ImageError(
+                f"{len(unreadable)} of {sum(scan.consumed for scan in scans)} pictures cannot be "
+                f"used{_by_kind([error for _, error in unreadable])}, or leave all such pictures "
+                "out with data.on_error=skip"
+            )
+        _check_enough("few_shot", self.few_shot, few_shot, scans[0])
+        _check_enough("held_out", self.held_out, held_out, scans[-1])
+        _warn_of_repeats(
+            scans, {"few_shot": (self.few_shot, few_shot), "held_out": (self.held_out, held_out)}
         )
-    _check_enough("few_shot", few_shot, few_shot_pictures, scans[0])
-    _check_enough("held_out", held_out, held_out_pictures, scans[-1])
-    asked = {"few_shot": (few_shot, few_shot_pictures), "held_out": (held_out, held_out_pictures)}
-    _warn_of_repeats(scans, asked)
-    repeats = [entry for scan in scans for entry in scan.repeats]
-    left_out = [(name, str(error)) for name, error in unreadable]
-    return Split(few_shot_pictures, held_out_pictures, left_out + repeats)
+        repeats = [entry for scan in scans for entry in scan.repeats]
+        left_out = [(name, str(error)) for name, error in unreadable]
+        return Chosen(few_shot, held_out, left_out + repeats)
 
 
 class Scan(Generic[S]):
-    """The pictures of one source in the order of its split, each inspected at most once.
+    """The items of one source in a random order, each inspected at most once.
 
     Args:
-        source: Of the pictures.
-        inspect: Reads one.
+        source: Where the items come from.
+        inspect: Reads one item.
         seed: Fixes the order.
     """
 
@@ -139,24 +162,24 @@ class Scan(Generic[S]):
         order = torch.randperm(len(source), generator=generator)
         self.source = source
         self.consumed = 0
-        """Pictures that were taken or left out."""
+        """Number of items that were taken or left out."""
 
         self.unreadable: list[tuple[str, ImageError]] = []
         self.repeats: list[tuple[str, str]] = []
         self._inspect = inspect
-        # One number after the other: a list of millions would take more than their names.
+        # Lazily: a list of millions of numbers would take more memory than their names.
         self._rest: Iterator[int] = (int(index) for index in order.numpy())
         self._ahead: deque[Picture | tuple[str, ImageError]] = deque()
 
     def take(
         self, count: int | None, role: str, chosen: dict[str, tuple[str, Picture]]
     ) -> list[Picture]:
-        """Return the next `count` readable pictures that differ, fewer at the end.
+        """Return the next `count` usable items that differ, fewer at the end.
 
         Args:
             count: How many; None takes all.
-            role: What they are, for the reason why a repeated one is left out.
-            chosen: By content, those that were taken before; the new ones are added.
+            role: Name of the set, for the reason why a repeat is left out.
+            chosen: Items taken before, by content; new ones are added.
         """
         taken: list[Picture] = []
         while count is None or len(taken) < count:
@@ -175,7 +198,7 @@ class Scan(Generic[S]):
         return taken
 
     def count_repeats(self) -> int:
-        """Inspect all that is left, for `take` to return, and count the repeated pictures."""
+        """Inspect all remaining items, for `take` to return later, and count the repeats."""
         self._ahead.extend(self._look(index) for index in self._rest)
         contents = [found.content for found in self._ahead if isinstance(found, Picture)]
         return len(contents) - len({*contents})
@@ -194,10 +217,10 @@ class Scan(Generic[S]):
 
 
 def check_counts(*, few_shot: int | None, held_out: int | None) -> None:
-    """Refuse numbers of pictures that cannot be.
+    """Check the sizes of the few-shot and the held-out set.
 
     Raises:
-        ValueError: One is no whole number, or too small.
+        ValueError: One is not a whole number, or is too small.
     """
     for key, count in (("few_shot", few_shot), ("held_out", held_out)):
         if count is not None and not isinstance(count, int):
@@ -252,7 +275,7 @@ def _warn_of_repeats(
     for key, (count, pictures) in asked.items():
         if count is not None and len(pictures) < count:
             found.append(f"data.{key} becomes {len(pictures)}, not {count}")
-    warnings.warn("; ".join(found), stacklevel=4)
+    warnings.warn("; ".join(found), stacklevel=6)
 
 
 def _check_enough(key: str, asked: int | None, pictures: Sequence[Picture], scan: Scan[S]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import Dataset
 
+from ood_sampler.codecs.base import Codec
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
 from ood_sampler.modules.compilation import Compile, Mode
 from ood_sampler.store.artifacts import Artifact
@@ -94,6 +95,20 @@ class Stage(lightning.LightningModule):
             bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
             raise NonFiniteError(what, bad, remedy=remedy)
         return results
+
+
+class CodecStage(Stage):
+    """A stage of a codec, whose networks go where the stage goes.
+
+    Args:
+        codec: the frozen model.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+        for name, network in codec.networks.items():
+            self.add_module(name, network)
 
 
 def are_finite(items: Tensor) -> Tensor:
@@ -313,6 +328,8 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            # a denoiser may take gradients, which inference mode does not allow
+            inference_mode=False,
         )
     except (MisconfigurationException, TypeError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How long the network takes on this machine."""
+"""Time the network on this machine."""
 
 import statistics
 import time
@@ -8,30 +8,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ood_sampler.diffusion.denoiser import Denoiser
-from ood_sampler.modules.prediction import Batch, Stage, TrainerFactory, make_trainer
+from ood_sampler.codecs.base import Codec
+from ood_sampler.modules.prediction import Batch, CodecStage, TrainerFactory, make_trainer
 
 _WARM_UP, _TIMED = 1, 2
-"""Calls; the first one of a process also chooses kernels and allocates."""
+"""Numbers of calls; the first one of a process also chooses kernels and allocates."""
 
 
-class Timing(Stage):
+class Timing(CodecStage):
     """Time single evaluations of a batch.
 
     Args:
-        denoiser: the frozen model.
+        codec: the frozen model.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec)
         self.seconds: list[float] = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        _, x_t = batch
-        t = torch.tensor(self.denoiser.schedule.T // 2)
+        _, z = batch
         start = time.perf_counter()
-        self.denoiser.eps(x_t, t).sum().item()  # waits for the device
+        self.codec.probe(z).sum().item()  # waits for the device
         self.seconds.append(time.perf_counter() - start)
         return {}
 
@@ -48,8 +46,8 @@ class _Noise(Dataset[Batch]):
         return [], torch.randn(*self.shape, generator=generator)
 
 
-def seconds_an_evaluation(
-    denoiser: Denoiser, shape: Sequence[int], batch_size: int, *, trainer: TrainerFactory
+def seconds_per_evaluation(
+    codec: Codec, level: int, batch_size: int, *, trainer: TrainerFactory
 ) -> float:
     """Seconds of the network for one image and one evaluation, from two timed batches.
 
@@ -57,9 +55,9 @@ def seconds_an_evaluation(
     processes on one CPU share its cores.
 
     Args:
-        denoiser: the frozen model.
-        shape: of an image.
-        batch_size: images a call.
+        codec: the frozen model.
+        level: of the latents.
+        batch_size: images per forward pass.
         trainer: makes the Lightning trainer from its keyword arguments.
     """
     made = make_trainer(trainer, [])
@@ -68,10 +66,10 @@ def seconds_an_evaluation(
     def one_device(**settings: object) -> object:
         return trainer(**settings, devices=1, strategy="auto")
 
-    stage = Timing(denoiser)
+    stage = Timing(codec)
     make_trainer(one_device, []).predict(  # type: ignore[arg-type]
         stage,
-        DataLoader(_Noise((batch_size, *shape)), batch_size=None),
+        DataLoader(_Noise((batch_size, *codec.shape(level))), batch_size=None),
         return_predictions=False,
     )
     return statistics.mean(stage.seconds[_WARM_UP:]) / batch_size / devices

@@ -18,9 +18,10 @@ class InvertedSet:
     """The few-shot pictures and their latents.
 
     Attributes:
-        images: $x_0$ in $[-1, 1]$, $N$ of shape $(C, H, W)$.
-        latents: $x_t$ of the same pictures, in the same order.
-        schedule: noise schedule of the model.
+        images: $N$ images in the space of the latents, without noise: $x_0$ in $[-1, 1]$ itself,
+            or its code where an autoencoder stands around the model.
+        latents: $x_t$ of the same pictures, in the same order, of the same shape.
+        schedule: noise schedule of a diffusion model; None for other kinds.
         step: the step $t$ of the latents.
         in_domain: latents of the model's own domain at the same step, for strategies that ask for
             them (`Sampler.in_domain_images`); None for others.
@@ -28,9 +29,20 @@ class InvertedSet:
 
     images: TensorSet
     latents: TensorSet
-    schedule: Schedule
+    schedule: Schedule | None
     step: int
     in_domain: TensorSet | None = None
+
+    @property
+    def diffusion(self) -> Schedule:
+        """The noise schedule.
+
+        Raises:
+            ValueError: the model is no diffusion model.
+        """
+        if self.schedule is None:
+            raise ValueError("this strategy needs the noise schedule of a diffusion model")
+        return self.schedule
 
 
 class GaveUpError(ValueError):

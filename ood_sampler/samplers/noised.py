@@ -12,4 +12,4 @@ class NoisedSampler(Sampler):
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         index = noise.choice(len(inverted.images), 1)[:, 0]
         x_0 = inverted.images.take(index.tolist())
-        return inverted.schedule.diffuse(x_0, noise.normal(*x_0.shape[1:]), inverted.step)
+        return inverted.diffusion.diffuse(x_0, noise.normal(*x_0.shape[1:]), inverted.step)

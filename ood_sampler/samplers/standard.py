@@ -13,7 +13,7 @@ class StandardSampler(Sampler):
     """
 
     def check(self, inverted: InvertedSet) -> None:
-        last = inverted.schedule.last_invertible
+        last = inverted.diffusion.last_invertible
         if inverted.step < last:
             raise ValueError(
                 f"inversion.step must be {last} for StandardSampler, got {inverted.step}: pure "

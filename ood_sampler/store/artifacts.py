@@ -88,6 +88,10 @@ class Artifact:
         """Number of items in the missing shards."""
         return self.count - sum(self.expected(shard) for shard in self._verified())
 
+    def missing_bytes(self) -> int:
+        """Size of the missing items, as float32."""
+        return 4 * math.prod(self.shape) * self.missing_items()
+
     def write(self, shard: int, items: Tensor) -> None:
         """Store a shard, and on first use the key that names the folder."""
         if not self._is_tidy:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 _BLOCK_BYTES = 2**24
 """Of a block of float32 items: what is made of it in float64 stays below 0.2 GB."""
@@ -71,3 +72,43 @@ class Selected(TensorSet):
 
     def take(self, indices: Sequence[int]) -> Tensor:
         return self.items.take([self.indices[index] for index in indices])
+
+
+class Taken(TensorSet):
+    """A data set of single items as a tensor set.
+
+    Args:
+        items: the data set.
+        count: of its items, the first ones.
+    """
+
+    def __init__(self, items: Dataset[Tensor], count: int) -> None:
+        self.items = items
+        self.count = count
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.items[0].shape)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self.items[int(index)] for index in indices])
+
+
+class Empty(TensorSet):
+    """An empty set that knows its shape."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape = tuple(shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def __len__(self) -> int:
+        return 0
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        raise IndexError("the set is empty")

@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ood_sampler.data.domain import ImageSet
 from ood_sampler.data.radiation import FieldScale
 from ood_sampler.metrics.intensity import area_distance, areas, wasserstein_distance
 from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
-from ood_sampler.pipeline import Pipeline, Taken, label
-from ood_sampler.plan import configuration
+from ood_sampler.pipeline.nodes import configuration, label, taken
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.report.tables import IN_DOMAIN, number
-from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import Outcome, all_of, decide, separation
 from ood_sampler.statistics.intervals import interval, mean_interval
 from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.node import Node
 from ood_sampler.store.sets import Selected, TensorSet
 from ood_sampler.studies.base import (
     Heading,
@@ -146,11 +144,11 @@ class AstroStudy(Study):
         if self.morphology_images:
             check_statmorph()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return decoding(pipeline, [pipeline])
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        scale, held_out = pipeline.domain.scale, _taken(pipeline.domain.held_out)
+        scale, held_out = pipeline.domain.scale, taken(pipeline.domain.held_out)
         reference = self._values(held_out, scale)
         numbers = wave_numbers(pipeline.model.resolution).tolist()
         rows = []
@@ -262,15 +260,11 @@ def _settings(run: Run) -> dict[str, object]:
 
 def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
     """Name, role and images of each set that is compared with the held-out pictures."""
-    samples, kept, _ = pipeline.sampled()
-    yield label(pipeline.sampler), "strategy", Selected(samples.open(), kept)
-    control = _control(pipeline)
-    if control is not None:
-        pipeline.control(control)
-        yield f"{label(control)} in pixels", "control", pipeline.plan.mixed(control).open()
-    own, kept, _ = pipeline.own
-    yield IN_DOMAIN, "reference", Selected(own.open(), kept)
-    yield "few-shot pictures", "real", _taken(pipeline.domain.few_shot)
+    yield label(pipeline.sampler), "strategy", pipeline.sampled().images
+    for control in _control(pipeline):
+        yield control.title, "control", control.sampled().images
+    yield IN_DOMAIN, "reference", pipeline.own.images
+    yield "few-shot pictures", "real", taken(pipeline.domain.few_shot)
 
 
 def _equal_sized(sets: Sequence[tuple[str, str, TensorSet]]) -> list[tuple[str, str, TensorSet]]:
@@ -279,15 +273,11 @@ def _equal_sized(sets: Sequence[tuple[str, str, TensorSet]]) -> list[tuple[str, 
     return [(name, role, Selected(images, range(count))) for name, role, images in sets]
 
 
-def _control(pipeline: Pipeline) -> Sampler | None:
+def _control(pipeline: Pipeline) -> list[Pipeline]:
     """The run's strategy on the pictures, or the control of two pictures if it mixes none."""
-    controls = pipeline.plan.controls()
-    same = [c for c in controls if configuration(c) == configuration(pipeline.sampler)]
-    return next(iter(same + controls[::-1]), None)
-
-
-def _taken(images: ImageSet) -> Taken:
-    return Taken(images, len(images))
+    own, controls = configuration(pipeline.sampler), pipeline.controls
+    same = [control for control in controls if configuration(control.sampler) == own]
+    return (same + controls[::-1])[:1]
 
 
 def _fields(images: Tensor, scale: FieldScale | None) -> Tensor:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.opinions import as_judged
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import Band, Thresholds, find_band
 from ood_sampler.statistics.decision import TOO_FEW, Decision, all_of, decide
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
+from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -31,7 +31,6 @@ from ood_sampler.studies.base import (
     point,
     strategy_row,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
@@ -114,11 +113,11 @@ class BandwidthStudy(Study):
         for run in self._runs(pipeline):
             run.check()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return decoding(pipeline, self._runs(pipeline))
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.invert()
+        pipeline.session.obtain(pipeline.inversion)
         real, _ = pipeline.references()
         measure = pipeline.measure
         few_shot = measure.row("few-shot", "reference", measure.few_shot)
@@ -266,7 +265,7 @@ class BandwidthStudy(Study):
         self, pipeline: Pipeline, samplers: Sequence[Sampler] | None = None
     ) -> list[Pipeline]:
         return [
-            variant(pipeline, sampler=sampler, step=step)
+            pipeline.variant(sampler=sampler, step=step)
             for sampler in (self.samplers if samplers is None else samplers)
             for step in self._steps
         ]

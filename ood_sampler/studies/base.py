@@ -3,15 +3,15 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import of_judge, second_judges
-from ood_sampler.pipeline import Pipeline, label
-from ood_sampler.plan import in_domain_work
-from ood_sampler.report.estimate import Work
+from ood_sampler.pipeline.estimate import Work
+from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.statistics.band import Point
 from ood_sampler.statistics.decision import TOO_FEW, Outcome, Pool, advice
@@ -22,6 +22,7 @@ from ood_sampler.statistics.intervals import (
     with_bounds,
 )
 from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.node import Node
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_SHARED = ("own", "measure")
 
 Row = Mapping[str, Any]
 """One line of a study's table; `model` and `domain` say what it is about, None is no figure."""
@@ -101,9 +100,13 @@ class Study(ABC):
         """
         pipeline.check()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
-        """What the network has still to do, as far as it is known; for the estimate."""
-        return [pipeline.plan.inversion_work(), own_domain(pipeline)]
+    def targets(self, pipeline: Pipeline) -> list[Node]:
+        """Stored results that the answer is made of; their cost is the estimate."""
+        return [pipeline.inversion, pipeline.in_domain]
+
+    def unstored(self, pipeline: Pipeline) -> list[Work]:
+        """Further work, which is not stored or not known before others are done."""
+        return []
 
     @abstractmethod
     def measure(self, pipeline: Pipeline) -> Measured:
@@ -193,26 +196,6 @@ def standard_error(row: Row, key: str) -> float:
     return float(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * STANDARD_ERRORS)
 
 
-def variant(
-    pipeline: Pipeline,
-    *,
-    sampler: Sampler | None = None,
-    step: int | None = None,
-    eta: float | None = None,
-) -> Pipeline:
-    """The same run with another strategy, step or noise of decoding; None keeps the run's own."""
-    settings = replace(
-        pipeline.settings,
-        step=pipeline.settings.step if step is None else step,
-        eta=pipeline.settings.eta if eta is None else eta,
-    )
-    chosen = pipeline.sampler if sampler is None else sampler
-    made = replace(pipeline, sampler=chosen, also=(), settings=settings)
-    # what samples are compared with is the same, and is read and described once
-    vars(made).update({key: vars(pipeline)[key] for key in _SHARED if key in vars(pipeline)})
-    return made
-
-
 def fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> list[Sampler]:
     """Strategies that the few-shot pictures are enough for."""
     count = len(pipeline.domain.few_shot)
@@ -263,25 +246,11 @@ def check_left(rows: Sequence[Row], what: str) -> None:
         )
 
 
-def own_domain(pipeline: Pipeline) -> Work:
-    """Samples of the model's own domain."""
-    plan = pipeline.plan
-    return Work("in-domain", plan.in_domain().missing_items(), plan.evaluations(plan.last_step))
-
-
-def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Work]:
-    """What the samples of some runs, and all they are compared with, cost."""
-    return [
-        pipeline.plan.inversion_work(),
-        *in_domain_work([pipeline.plan, *(run.plan for run in runs)]),
-    ] + [
-        Work(
-            f"decode: {run.title}",
-            run.plan.samples().missing_items(),
-            run.plan.evaluations(run.settings.step),
-        )
-        for run in runs
-    ]
+def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Node]:
+    """Samples of some runs, and all that they are compared with."""
+    made = [run.samples for run in runs]
+    # the strategies that ask for latents of the model's own domain have samples of their own
+    return [pipeline.inversion, *made, pipeline.in_domain]
 
 
 def by_each_judge(
@@ -308,7 +277,7 @@ def strategy_row(run: Pipeline) -> dict[str, Any]:
         "strategy": label(run.sampler),
         "step": run.settings.step,
         "eta": run.settings.eta,
-        "evaluations": run.plan.evaluations(run.settings.step),
+        "evaluations": run.codec.decoding_evaluations(run.settings.step),
         "images": row.samples,
         **row.figures,
     }

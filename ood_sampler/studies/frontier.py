@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
-from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import TOO_FEW, Decision, Outcome, any_of, decide
 from ood_sampler.statistics.frontier import Trade, advantage, pareto
 from ood_sampler.statistics.intervals import interval
+from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -33,7 +34,6 @@ from ood_sampler.studies.base import (
     standard_error,
     strategy_row,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
 
@@ -183,14 +183,14 @@ class FrontierStudy(Study):
                 )
         check_fitting(pipeline, self.samplers)
         controls = fitting(pipeline, self.controls)
-        for run in (*self._runs(pipeline), *(variant(pipeline, sampler=s) for s in controls)):
+        for run in (*self._runs(pipeline), *(pipeline.variant(sampler=s) for s in controls)):
             run.check()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return decoding(pipeline, self._runs(pipeline))
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.invert()
+        pipeline.session.obtain(pipeline.inversion)
         real = pipeline.measure.real()
         rows: list[dict[str, Any]] = [
             {
@@ -206,7 +206,7 @@ class FrontierStudy(Study):
             if sampler.mixes:
                 known.setdefault(label(sampler), sampler)
         for name, sampler in known.items():
-            found = attempted(f"{name} in pixels", partial(pipeline.control_row, sampler))
+            found = attempted(f"{name} in pixels", pipeline.in_pixels(sampler).sample_row)
             if found is not None:
                 rows.append(
                     {
@@ -289,7 +289,7 @@ class FrontierStudy(Study):
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
         return [
-            variant(pipeline, sampler=sampler, step=step, eta=eta)
+            pipeline.variant(sampler=sampler, step=step, eta=eta)
             for sampler, step, eta in product(
                 fitting(pipeline, self.samplers), self._steps, self.etas
             )

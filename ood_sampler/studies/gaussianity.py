@@ -10,13 +10,13 @@ from torch import Tensor
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, most_tests
 from ood_sampler.latents.geometry import Criteria, set_criteria
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import all_of, decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.normality import SHAPIRO_RANGE
+from ood_sampler.store.node import Node
 from ood_sampler.store.sets import TensorSet
 from ood_sampler.studies.base import (
     Heading,
@@ -33,8 +33,7 @@ from ood_sampler.studies.in_domain import (
     IN_DOMAIN,
     SAMPLES,
     Sources,
-    inversion_work,
-    latents,
+    inversions,
 )
 
 if TYPE_CHECKING:
@@ -163,22 +162,22 @@ class GaussianityStudy(Study):
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
         self.sources.check(pipeline, least=SHAPIRO_RANGE[0])
-        d = math.prod(pipeline.plan.shape)
+        d = math.prod(pipeline.latent_shape)
         if self.tests > d:
             raise ValueError(
                 f"study.tests must be <= {d}, the coordinates of a latent, got {self.tests}"
             )
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
-        return inversion_work(self.sources, pipeline)
+    def targets(self, pipeline: Pipeline) -> list[Node]:
+        return inversions(self.sources, pipeline)
 
     def measure(self, pipeline: Pipeline) -> Measured:
         rows: list[Row] = []
         few_shot = self.sources.few_shot(pipeline)
         for name, run in ((FEW_SHOT, few_shot), (IN_DOMAIN, self.sources.in_domain(pipeline))):
-            for step, found in latents(run).items():
+            for step, found in run.latents().items():
                 rows.append(self._row(pipeline, name, step, found))
-        noise = WhiteNoise(pipeline.plan.shape, rows[0]["images"], seed=pipeline.settings.seed)
+        noise = WhiteNoise(pipeline.latent_shape, rows[0]["images"], seed=pipeline.settings.seed)
         rows.append(self._row(pipeline, WHITE, None, noise))
         return Measured(rows)
 

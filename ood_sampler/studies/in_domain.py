@@ -1,30 +1,27 @@
 """The two sets that diagnostics compare: pictures of the target domain and of the model's own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from ood_sampler.data.domain import (
     ImageSet,
     Part,
     SourceImages,
     TargetDomain,
-    TensorImages,
     warn_of_upsampling,
 )
 from ood_sampler.data.sources import ImageSource, open_source
 from ood_sampler.data.split import Picture, Scan, inspect
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
-from ood_sampler.modules.inversion import latent_at
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.report.estimate import Work
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
-from ood_sampler.store.sets import Selected, TensorSet
-from ood_sampler.studies.base import variant
+from ood_sampler.store.files import digest
+from ood_sampler.store.node import Node
 
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
@@ -125,23 +122,26 @@ class Sources:
         """
         given = self.in_domain_root is not None
         images = self._pictures(pipeline) if given else self._samples(pipeline)
-        # nothing is compared with held-out ones
-        domain = TargetDomain(name=IN_DOMAIN, few_shot=images, held_out=Part(images, ()))
+        domain = _own(images)
         warn_of_upsampling(domain)
         return self._at_all_steps(pipeline, domain)
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
         """The run that makes samples in the place of pictures of the model's own domain."""
         settings = replace(pipeline.settings, num_samples=self.count, in_domain=None)
-        return replace(pipeline, solver=_STAND_IN, settings=settings)
+        return replace(pipeline, codec=pipeline.model.codec(_STAND_IN), settings=settings)
+
+    def planned(self, pipeline: Pipeline) -> Pipeline:
+        """As `in_domain`, but samples of the model need not be made yet."""
+        if self.in_domain_root is not None:
+            return self.in_domain(pipeline)
+        return self._at_all_steps(pipeline, _own(MadeImages(self.stand_in(pipeline).in_domain)))
 
     def _samples(self, pipeline: Pipeline) -> ImageSet:
         made = self.stand_in(pipeline)
-        samples = made.in_domain()
-        kept = made.usable(samples, "in-domain sample")
-        pictures = torch.cat([to_uint8(block) for block in samples.open().blocks()])[kept]
-        names = [f"sample{i}" for i in kept]
-        return TensorImages(pictures, names, resolution=pipeline.model.resolution)
+        pipeline.session.obtain(made.in_domain)
+        kept = made.finite(made.in_domain.output.open(), "in-domain sample")
+        return MadeImages(made.in_domain, kept)
 
     def _pictures(self, pipeline: Pipeline) -> ImageSet:
         source = self._source()
@@ -157,42 +157,56 @@ class Sources:
         return open_source(str(self.in_domain_root), key="study.in_domain_root")
 
     def _at_all_steps(self, pipeline: Pipeline, domain: TargetDomain) -> Pipeline:
-        run = variant(pipeline, step=min(self.steps))
+        run = pipeline.variant(step=min(self.steps))
         settings = replace(run.settings, round_trip=None)
         return replace(run, domain=domain, settings=settings, also=tuple(sorted(self.steps)))
 
 
-def latents(pipeline: Pipeline) -> dict[int, TensorSet]:
-    """Invert, and give the finite latents of each step."""
-    pipeline.invert()
-    names = pipeline.domain.few_shot.names
-    return {
-        step: Selected(artifact.open(), pipeline.usable(artifact, latent_at(step), names))
-        for step, artifact in pipeline.plan.inversions().items()
-    }
+class MadeImages(ImageSet):
+    """Images that a node makes, rounded to 8 bits, as pictures are stored.
+
+    Args:
+        node: decodes them.
+        kept: numbers of those that are used; None takes all.
+    """
+
+    def __init__(self, node: Node, kept: Sequence[int] | None = None) -> None:
+        self.node = node
+        self.kept = list(range(node.count) if kept is None else kept)
+        self.names = [f"sample{i}" for i in self.kept]
+        self.resolution = node.output.shape[-1]
+        self.upsampled = []
+        self.digest = digest({"images": node.output.digest, "kept": self.kept, "bits": 8})
+
+    def __getitem__(self, index: int) -> Tensor:
+        levels = to_uint8(self.node.output.open().take([self.kept[index]]))[0]
+        return levels.float() / 127.5 - 1
 
 
-def inversion_work(sources: Sources, pipeline: Pipeline) -> list[Work]:
-    """Evaluations of the latents of both sets, at most."""
-    few_shot = sources.few_shot(pipeline)
-    own = few_shot.solver.inversion_evaluations(sources.steps, T=pipeline.model.schedule.T)
-    work = [few_shot.plan.inversion_work(), Work("invert in-domain", sources.in_domain_count, own)]
-    if sources.in_domain_root is None:
-        plan = sources.stand_in(pipeline).plan
-        missing = plan.in_domain().missing_items()
-        work.append(Work("in-domain", missing, plan.evaluations(plan.last_step)))
-    return work
+def _own(images: ImageSet) -> TargetDomain:
+    """The model's own domain; nothing is compared with held-out pictures of it."""
+    return TargetDomain(name=IN_DOMAIN, few_shot=images, held_out=Part(images, ()))
 
 
-def reconstruction_work(sources: Sources, pipeline: Pipeline) -> list[Work]:
-    """Evaluations that decode the latents of both sets again, at most."""
-    few_shot = sources.few_shot(pipeline)
-    runs = [variant(few_shot, step=step) for step in sources.steps]
+def inversions(sources: Sources, pipeline: Pipeline) -> list[Node]:
+    """Latents of both sets."""
+    return of_both(sources, pipeline, lambda run: run.inversion)
+
+
+def reconstructions(sources: Sources, pipeline: Pipeline) -> list[Node]:
+    """Latents of both sets, decoded again."""
     return [
-        Work(
-            f"reconstruct, t = {run.settings.step}",
-            run.plan.reconstructions().missing_items() + sources.in_domain_count,
-            run.plan.evaluations(run.settings.step),
-        )
-        for run in runs
+        node
+        for step in sources.steps
+        for node in of_both(sources, pipeline, partial(_reconstructions, step=step))
     ]
+
+
+def _reconstructions(run: Pipeline, *, step: int) -> Node:
+    return run.variant(step=step).reconstructions
+
+
+def of_both(sources: Sources, pipeline: Pipeline, node: Callable[[Pipeline], Node]) -> list[Node]:
+    """The same node of the few-shot and of the in-domain set, with a name of its own each."""
+    own = node(sources.planned(pipeline))
+    return [node(sources.few_shot(pipeline)), replace(own, name=f"{own.name} in-domain")]

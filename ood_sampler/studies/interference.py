@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle, tick_values
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -25,7 +25,6 @@ from ood_sampler.studies.base import (
     decoding,
     strategy_row,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
@@ -89,11 +88,11 @@ class InterferenceStudy(Study):
         for run in self._runs(pipeline):
             run.check()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return decoding(pipeline, self._runs(pipeline))
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.invert()
+        pipeline.session.obtain(pipeline.inversion)
         measure = pipeline.measure
         real = measure.row("few-shot", "reference", measure.few_shot).figures
         rows: list[Row] = []
@@ -173,7 +172,7 @@ class InterferenceStudy(Study):
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
         return [
-            variant(pipeline, step=step, eta=eta) for step, eta in product(self._steps, self.etas)
+            pipeline.variant(step=step, eta=eta) for step, eta in product(self._steps, self.etas)
         ]
 
 

@@ -13,16 +13,16 @@ from ood_sampler.metrics.degradations import MIXED_IN, Degradation, degradations
 from ood_sampler.metrics.judges import Judge
 from ood_sampler.metrics.kernel import KernelEstimate, jackknife
 from ood_sampler.metrics.prdc import manifold_scores
-from ood_sampler.pipeline import Pipeline, Taken
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather, to_uint8
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.report.sight import sight
 from ood_sampler.statistics.intervals import STANDARD_ERRORS, normal_interval, share_interval
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.store.sets import Selected, TensorSet
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds, own_domain
+from ood_sampler.store.node import Node
+from ood_sampler.store.sets import Selected, Taken, TensorSet
+from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
 from ood_sampler.studies.curves import by_domain
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ class JudgesStudy(Study):
                 f"{count} pictures, got {own}"
             )
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
-        return [own_domain(pipeline)]
+    def targets(self, pipeline: Pipeline) -> list[Node]:
+        return [pipeline.in_domain]
 
     def measure(self, pipeline: Pipeline) -> Measured:
         held_out, seed = pipeline.domain.held_out, pipeline.settings.seed
@@ -222,7 +222,7 @@ class JudgesStudy(Study):
 
 def _features(pipeline: Pipeline, judge: Judge, name: str, images: ImageSet) -> Tensor:
     """Features of images as a judge sees them, stored: what an interrupted study has is kept."""
-    return pipeline.features(judge, name, images, images.digest, images.names)
+    return pipeline.features_of(judge, name, images)
 
 
 def _opinion(seen: Tensor, reference: Tensor, nearest_k: int) -> _Opinion:
@@ -242,8 +242,7 @@ def _split(total: int, count: int, *, seed: int) -> tuple[list[int], list[int]]:
 
 
 def _in_domain(pipeline: Pipeline) -> TensorSet:
-    samples = pipeline.in_domain()
-    return Selected(samples.open(), pipeline.usable(samples, "in-domain sample"))
+    return pipeline.in_domain_images()
 
 
 def _degraded(

@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ood_sampler.codecs.diffusion import DiffusionCodec
+from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.opinions import together
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
-from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.pipeline.estimate import Work
+from ood_sampler.pipeline.nodes import label, reader, selected
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.statistics.decision import TOO_FEW, Order, decide, order
 from ood_sampler.statistics.intervals import interval, normal_interval
-from ood_sampler.store.artifacts import Artifact
+from ood_sampler.store.artifacts import Artifact, Items
+from ood_sampler.store.files import digest
+from ood_sampler.store.node import Node
+from ood_sampler.store.versions import code_version
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -31,7 +37,6 @@ from ood_sampler.studies.base import (
     about,
     bounds,
     decoding,
-    own_domain,
     too_few,
 )
 from ood_sampler.studies.curves import Run, by_run, error_bars
@@ -179,41 +184,42 @@ class PreservationStudy(Study):
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
+        _solver(pipeline)
         few_shot = len(pipeline.domain.few_shot)
         self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
-        settings = self.fine_tuning
-        each = own_domain(pipeline).evaluations_each
-        # never stored
-        anew = Work("in-domain after", pipeline.settings.in_domain_count, each)
-        work = [*decoding(pipeline, [pipeline]), anew]
+    def targets(self, pipeline: Pipeline) -> list[Node]:
+        nodes = decoding(pipeline, [pipeline])
         if _needs_own_samples(pipeline):
-            missing = own_domain(_of_another_seed(pipeline)).images
-            work.append(Work("in-domain, another seed", missing, each))
-        tuned = finished(pipeline.plan.fine_tuning_path(settings))
+            nodes.append(replace(_of_another_seed(pipeline).in_domain, of="another seed"))
+        tuned = finished(tuning_folder(pipeline, self.fine_tuning))
         if tuned is not None:
-            return [*work, own_domain(_with_weights(pipeline, tuned))]
-        return [
-            *work,
-            Work("fine-tune", settings.steps * settings.batch_size, _BACKWARD),
-            Work("in-domain", pipeline.settings.in_domain_count, each),
-        ]
+            nodes.append(replace(_with_weights(pipeline, tuned).in_domain, of="fine-tuned"))
+        return nodes
+
+    def unstored(self, pipeline: Pipeline) -> list[Work]:
+        settings, count = self.fine_tuning, pipeline.settings.in_domain_count
+        each = pipeline.in_domain.evaluations_each()
+        work = [Work("in-domain after", count, each)]
+        if finished(tuning_folder(pipeline, settings)) is None:
+            work += [
+                Work("fine-tune", settings.steps * settings.batch_size, _BACKWARD),
+                Work("in-domain, fine-tuned", count, each),
+            ]
+        return work
 
     def measure(self, pipeline: Pipeline) -> Measured:
         court = _Court.of(pipeline)
         weights = checksum(pipeline.model.denoiser)
-        before = pipeline.in_domain()
-        pipeline.invert()
-        target = pipeline.draw_and_decode(pipeline.inverted())
+        before = _from_noise(pipeline)
+        made = pipeline.sampled().described
         other, tuned = fine_tuned(pipeline, self.fine_tuning)
-        damaged = other.in_domain()
+        damaged = _from_noise(other)
         with _anew(pipeline) as fresh:
-            after = fresh.in_domain()
+            after = _from_noise(fresh)
             identical = _identical(before, after)
             still = _features(fresh, "sample from noise", after)
         own = _features(pipeline, "sample from noise", before)
-        made = _features(pipeline, "sample", target)
         strayed = _features(other, "sample of the fine-tuned model", damaged)
         strategy = f"{label(pipeline.sampler)} at t = {pipeline.settings.step}"
         rows = [
@@ -247,6 +253,7 @@ class PreservationStudy(Study):
         ]
         first = range(min(_SHOWN, pipeline.settings.num_samples))
         strips = _strips_of({row["method"]: row for row in rows})
+        shown = (before, pipeline.samples.output, damaged)
         return Measured(
             [
                 {**row, "weights": row["weights"][:_DIGITS], "sha256": row["weights"]}
@@ -254,7 +261,7 @@ class PreservationStudy(Study):
             ],
             {
                 f"{strips}/{name}": images.open().take(first)
-                for name, images in zip(_STRIPS, (before, target, damaged), strict=True)
+                for name, images in zip(_STRIPS, shown, strict=True)
             },
         )
 
@@ -329,22 +336,53 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
         torch.stack([few_shot[index] for index in range(len(few_shot))]),
         settings,
         seed=pipeline.settings.seed,
-        trainer=pipeline.trainer,
-        folder=pipeline.plan.fine_tuning_path(settings),
+        trainer=pipeline.session.trainer,
+        folder=tuning_folder(pipeline, settings),
     )
     return _with_weights(pipeline, tuned), tuned
 
 
 def _with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
-    return replace(pipeline, model=FineTunedModel(pipeline.model, tuned.weights))
+    model = FineTunedModel(pipeline.model, tuned.weights)
+    return replace(pipeline, model=model, codec=model.codec(_solver(pipeline)))
+
+
+def _solver(pipeline: Pipeline) -> Solver:
+    """That of a diffusion model, the only kind whose copy is trained here.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    if not isinstance(pipeline.codec, DiffusionCodec):
+        raise ValueError(
+            "study=preservation fine-tunes a diffusion model of pixels, got "
+            f"{pipeline.model.name}: choose such a model"
+        )
+    return pipeline.codec.solver
+
+
+def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
+    """Folder of the network that was fine-tuned on the few-shot pictures."""
+    few_shot = pipeline.domain.few_shot
+    key = {
+        "model": pipeline.model.digest,
+        "images": few_shot.digest,
+        "reader": reader(few_shot),
+        "settings": asdict(settings),
+        "seed": pipeline.settings.seed,
+        "machine": pipeline.session.machine,
+        "code": code_version(fine_tune, *pipeline.model.makers),
+    }
+    return pipeline.session.root / f"fine-tuning-{digest(key)[:16]}"
 
 
 @contextmanager
 def _anew(pipeline: Pipeline) -> Iterator[Pipeline]:
     """The same run with an empty store: what the model in memory makes now."""
-    pipeline.root.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=pipeline.root, prefix="after-") as folder:
-        yield replace(pipeline, root=Path(folder))
+    root = pipeline.session.root
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root, prefix="after-") as folder:
+        yield replace(pipeline, session=replace(pipeline.session, root=Path(folder)))
 
 
 def _of_another_seed(pipeline: Pipeline) -> Pipeline:
@@ -382,18 +420,18 @@ class _Court:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "_Court":
-        domain, made = pipeline.domain, dict[str, Tensor]()
+        made = dict[str, Tensor]()
         if _needs_own_samples(pipeline):
             other = _of_another_seed(pipeline)
-            images = other.in_domain()
+            images = _from_noise(other)
             made |= _features(other, "in-domain sample of another seed", images).features
         headline = _own_features(pipeline, pipeline.judges.headline)
         return cls(
             pipeline=pipeline,
             own=pipeline.in_domain_references(made),
             reference="samples of another seed" if headline is None else "real pictures",
-            few_shot=pipeline.describe_images("few-shot", domain.few_shot),
-            held_out=pipeline.describe_images("held-out", domain.held_out),
+            few_shot=pipeline.few_shot,
+            held_out=pipeline.held_out,
         )
 
     def row(self, method: str, noise: Described, samples: Described) -> dict[str, Any]:
@@ -482,8 +520,16 @@ def _strips_of(run: Run) -> str:
     return f"{run[TUNED]['domain']}/{run[AFTER]['made_by']}, {run[TUNED]['weights'][:_DIGITS]}"
 
 
+def _from_noise(run: Pipeline) -> Artifact:
+    """Samples of the model of a run from pure noise."""
+    run.session.obtain(run.in_domain)
+    images: Artifact = run.in_domain.output
+    return images
+
+
 def _features(pipeline: Pipeline, what: str, images: Artifact) -> Described:
-    return pipeline.describe(what, images, pipeline.usable(images, what))
+    kept = pipeline.finite(images.open(), what)
+    return pipeline.describe(what, Items(selected(images.open(), kept)), images.digest, kept)
 
 
 def _identical(images: Artifact, others: Artifact) -> float:

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.resampling import bootstrap
+from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -24,7 +23,6 @@ from ood_sampler.studies.base import (
     about,
     bounds,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import beside, by_domain, draw_curve
 from ood_sampler.studies.in_domain import (
@@ -32,9 +30,8 @@ from ood_sampler.studies.in_domain import (
     IN_DOMAIN,
     SAMPLES,
     Sources,
-    inversion_work,
-    latents,
-    reconstruction_work,
+    inversions,
+    reconstructions,
 )
 from ood_sampler.studies.strips import draw_strips
 
@@ -85,10 +82,10 @@ class ReconstructionStudy(Study):
         super().check(pipeline)
         self.sources.check(pipeline, least=2)
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return [
-            *inversion_work(self.sources, pipeline),
-            *reconstruction_work(self.sources, pipeline),
+            *inversions(self.sources, pipeline),
+            *reconstructions(self.sources, pipeline),
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
@@ -96,21 +93,20 @@ class ReconstructionStudy(Study):
         pictures: dict[str, Tensor] = {}
         few_shot = self.sources.few_shot(pipeline)
         for name, run in ((FEW_SHOT, few_shot), (IN_DOMAIN, self.sources.in_domain(pipeline))):
-            latents(run)
+            run.latents()
             for step in sorted(set(self.sources.steps)):
-                at = variant(run, step=step)
-                originals, reconstructions = at.reconstructed()
-                scores = at.compare(originals, reconstructions)
-                T = run.model.schedule.T
+                at = run.variant(step=step)
+                originals, decoded = at.reconstructed()
+                scores = compare(originals, decoded)
                 rows.append(
                     {
                         **about(pipeline),
                         "set": name,
                         "in_domain": self.sources.kind,
-                        "solver": solver_label(run.solver),
+                        "solver": run.codec.label,
                         "step": step,
-                        "evaluations_in": run.solver.inversion_evaluations([step], T=T),
-                        "evaluations_out": run.solver.decoding_evaluations(step, T=T),
+                        "evaluations_in": run.codec.encoding_evaluations([step]),
+                        "evaluations_out": run.codec.decoding_evaluations(step),
                         "images": len(originals),
                         **{
                             key: value
@@ -125,8 +121,8 @@ class ReconstructionStudy(Study):
                     shown = range(min(_SHOWN, len(originals)))
                     domain = pipeline.domain.name
                     pictures[f"{domain}/{_ORIGINALS}"] = gather(originals, shown)
-                    name_of = f"{solver_label(run.solver)}: t = {step}"
-                    pictures[f"{domain}/{name_of}"] = gather(reconstructions, shown)
+                    name_of = f"{run.codec.label}: t = {step}"
+                    pictures[f"{domain}/{name_of}"] = gather(decoded, shown)
         return Measured(rows, pictures)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
@@ -235,13 +231,6 @@ def _curves(rows: Sequence[Row], name: str, key: str) -> dict[tuple[str, str], l
         if row["set"] == name:
             found.setdefault((row[key], row["solver"]), []).append(row)
     return found
-
-
-def solver_label(solver: Solver) -> str:
-    """Name and arguments of a solver, in a few words."""
-    name = type(solver).__name__.removesuffix("Solver").lower()
-    given = ", ".join(f"{key} {value}" for key, value in vars(solver).items() if value is not None)
-    return f"{name} ({given})"
 
 
 def _evaluations(rows: Sequence[Row], step: int) -> str:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
-from ood_sampler.pipeline import Pipeline, label
+from ood_sampler.pipeline.estimate import Work
+from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.search import Search
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.search import Search
 from ood_sampler.statistics.band import Point, ranked
 from ood_sampler.statistics.decision import (
     TOO_FEW,
@@ -25,6 +26,7 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -35,7 +37,6 @@ from ood_sampler.studies.base import (
     point,
     strategy_row,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import by_domain
 
@@ -87,14 +88,17 @@ class SearchStudy(Study):
         for run in self._runs(pipeline):
             run.check()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return [
             *decoding(pipeline, self._runs(pipeline)),
-            *self.search.work(pipeline, steps=self.search.steps, samplers=self.samplers),
+            *self.search.targets(pipeline, steps=self.search.steps, samplers=self.samplers),
         ]
 
+    def unstored(self, pipeline: Pipeline) -> list[Work]:
+        return self.search.work(pipeline, steps=self.search.steps, samplers=self.samplers)
+
     def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.invert()
+        pipeline.session.obtain(pipeline.inversion)
         measure = pipeline.measure
         choice = self.search.choose(pipeline, steps=self.search.steps, samplers=self.samplers)
         few_shot = measure.row("few-shot", "reference", measure.few_shot).figures
@@ -199,7 +203,7 @@ class SearchStudy(Study):
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
         return [
-            variant(pipeline, sampler=sampler, step=step)
+            pipeline.variant(sampler=sampler, step=step)
             for step, sampler in product(self.search.steps, self.samplers)
         ]
 

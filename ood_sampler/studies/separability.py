@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from ood_sampler.latents.separability import CROSS_VALIDATED, Detection, Pair, detection
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.modules.denoising import DenoisingLoss
+from ood_sampler.pipeline.nodes import made_by, reader
+from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.annotate import add_legend, tick_values
-from ood_sampler.report.estimate import Work
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.statistics.intervals import interval
+from ood_sampler.store.node import Node
+from ood_sampler.store.versions import code_version
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -21,15 +24,14 @@ from ood_sampler.studies.base import (
     about,
     bounds,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_level
 from ood_sampler.studies.in_domain import (
     SAMPLES,
     Sources,
-    inversion_work,
-    latents,
-    reconstruction_work,
+    inversions,
+    of_both,
+    reconstructions,
 )
 
 if TYPE_CHECKING:
@@ -105,19 +107,16 @@ class SeparabilityStudy(Study):
         super().check(pipeline)
         self.sources.check(pipeline, least=_LEAST)
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
-        few_shot = self.sources.few_shot(pipeline)
-        losses = few_shot.plan.denoising_losses()
-        missing = max(artifact.missing_items() for artifact in losses.values())
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return [
-            *inversion_work(self.sources, pipeline),
-            *reconstruction_work(self.sources, pipeline),
-            Work("denoising loss", missing + self.sources.count, len(losses)),
+            *inversions(self.sources, pipeline),
+            *reconstructions(self.sources, pipeline),
+            *of_both(self.sources, pipeline, denoising_losses),
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
         runs = [self.sources.few_shot(pipeline), self.sources.in_domain(pipeline)]
-        found = [latents(run) for run in runs]
+        found = [run.latents() for run in runs]
         losses = [_denoising(run) for run in runs]
         rows: list[Row] = []
         for step in sorted(set(self.sources.steps)):
@@ -126,7 +125,7 @@ class SeparabilityStudy(Study):
             scores = {
                 "linear": pair.split(pair.linear()),
                 "typicality": pair.split(pair.typicality()),
-                "reconstruction": tuple(_reconstruction(variant(run, step=step)) for run in runs),
+                "reconstruction": tuple(_reconstruction(run.variant(step=step)) for run in runs),
                 "denoising": tuple(of_step[step] for of_step in losses),
             }
             row: dict[str, Any] = {
@@ -219,17 +218,54 @@ class SeparabilityStudy(Study):
         return figure
 
 
+def denoising_losses(run: Pipeline) -> Node:
+    """How well the model denoises the few-shot pictures of a run at every step asked for."""
+    few_shot, seed = run.domain.few_shot, run.settings.seed
+    key = {
+        "model": run.model.digest,
+        "machine": run.session.machine,
+        "code": code_version(DenoisingLoss, *run.model.makers),
+        "images": few_shot.digest,
+        "reader": reader(few_shot),
+        "seed": seed,
+    }
+    return Node(
+        "denoising loss",
+        {
+            str(step): run.session.artifact("denoising", {**key, "step": step}, len(few_shot), (1,))
+            for step in sorted({run.settings.step, *run.also})
+        },
+        lambda unfinished: run.session.compute(
+            "denoising loss",
+            lambda at: DenoisingLoss(
+                run.codec,
+                at=[int(step) for step in at],
+                seed=seed,
+                names=few_shot.names,
+                on_nonfinite=run.settings.on_nonfinite,
+            ),
+            few_shot,
+            unfinished,
+            batch_size=run.batch_size,
+        ),
+        inputs=made_by(few_shot),
+        cost=lambda at: len(list(at)),
+    )
+
+
 def _denoising(run: Pipeline) -> dict[int, Tensor]:
     """Finite losses of the pictures of a run."""
+    node = denoising_losses(run)
+    run.session.obtain(node)
     losses = {}
-    for step, artifact in run.denoising_losses().items():
+    for step, artifact in node.outputs.items():
         values = torch.cat(list(artifact.open().blocks()))[:, 0]
-        losses[step] = values[values.isfinite()]
+        losses[int(step)] = values[values.isfinite()]
     return losses
 
 
 def _reconstruction(run: Pipeline) -> Tensor:
-    return torch.tensor(run.compare(*run.reconstructed())["mse"])
+    return torch.tensor(compare(*run.reconstructed())["mse"])
 
 
 def _figures(name: str, found: Detection) -> dict[str, float]:

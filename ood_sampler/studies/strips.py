@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import entitle
 from ood_sampler.report.grid import gather, to_uint8
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def first_samples(run: Pipeline, count: int) -> Tensor:
     """The first samples of a run, at most `count` of them, in [-1, 1]."""
-    return gather(run.plan.samples().open(), range(min(count, run.settings.num_samples)))
+    return gather(run.samples.output.open(), range(min(count, run.settings.num_samples)))
 
 
 def draw_strips(axes: "Axes", strips: Mapping[str, Tensor], *, title: str) -> None:

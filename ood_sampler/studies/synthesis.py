@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ood_sampler.pipeline import Pipeline, label
-from ood_sampler.report.estimate import Work
+from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
@@ -23,6 +23,7 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
     Heading,
     Measured,
@@ -36,7 +37,6 @@ from ood_sampler.studies.base import (
     fitting,
     strategy_row,
     too_few,
-    variant,
 )
 from ood_sampler.studies.curves import by_domain, error_bars
 from ood_sampler.studies.strips import draw_strips, first_samples
@@ -97,11 +97,11 @@ class SynthesisStudy(Study):
         for run in self._runs(pipeline):
             run.check()
 
-    def work(self, pipeline: Pipeline) -> list[Work]:
+    def targets(self, pipeline: Pipeline) -> list[Node]:
         return decoding(pipeline, self._runs(pipeline))
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.invert()
+        pipeline.session.obtain(pipeline.inversion)
         others = [(REFERENCE, row) for row in pipeline.references()]
         rows: list[dict[str, Any]] = []
         pictures: dict[str, Tensor] = {}
@@ -115,7 +115,7 @@ class SynthesisStudy(Study):
         for sampler in fitting(pipeline, self.samplers):
             if sampler.mixes:
                 name = f"{label(sampler)} in pixels"
-                control = attempted(name, partial(pipeline.control_row, sampler))
+                control = attempted(name, pipeline.in_pixels(sampler).sample_row)
                 others += [] if control is None else [(CONTROL, control)]
         rows += [
             {
@@ -223,7 +223,7 @@ class SynthesisStudy(Study):
         return figure
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
-        return [variant(pipeline, sampler=s) for s in fitting(pipeline, self.samplers)]
+        return [pipeline.variant(sampler=s) for s in fitting(pipeline, self.samplers)]
 
 
 def _named(rows: Sequence[Row], name: str) -> Row | None:

@@ -18,9 +18,9 @@ from ood_sampler.config import CONF
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline import Pipeline, Settings
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
-from tests.conftest import make_judges
+from tests.conftest import make_judges, make_pipeline
 
 RESOLUTION = 16
 """Of the tiny network of the tests."""
@@ -153,6 +153,10 @@ STAND_INS: list[tuple[str, Callable[[Path], Path]]] = [
     ("folder", own),
 ]
 
+on_stand_ins = pytest.mark.parametrize(
+    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
+)
+
 EMBEDDED = ("galaxy32", "radiation32")
 
 
@@ -170,9 +174,7 @@ def test_every_option_has_a_stand_in() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*are clipped:UserWarning")
-@pytest.mark.parametrize(
-    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@on_stand_ins
 def test_published_files_are_read_with_one_path_at_most(
     tmp_path: Path, option: str, build: Callable[[Path], Path]
 ) -> None:
@@ -203,9 +205,7 @@ def test_embedded_data_need_no_path(option: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*are clipped:UserWarning")
-@pytest.mark.parametrize(
-    ("option", "build"), STAND_INS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@on_stand_ins
 def test_null_takes_what_the_comments_say(
     tmp_path: Path, option: str, build: Callable[[Path], Path]
 ) -> None:
@@ -279,7 +279,7 @@ def test_a_run_goes_through(
 ) -> None:
     (tmp_path / "sets").mkdir()
     domain = make(option, f"data.root={build(tmp_path / 'sets')}")
-    outcome = Pipeline(
+    outcome = make_pipeline(
         model=FrozenModel(name="tiny", path=str(model_folder), resolution=RESOLUTION),
         domain=domain,
         solver=DdimSolver(steps=4, power=1),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
+from stand_ins import picture
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
@@ -35,10 +36,7 @@ from ood_sampler.data.split import inspect
 
 
 def png(seed: int, side: int = 8) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return picture(seed, side)
 
 
 def write_pictures(root: Path, seeds: Iterable[int], side: int = 8) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from stand_ins import picture, write_files
 
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.data.hub import HubSource, hub_domain
+from ood_sampler.data.hub import HubImages, hub_domain
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.sources import MissingPackageError
 
@@ -66,9 +66,9 @@ def write_saved(datasets: Any, made: Any, folder: Path) -> None:  # noqa: ANN401
         stream.write_table(made.data.table)
 
 
-def open_hub(id: str | Path, **changes: Any) -> HubSource:  # noqa: ANN401
+def open_hub(id: str | Path, **changes: Any) -> HubImages:  # noqa: ANN401
     options = {"config": None, "revision": None, "split": "train", "column": None}
-    return HubSource(str(id), **(options | changes))
+    return HubImages(str(id), **(options | changes))
 
 
 def make(id: str | Path, **changes: Any) -> TargetDomain:  # noqa: ANN401

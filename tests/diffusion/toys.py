@@ -1,10 +1,12 @@
 """Denoisers with known answers, for the tests of all solvers."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser, EpsilonDenoiser, GaussianDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import (
@@ -106,3 +108,22 @@ def on_trajectory(x_0: Tensor, variance: float, step: int, schedule: Schedule = 
     """The exact latent: the distance from the mean scales with its standard deviation."""
     alpha, sigma = scales(step, schedule)
     return alpha * MEAN + (x_0 - MEAN) * math.sqrt((alpha**2 * variance + sigma**2) / variance)
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """A denoiser in memory as a frozen model."""
+
+    denoiser: Denoiser
+    latent_shape: tuple[int, int, int] = (1, 2, 2)
+    digest: str = "toy"
+    makers: tuple[type, ...] = ()
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+
+def toy_codec(denoiser: Denoiser, solver: Solver | None = None) -> DiffusionCodec:
+    """A codec around a denoiser in memory."""
+    return DiffusionCodec(ToyModel(denoiser), solver or DdimSolver(steps=5, power=1))

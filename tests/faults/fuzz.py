@@ -37,8 +37,8 @@ import torch
 from safetensors.torch import save_file
 
 from ood_sampler.data.arrays import ArraySource
-from ood_sampler.data.fields import inspect_field
-from ood_sampler.data.hub import HubSource
+from ood_sampler.data.field_domain import inspect_field
+from ood_sampler.data.hub import HubImages
 from ood_sampler.data.images import fit_square, read_rgb
 from ood_sampler.data.layout import Layout
 from ood_sampler.data.sources import open_source
@@ -272,7 +272,7 @@ def _fields(path: Path) -> None:
 
 
 def _rows(path: Path) -> None:
-    source = HubSource(str(path), config=None, revision=None, split="train", column=None)
+    source = HubImages(str(path), config=None, revision=None, split="train", column=None)
     for index in range(len(source)):
         with suppress(ValueError):
             inspect(source, index, resolution=16)

@@ -15,6 +15,7 @@ from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import compute, lightning_trainer, machine, make_trainer
 from ood_sampler.store.artifacts import Artifact, Items
 from ood_sampler.store.sets import InMemory
+from tests.diffusion.toys import toy_codec
 
 
 class Small(nn.Module):
@@ -43,7 +44,7 @@ def latents(folder: Path, trainer: Callable[..., Any]) -> tuple[EpsilonDenoiser,
     artifact = Artifact(folder, "inversion", {}, 6, (3, 8, 8))
     solver = MultistepSolver(steps=6, power=2)
     compute(
-        Inversion(denoiser, at=[400], solver=solver, names=list("abcdef")),
+        Inversion(toy_codec(denoiser, solver), at=[400], names=list("abcdef")),
         Items(InMemory(x_0)),
         {"400": artifact},
         trainer=trainer,

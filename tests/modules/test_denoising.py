@@ -6,6 +6,7 @@ from ood_sampler.diffusion.denoiser import Denoiser, GaussianDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.modules.prediction import NonFiniteError
+from tests.diffusion.toys import toy_codec
 
 SCHEDULE = Schedule.linear(1000)
 NAMES = [f"p{i}" for i in range(64)]
@@ -14,7 +15,7 @@ STEPS = (50, 500, 900)
 
 def stage(denoiser: Denoiser, **changes: object) -> DenoisingLoss:
     arguments = {"at": STEPS, "seed": 7, "names": NAMES, **changes}
-    return DenoisingLoss(denoiser, **arguments)  # type: ignore[arg-type]
+    return DenoisingLoss(toy_codec(denoiser), **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("variance", "offset"), [(0.0, 0.0), (0.5, 0.0), (0.5, 0.3)])

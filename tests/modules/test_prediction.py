@@ -23,9 +23,10 @@ from ood_sampler.modules.prediction import (
     machine,
     make_trainer,
 )
-from ood_sampler.modules.timing import seconds_an_evaluation
+from ood_sampler.modules.timing import seconds_per_evaluation
 from ood_sampler.store.artifacts import Artifact, Items
 from ood_sampler.store.sets import InMemory
+from tests.diffusion.toys import toy_codec
 
 
 class Doubled(Stage):
@@ -233,5 +234,6 @@ def test_an_evaluation_is_timed_in_batches_after_a_warm_up(
 
     denoiser = Counted(torch.zeros(1, 2, 2), 1.0, Schedule.linear(10))
     timed: Callable[..., lightning.Trainer] = trainer
-    assert seconds_an_evaluation(denoiser, (1, 2, 2), 4, trainer=timed) == pytest.approx(1.0)
+    codec = toy_codec(denoiser)
+    assert seconds_per_evaluation(codec, 9, 4, trainer=timed) == pytest.approx(1.0)
     assert calls == [4, 4, 4]

@@ -1,6 +1,6 @@
 import pytest
 
-from ood_sampler.report.estimate import Estimate, Work, duration
+from ood_sampler.pipeline.estimate import Estimate, Work, duration
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from ood_sampler.pipeline.X import Plan
 from torchmetrics import MetricCollection
 
 from ood_sampler import measure as measure_module
@@ -19,7 +20,6 @@ from ood_sampler import plan as plan_module
 from ood_sampler.data.domain import Part, TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import BelmSolver, DdimSolver
-from ood_sampler.measure import Measure, Row
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.judges import Described, figures_of
@@ -28,7 +28,9 @@ from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, fine_tune
 from ood_sampler.modules.inversion import Inversion
-from ood_sampler.plan import Plan, Settings, model_makers
+from ood_sampler.pipeline.measure import Measure, Row
+from ood_sampler.pipeline.nodes import model_makers
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
@@ -293,9 +295,9 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("file", "old", "new", "counts"),
     [
-        ("models/state.py", '"""', '"""Once more. ', False),
-        ("models/state.py", "import pickle", "import pickle  # to read", False),
-        ("models/state.py", "import pickle", "import pickle\nNEW = 1", True),
+        ("store/tensor_files.py", '"""', '"""Once more. ', False),
+        ("store/tensor_files.py", "import pickle", "import pickle  # to read", False),
+        ("store/tensor_files.py", "import pickle", "import pickle\nNEW = 1", True),
         ("diffusion/schedule.py", "import torch", "import torch\nNEW: int", False),
         ("diffusion/schedule.py", "import torch", "import torch\nNEW: int = 1", True),
         ("models/network.py", "import torch", "import torch\nNEW = 1", True),

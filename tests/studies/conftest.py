@@ -17,12 +17,13 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.estimate import Work, work_of
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.studies.base import Measured, Row, Study
-from tests.conftest import RESOLUTION, make_judges, smooth_images
+from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 from tests.test_pipeline import count_evaluations
 
 TinyRun = Callable[..., Pipeline]
@@ -43,7 +44,7 @@ def tiny_run(
         settings = Settings(
             step=400, eta=0.0, clip_x_0=False, num_samples=10, seed=0, batch_size=16
         )
-        return Pipeline(
+        return make_pipeline(
             model=FrozenModel(name="tiny", path=str(model_folder), resolution=RESOLUTION),
             domain=TargetDomain(name="smooth", few_shot=pictures(12, 0), held_out=pictures(12, 1)),
             solver=DdimSolver(steps=4, power=1),
@@ -58,15 +59,20 @@ def tiny_run(
     return run
 
 
+def work_left(study: Study, run: Pipeline) -> list[Work]:
+    """What the estimate of a study is made of."""
+    return [*work_of(study.targets(run)), *study.unstored(run)]
+
+
 def measured_by(study: Study, run: Pipeline) -> Measured:
     """Measure, and compare what the network did with what was said of it before."""
     study.check(run)
-    promised = sum(work.evaluations for work in study.work(run))
+    promised = sum(work.evaluations for work in work_left(study, run))
     with pytest.MonkeyPatch.context() as patch:
         calls = count_evaluations(run, patch)
         measured = study.measure(run)
     assert sum(calls) == promised
-    assert sum(work.evaluations for work in study.work(run)) == 0
+    assert sum(work.evaluations for work in work_left(study, run)) == 0
     return measured
 
 

@@ -11,15 +11,14 @@ from ood_sampler.data.radiation import FieldScale, FluxScale
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.store import sets
 from ood_sampler.studies import astro
 from ood_sampler.studies.astro import AstroStudy, _Values
 from ood_sampler.studies.base import Row
-from tests.conftest import RESOLUTION, make_judges, smooth_images
+from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 
 SCALE = FluxScale([1.0], [1e4])
 
@@ -43,7 +42,7 @@ def rows(
     sampler: Any = None,  # noqa: ANN401
     morphology_images: int = 0,
 ) -> dict[str, Row]:
-    run = Pipeline(
+    run = make_pipeline(
         model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
         domain=domain(few_shot, held_out, scale),
         solver=DdimSolver(steps=2, power=1),

@@ -12,7 +12,7 @@ from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.statistics.band import Band, Point, Thresholds, find_band
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.studies.bandwidth import BandwidthStudy
-from ood_sampler.studies.base import Measured, variant
+from ood_sampler.studies.base import Measured
 from tests.conftest import make_judges
 from tests.studies.conftest import (
     TinyRun,
@@ -75,7 +75,7 @@ def test_retention_is_what_the_models_own_domain_leaves(measured: Measured) -> N
 
 
 def test_figures_are_those_of_a_run_of_the_step(measured: Measured, tiny_run: TinyRun) -> None:
-    outcome = variant(tiny_run(), step=200).run()
+    outcome = tiny_run().variant(step=200).run()
     assert {**measured.rows[0], **outcome.rows[0].figures} == measured.rows[0]
     shown = measured.pictures["smooth/t = 200"]
     assert torch.equal(shown, outcome.images.take(range(6)))

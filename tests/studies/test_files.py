@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.plots import panel_figure
 from ood_sampler.statistics.decision import Outcome, decide
 from ood_sampler.statistics.intervals import interval, with_bounds
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_the_files_of_before(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("ood_sampler.store.artifacts.os.fsync", full)
+    monkeypatch.setattr("ood_sampler.store.files.os.fsync", full)
     with pytest.raises(OSError, match="could not be written"):
         write(tmp_path, [toy(colour="blue")], "a/x", "a/y")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

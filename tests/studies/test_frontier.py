@@ -6,14 +6,14 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
-from ood_sampler.measure import REAL as REAL_PICTURES
 from ood_sampler.modules.prediction import NonFiniteError
+from ood_sampler.pipeline.measure import REAL as REAL_PICTURES
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.statistics.frontier import Trade, advantage
-from ood_sampler.studies.base import Measured, check_metrics, variant
+from ood_sampler.studies.base import Measured, check_metrics
 from ood_sampler.studies.frontier import LATENTS, PIXELS, REAL, FrontierStudy
 from tests.studies.conftest import (
     TinyRun,
@@ -69,7 +69,7 @@ def test_rows_have_what_the_table_shows(measured: Measured) -> None:
 def test_figures_are_those_of_a_run_and_of_its_control(
     measured: Measured, tiny_run: TinyRun
 ) -> None:
-    outcome = variant(tiny_run(), step=700).run()
+    outcome = tiny_run().variant(step=700).run()
     strategy, real = outcome.rows[:2]
     control = next(row for row in outcome.rows if row.name == "cog (2) in pixels")
     for i, row in ((4, strategy), (0, real), (1, control)):

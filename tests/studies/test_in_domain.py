@@ -11,9 +11,10 @@ from PIL import Image
 from ood_sampler.config import CONF
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.estimate import work_of
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
-from ood_sampler.studies.in_domain import _STAND_IN, Sources, inversion_work, latents
+from ood_sampler.studies.in_domain import _STAND_IN, Sources, inversions
 from tests.conftest import RESOLUTION, smooth_images
 from tests.test_pipeline import pipeline
 
@@ -27,14 +28,15 @@ def run(
 
 def test_samples_of_the_model_stand_for_its_domain(run: Pipeline) -> None:
     found = Sources([300, 500], 12, None).in_domain(run)
-    by_default = replace(run, solver=MultistepSolver(steps=17, power=2))
-    samples = torch.cat(list(by_default.in_domain().open().blocks()))
+    solver = MultistepSolver(steps=17, power=2)
+    by_default = replace(run, codec=run.model.codec(solver))
+    samples = torch.cat(list(by_default.in_domain_images().blocks()))
     pictures = torch.stack([found.domain.few_shot[i] for i in range(12)])
     assert torch.equal(pictures, to_uint8(samples[:12]).float() / 127.5 - 1)
     assert len(found.domain.few_shot) == 12
-    of_step = latents(found)
+    of_step = found.latents()
     assert list(of_step) == [300, 500]
-    expected = run.solver.invert(run.model.denoiser, pictures, [500])[500]
+    expected = run.codec.encode(pictures, [500])[500]
     torch.testing.assert_close(of_step[500].take(range(12)), expected, rtol=0, atol=1e-4)
 
 
@@ -49,14 +51,14 @@ def test_pictures_of_the_domain_are_taken_where_they_are_given(
 
 def test_all_solvers_see_the_same_in_domain_set(run: Pipeline) -> None:
     sources = Sources([300], 12, None)
-    other = replace(run, solver=HeunSolver(steps=4, power=1))
+    other = replace(run, codec=run.model.codec(HeunSolver(steps=4, power=1)))
     found = [sources.in_domain(made) for made in (run, other)]
     assert found[0].domain.few_shot.digest == found[1].domain.few_shot.digest
     # pictures are inverted by the run's own
-    assert [made.solver for made in found] == [run.solver, other.solver]
-    work = {work.name: work.evaluations for work in inversion_work(sources, other)}
+    assert [made.codec for made in found] == [run.codec, other.codec]
+    work = {work.name: work.evaluations for work in work_of(inversions(sources, other))}
     assert work["in-domain"] == 0
-    assert work["invert in-domain"] == 12 * other.solver.inversion_evaluations([300], T=1000)
+    assert work["invert in-domain"] == 12 * other.codec.encoding_evaluations([300])
 
 
 def test_the_stand_in_is_made_as_the_default_solver_does() -> None:
@@ -103,6 +105,6 @@ def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
 
 def test_all_few_shot_pictures_keep_their_latents(run: Pipeline) -> None:
     # more pictures asked for than there are: the artifact of an ordinary run serves
-    assert Sources([400], 999, None).few_shot(run).plan.inversion().digest == (
-        run.plan.inversion().digest
+    assert Sources([400], 999, None).few_shot(run).inversion.output.digest == (
+        run.inversion.output.digest
     )

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ood_sampler.diffusion.solvers import MultistepSolver
-from ood_sampler.studies.base import Measured, variant
+from ood_sampler.studies.base import Measured
 from ood_sampler.studies.interference import InterferenceStudy
 from tests.studies.conftest import (
     TinyRun,
@@ -36,7 +37,7 @@ def test_figures_are_those_of_runs_with_the_same_noise(
     measured: Measured, tiny_run: TinyRun
 ) -> None:
     row = measured.rows[5]
-    outcome = variant(tiny_run(), step=700, eta=1.0).sample_row()
+    outcome = tiny_run().variant(step=700, eta=1.0).sample_row()
     assert {**row, **outcome.figures} == row
     assert row["kid"] != measured.rows[3]["kid"]
     measure = tiny_run(STUDY).measure
@@ -187,6 +188,6 @@ def test_what_does_not_increase_is_refused(changes: dict[str, Any], message: str
 
 def test_a_solver_that_decodes_without_noise_alone_is_refused(tiny_run: TinyRun) -> None:
     run = tiny_run(STUDY)
-    run.solver = MultistepSolver(steps=4, power=1)
+    run = replace(run, codec=run.model.codec(MultistepSolver(steps=4, power=1)))
     with pytest.raises(ValueError, match=r"decode\.eta must be 0 for MultistepSolver, got 0\.5"):
         STUDY.check(run)

@@ -13,7 +13,7 @@ from ood_sampler.metrics.degradations import Blend, degradations, degrade
 from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.metrics.prdc import manifold_scores
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.statistics.intervals import share_interval
 from ood_sampler.store.sets import InMemory
 from ood_sampler.studies.base import Measured
@@ -30,7 +30,8 @@ def run_of(tiny_run: TinyRun, held_out: int = 70, **changes: Any) -> Pipeline:  
     run = tiny_run(STUDY, **{"num_samples": 30, **changes})
     names = [f"picture {i}" for i in range(held_out)]
     images = TensorImages(PICTURES[:held_out], names, resolution=RESOLUTION)
-    run.domain = TargetDomain(name="smooth", few_shot=run.domain.few_shot, held_out=images)
+    target = TargetDomain(name="smooth", few_shot=run.domain.few_shot, held_out=images)
+    run = replace(run, domain=target)
     return run
 
 
@@ -277,13 +278,13 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_too_few_in_domain_images_are_told_before_work(tiny_run: TinyRun) -> None:
     run = run_of(tiny_run, in_domain=4)
-    run.domain = replace(
-        run.domain,
-        held_out=TensorImages(
-            smooth_images(120, 1), [str(i) for i in range(120)], resolution=RESOLUTION
-        ),
+    names = [str(i) for i in range(120)]
+    held_out = TensorImages(smooth_images(120, 1), names, resolution=RESOLUTION)
+    run = replace(
+        run,
+        domain=replace(run.domain, held_out=held_out),
+        settings=replace(run.settings, num_samples=60),
     )
-    run.settings = replace(run.settings, num_samples=60)
     with pytest.raises(ValueError, match=r"in_domain must be >= 6 for this study, 10% of 60 pict"):
         STUDY.check(run)
 

@@ -16,12 +16,16 @@ from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.prdc import precision_recall_density_coverage
 from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned
-from ood_sampler.pipeline import Pipeline
-from ood_sampler.plan import Settings
+from ood_sampler.pipeline.estimate import work_of
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.studies.base import Measured, own_domain
-from ood_sampler.studies.preservation import PreservationStudy, fine_tuned
-from tests.conftest import RESOLUTION, make_judges, smooth_images
+from ood_sampler.store.artifacts import Items
+from ood_sampler.store.node import Node
+from ood_sampler.studies.base import Measured
+from ood_sampler.studies.preservation import PreservationStudy, fine_tuned, tuning_folder
+from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
+from tests.studies.conftest import work_left
 from tests.test_pipeline import count_evaluations
 
 SETTINGS = FineTuning(
@@ -41,7 +45,7 @@ def pipeline(folder: Path, root: Path, trainer: Callable[..., Any]) -> Pipeline:
         names = [str(i) for i in range(count)]
         return TensorImages(smooth_images(count, seed), names, resolution=RESOLUTION)
 
-    return Pipeline(
+    return make_pipeline(
         model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
         domain=TargetDomain(name="smooth", few_shot=pictures(12, 0), held_out=pictures(12, 1)),
         solver=DdimSolver(steps=4, power=1),
@@ -51,6 +55,13 @@ def pipeline(folder: Path, root: Path, trainer: Callable[..., Any]) -> Pipeline:
         settings=Settings(step=400, eta=0.0, clip_x_0=False, num_samples=10, seed=0, batch_size=16),
         root=root,
     )
+
+
+def described(node: Node, run: Pipeline) -> Tensor:
+    """Features of all images of a node that was made."""
+    images = node.output
+    found = run.describe("images", Items(images.open()), images.digest, range(images.count))
+    return found.headline
 
 
 def with_real_features(run: Pipeline) -> Pipeline:
@@ -95,14 +106,13 @@ def test_figures_are_those_of_the_samples_that_they_name(
 ) -> None:
     run = pipeline(model_folder, root, trainer)
     other, _ = fine_tuned(run, SETTINGS)
-    held_out = run.describe_images("held-out", run.domain.held_out).headline
-    few_shot = run.describe_images("few-shot", run.domain.few_shot).headline
+    held_out = run.held_out.headline
+    few_shot = run.few_shot.headline
     # of pure noise, against the frozen model's samples of another seed
     another = replace(run, settings=replace(run.settings, seed=1))
-    own = run.describe("images", another.in_domain()).headline
+    own = described(another.in_domain, run)
     noise, target, strayed = (
-        run.describe("images", images).headline
-        for images in (run.in_domain(), run.plan.samples(), other.in_domain())
+        described(node, run) for node in (run.in_domain, run.samples, other.in_domain)
     )
     pairs = zip(((noise, noise), (noise, target), (strayed, strayed)), measured.rows, strict=True)
     for (from_noise, samples), row in pairs:
@@ -135,23 +145,23 @@ def test_the_loss_is_that_of_the_kept_weights(measured: Measured) -> None:
 def test_the_work_is_what_is_left_to_do(
     model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured, tmp_path: Path
 ) -> None:
-    fresh = STUDY.work(pipeline(model_folder, tmp_path, trainer))
+    fresh = work_left(STUDY, pipeline(model_folder, tmp_path, trainer))
     # a grid of four intervals, two of them up to step 400
     assert [(work.name, work.evaluations) for work in fresh] == [
         ("invert", 12 * 2),
+        ("decode", 10 * 2),
         ("in-domain", 10 * 4),
-        ("decode: cog (2), t = 400", 10 * 2),
+        ("in-domain: another seed", 10 * 4),
         ("in-domain after", 10 * 4),
-        ("in-domain, another seed", 10 * 4),
         ("fine-tune", 4 * 4 * 3),
-        ("in-domain", 10 * 4),
+        ("in-domain, fine-tuned", 10 * 4),
     ]
     # samples after are decoded in every run
     run = pipeline(model_folder, root, trainer)
-    done = {work.name: work.evaluations for work in STUDY.work(run) if work.evaluations}
+    done = {work.name: work.evaluations for work in work_left(STUDY, run) if work.evaluations}
     assert done == {"in-domain after": 10 * 4}
-    other = [work.name for work in STUDY.work(with_real_features(run))]
-    assert "in-domain, another seed" not in other
+    other = [work.name for work in work_left(STUDY, with_real_features(run))]
+    assert "in-domain: another seed" not in other
 
 
 def test_the_network_does_what_was_said(
@@ -159,12 +169,14 @@ def test_the_network_does_what_was_said(
 ) -> None:
     # all but the fine-tuning, whose evaluations are told in other units, is left to do
     run = pipeline(model_folder, tmp_path, trainer)
-    kept, here = (r.plan.fine_tuning_path(SETTINGS) for r in (replace(run, root=root), run))
+    kept, here = (
+        tuning_folder(pipeline(model_folder, at, trainer), SETTINGS) for at in (root, tmp_path)
+    )
     shutil.copytree(kept, here)
-    promised = sum(work.evaluations for work in STUDY.work(run))
+    promised = sum(work.evaluations for work in work_left(STUDY, run))
     other, _ = fine_tuned(run, SETTINGS)
-    own = own_domain(other).evaluations
-    other.in_domain()
+    (own,) = (work.evaluations for work in work_of([other.in_domain]))
+    other.in_domain_images()
     with pytest.MonkeyPatch.context() as patch:
         calls = count_evaluations(run, patch)
         STUDY.measure(run)
@@ -228,9 +240,9 @@ def test_images_of_the_copy_are_its_own(
     run = pipeline(model_folder, root, trainer)
     other, tuned = fine_tuned(run, SETTINGS)
     assert other.model.digest != run.model.digest
-    assert other.plan.in_domain().folder != run.plan.in_domain().folder
-    assert other.plan.inversion().folder != run.plan.inversion().folder
-    assert other.plan.pure_noise().digest == run.plan.pure_noise().digest
+    assert other.in_domain.output.folder != run.in_domain.output.folder
+    assert other.inversion.output.folder != run.inversion.output.folder
+    assert other.noise.output.digest == run.noise.output.digest
     more, again = fine_tuned(run, replace(SETTINGS, steps=5))
     assert again.weights != tuned.weights
     assert more.model.digest != other.model.digest

@@ -8,7 +8,7 @@ import torch
 
 from ood_sampler.diffusion.solvers import HeunSolver
 from ood_sampler.metrics.reconstruction import reconstruction
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap
 from ood_sampler.studies.base import Measured, Row
@@ -43,8 +43,8 @@ def test_the_figures_are_those_of_the_pictures(run: Pipeline, measured: Measured
     ]
     x_0 = torch.stack([run.domain.few_shot[i] for i in range(20)])
     for row in measured.rows[:2]:
-        x_t = run.solver.invert(run.model.denoiser, x_0, [row["step"]])[row["step"]]
-        x = run.solver.decode(run.model.denoiser, x_t, step=row["step"]).clamp(-1, 1)
+        x_t = run.codec.encode(x_0, [row["step"]])[row["step"]]
+        x = run.codec.decode(x_t, row["step"]).clamp(-1, 1)
         scores = reconstruction(x, x_0)
         for key in ("mse", "psnr", "ssim"):
             expected = getattr(scores, key)
@@ -98,7 +98,7 @@ def test_the_in_domain_set_is_named_and_the_same_for_all_solvers(
     run: Pipeline, measured: Measured
 ) -> None:
     assert {row["in_domain"] for row in measured.rows} == {"samples of the model"}
-    other = replace(run, solver=HeunSolver(steps=3, power=1))
+    other = replace(run, codec=run.model.codec(HeunSolver(steps=3, power=1)))
     own = [study().sources.in_domain(made).domain.few_shot for made in (run, other)]
     assert own[0].digest == own[1].digest
 
@@ -137,7 +137,7 @@ def test_an_odd_number_of_domains_leaves_no_place_empty(measured: Measured) -> N
 def test_solvers_of_a_sweep_keep_their_pictures(
     run: Pipeline, measured: Measured, tmp_path: Path
 ) -> None:
-    heun = study().measure(replace(run, solver=HeunSolver(steps=3, power=1)))
+    heun = study().measure(replace(run, codec=run.model.codec(HeunSolver(steps=3, power=1))))
     for name, found in (("ddim", measured), ("heun", heun)):
         write_study(tmp_path / name, study(), found, {"model": "tiny"})
     merged, _ = read_studies("reconstruction", [tmp_path / "ddim", tmp_path / "heun"])

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 
 from ood_sampler.data.domain import TensorImages
+from ood_sampler.pipeline.search import Search
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
-from ood_sampler.search import Search
 from ood_sampler.statistics.band import Point, Thresholds
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.studies.search import SearchStudy

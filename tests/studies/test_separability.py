@@ -8,10 +8,11 @@ import torch
 from ood_sampler.latents.separability import auroc
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.modules.denoising import DenoisingLoss
-from ood_sampler.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.plots import bitmap
-from ood_sampler.studies.base import Row, variant
+from ood_sampler.studies.base import Row
 from ood_sampler.studies.separability import DETECTORS, SeparabilityStudy
+from tests.studies.conftest import work_left
 from tests.test_pipeline import pipeline
 
 STEPS = [300, 700]
@@ -53,10 +54,10 @@ def test_the_baselines_are_those_of_the_pictures(run: Pipeline, rows: list[Row])
     errors, losses = [], []
     for one in runs:
         x_0 = torch.stack([one.domain.few_shot[i] for i in range(30)])
-        decoded = torch.cat(list(variant(one, step=700).reconstruct().open().blocks()))
+        decoded = torch.cat(list(one.variant(step=700).reconstructed()[1].blocks()))
         errors.append(reconstruction(decoded, x_0).mse)
         stage = DenoisingLoss(
-            run.model.denoiser, at=[700], seed=run.settings.seed, names=one.domain.few_shot.names
+            run.codec, at=[700], seed=run.settings.seed, names=one.domain.few_shot.names
         )
         losses.append(stage.predict_step((list(range(30)), x_0), 0)["700"][:, 0])
     assert rows[1]["reconstruction_auroc"] == pytest.approx(auroc(*errors))
@@ -122,11 +123,14 @@ def test_two_domains_share_a_figure(rows: list[Row]) -> None:
 
 
 def test_the_work_is_what_is_left(run: Pipeline, rows: list[Row]) -> None:
-    work = {work.name: (work.images, work.evaluations) for work in study().work(run)}
+    work = {work.name: (work.images, work.evaluations) for work in work_left(study(), run)}
+    assert not any(evaluations for _, evaluations in work.values())
+    more = work_left(study(count=40), run)
+    work = {work.name: (work.images, work.evaluations) for work in more}
     # in 5 intervals, step 300 is two moves away from clean data and step 700 four
-    assert work["reconstruct, t = 300"] == (30, 30 * 2)
-    assert work["reconstruct, t = 700"] == (30, 30 * 4)
-    assert work["denoising loss"] == (30, 30 * 2)
+    assert work["reconstruct in-domain: t = 300"] == (40, 40 * 2)
+    assert work["reconstruct in-domain: t = 700"] == (40, 40 * 4)
+    assert work["denoising loss in-domain"] == (40, 40 * 2)
 
 
 def test_too_few_pictures_are_refused(run: Pipeline) -> None:

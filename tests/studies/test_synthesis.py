@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from ood_sampler.measure import REAL as REAL_PICTURES
+from ood_sampler.pipeline.measure import REAL as REAL_PICTURES
 from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler

@@ -175,7 +175,7 @@ class Solver(ABC):
                 "(solver=fixed_point, solver=ddim), others follow the deterministic trajectory"
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def invert(self, denoiser: Denoiser, x_0: Tensor, at: Iterable[int]) -> dict[int, Tensor]:
         """Carry images to the latents of one or several steps in one pass down the chain.
 
@@ -211,7 +211,7 @@ class Solver(ABC):
             point = self.move(flow, point, s)
         return ends
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(
         self,
         denoiser: Denoiser,

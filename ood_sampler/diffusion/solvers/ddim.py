@@ -66,7 +66,7 @@ class DdimDecoder(Solver):
         if not eta >= 0:
             raise ValueError(f"eta must be >= 0, got {eta}")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(
         self,
         denoiser: Denoiser,

@@ -32,7 +32,7 @@ class TwoStateSolver(Solver):
             return heun_move(flow, point, s)
         return point.then(self.leap(flow, point.before, point, s), s)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def invert_pairs(
         self, denoiser: Denoiser, x_0: Tensor, at: Iterable[int]
     ) -> dict[int, tuple[Tensor, Tensor]]:
@@ -49,7 +49,7 @@ class TwoStateSolver(Solver):
         ends = self._invert(Flow(denoiser), x_0, at)
         return {step: (end.x, end.before.x) for step, end in ends.items() if end.before is not None}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(
         self,
         denoiser: Denoiser,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from stand_ins import fields
 
-from ood_sampler.data import fields as fields_module
+from ood_sampler.data import field_domain as fields_module
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.data.fields import array_domain, resize
+from ood_sampler.data.field_domain import array_domain, resize
 from ood_sampler.data.images import ImageError
 from ood_sampler.data.limits import measure_limits
 from ood_sampler.data.published import Origin

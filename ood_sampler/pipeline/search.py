@@ -10,15 +10,17 @@ from torch import Tensor
 
 from ood_sampler.data.domain import Part
 from ood_sampler.metrics.authenticity import authenticity
-from ood_sampler.metrics.judges import Described, Judges
+from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.kernel import kernel_distance
-from ood_sampler.pipeline import Pipeline, StageRecord, label
-from ood_sampler.plan import in_domain_work
-from ood_sampler.report.estimate import Work
+from ood_sampler.pipeline.estimate import Work
+from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.session import StageRecord
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import Point, Thresholds, ranked
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
+from ood_sampler.store.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -169,10 +171,11 @@ class Search:
             ValueError: there are too few few-shot pictures or samples, or a step or a strategy
                 does not fit.
         """
-        last = pipeline.model.schedule.last_invertible
-        for step in steps:
-            if not 0 <= step <= last:
-                raise ValueError(f"search.steps must be in 0..{last}, got {step}")
+        if pipeline.codec.schedule is not None:
+            last = pipeline.codec.schedule.last_invertible
+            for step in steps:
+                if not 0 <= step <= last:
+                    raise ValueError(f"search.steps must be in 0..{last}, got {step}")
         pipeline.judges.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers):
             run.check()
@@ -192,16 +195,19 @@ class Search:
     ) -> list[Work]:
         """What the network has to do at most, round by round."""
         candidates, before, work = len(steps) * len(samplers), 0, []
-        largest = max(pipeline.plan.evaluations(step) for step in steps)
+        largest = max(pipeline.codec.decoding_evaluations(step) for step in steps)
         for number, samples in enumerate(self.samples, start=1):
             new = _computed(samples, before, pipeline)
             work.append(Work(f"search {number}", candidates * new, largest))
             before, candidates = samples, max(1, round(self.keep * candidates))
-        # the samples themselves are work of the run
-        _, *inversions = in_domain_work(
-            [run.plan for run in self._candidates(pipeline, steps, samplers)]
-        )
-        return [*work, *inversions]
+        return work
+
+    def targets(
+        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+    ) -> list[Node]:
+        """Latents of the model's own domain that candidates ask for."""
+        runs = self._candidates(pipeline, steps, samplers)
+        return [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
@@ -222,24 +228,33 @@ class Search:
         settings = replace(pipeline.settings, step=max(steps))
         inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
         inverted.check()
-        inverted.invert()
-        seen = _Seen(pipeline.judges, pipeline.few_shot, pipeline.in_domain_features)
-        judge = _Judge(seen, fit, validation, self.thresholds)
+        pipeline.session.obtain(inverted.inversion)
+        judge = _Judge(
+            pipeline.judges.headline,
+            pipeline.few_shot.headline,
+            pipeline.in_domain_features,
+            fit,
+            validation,
+            self.thresholds,
+        )
         trials: list[Trial] = []
         spent, before = 0, 0
         for number, samples in enumerate(self.samples, start=1):
             found, stages = [], list[StageRecord]()
             for run in runs:
-                settings = replace(run.settings, num_samples=samples)
-                run = replace(run, settings=settings, stages=stages, left_out=[])
+                run = replace(
+                    run,
+                    settings=replace(run.settings, num_samples=samples),
+                    session=replace(run.session, stages=stages, left_out=[]),
+                )
                 _copy_latents(inverted, run, fit)
-                found.append((judge.trial(run, run.sampled()[2]), run))
+                found.append((judge.trial(run, run.sampled().described), run))
                 new = _computed(samples, before, run)
-                spent += new * run.plan.evaluations(run.settings.step)
+                spent += new * run.codec.decoding_evaluations(run.settings.step)
             found = [found[i] for i in judge.order([trial for trial, _ in found])]
             trials += [trial for trial, _ in found]
             before = samples
-            pipeline.stages.append(_round(f"search {number}", len(found) * samples, stages))
+            pipeline.session.stages.append(_round(f"search {number}", len(found) * samples, stages))
             runs = [run for _, run in found[: max(1, round(self.keep * len(found)))]]
             log.info("search: %d samples each, ahead: %s", samples, _words(found[0][0]))
             if len(runs) == 1:
@@ -249,19 +264,21 @@ class Search:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a search may look at: no held-out picture is read for it."""
-
-    judges: Judges
-    few_shot: Described
-    in_domain: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
 class _Judge:
-    """Compares candidates with the validation part."""
+    """Compares candidates with the validation part; no held-out picture is looked at.
 
-    measure: _Seen
+    Attributes:
+        headline: the judge that decides.
+        few_shot: features of all few-shot pictures, shape $(N, D)$.
+        in_domain: features of the model's own domain, by judge.
+        fit: numbers of the few-shot pictures that candidates are fitted to.
+        validation: numbers of those that they are compared with.
+        thresholds: what makes a candidate usable, as shares of what real pictures reach.
+    """
+
+    headline: Judge
+    few_shot: Tensor
+    in_domain: Mapping[str, Tensor]
     fit: Sequence[int]
     validation: Sequence[int]
     thresholds: Thresholds
@@ -272,14 +289,14 @@ class _Judge:
         return Trial(run.settings.step, label(run.sampler), len(samples), point, usable)
 
     def point(self, step: int, features: Tensor) -> Point:
-        judge = self.measure.judges.headline
+        judge = self.headline
         fit, validating = self._few_shot(self.fit), self._few_shot(self.validation)
         sets = {
             "generated": features,
             "new": features,
             "few_shot": fit,
             "held_out": validating,
-            "in_domain": self.measure.in_domain[judge.name],
+            "in_domain": self.in_domain[judge.name],
         }
         found = judge.figures(sets, only=("kid", "authenticity", "near_copies", "captured"))
         copies = interval(found, "near_copies")
@@ -294,14 +311,14 @@ class _Judge:
         )
 
     def _few_shot(self, part: Sequence[int]) -> Tensor:
-        return self.measure.few_shot.headline[part]
+        return self.few_shot[part]
 
     @cached_property
     def _usual_copies(self) -> Interval:
         """Share of near-copies among pictures of the validation part, which are new."""
         validating = self._few_shot(self.validation)
         sets = {"new": validating, "few_shot": self._few_shot(self.fit), "held_out": validating}
-        judge = self.measure.judges.headline
+        judge = self.headline
         return interval(judge.figures(sets, only=("near_copies",)), "near_copies")
 
     @cached_property
@@ -354,28 +371,25 @@ def _round(name: str, images: int, stages: Sequence[StageRecord]) -> StageRecord
 
 def _computed(samples: int, before: int, run: Pipeline) -> int:
     """Samples that are computed to have so many: a shard that is not full is made anew."""
-    shard = run.plan.samples().shard
+    shard: int = run.samples.output.shard
     return samples - before // shard * shard
 
 
 def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sampler) -> Pipeline:
     """The run of a candidate, of the part of the pictures to fit."""
-    domain = replace(pipeline.domain, few_shot=Part(pipeline.domain.few_shot, fit))
-    settings = replace(pipeline.settings, step=step)
+    session, progress = pipeline.session, pipeline.session.progress
     return replace(
-        pipeline,
-        domain=domain,
-        sampler=sampler,
-        settings=settings,
-        also=(),
-        progress=lambda name, images: pipeline.progress(f"search, {name}", images),
+        pipeline.variant(step=step, sampler=sampler),
+        domain=replace(pipeline.domain, few_shot=Part(pipeline.domain.few_shot, fit)),
+        session=replace(session, progress=lambda name, images: progress(f"search, {name}", images)),
     )
 
 
 def _copy_latents(whole: Pipeline, part: Pipeline, fit: Sequence[int]) -> None:
     """Give the run of a part the latents that the whole set has already."""
-    latents = whole.plan.inversions()[part.settings.step].open()
-    copy = part.plan.inversion()
+    step = str(part.settings.step)
+    latents = whole.inversion.outputs[step].open()
+    copy = part.inversion.outputs[step]
     for shard in copy.missing():
         first = shard * copy.shard
         copy.write(shard, latents.take(fit[first : first + copy.expected(shard)]))

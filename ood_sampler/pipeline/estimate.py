@@ -1,7 +1,10 @@
 """What a run will cost, said before it starts."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from ood_sampler.store.node import Node, reached
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,31 @@ class Work:
         return self.images * self.evaluations_each
 
 
+def work_of(targets: Iterable[Node]) -> list[Work]:
+    """What the network has still to do for some nodes, stage by stage."""
+    nodes = [(node, node.evaluations_each()) for node in reached(targets)]
+    costly = [(node, evaluations) for node, evaluations in nodes if evaluations]
+    names = Counter(node.name for node, _ in costly)
+    return [
+        Work(node.title if names[node.name] > 1 else node.name, node.missing_items(), evaluations)
+        for node, evaluations in costly
+    ]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """The cost of a run.
 
     Attributes:
         work: of each stage of the network.
-        batch_size: images a call of the network.
-        seconds_an_evaluation: of one image, as timed on this machine.
+        batch_size: images per forward pass.
+        seconds_per_evaluation: of one image, as timed on this machine.
         disk: bytes still to write.
     """
 
     work: Sequence[Work]
     batch_size: int
-    seconds_an_evaluation: float
+    seconds_per_evaluation: float
     disk: int
 
     def text(self, of: str = "") -> str:
@@ -58,7 +72,7 @@ class Estimate:
         return "\n".join(lines)
 
     def _time(self, evaluations: int) -> str:
-        return duration(evaluations * self.seconds_an_evaluation)
+        return duration(evaluations * self.seconds_per_evaluation)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,121 @@
+"""The interface of a codec: a frozen model as a map between images and latents."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.store.versions import Maker
+
+
+class Codec(ABC):
+    r"""Map images to latents of a level and back, with frozen weights.
+
+    Images are float32 in $[-1, 1]$, shape $(B, C, H, W)$. A level is a whole number whose meaning
+    is the codec's: the inversion step $t$ of a diffusion model, 0 of one that has a single kind of
+    latents. A codec is cheap until `networks` is asked for; what it costs and what its results
+    depend on is known without the weights.
+    """
+
+    stored: ClassVar[bool] = True
+    """Whether latents and images are stored; those that cost nothing are computed when read."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Weights and settings that latents and images depend on, as JSON."""
+
+    @property
+    @abstractmethod
+    def makers(self) -> tuple[Maker, ...]:
+        """Functions and classes whose code they depend on (`code_version`)."""
+
+    @property
+    @abstractmethod
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The frozen networks by name, loaded at first use; a stage moves them to its device.
+
+        Raises:
+            FileNotFoundError: weights are missing.
+            ValueError: weights do not load.
+        """
+
+    @property
+    def label(self) -> str:
+        """How it computes, in a few words."""
+        return ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it computes, for records and tables."""
+        return {}
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """Noise schedule of a diffusion model; None for other kinds."""
+        return None
+
+    @property
+    @abstractmethod
+    def last_level(self) -> int:
+        r"""The level at which latents of the model's own domain are $\mathcal{N}(0, I)$."""
+
+    @abstractmethod
+    def shape(self, level: int) -> tuple[int, ...]:
+        """Shape of a latent."""
+
+    @abstractmethod
+    def check(self, levels: Iterable[int], *, eta: float = 0.0) -> None:
+        """Refuse what the codec cannot do, before any weight is loaded.
+
+        Raises:
+            ValueError: a level is none of its own, a setting does not fit the model, or decoding
+                cannot add noise; the message begins with the key of the configuration.
+            FileNotFoundError: weights are missing.
+        """
+
+    @abstractmethod
+    def encode(self, x_0: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
+        """Invert images to the latents of some levels in one pass, deterministically."""
+
+    @abstractmethod
+    def decode(
+        self,
+        z: Tensor,
+        level: int,
+        *,
+        eta: float = 0.0,
+        noise: SampleNoise | None = None,
+        clip_x_0: bool = False,
+    ) -> Tensor:
+        """Decode latents of a level to images, not clipped at the end.
+
+        Args:
+            z: latents, shape $(B, *shape(level))$.
+            level: of the latents.
+            eta: noise of decoding; 0 is deterministic.
+            noise: one stream per latent; needed if `eta` > 0.
+            clip_x_0: clip denoised images on the way, as for samples from pure noise.
+
+        Raises:
+            ValueError: `eta` is refused or has no `noise`.
+        """
+
+    def clean(self, x_0: Tensor) -> Tensor:
+        """Images in the space of the latents, without noise."""
+        return x_0
+
+    @abstractmethod
+    def encoding_evaluations(self, levels: Iterable[int]) -> int:
+        """Network evaluations per image (NFE) of `encode`, at most."""
+
+    @abstractmethod
+    def decoding_evaluations(self, level: int) -> int:
+        """Network evaluations per image (NFE) of `decode`."""
+
+    def probe(self, z: Tensor) -> Tensor:
+        """Evaluate the network once, to time it."""
+        return z

@@ -1,0 +1,513 @@
+"""The nodes of a run: each stored result with all that determines it, its inputs and its cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.pixels import PixelCodec
+from ood_sampler.data.domain import ImageSet, Part, TargetDomain
+from ood_sampler.diffusion.noise import SampleNoise, Stream
+from ood_sampler.diffusion.solvers.base import clip
+from ood_sampler.metrics.judges import Judge, Judges
+from ood_sampler.models.frozen import Model
+from ood_sampler.modules.features import FeatureExtraction
+from ood_sampler.modules.inversion import Inversion, latent_at
+from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.pipeline.session import Session
+from ood_sampler.pipeline.settings import Settings
+from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.cog import CogSampler
+from ood_sampler.samplers.lerp import LerpSampler
+from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.store.artifacts import Artifact, Items
+from ood_sampler.store.files import load_state, save_state
+from ood_sampler.store.node import Computed, Derived, Node, StoredState
+from ood_sampler.store.sets import Empty, Selected, Taken, TensorSet
+from ood_sampler.store.versions import Maker, code_version
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """What a run makes, known before any of it is made.
+
+    Attributes:
+        model: the frozen model.
+        codec: the model as a map between images and latents.
+        domain: few-shot and held-out pictures.
+        sampler: the strategy.
+        judges: feature spaces and metrics.
+        settings: the numbers.
+        session: where and how nodes are made.
+        also: further steps whose latents the same inversion should leave, for a sweep.
+    """
+
+    model: Model
+    codec: Codec
+    domain: TargetDomain
+    sampler: Sampler
+    judges: Judges
+    settings: Settings
+    session: Session
+    also: Sequence[int] = ()
+
+    @property
+    def title(self) -> str:
+        """Strategy, step and noise of decoding, which tell samples of several runs apart."""
+        if not self.codec.stored:
+            return f"{label(self.sampler)} in pixels"
+        eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
+        return f"{label(self.sampler)}, t = {self.settings.step}{eta}"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """$(C, H, W)$ of an image."""
+        return (self.model.channels, self.model.resolution, self.model.resolution)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of a latent of the run's step."""
+        return self.codec.shape(self.settings.step)
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+        return self.settings.batch_size or self.session.images_per_pass(self.model.resolution)
+
+    @property
+    def controls(self) -> list[Self]:
+        """The same linear combinations of pictures: what needs no model at all."""
+        controls: list[Sampler] = [LerpSampler(), CogSampler(references=2)]
+        known = [configuration(control) for control in controls]
+        if self.sampler.mixes and configuration(self.sampler) not in known:
+            controls.append(self.sampler)
+        few_shot = len(self.domain.few_shot)
+        return [self.in_pixels(c) for c in controls if few_shot >= c.minimum_images]
+
+    def in_pixels(self, sampler: Sampler) -> Self:
+        """The run of a strategy on the pictures themselves, its control."""
+        return replace(
+            self,
+            codec=PixelCodec(self.image_shape),
+            sampler=sampler,
+            settings=replace(self.settings, step=0, eta=0.0),
+            also=(),
+        )
+
+    @cached_property
+    def inversion(self) -> Node:
+        """Latents of the few-shot pictures at every step asked for, in one pass."""
+        few_shot = self.domain.few_shot
+        return self._encoded(
+            "invert",
+            lambda: few_shot,
+            {"images": few_shot.digest, "reader": reader(few_shot)},
+            few_shot.names,
+            levels=sorted({self.settings.step, *self.also}),
+            inputs=made_by(few_shot),
+        )
+
+    @cached_property
+    def in_domain_inversion(self) -> Node | None:
+        """Latents of the model's own domain, if the strategy asks for them."""
+        # the number of images that a run compares with must not matter
+        count = self.sampler.in_domain_images
+        if not count:
+            return None
+        settings = replace(self.settings, num_samples=count, in_domain=None)
+        images = replace(self, settings=settings).in_domain
+        return self._encoded(
+            "invert in-domain",
+            lambda: Items(images.output.open()),
+            {"images": images.output.digest},
+            [f"{i} of the model's own domain" for i in range(count)],
+            levels=[self.settings.step],
+            inputs=[images],
+        )
+
+    @property
+    def inversions(self) -> list[Node]:
+        """Latents that the strategy is fitted to."""
+        return [node for node in (self.inversion, self.in_domain_inversion) if node is not None]
+
+    @cached_property
+    def fit(self) -> Node:
+        """What the strategy learns from the latents."""
+        count = len(self.domain.few_shot)
+        state = StoredState(self.session.root, "fit", self._fit_key, count)
+        return Node(
+            "fit" if self.codec.stored else "fit control",
+            {"state": state},
+            lambda _: save_state(state.path, self.sampler.fit(self.inverted)),
+            inputs=self.inversions,
+            of=self.title,
+        )
+
+    @cached_property
+    def draws(self) -> Node:
+        """Latents that the strategy draws."""
+        key = {**self._fit_key, "seed": self.settings.seed}
+        artifact = self.session.artifact(
+            "latents", key, self.settings.num_samples, self.latent_shape
+        )
+        return Node(
+            "draw" if self.codec.stored else "control",
+            {"latents": artifact},
+            lambda _: self._draw(artifact, self.sampler, self.fitted, self.inverted),
+            inputs=[self.fit, *self.fit.inputs],
+            of=label(self.sampler),
+        )
+
+    @cached_property
+    def samples(self) -> Node:
+        """The new images."""
+        settings = self.settings
+        return self._decoded(
+            "decode",
+            self.draws,
+            settings.step,
+            eta=settings.eta,
+            clip_x_0=settings.clip_x_0,
+            of=self.title,
+        )
+
+    @cached_property
+    def reconstructions(self) -> Node:
+        """The first few-shot images, inverted and decoded."""
+        step, count = self.settings.step, len(self.domain.few_shot)
+        return self._decoded(
+            "reconstruct",
+            self.inversion,
+            step,
+            of=f"t = {step}",
+            count=min(self.settings.round_trip or count, count),
+        )
+
+    @cached_property
+    def noise(self) -> Node:
+        """Latents of the model's own domain."""
+        sampler, level = StandardSampler(), self.codec.last_level
+        shape = self.codec.shape(level)
+        key = {
+            "sampler": configuration(sampler),
+            "shape": list(shape),
+            "code": _drawing(sampler),
+            "seed": self.settings.seed,
+        }
+        artifact = self.session.artifact("latents", key, self.settings.in_domain_count, shape)
+        empty = InvertedSet(Empty(shape), Empty(shape), self.codec.schedule, level)
+        return Node(
+            "draw",
+            {"latents": artifact},
+            lambda _: self._draw(artifact, sampler, {}, empty),
+            of=label(sampler),
+        )
+
+    @cached_property
+    def in_domain(self) -> Node:
+        """What the model makes from pure noise."""
+        return self._decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
+
+    def features(
+        self,
+        judge: Judge,
+        name: str,
+        images: Callable[[], Dataset[Tensor]],
+        images_digest: str,
+        names: Sequence[object],
+        *,
+        inputs: Sequence[Node] = (),
+        of: str = "",
+    ) -> Node:
+        """Features of a set of images, as one of the judges sees them.
+
+        Args:
+            judge: whose feature space it is.
+            name: what the images are.
+            images: opens them, in [-1, 1].
+            images_digest: of all that determines them.
+            names: one per image, for messages.
+            inputs: node that makes the images.
+            of: what made them.
+        """
+        extractor = judge.extractor
+        key = {
+            "extractor": self.session.once(("digest", extractor), lambda: extractor.digest),
+            "protocol": extractor.protocol,
+            "images": images_digest,
+            "readers": [reader(part) for part in (self.domain.few_shot, self.domain.held_out)],
+            "code": code_version(FeatureExtraction, type(extractor)),
+        }
+        stage = f"features of {name}, {judge.name}"
+        return Node(
+            stage,
+            {"features": self.session.artifact("features", key, len(names), (extractor.width,))},
+            lambda unfinished: self.session.compute(
+                f"{stage}: {of}" if of else stage,
+                lambda _: FeatureExtraction(extractor, what=f"{name}, image", names=names),
+                images(),
+                unfinished,
+                batch_size=self.batch_size,
+            ),
+            inputs=inputs,
+            of=of,
+        )
+
+    @property
+    def targets(self) -> list[Node]:
+        """All that a run makes."""
+        nodes = [*self.inversions, self.reconstructions, self.samples, self.in_domain]
+        made = [("samples", self.samples, self.title), ("in-domain", self.in_domain, "")]
+        made += [("samples", run.samples, run.title) for run in self.controls]
+        pictures = [("few-shot", self.domain.few_shot), ("held-out", self.domain.held_out)]
+        for judge in self.judges:
+            nodes += [
+                self.features(
+                    judge,
+                    name,
+                    partial(_items, node),
+                    node.output.digest,
+                    range(node.count),
+                    inputs=[node],
+                    of=of,
+                )
+                for name, node, of in made
+            ]
+            nodes += [
+                self.features(judge, name, partial(_same, part), part.digest, part.names)
+                for name, part in pictures
+            ]
+        return nodes
+
+    @cached_property
+    def inverted(self) -> InvertedSet:
+        """The latents that the strategy may use, and their pictures.
+
+        Raises:
+            NonFiniteError: one is not finite, and the settings do not allow for that.
+            ValueError: too few are.
+        """
+        for each in self.inversions:
+            if each.missing_items():
+                self.session.obtain(each)
+        few_shot, step = self.domain.few_shot, self.settings.step
+        latents = self.inversion.outputs[str(step)].open()
+        kept = self.finite(latents, latent_at(step), few_shot.names)
+        inverted = self.inverted_set(selected(latents, kept), selected(taken(few_shot), kept))
+        self.sampler.check(inverted)
+        node = self.in_domain_inversion
+        if node is None:
+            return inverted
+        own = node.output.open()
+        names = [f"{i} of the model's own domain" for i in range(len(own))]
+        return replace(inverted, in_domain=selected(own, self.finite(own, latent_at(step), names)))
+
+    @property
+    def fitted(self) -> Fitted:
+        """What the strategy learned."""
+        fitted = load_state(self.fit.output.path)
+        if fitted is None:
+            raise FileNotFoundError(f"{self.fit.output.path} was removed during the run")
+        return fitted
+
+    def inverted_set(self, latents: TensorSet, images: TensorSet) -> InvertedSet:
+        """Latents of the run's step as strategies see them."""
+        shape = self.latent_shape
+        clean = Computed(images, torch.no_grad()(self.codec.clean), shape)
+        return InvertedSet(
+            images=clean,
+            latents=latents,
+            schedule=self.codec.schedule,
+            step=self.settings.step,
+        )
+
+    def finite(
+        self, items: TensorSet, what: str, names: Sequence[object] | None = None
+    ) -> list[int]:
+        """Numbers of the items that are finite (`Session.finite`)."""
+        return self.session.finite(items, what, names, on_nonfinite=self.settings.on_nonfinite)
+
+    @property
+    def _fit_key(self) -> dict[str, Any]:
+        key = {
+            "inversion": self.inversion.outputs[str(self.settings.step)].digest,
+            "sampler": configuration(self.sampler),
+            "code": _drawing(self.sampler),
+        }
+        if self.in_domain_inversion is not None:
+            key["in_domain"] = self.in_domain_inversion.output.digest
+        return key
+
+    def _codec_key(self, stage: Maker) -> dict[str, Any]:
+        return {
+            **self.codec.identity,
+            "machine": self.session.machine,
+            "code": code_version(stage, *self.codec.makers),
+        }
+
+    def _encoded(
+        self,
+        name: str,
+        images: Callable[[], Dataset[Tensor]],
+        key: Mapping[str, Any],
+        names: Sequence[str],
+        *,
+        levels: Sequence[int],
+        inputs: Sequence[Node],
+    ) -> Node:
+        """Latents of images at some levels, in one pass."""
+        key = {**self._codec_key(Inversion), **key}
+        count = len(names)
+        if not self.codec.stored:
+            shown = {
+                str(t): Derived({**key, "step": t}, count, lambda: Taken(images(), count))
+                for t in levels
+            }
+            return Node(name, shown, _nothing)
+        return Node(
+            name,
+            {
+                str(t): self.session.artifact(
+                    "inversion", {**key, "step": t}, count, self.codec.shape(t)
+                )
+                for t in levels
+            },
+            lambda unfinished: self.session.compute(
+                name,
+                lambda at: Inversion(
+                    self.codec,
+                    at=[int(t) for t in at],
+                    names=names,
+                    on_nonfinite=self.settings.on_nonfinite,
+                ),
+                images(),
+                unfinished,
+                batch_size=self.batch_size,
+            ),
+            inputs=inputs,
+            cost=lambda at: self.codec.encoding_evaluations([int(t) for t in at]),
+        )
+
+    def _decoded(
+        self,
+        name: str,
+        latents: Node,
+        level: int,
+        *,
+        eta: float = 0.0,
+        clip_x_0: bool = False,
+        of: str = "",
+        count: int | None = None,
+    ) -> Node:
+        """Decoded latents of a level, the first `count` of them if that is given."""
+        source = latents.outputs[str(level)] if len(latents.outputs) > 1 else latents.output
+        count = count or source.count
+        key = {
+            **self._codec_key(Synthesis),
+            "latents": source.digest,
+            "step": level,
+            "eta": eta,
+            "clip_x_0": clip_x_0,
+            "seed": self.settings.seed if eta else None,
+        }
+        if not self.codec.stored:
+            derived = Derived(
+                key,
+                count,
+                lambda: Computed(
+                    source.open(), lambda z: clip(self.codec.decode(z, level)), self.image_shape
+                ),
+                source,
+            )
+            return Node(name, {"images": derived}, _nothing, inputs=[latents], of=of)
+        return Node(
+            name,
+            {"images": self.session.artifact("images", key, count, self.image_shape)},
+            lambda unfinished: self.session.compute(
+                f"{name}: {of}" if of else name,
+                lambda _: Synthesis(
+                    self.codec,
+                    level=level,
+                    eta=eta,
+                    clip_x_0=clip_x_0,
+                    seed=self.settings.seed,
+                    on_nonfinite=self.settings.on_nonfinite,
+                ),
+                Items(source.open()),
+                unfinished,
+                batch_size=self.batch_size,
+            ),
+            inputs=[latents],
+            cost=lambda _: self.codec.decoding_evaluations(level),
+            of=of,
+        )
+
+    def _draw(
+        self, artifact: Artifact, sampler: Sampler, fitted: Fitted, inverted: InvertedSet
+    ) -> None:
+        for shard in artifact.missing():
+            first = shard * artifact.shard
+            indices = range(first, first + artifact.expected(shard))
+            noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
+            artifact.write(shard, sampler.draw(fitted, inverted, noise))
+
+
+def configuration(part: Sampler) -> dict[str, Any]:
+    """Name and arguments of a strategy."""
+    return {"type": type(part).__name__, **vars(part)}
+
+
+def label(sampler: Sampler) -> str:
+    """A strategy and its arguments, for tables."""
+    arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
+    if sampler.recipe:
+        arguments = f"{sampler.recipe}: {arguments}"
+    name = type(sampler).__name__.removesuffix("Sampler").lower()
+    return f"{name} ({arguments})" if arguments else name
+
+
+def reader(images: ImageSet) -> str:
+    """Hash of the code that reads images, whichever set holds them."""
+    made = [type(images)]
+    while isinstance(images, Part):
+        images = images.images
+        made.append(type(images))
+    return code_version(*made)
+
+
+def made_by(images: ImageSet) -> list[Node]:
+    """Nodes that make a set of images; none of real pictures."""
+    node: Node | None = getattr(images, "node", None)
+    return [] if node is None else [node]
+
+
+def selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
+    """Some items of a set; the set itself where these are all."""
+    return items if len(kept) == len(items) else Selected(items, kept)
+
+
+def taken(images: ImageSet) -> Taken:
+    """Pictures as a tensor set."""
+    return Taken(images, len(images))
+
+
+def _drawing(sampler: Sampler) -> str:
+    """Hash of the code that fits and draws, with what that is handed."""
+    return code_version(type(sampler), SampleNoise, TensorSet)
+
+
+def _items(node: Node) -> Dataset[Tensor]:
+    return Items(node.output.open())
+
+
+def _same(images: ImageSet) -> Dataset[Tensor]:
+    return images
+
+
+def _nothing(unfinished: Mapping[str, Any]) -> None:
+    """What is computed when read needs no work."""

@@ -1,0 +1,406 @@
+"""A run: nodes made, images described and measured."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ood_sampler.codecs.autoencoder import AutoencoderCodec
+from ood_sampler.codecs.base import Codec
+from ood_sampler.data.domain import ImageSet
+from ood_sampler.metrics.attribution import Attribution, attribution
+from ood_sampler.metrics.authenticity import nearest
+from ood_sampler.metrics.features import read_reference
+from ood_sampler.metrics.judges import Described, Judge, thumbnails
+from ood_sampler.metrics.reconstruction import Reconstruction
+from ood_sampler.models.frozen import checksum
+from ood_sampler.modules.prediction import NonFiniteError
+from ood_sampler.modules.synthesis import SAMPLE
+from ood_sampler.modules.timing import seconds_per_evaluation
+from ood_sampler.pipeline.estimate import Estimate, Work, work_of
+from ood_sampler.pipeline.measure import Measure, Row
+from ood_sampler.pipeline.nodes import Nodes, label, selected, taken
+from ood_sampler.pipeline.session import StageRecord
+from ood_sampler.pipeline.settings import Settings
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.store.artifacts import Items, check_disk
+from ood_sampler.store.node import Node, reached
+from ood_sampler.store.sets import Taken, TensorSet
+
+SMALLEST = 11
+"""Pixels a side that SSIM needs."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images that were made.
+
+    Attributes:
+        images: those that are finite.
+        numbers: of these, where some were left out.
+        described: these as the metrics see them.
+    """
+
+    images: TensorSet
+    numbers: Sequence[int]
+    described: Described
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a run found, and where its pictures are.
+
+    Attributes:
+        near_copies: whether each sample is one.
+        attribution: the few-shot pictures that explain each sample best.
+        numbers: of the samples, where some were left out.
+        originals: the few-shot pictures that `reconstructions` belong to.
+        autoencoder: errors of the autoencoder alone, as `reconstruction`; empty without one.
+        left_out: what the network returned NaN or infinity for, a sentence each.
+        remarks: of the strategy about its fit, likewise.
+        weights: checksum of the network in memory before and after the run; it is frozen.
+    """
+
+    rows: list[Row]
+    reconstruction: dict[str, list[float]]
+    nearest_distance: dict[str, list[float]]
+    nearest_index: list[int]
+    near_copies: list[bool]
+    attribution: Attribution
+    stages: list[StageRecord]
+    images: TensorSet
+    numbers: Sequence[int]
+    originals: TensorSet
+    reconstructions: TensorSet
+    autoencoder: dict[str, list[float]]
+    in_domain: TensorSet
+    left_out: Sequence[str]
+    remarks: Sequence[str]
+    weights: tuple[str, str]
+
+
+class Pipeline(Nodes):
+    """A run: one frozen model, one target domain, one strategy."""
+
+    def variant(
+        self,
+        *,
+        sampler: Sampler | None = None,
+        step: int | None = None,
+        eta: float | None = None,
+    ) -> Self:
+        """The same run with another strategy, step or noise of decoding; None keeps the run's."""
+        settings = replace(
+            self.settings,
+            step=self.settings.step if step is None else step,
+            eta=self.settings.eta if eta is None else eta,
+        )
+        chosen = self.sampler if sampler is None else sampler
+        return replace(self, sampler=chosen, also=(), settings=settings)
+
+    def check(self) -> None:
+        """Find every mistake that can be found before work starts.
+
+        Raises:
+            ValueError: a step, count, size or strategy does not fit the model or the domain.
+            OSError: the disk is too small or not writable.
+            FileNotFoundError: weights are missing.
+        """
+        check_codec(self.codec, self.settings, self.also, resolution=self.model.resolution)
+        few_shot, held_out = self.domain.few_shot, self.domain.held_out
+        self.sampler.check(self.inverted_set(taken(few_shot), taken(few_shot)))
+        self.judges.check(
+            {
+                "num_samples": self.settings.num_samples,
+                "measure.in_domain": self.settings.in_domain_count,
+                "data.few_shot": len(few_shot),
+                "data.held_out": len(held_out),
+            }
+        )
+        if tuple(few_shot[0].shape) != self.image_shape:
+            raise ValueError(
+                f"model.channels and model.resolution are {self.image_shape}, pictures are "
+                f"{tuple(few_shot[0].shape)}: this model cannot take them"
+            )
+        self.in_domain_references({})
+        check_disk(self.session.root, self._disk(self.targets))
+
+    def estimate(
+        self, targets: Iterable[Node] | None = None, unstored: Sequence[Work] = ()
+    ) -> Estimate:
+        """What nodes will cost, from two timed forward passes.
+
+        Args:
+            targets: the nodes; None takes those of the run.
+            unstored: work besides them.
+
+        Raises:
+            ValueError: as `check`, and if the weights do not load.
+        """
+        self.check()
+        targets = self.targets if targets is None else list(targets)
+        work = [*work_of(targets), *unstored]
+        disk = self._disk(targets)
+        check_disk(self.session.root, disk)
+        images = max((stage.images for stage in work), default=0)
+        batch_size = min(self.batch_size, max(images, 1))
+        seconds = 0.0
+        if images:
+            seconds = seconds_per_evaluation(
+                self.codec, self.codec.last_level, batch_size, trainer=self.session.trainer
+            )
+        return Estimate(work, batch_size, seconds, disk)
+
+    def run(self) -> Outcome:
+        """Do what is not done yet, and measure."""
+        self.check()
+        before = self._weights()
+        for node in self.inversions:
+            self.session.obtain(node)
+        # a strategy may refuse what is left of the latents
+        _ = self.inverted
+        originals, reconstructions = self.reconstructed()
+        autoencoder = self._autoencoder_alone()
+        samples, own, measure = self.sampled(), self.own, self.measure
+        described = samples.described
+        with self.session.recorded("measure", self.settings.num_samples, 0):
+            rows = [measure.row(label(self.sampler), "strategy", described)]
+            compared = [
+                (measure.real(), measure.few_shot.first(measure.count)),
+                (measure.own(own.described), own.described),
+            ]
+            for control in self.controls:
+                mixed = control.sampled().described
+                compared.append((measure.row(control.title, "control", mixed), mixed))
+            rows += [measure.above(row, images, described) for row, images in compared]
+            to_few_shot, held_out_to_few_shot = (
+                nearest(images.headline, measure.few_shot.headline)
+                for images in (described, measure.held_out)
+            )
+            explained = attribution(
+                *(
+                    images.thumbnails.flatten(start_dim=1)
+                    for images in (described, measure.few_shot)
+                )
+            )
+            reconstruction = compare(originals, reconstructions)
+        return Outcome(
+            rows=rows,
+            reconstruction=reconstruction,
+            nearest_distance={
+                "samples": to_few_shot.distance.tolist(),
+                "held_out": held_out_to_few_shot.distance.tolist(),
+            },
+            nearest_index=to_few_shot.indices.tolist(),
+            near_copies=[bool(found) for found in rows[0].each.get("near_copies_each", ())],
+            attribution=explained,
+            stages=self.session.stages,
+            images=samples.images,
+            numbers=samples.numbers,
+            originals=originals,
+            reconstructions=reconstructions,
+            autoencoder=autoencoder,
+            in_domain=own.images,
+            left_out=self.session.left_out,
+            remarks=self.sampler.remarks(self.fitted),
+            weights=(before, self._weights()),
+        )
+
+    def sampled(self) -> Samples:
+        """Fit the strategy, draw its latents, decode and describe them."""
+        for node in self.inversions:
+            self.session.obtain(node)
+        _ = self.inverted
+        for node in (self.fit, self.samples):
+            self.session.obtain(node)
+        return self._made(self.samples, "samples", SAMPLE, of=self.title)
+
+    @property
+    def own(self) -> Samples:
+        """Samples of the model's own domain."""
+
+        def make() -> Samples:
+            self.session.obtain(self.in_domain)
+            return self._made(self.in_domain, "in-domain", "in-domain sample")
+
+        node = self.in_domain.output
+        return self.session.once(("own", node.digest, node.count), make)
+
+    def in_domain_images(self) -> TensorSet:
+        """Samples of the model's own domain that are finite."""
+        self.session.obtain(self.in_domain)
+        items = self.in_domain.output.open()
+        return selected(items, self.finite(items, "in-domain sample"))
+
+    def _made(self, node: Node, name: str, what: str, *, of: str = "") -> Samples:
+        items = node.output.open()
+        numbers = self.finite(items, what)
+        self.judges.check({f"{name} without NaN" if of else f"{what}s without NaN": len(numbers)})
+        images = selected(items, numbers)
+        described = self.describe(name, Items(images), node.output.digest, numbers, of=of)
+        return Samples(images, numbers, described)
+
+    def sample_row(self) -> Row:
+        """The figures of the strategy."""
+        role = "strategy" if self.codec.stored else "control"
+        name = label(self.sampler) if self.codec.stored else self.title
+        return self.measure.row(name, role, self.sampled().described)
+
+    def references(self) -> list[Row]:
+        """The floor and the ceiling: real pictures, and samples of the model's own domain."""
+        return [self.measure.real(), self.measure.own(self.own.described)]
+
+    @cached_property
+    def measure(self) -> Measure:
+        """What sets of images are measured against."""
+        return Measure(
+            judges=self.judges,
+            root=self.session.root,
+            few_shot=self.few_shot,
+            held_out=self.held_out,
+            in_domain=self.in_domain_features,
+            count=self.settings.num_samples,
+        )
+
+    @property
+    def few_shot(self) -> Described:
+        """The few-shot pictures as the metrics see them."""
+        return self._described("few-shot", self.domain.few_shot)
+
+    @property
+    def held_out(self) -> Described:
+        """The held-out pictures as the metrics see them."""
+        return self._described("held-out", self.domain.held_out)
+
+    @property
+    def in_domain_features(self) -> Mapping[str, Tensor]:
+        """Features of the model's own domain, by judge."""
+        return self.in_domain_references(self.own.described.features)
+
+    def in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of the model's own domain by judge: of real pictures where some are stored.
+
+        Args:
+            samples: features of samples of the model, which stand for them elsewhere.
+        """
+        found = dict(samples)
+        for judge in self.judges:
+            file = self.model.in_domain_file(judge.extractor.name)
+            if file is not None:
+                found[judge.name] = read_reference(file, judge.extractor)
+        return found
+
+    def latents(self) -> dict[int, TensorSet]:
+        """Invert, and give the finite latents of each step."""
+        self.session.obtain(self.inversion)
+        names = self.domain.few_shot.names
+        found = {}
+        for step, output in self.inversion.outputs.items():
+            items = output.open()
+            kept = self.finite(items, f"the latent at step {step} of picture", names)
+            found[int(step)] = selected(items, kept)
+        return found
+
+    def reconstructed(self) -> tuple[TensorSet, TensorSet]:
+        """The few-shot pictures and, inverted and decoded, the same ones."""
+        self.session.obtain(self.reconstructions)
+        few_shot, count = self.domain.few_shot, self.reconstructions.count
+        names = few_shot.names[:count]
+        what = "the reconstruction of picture"
+        decoded = self.reconstructions.output.open()
+        kept = self.finite(decoded, what, names)
+        if not kept:
+            raise NonFiniteError(what, names, remedy="and check the weights")
+        return selected(Taken(few_shot, count), kept), selected(decoded, kept)
+
+    def features_of(self, judge: Judge, name: str, images: ImageSet) -> Tensor:
+        """Features of pictures as a judge sees them, stored."""
+        node = self.features(judge, name, lambda: images, images.digest, images.names)
+        return self._read(node)
+
+    def describe(
+        self,
+        name: str,
+        images: Dataset[Tensor],
+        images_digest: str,
+        names: Sequence[object],
+        *,
+        of: str = "",
+    ) -> Described:
+        """Features and thumbnails of images.
+
+        Args:
+            name: what the images are.
+            images: in [-1, 1].
+            images_digest: of all that determines them.
+            names: one per image, for messages.
+            of: what made them, for the progress.
+        """
+        features = {
+            judge.name: self._read(
+                self.features(judge, name, lambda: images, images_digest, names, of=of)
+            )
+            for judge in self.judges
+        }
+        blocks = Taken(images, len(names)).blocks()
+        return Described(features, torch.cat([thumbnails(block) for block in blocks]))
+
+    def _read(self, node: Node) -> Tensor:
+        self.session.obtain(node)
+        return torch.cat(list(node.output.open().blocks()))
+
+    def _described(self, name: str, images: ImageSet) -> Described:
+        """Real pictures as the metrics see them, kept in memory."""
+        key = (name, images.digest, tuple(self.judges.names))
+        return self.session.once(
+            key, lambda: self.describe(name, images, images.digest, images.names)
+        )
+
+    def _autoencoder_alone(self) -> dict[str, list[float]]:
+        """Errors of the pictures that went through the autoencoder alone, if there is one."""
+        if not isinstance(self.codec, AutoencoderCodec):
+            return {}
+        settings = replace(self.settings, step=0, eta=0.0)
+        alone = replace(self, codec=self.codec.floor, settings=settings, also=())
+        return compare(*alone.reconstructed())
+
+    def _weights(self) -> str:
+        """Checksum of the networks in memory."""
+        return " ".join(checksum(network) for network in self.codec.networks.values())
+
+    def _disk(self, targets: Iterable[Node]) -> int:
+        """Bytes still to write: pictures and latents as float32, features, files of the run."""
+        # a byte a value as PNG; physical units are in samples.npy and in samples.fits
+        scale = self.domain.scale
+        each = 1 if scale is None else 1 + 2 * scale.dtype.itemsize
+        stored: int = sum(
+            output.missing_bytes() for node in reached(targets) for output in node.outputs.values()
+        )
+        return stored + each * self.settings.num_samples * math.prod(self.image_shape)
+
+
+def compare(originals: TensorSet, reconstructions: TensorSet) -> dict[str, list[float]]:
+    """MSE, PSNR and SSIM of reconstructed pictures, one value a picture."""
+    metric = Reconstruction()
+    for x, x_0 in zip(reconstructions.blocks(), originals.blocks(), strict=True):
+        metric.update(x, x_0)
+    scores = metric.compute()
+    return {name: value.reshape(-1).tolist() for name, value in scores._asdict().items()}
+
+
+def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolution: int) -> None:
+    """Find mistakes that need no data to be seen.
+
+    Raises:
+        ValueError: a step or the grid does not fit the model's chain, the solver cannot decode with
+            this eta, or pictures are too small.
+        FileNotFoundError: weights are missing.
+    """
+    codec.check([settings.step, *also], eta=settings.eta)
+    if resolution < SMALLEST:
+        raise ValueError(f"model.resolution must be >= {SMALLEST}, got {resolution}")

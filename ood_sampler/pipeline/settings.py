@@ -1,0 +1,60 @@
+"""The numbers of a run."""
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+from ood_sampler.modules.prediction import OnNonFinite
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a run.
+
+    Attributes:
+        step: the inversion step $t$ of the latents.
+        eta: of the decoding.
+        clip_x_0: clip denoised images while decoding.
+        num_samples: images to make.
+        seed: of all draws.
+        batch_size: images per forward pass; no result depends on it. None takes what suits
+            resolution and device: 64 at 32x32, one on the CPU and 16 on a GPU at 256x256.
+        on_nonfinite: whether NaN or infinity from the network ends the run, or the image is left
+            out and named.
+        round_trip: few-shot images decoded from their own latents; None decodes all.
+        in_domain: samples of the model's own domain, at most `num_samples`; None makes as many.
+    """
+
+    step: int
+    eta: float
+    clip_x_0: bool
+    num_samples: int
+    seed: int
+    batch_size: int | None
+    on_nonfinite: OnNonFinite = "raise"
+    round_trip: int | None = None
+    in_domain: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(f"decode.eta must be >= 0 and finite, got {self.eta}")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
+        size = self.batch_size
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"batch_size must be a whole number >= 1 or null, got {size!r}")
+        for name in ("round_trip", "in_domain"):
+            count = getattr(self, name)
+            if count is not None and not (isinstance(count, int) and count >= 1):
+                raise ValueError(
+                    f"measure.{name} must be a whole number >= 1 or null, got {count!r}"
+                )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
+        if self.on_nonfinite not in get_args(OnNonFinite):
+            raise ValueError(f"on_nonfinite must be raise or skip, got {self.on_nonfinite!r}")
+
+    @property
+    def in_domain_count(self) -> int:
+        """Samples of the model's own domain."""
+        return min(self.in_domain or self.num_samples, self.num_samples)
