@@ -13,11 +13,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ood_sampler.command.arguments import read_command
-from ood_sampler.command.checking import check_complete, expand_home
+from ood_sampler.cli import one_sentence, start
+from ood_sampler.command.arguments import Command
 from ood_sampler.command.files import Configuration
-from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
-from ood_sampler.help import CONF, training_help_text
+from ood_sampler.command.help import training_help_text
+from ood_sampler.command.values import check_complete, expand_home
+from ood_sampler.config import CONF
+from ood_sampler.faults import CommandError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -45,21 +47,18 @@ _POSITIVE = (
 
 def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
-    try:
-        command = read_command(sys.argv[1:], name="train")
-        if command.options.help:
-            sys.stdout.write(training_help_text())
-            return
-        if not command.is_answered_by_hydra and command.options.cfg is None:
-            check_keys(command.overrides, command.configuration)
-        sys.argv[1:] = command.arguments()
-        run()
-    except CommandError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{_INTERRUPTED}\n")
-        sys.exit(130)
+    start(
+        "train",
+        explain=lambda command: training_help_text(),
+        check=_check,
+        run=run,
+        interrupted=_INTERRUPTED,
+    )
+
+
+def _check(command: Command) -> None:
+    if not command.is_answered_by_hydra and command.options.cfg is None:
+        check_keys(command.overrides, command.configuration)
 
 
 def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGURATION) -> None:
@@ -96,16 +95,8 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
 def run(cfg: DictConfig) -> None:
     """One training; a mistake or a fault ends it with one sentence and exit code 1."""
     expand_home(cfg)
-    try:
+    with one_sentence(_INTERRUPTED, failed=lambda sentence: sys.exit(1)):
         train(cfg)
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if not is_interrupt(ended):
-            raise
-        log.error(_INTERRUPTED)
-        sys.exit(130)
-    except FAULTS as error:
-        log.error("error: %s", printable(str(error)))
-        sys.exit(1)
 
 
 def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:

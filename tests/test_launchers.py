@@ -16,11 +16,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from ood_sampler.command.checking import LAUNCHER, check_command
+from ood_sampler.command.folders import FAILED
+from ood_sampler.command.sweeping import wait_for_all_jobs
+from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.lock import hold
-from ood_sampler.sweeping import FAILED, wait_for_all_jobs
 from tests.test_pipeline import pipeline
 from tests.test_run import SMALL, ood_sampler
 

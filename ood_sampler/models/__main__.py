@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import CONF
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 

@@ -137,7 +137,7 @@ class DenoiserTraining(NoiseTraining):
         warmup_steps: steps of linear warm-up.
         decay_share: last part of the training, in $[0, 1]$, over which the rate falls to zero.
         ema_decay: decay of the averaged weights, reached gradually.
-        snr_clip: $\gamma > 0$.
+        snr_clip: gamma of the weight, > 0: small ones leave the least noisy steps untrained.
         steps_power: $p > 0$; above 1 less noisy steps are drawn more often.
         seed: of batches and noise.
     """

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from ood_sampler.command.checking import check_command
+from ood_sampler.config import CONF
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.solvers import DdimSolver
-from ood_sampler.help import CONF
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
 from ood_sampler.pipeline.settings import Settings

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ood_sampler.codecs.autoencoder import Autoencoder
+from ood_sampler.config import CONF
 from ood_sampler.diffusion.denoiser import (
     EpsilonDenoiser,
     GaussianDenoiser,
@@ -21,7 +22,6 @@ from ood_sampler.diffusion.denoiser import (
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.models.__main__ import answer, main, model_fields
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
