@@ -29,7 +29,7 @@ from ood_sampler.faults import INTERRUPTED
 from ood_sampler.names import ARTIFACTS
 
 if TYPE_CHECKING:
-    from ood_sampler.models.frozen import FrozenModel
+    from ood_sampler.models.base import Model
     from ood_sampler.pipeline.pipeline import Pipeline
     from ood_sampler.pipeline.search import Search
     from ood_sampler.pipeline.settings import Settings
@@ -114,7 +114,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run:
             _check_weights(model)
-        fetched = model.weight_files.find() is not None
+        fetched = model.is_here
         if fetched:
             check_codec(model.codec(solver), settings, also, resolution=model.resolution)
         judges = instantiate(cfg.metrics)
@@ -181,7 +181,7 @@ def _samplers(cfg: DictConfig, search: "Search | None") -> "Sequence[Sampler]":
     return list(sampler.samplers.values())
 
 
-def _check_weights(model: "FrozenModel") -> None:
+def _check_weights(model: "Model") -> None:
     """Refuse to estimate what a model costs whose weights are not here."""
     size = model.missing_megabytes
     if size is not None:

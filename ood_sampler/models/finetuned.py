@@ -13,14 +13,15 @@ from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers.base import Solver
-from ood_sampler.models.frozen import Model
+from ood_sampler.models.base import ModelInMemory
+from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.sources import sha256_of
 from ood_sampler.models.state import load_strictly
 from ood_sampler.store.tensor_files import read_state
 
 
 @dataclass(frozen=True)
-class FineTunedModel:
+class FineTunedModel(ModelInMemory):
     """A model with other weights in its network; the base model stays as it is.
 
     Attributes:
@@ -28,7 +29,7 @@ class FineTunedModel:
         weights: file of the new weights, named as those of the base's network.
     """
 
-    base: Model
+    base: FrozenModel
     weights: Path
 
     @property

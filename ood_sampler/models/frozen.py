@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,52 +27,6 @@ from ood_sampler.models.latent_diffusion import (
 )
 from ood_sampler.models.pretrained import UNet
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
-
-
-class Model(Protocol):
-    """Interface of a model to a run, wherever its weights come from."""
-
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-
-    @property
-    def resolution(self) -> int:
-        """Side of its images in pixels."""
-
-    @property
-    def channels(self) -> int:
-        """Channels of its images."""
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise schedule."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that its results depend on."""
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The network."""
-
-    @property
-    def makers(self) -> tuple[type, ...]:
-        """Classes that it is made of, whose code its results depend on."""
-
-    @property
-    def autoencoder(self) -> Autoencoder | None:
-        """Autoencoder of latent diffusion; None for a model that diffuses images."""
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of what the denoiser takes: of an image, or of the autoencoder's latents."""
-
-    def codec(self, solver: Solver) -> Codec:
-        """The model as a map between images and latents, along a solver's trajectories."""
-
-    def in_domain_file(self, extractor: str) -> Path | None:
-        """File with features of real in-domain images under `extractor`, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +183,11 @@ class FrozenModel:
             return None
         with self._opening():
             return read_autoencoder_config(self.weights.path)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the weights are on this machine."""
+        return self.weight_files.find() is not None
 
     @property
     def makers(self) -> tuple[type, ...]:

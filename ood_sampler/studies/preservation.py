@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ood_sampler.codecs.diffusion import DiffusionCodec
-from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.opinions import together
 from ood_sampler.models.finetuned import FineTunedModel
-from ood_sampler.models.frozen import checksum
+from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.nodes import label, reader, selected
@@ -183,7 +182,7 @@ class PreservationStudy(Study):
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
-        _solver(pipeline)
+        _codec(pipeline)
         few_shot = len(pipeline.domain.few_shot)
         self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
 
@@ -209,7 +208,7 @@ class PreservationStudy(Study):
 
     def measure(self, pipeline: Pipeline) -> Measured:
         court = _Court.of(pipeline)
-        weights = checksum(pipeline.model.denoiser)
+        weights = checksum(_codec(pipeline).model.denoiser)
         before = _from_noise(pipeline)
         made = pipeline.sampled().described
         other, tuned = fine_tuned(pipeline, self.fine_tuning)
@@ -231,14 +230,14 @@ class PreservationStudy(Study):
             },
             {
                 **court.row(AFTER, still, made),
-                "weights": checksum(pipeline.model.denoiser),
+                "weights": checksum(_codec(pipeline).model.denoiser),
                 "identical": identical,
                 "made_by": strategy,
                 "held_out_loss": tuned.curve[0].validation,
             },
             {
                 **court.row(TUNED, strayed, strayed),
-                "weights": checksum(other.model.denoiser),
+                "weights": checksum(_codec(other).model.denoiser),
                 "identical": _identical(before, damaged),
                 "made_by": "pure noise",
                 "held_out_loss": tuned.best.validation,
@@ -331,7 +330,7 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
     """
     few_shot = pipeline.domain.few_shot
     tuned = fine_tune(
-        pipeline.model.denoiser,
+        _codec(pipeline).model.denoiser,
         torch.stack([few_shot[index] for index in range(len(few_shot))]),
         settings,
         seed=pipeline.settings.seed,
@@ -342,12 +341,12 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
 
 
 def _with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
-    model = FineTunedModel(pipeline.model, tuned.weights)
-    return replace(pipeline, model=model, codec=model.codec(_solver(pipeline)))
+    model = FineTunedModel(_frozen(pipeline), tuned.weights)
+    return replace(pipeline, model=model, codec=model.codec(_codec(pipeline).solver))
 
 
-def _solver(pipeline: Pipeline) -> Solver:
-    """That of a diffusion model, the only kind whose copy is trained here.
+def _codec(pipeline: Pipeline) -> DiffusionCodec:
+    """That of a diffusion model of pixels, the only kind whose copy is trained here.
 
     Raises:
         ValueError: the model is of another kind.
@@ -357,7 +356,15 @@ def _solver(pipeline: Pipeline) -> Solver:
             "study=preservation fine-tunes a diffusion model of pixels, got "
             f"{pipeline.model.name}: choose such a model"
         )
-    return pipeline.codec.solver
+    return pipeline.codec
+
+
+def _frozen(pipeline: Pipeline) -> FrozenModel:
+    """The model whose copy is trained."""
+    model = pipeline.model
+    if not isinstance(model, FrozenModel):
+        raise ValueError(f"study=preservation needs the weights of a file, got {model.name}")
+    return model
 
 
 def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
