@@ -92,19 +92,21 @@ def write_table(folder: Path, config: DictConfig) -> bool:
     from ood_sampler.entries import sweep_entry
     from ood_sampler.report.journal import show
     from ood_sampler.report.results import read_samples
-    from ood_sampler.report.sweep import write_sweep
+    from ood_sampler.report.sweep import Sweep, SweptRun
+    from ood_sampler.report.sweep_files import write_sweep
 
     runs = []
     for run in _finished_runs(folder, "metrics.json"):
         overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
         told = [str(text) for text in overrides if not str(text).startswith("sweep=")]
         results = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        runs.append((",".join(told), results, read_samples(run / "samples", 12)))
+        runs.append(SweptRun(",".join(told), results, read_samples(run / "samples", 12)))
     if not runs:
         return False
-    show(write_sweep(folder, runs))
+    sweep = Sweep(runs)
+    show(write_sweep(folder, sweep))
     log.info("sweep: %s", files(folder, "sweep.csv", "sweep.md", "sweep.png", "sweep_curves.png"))
-    tracker(config).record(folder, sweep_entry(folder, runs, resolved(config)))
+    tracker(config).record(folder, sweep_entry(folder, sweep, resolved(config)))
     return True
 
 

@@ -22,6 +22,7 @@ from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.nodes import label, reader, selected
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.statistics.decision import TOO_FEW, Order, decide, order
 from ood_sampler.statistics.intervals import interval, normal_interval
@@ -30,9 +31,7 @@ from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
 from ood_sampler.store.versions import code_version
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     about,
     bounds,
@@ -90,35 +89,35 @@ class PreservationStudy(Study):
     title = "The original domain, before and after"
     needs = ("fid", "kid", "prdc", "authenticity", "near_copies")
     headings = (
-        Heading("method", "method"),
-        Heading("samples", "images", digits=0, meaning="Number of images of each set."),
-        Heading("reference", "own domain", meaning="What stands for the model's own domain."),
-        Heading(
+        Column("method", "method"),
+        Column("samples", "images", digits=0, meaning="Number of images of each set."),
+        Column("reference", "own domain", meaning="What stands for the model's own domain."),
+        Column(
             "in_domain_fid",
             "own FID",
             meaning="FID of samples from pure noise against the model's own domain (lower is "
             "better; biased upward for small sets, equally for all rows), with the 95% interval of "
             "its jackknife error.",
         ),
-        Heading(
+        Column(
             "in_domain_kid",
             "own KID × 10³",
             digits=2,
             scale=1e3,
             meaning="KID of the same samples, with the 95% interval of its jackknife error.",
         ),
-        Heading(
+        Column(
             "weights",
             "weights (SHA-256)",
             meaning="Begin of the SHA-256 over all parameters and buffers in memory.",
         ),
-        Heading(
+        Column(
             "identical",
             "identical",
             meaning="Share of the samples from noise that are bit for bit those of the frozen "
             "model before.",
         ),
-        Heading(
+        Column(
             "damage",
             "damage, KID × 10³",
             digits=2,
@@ -126,16 +125,16 @@ class PreservationStudy(Study):
             meaning="Own KID of the fine-tuned model less that of the frozen one (bootstrap "
             "interval).",
         ),
-        Heading("made_by", "target images by", meaning="What made the images for the target."),
-        Heading("fid", "target FID", meaning="FID against the held-out pictures."),
-        Heading(
+        Column("made_by", "target images by", meaning="What made the images for the target."),
+        Column("fid", "target FID", meaning="FID against the held-out pictures."),
+        Column(
             "kid",
             "target KID × 10³",
             digits=2,
             scale=1e3,
             meaning="KID against the held-out pictures, with its 95% interval.",
         ),
-        Heading(
+        Column(
             "cost",
             "less frozen, KID × 10³",
             digits=2,
@@ -143,34 +142,34 @@ class PreservationStudy(Study):
             meaning="Target KID of the fine-tuned model less that of the frozen one's strategy "
             "(bootstrap interval): above 0 where the frozen model is better.",
         ),
-        Heading("precision", "precision", digits=3),
-        Heading("recall", "recall", digits=3),
-        Heading(
+        Column("precision", "precision", digits=3),
+        Column("recall", "recall", digits=3),
+        Column(
             "authenticity",
             "authenticity",
             digits=3,
             meaning="Share of images farther from their nearest few-shot picture than that is "
             "from its own nearest: 0 for copies (Alaa et al., 2022).",
         ),
-        Heading(
+        Column(
             "near_copies",
             "near-copies",
             digits=3,
             meaning="Share of images nearer to a few-shot picture than 99% of held-out ones are.",
         ),
-        Heading(
+        Column(
             "best_step",
             "step kept",
             digits=0,
             meaning="Step of the fine-tuning at which the held-out loss was lowest.",
         ),
-        Heading("last_step", "steps trained", digits=0),
-        Heading(
+        Column("last_step", "steps trained", digits=0),
+        Column(
             "stopped",
             "stopped early",
             meaning="Whether the held-out loss ended the training, and not the limit of its steps.",
         ),
-        Heading(
+        Column(
             "held_out_loss",
             "held-out loss",
             digits=4,
