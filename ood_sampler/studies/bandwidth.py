@@ -10,12 +10,12 @@ from torch import Tensor
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import Band, Thresholds, find_band
 from ood_sampler.statistics.decision import TOO_FEW, Decision, all_of, decide
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
-from ood_sampler.studies.base import Heading, Row
 from ood_sampler.studies.rows import (
     bounds,
     by_column,
@@ -62,18 +62,18 @@ class BandwidthStudy(SweepStudy):
     needs = ("kid", "authenticity", "near_copies", "captured")
     shown = 6
     headings = (
-        Heading("strategy", "strategy"),
-        Heading("step", "step t", digits=0),
-        Heading("images", "images", digits=0),
-        Heading("retention", "retention", 2, meaning="Share not captured by the model's domain."),
-        Heading("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
-        Heading("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out pictures."),
-        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
-        Heading("precision", "precision", 2),
-        Heading("recall", "recall", 2),
-        Heading("usable", "usable", meaning="Retention, novelty, near-copies suffice."),
-        Heading("chosen", "chosen", meaning="Newest of those of least KID."),
-        Heading("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
+        Column("strategy", "strategy"),
+        Column("step", "step t", digits=0),
+        Column("images", "images", digits=0),
+        Column("retention", "retention", 2, meaning="Share not captured by the model's domain."),
+        Column("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
+        Column("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out pictures."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("precision", "precision", 2),
+        Column("recall", "recall", 2),
+        Column("usable", "usable", meaning="Retention, novelty, near-copies suffice."),
+        Column("chosen", "chosen", meaning="Newest of those of least KID."),
+        Column("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
     )
 
     def __init__(

@@ -4,13 +4,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.nodes import configuration
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.statistics.decision import Outcome
 from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
@@ -20,29 +21,6 @@ if TYPE_CHECKING:
 
 _DIGITS = 12
 """Of the identity of a run."""
-
-Row = Mapping[str, Any]
-"""One line of a study's table; it begins with `Study.about`, and None stands for no number."""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column of a study's table.
-
-    Attributes:
-        key: name of the figure in a row; `<key>_low` and `<key>_high` are the bounds of its
-            interval where it has one.
-        text: what it is called, with its unit.
-        digits: decimals shown; None shows three significant digits.
-        scale: factor applied before it is shown.
-        meaning: what it says, in a sentence, with its source.
-    """
-
-    key: str
-    text: str
-    digits: int | None = None
-    scale: float = 1.0
-    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +50,7 @@ class Study(ABC):
     title: ClassVar[str]
     """Of the table and the figure."""
 
-    headings: ClassVar[Sequence[Heading]]
+    headings: ClassVar[Sequence[Column]]
     """Columns of the table; `model` and `domain` are implicit."""
 
     needs: ClassVar[Sequence[str]] = ()

@@ -9,11 +9,11 @@ from torch import Tensor
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import TOO_FEW, Decision, Outcome, any_of, decide
 from ood_sampler.statistics.frontier import Trade, advantage
 from ood_sampler.statistics.intervals import interval
-from ood_sampler.studies.base import Heading, Row
 from ood_sampler.studies.rows import bounds, by_domain, by_each_judge, standard_error, too_few
 from ood_sampler.studies.sweep import SweepStudy, check_left, compared, fitting, pixel_controls
 
@@ -83,31 +83,31 @@ class FrontierStudy(SweepStudy):
     needs = ("kid", "prdc", "authenticity", "near_copies", "blend")
     tolerant = True
     headings = (
-        Heading("space", "space"),
-        Heading("strategy", "strategy"),
-        Heading("step", "step t", digits=0),
-        Heading("eta", "η", digits=1),
-        Heading("images", "images", digits=0),
-        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
-        Heading("authenticity", "authenticity", 2),
-        Heading("near_copies", "near-copies", 2),
-        Heading("precision", "precision", 2),
-        Heading("recall", "recall", 2),
-        Heading("blend_five", "blend of 5", 3),
-        Heading(
+        Column("space", "space"),
+        Column("strategy", "strategy"),
+        Column("step", "step t", digits=0),
+        Column("eta", "η", digits=1),
+        Column("images", "images", digits=0),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("authenticity", "authenticity", 2),
+        Column("near_copies", "near-copies", 2),
+        Column("precision", "precision", 2),
+        Column("recall", "recall", 2),
+        Column("blend_five", "blend of 5", 3),
+        Column(
             "kid_gain",
             "KID × 10³ below pixels",
             1,
             1e3,
             meaning="Frontier of the pixel controls at equal authenticity, less the KID.",
         ),
-        Heading(
+        Column(
             "blend_gain",
             "blend below, precision",
             3,
             meaning="Likewise, the blend of five at equal precision.",
         ),
-        Heading(
+        Column(
             "blend_kid_gain",
             "blend below, KID",
             3,

@@ -20,10 +20,11 @@ from ood_sampler.data.split import Picture, Scan, inspect
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Row, Study
+from ood_sampler.studies.base import Study
 
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
@@ -65,9 +66,11 @@ class Sources:
         """
         if not self.steps:
             raise ValueError("study.steps must hold a step, got none")
+        schedule = pipeline.codec.schedule
         for step in self.steps:
             try:
-                check_latent_step(step, pipeline.model.schedule)
+                if schedule:
+                    check_latent_step(step, schedule)
             except ValueError as error:
                 raise ValueError(f"study.steps: {error}") from error
         if self.count < least:
@@ -79,7 +82,8 @@ class Sources:
             )
         if self.in_domain_root is None:
             try:
-                _STAND_IN.check(pipeline.model.schedule.T)
+                if schedule:
+                    _STAND_IN.check(schedule.T)
             except ValueError as error:
                 raise ValueError(
                     "study.in_domain_root must be pictures of the model's own domain, got null: "

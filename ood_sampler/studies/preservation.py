@@ -11,10 +11,11 @@ from ood_sampler.modules.finetuning import FineTuning, Tuned, finished
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.statistics.decision import TOO_FEW, decide, order
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Heading, Measured, Row, Study
+from ood_sampler.studies.base import Measured, Study
 from ood_sampler.studies.original import (
     Original,
     features,
@@ -25,7 +26,7 @@ from ood_sampler.studies.original import (
 )
 from ood_sampler.studies.rows import RunRows, by_run, too_few
 from ood_sampler.studies.sweep import decoding
-from ood_sampler.studies.tuned import anew, fine_tuned, solver_of, tuning_folder, with_weights
+from ood_sampler.studies.tuned import anew, codec_of, fine_tuned, tuning_folder, with_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,35 +68,35 @@ class PreservationStudy(Study):
     title = "The original domain, before and after"
     needs = ("fid", "kid", "prdc", "authenticity", "near_copies")
     headings = (
-        Heading("method", "method"),
-        Heading("samples", "images", digits=0, meaning="Number of images of each set."),
-        Heading("reference", "own domain", meaning="What stands for the model's own domain."),
-        Heading(
+        Column("method", "method"),
+        Column("samples", "images", digits=0, meaning="Number of images of each set."),
+        Column("reference", "own domain", meaning="What stands for the model's own domain."),
+        Column(
             "in_domain_fid",
             "own FID",
             meaning="FID of samples from pure noise against the model's own domain (lower is "
             "better; biased upward for small sets, equally for all rows), with the 95% interval of "
             "its jackknife error.",
         ),
-        Heading(
+        Column(
             "in_domain_kid",
             "own KID × 10³",
             digits=2,
             scale=1e3,
             meaning="KID of the same samples, with the 95% interval of its jackknife error.",
         ),
-        Heading(
+        Column(
             "weights",
             "weights (SHA-256)",
             meaning="Begin of the SHA-256 over all parameters and buffers in memory.",
         ),
-        Heading(
+        Column(
             "identical",
             "identical",
             meaning="Share of the samples from noise that are bit for bit those of the frozen "
             "model before.",
         ),
-        Heading(
+        Column(
             "damage",
             "damage, KID × 10³",
             digits=2,
@@ -103,16 +104,16 @@ class PreservationStudy(Study):
             meaning="Own KID of the fine-tuned model less that of the frozen one (bootstrap "
             "interval).",
         ),
-        Heading("made_by", "target images by", meaning="What made the images for the target."),
-        Heading("fid", "target FID", meaning="FID against the held-out pictures."),
-        Heading(
+        Column("made_by", "target images by", meaning="What made the images for the target."),
+        Column("fid", "target FID", meaning="FID against the held-out pictures."),
+        Column(
             "kid",
             "target KID × 10³",
             digits=2,
             scale=1e3,
             meaning="KID against the held-out pictures, with its 95% interval.",
         ),
-        Heading(
+        Column(
             "cost",
             "less frozen, KID × 10³",
             digits=2,
@@ -120,34 +121,34 @@ class PreservationStudy(Study):
             meaning="Target KID of the fine-tuned model less that of the frozen one's strategy "
             "(bootstrap interval): above 0 where the frozen model is better.",
         ),
-        Heading("precision", "precision", digits=3),
-        Heading("recall", "recall", digits=3),
-        Heading(
+        Column("precision", "precision", digits=3),
+        Column("recall", "recall", digits=3),
+        Column(
             "authenticity",
             "authenticity",
             digits=3,
             meaning="Share of images farther from their nearest few-shot picture than that is "
             "from its own nearest: 0 for copies (Alaa et al., 2022).",
         ),
-        Heading(
+        Column(
             "near_copies",
             "near-copies",
             digits=3,
             meaning="Share of images nearer to a few-shot picture than 99% of held-out ones are.",
         ),
-        Heading(
+        Column(
             "best_step",
             "step kept",
             digits=0,
             meaning="Step of the fine-tuning at which the held-out loss was lowest.",
         ),
-        Heading("last_step", "steps trained", digits=0),
-        Heading(
+        Column("last_step", "steps trained", digits=0),
+        Column(
             "stopped",
             "stopped early",
             meaning="Whether the held-out loss ended the training, and not the limit of its steps.",
         ),
-        Heading(
+        Column(
             "held_out_loss",
             "held-out loss",
             digits=4,
@@ -161,7 +162,7 @@ class PreservationStudy(Study):
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
-        solver_of(pipeline)
+        codec_of(pipeline)
         few_shot = len(pipeline.domain.few_shot)
         self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
 
@@ -187,7 +188,7 @@ class PreservationStudy(Study):
 
     def measure(self, pipeline: Pipeline) -> Measured:
         original = Original.of(pipeline)
-        weights = checksum(pipeline.model.denoiser)
+        weights = checksum(codec_of(pipeline).model.denoiser)
         before = from_noise(pipeline)
         made = pipeline.sampled().described
         other, tuned = fine_tuned(pipeline, self.fine_tuning)
@@ -209,14 +210,14 @@ class PreservationStudy(Study):
             {
                 **original.row(AFTER, still, made),
                 **frozen,
-                "weights": checksum(pipeline.model.denoiser),
+                "weights": checksum(codec_of(pipeline).model.denoiser),
                 "identical": same,
                 "made_by": f"{label(pipeline.sampler)} at t = {pipeline.settings.step}",
             },
             {
                 **original.row(TUNED, strayed, strayed),
                 **frozen,
-                "weights": checksum(other.model.denoiser),
+                "weights": checksum(codec_of(other).model.denoiser),
                 "identical": identical(before, damaged),
                 **self._training(tuned),
                 **original.differences(strayed, own, made),

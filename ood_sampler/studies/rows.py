@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ood_sampler.metrics.opinions import of_judge, second_judges
+from ood_sampler.report.columns import Row
 from ood_sampler.statistics.band import Point
 from ood_sampler.statistics.decision import TOO_FEW, Pool, advice, estimated
 from ood_sampler.statistics.intervals import (
@@ -13,7 +14,6 @@ from ood_sampler.statistics.intervals import (
     with_bounds,
 )
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.studies.base import Row
 
 RunRows = Mapping[str, Row]
 """Rows of one run, by the column that tells them apart."""

@@ -12,10 +12,11 @@ from torch import Tensor
 from ood_sampler.pipeline import measure
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import gather
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Measured, Row, Study
+from ood_sampler.studies.base import Measured, Study
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
 from ood_sampler.statistics.decision import (
@@ -20,7 +21,6 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.studies.base import Heading, Row
 from ood_sampler.studies.rows import by_domain, kid, quoted_kid, too_few
 from ood_sampler.studies.sweep import SweepStudy, compared, pixel_controls
 
@@ -48,23 +48,21 @@ class SynthesisStudy(SweepStudy):
     shown = 8
     tolerant = True
     headings = (
-        Heading("strategy", "set"),
-        Heading("step", "step t", digits=0),
-        Heading("images", "images", digits=0),
-        Heading(
-            "evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."
-        ),
-        Heading("fid", "FID", 1),
-        Heading("kid", "KID × 10³", 1, 1e3),
-        Heading("precision", "precision", 2),
-        Heading("recall", "recall", 2),
-        Heading("density", "density", 2),
-        Heading("coverage", "coverage", 2),
-        Heading("authenticity", "authenticity", 2),
-        Heading("near_copies", "near-copies", 2),
-        Heading("captured", "captured", 2),
-        Heading("blend_pair", "blend of 2", 2),
-        Heading("blend_five", "blend of 5", 2),
+        Column("strategy", "set"),
+        Column("step", "step t", digits=0),
+        Column("images", "images", digits=0),
+        Column("evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."),
+        Column("fid", "FID", 1),
+        Column("kid", "KID × 10³", 1, 1e3),
+        Column("precision", "precision", 2),
+        Column("recall", "recall", 2),
+        Column("density", "density", 2),
+        Column("coverage", "coverage", 2),
+        Column("authenticity", "authenticity", 2),
+        Column("near_copies", "near-copies", 2),
+        Column("captured", "captured", 2),
+        Column("blend_pair", "blend of 2", 2),
+        Column("blend_five", "blend of 5", 2),
     )
 
     def __init__(self, *, samplers: Mapping[str, Sampler]) -> None:

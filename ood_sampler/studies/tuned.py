@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ood_sampler.codecs.diffusion import DiffusionCodec
-from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.models.finetuned import FineTunedModel
+from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune
 from ood_sampler.pipeline.nodes import reader
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -25,7 +25,7 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
     """
     few_shot = pipeline.domain.few_shot
     tuned = fine_tune(
-        pipeline.model.denoiser,
+        codec_of(pipeline).model.denoiser,
         torch.stack([few_shot[index] for index in range(len(few_shot))]),
         settings,
         seed=pipeline.settings.seed,
@@ -37,12 +37,15 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
 
 def with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
     """The same run with the weights of the copy."""
-    model = FineTunedModel(pipeline.model, tuned.weights)
-    return replace(pipeline, model=model, codec=model.codec(solver_of(pipeline)))
+    frozen = pipeline.model
+    if not isinstance(frozen, FrozenModel):
+        raise ValueError(f"study=preservation needs the weights of a file, got {frozen.name}")
+    model = FineTunedModel(frozen, tuned.weights)
+    return replace(pipeline, model=model, codec=model.codec(codec_of(pipeline).solver))
 
 
-def solver_of(pipeline: Pipeline) -> Solver:
-    """That of a diffusion model, the only kind whose copy is trained here.
+def codec_of(pipeline: Pipeline) -> DiffusionCodec:
+    """That of a diffusion model of pixels, the only kind whose copy is trained here.
 
     Raises:
         ValueError: the model is of another kind.
@@ -52,7 +55,7 @@ def solver_of(pipeline: Pipeline) -> Solver:
             "study=preservation fine-tunes a diffusion model of pixels, got "
             f"{pipeline.model.name}: choose such a model"
         )
-    return pipeline.codec.solver
+    return pipeline.codec
 
 
 def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:

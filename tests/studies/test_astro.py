@@ -12,12 +12,12 @@ from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline.settings import Settings
+from ood_sampler.report.columns import Row
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.store import sets
 from ood_sampler.studies import astro
 from ood_sampler.studies.astro import AstroStudy, _Values
-from ood_sampler.studies.base import Row
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 
 SCALE = FluxScale([1.0], [1e4])

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ood_sampler.report.annotate import entitle
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
 from ood_sampler.studies.astro import NAMES, QUANTILES, known, runs_of
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import INK, legend_of, lines_of
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ood_sampler.report.annotate import tick_values
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import LINES, panel_figure, scale_kid, styled
 from ood_sampler.studies.bandwidth import BandwidthStudy
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import (
     GREY,
     error_bars,

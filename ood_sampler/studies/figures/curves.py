@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.columns import Row, number
 from ood_sampler.report.plots import LINES, MARKERS
-from ood_sampler.report.tables import number
-from ood_sampler.studies.base import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.statistics.frontier import pareto
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import error_bars, lines_of, look
 from ood_sampler.studies.frontier import LATENTS, PIXELS, PLANES, REAL, SCALES, Plane
 from ood_sampler.studies.rows import by_column, by_domain

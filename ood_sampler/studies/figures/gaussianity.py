@@ -5,8 +5,8 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from ood_sampler.report.annotate import add_legend
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import (
     GREY,
     beside,

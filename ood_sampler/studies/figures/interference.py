@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ood_sampler.report.annotate import entitle, tick_values
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import (
     GREY,
     error_bars,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ood_sampler.report.annotate import add_legend
+from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import panel_figure, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import INK, beside, lines_of, look
 from ood_sampler.studies.judges import DETECTED, REAL, SHOWN
 from ood_sampler.studies.rows import by_column, by_domain

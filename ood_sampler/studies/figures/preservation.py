@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ood_sampler.report.annotate import entitle
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import error_bars, legend_of, lines_of
 from ood_sampler.studies.figures.strips import draw_strips
 from ood_sampler.studies.preservation import AFTER, BEFORE, STRIPS, TUNED, runs_of, strips_of

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ood_sampler.report.annotate import add_legend
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import (
     GREY,
     beside,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, scale_kid, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import INK, look
 from ood_sampler.studies.rows import by_column, by_domain
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.figures.curves import error_bars, lines_of
 from ood_sampler.studies.figures.strips import draw_strips, under
 from ood_sampler.studies.rows import by_domain
