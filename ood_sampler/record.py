@@ -58,13 +58,15 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         pipeline: the run.
         choices: option of each group of the configuration.
     """
+    solver = pipeline.codec.settings
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,
         "sampler": choices["sampler"],
-        "solver": choices["solver"],
+        # a model that does not diffuse has no solver
+        **({"solver": choices["solver"]} if solver else {}),
         "step": pipeline.settings.step,
-        **pipeline.codec.settings,
+        **solver,
         "eta": pipeline.settings.eta,
         "seed": pipeline.settings.seed,
         "num_samples": pipeline.settings.num_samples,

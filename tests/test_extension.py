@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from ood_sampler.command.arguments import read_command
+from ood_sampler.faults import CommandError
+
 MINE = '''
 """Parts of a user's own."""
 
@@ -279,3 +282,12 @@ def test_a_study_of_a_users_own_sees_a_term_added_to_the_score(folder: Path) -> 
         shares[model] = row["brighter"]
         assert (run / "brightness.png").read_bytes().startswith(b"\x89PNG")
     assert shares["brighter"] > shares["dog32"]
+
+
+def test_a_model_without_a_key_that_others_refer_to_is_refused_in_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "conf" / "model" / "lacking.yaml").write_text("_target_: mine.RotationModel\n")
+    monkeypatch.chdir(folder)
+    with pytest.raises(CommandError, match=r"model\.name is not set: a file of model must have it"):
+        read_command(["--config-dir=conf", "model=lacking"], name="run").check()

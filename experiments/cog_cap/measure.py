@@ -32,7 +32,7 @@ from ood_sampler.metrics.imagenet import ImageNetFeatures
 from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.modules.prediction import lightning_trainer
+from ood_sampler.modules.trainer import lightning_trainer
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import Session
 from ood_sampler.pipeline.settings import Settings

@@ -24,6 +24,10 @@ _EXAMPLES = {
 """Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
 
+_REFERRED_TO = ("model.name", "model.resolution", "data.name")
+"""Keys that each option of the groups has, also a user's own."""
+
+
 def check_complete(composed: DictConfig, *, root: type | None = None) -> None:
     """Refuse a configuration that no run can be made of.
 
@@ -42,6 +46,12 @@ def check_complete(composed: DictConfig, *, root: type | None = None) -> None:
     for key, value in nodes.items():
         if key == "output" or (takes_text(key) and not isinstance(value, Mapping)):
             _check_text(key, str(value), composed)
+    for key in _REFERRED_TO:
+        if key not in nodes and key.partition(".")[0] in composed and "output" in composed:
+            raise CommandError(
+                f"{key} is not set: a file of {key.partition('.')[0]} must have it, as folders and "
+                "other keys refer to it"
+            )
     if "output" in composed:
         if composed.output is None:
             raise CommandError(_must_be_set("output"))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
-from ood_sampler.modules.prediction import TrainerFactory
+from ood_sampler.modules.trainer import TrainerFactory
 from ood_sampler.modules.training import NoiseTraining, prediction_error
 from ood_sampler.store.files import load_json, load_state, save_json, save_state
 from ood_sampler.store.lock import hold

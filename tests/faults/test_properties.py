@@ -22,7 +22,7 @@ from ood_sampler.data.images import ImageError, fit_square, read_rgb
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.modules.prediction import make_trainer
+from ood_sampler.modules.trainer import make_trainer
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import InvertedSet, Sampler
 from ood_sampler.store.sets import InMemory
