@@ -21,7 +21,7 @@ from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import Selected, TensorSet
 from ood_sampler.studies.base import Measured, Study
-from ood_sampler.studies.rows import RunRows, bounds, by_run, too_few
+from ood_sampler.studies.rows import RunRows, bounds, by_run, quoted, too_few
 from ood_sampler.studies.sweep import decoding
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _DISTANCES = {
     **{f"{key}_distance": name for key, name in NAMES.items()},
 }
 QUANTILES = (5, 25, 50, 75, 95)
-"""Percent of the shapes of a set, as the figure shows."""
+"""Percentiles of the shapes of a set that the figure shows."""
 
 _KNOTS = 1025
 """Colours, evenly spaced, between which the distribution of intensities is integrated."""
@@ -47,7 +47,7 @@ _KNOTS = 1025
 
 @dataclass(frozen=True)
 class _Values:
-    """What is compared of one set of images.
+    """Measures of one set of images.
 
     Attributes:
         spectra: of `log_spectra`, shape (N, rings).
@@ -63,13 +63,13 @@ class _Values:
 
 
 class AstroStudy(Study):
-    """Field measures of samples, beside those of a pixel control, of own samples and real pictures.
+    """Field measures of samples, a pixel control, own samples and real images.
 
-    Images of a domain with a scale are physical fields again before they are measured: spectra
-    are of the values themselves, intensities of their logarithm to base 10 where the scale is
-    logarithmic, shapes of the sum of bands. Of other domains the brightness is measured, the mean
-    of the colours from 0 to 1. Distances are biased upward, more for few images: those of all
-    sets from the held-out pictures are of as many images as the smallest set has, the first ones.
+    Images of a domain with a scale are turned into physical fields before they are measured:
+    spectra are of the values themselves, intensities of their logarithm to base 10 where the scale
+    is logarithmic, shapes of the sum of bands. In other domains the brightness is measured, the
+    mean of the colours from 0 to 1. Distances are biased upward, more for few images: to the
+    held-out images, those of all sets are of the first images, as many as the smallest set has.
 
     Args:
         morphology_images: images of each set whose shape is measured, at most; 0 measures none.
@@ -201,7 +201,7 @@ def runs_of(rows: Sequence[Row]) -> dict[str, RunRows]:
 
 
 def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
-    """Name, role and images of each set that is compared with the held-out pictures."""
+    """Name, role and images of each set that is compared with the held-out images."""
     yield label(pipeline.sampler), "strategy", pipeline.sampled().images
     for control in _control(pipeline):
         yield control.title, "control", control.sampled().images
@@ -216,26 +216,26 @@ def _equal_sized(sets: Sequence[tuple[str, str, TensorSet]]) -> list[tuple[str, 
 
 
 def _control(pipeline: Pipeline) -> list[Pipeline]:
-    """The run's strategy on the pictures, or the control of two pictures if it mixes none."""
+    """The run's strategy in pixels, or the control of two images if it mixes none."""
     own, controls = configuration(pipeline.sampler), pipeline.controls
     same = [control for control in controls if configuration(control.sampler) == own]
     return (same + controls[::-1])[:1]
 
 
 def _fields(images: Tensor, scale: FieldScale | None) -> Tensor:
-    """What images stand for, float64, shape (N, bands, H, W)."""
+    """Physical fields or brightness of images, float64, shape (N, bands, H, W)."""
     if scale is None:
         return (images.double().clamp(-1, 1) + 1).mean(dim=1, keepdim=True) / 2
     return scale.from_pictures(images).double()
 
 
 def _one_point(fields: Tensor, scale: FieldScale | None) -> Tensor:
-    """What the distribution of intensities is of."""
+    """Values whose distribution is that of intensities."""
     return fields.log10() if scale is not None and scale.scaling == "log" else fields
 
 
 def _knots(scale: FieldScale | None) -> list[Tensor]:
-    """Those of `areas`, for each band: finer where the scale gives more colours to a value."""
+    """Knots of `areas`, for each band: finer where the scale gives more colours to a value."""
     colours = torch.linspace(-1, 1, _KNOTS, dtype=torch.float64).expand(3, 1, -1)
     return list(_one_point(_fields(colours[None], scale), scale)[0, :, 0])
 
@@ -272,7 +272,7 @@ def _shapes(values: _Values) -> dict[str, float]:
 
 
 def _curve(spectra: Tensor, reference: Tensor, numbers: Sequence[float]) -> dict[str, float]:
-    """Mean logarithm of the power, and what it exceeds that of the reference by, ring by ring."""
+    """Mean logarithm of the power and its excess over the reference, ring by ring."""
     figures: dict[str, float] = {}
     for k, wave_number in enumerate(numbers):
         interval = mean_interval(spectra[:, k])
@@ -287,7 +287,7 @@ def _told(own: RunRows) -> list[str]:
     """How far the samples are from held-out images, beside other sets, and what is missing."""
     samples, real = own["strategy"], own["real"]
     listed = ", ".join(
-        f"{what} {_interval(samples, key)} ({_interval(real, key)})"
+        f"{what} {quoted(samples, key, '.3g')} ({quoted(real, key, '.3g')})"
         for key, what in _DISTANCES.items()
         if known(samples, key) and known(real, key)
     )
@@ -320,19 +320,15 @@ def known(row: Row, key: str) -> bool:
 
 
 def _lacking(samples: Row, other: Row) -> list[str]:
-    """The shapes that were measured, and of which a set has no distance."""
+    """Shapes that were measured but have no distance in one of the sets."""
     if not known(samples, "failed"):
         return []
     keys = {f"{key}_distance": name for key, name in NAMES.items()}
     return [name for key, name in keys.items() if not (known(samples, key) and known(other, key))]
 
 
-def _interval(row: Row, key: str) -> str:
-    return f"{row[key]:.3g} [{row[f'{key}_low']:.3g}, {row[f'{key}_high']:.3g}]"
-
-
 def _verdict(samples: Row, other: Row) -> str:
-    """Which distances of the samples are beyond those of another set, interval against interval."""
+    """Which distances of the samples exceed those of another set, interval against interval."""
     decisions = {
         # distances from the same pictures are not independent
         name: decide(separation(interval(samples, key), interval(other, key)), most=0)

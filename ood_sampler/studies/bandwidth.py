@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TWO_SIDED = 1.96
-"""Beyond which a standard normal value is called different from 0."""
+"""Standard normal values beyond this are called different from 0."""
 
 _MOST_DOMAINS = 200
-"""More would be no practical advice."""
+"""Advice to add more domains than this would not be practical."""
 
 
 class BandwidthStudy(SweepStudy):
     r"""Retention, novelty and KID over the inversion step, for one or several strategies.
 
     Retention is one less the captured fraction, novelty the authenticity, KID that to held-out
-    pictures. A step is usable if retention and novelty reach stated shares of those of real
-    pictures and near-copies do not exceed theirs beyond doubt. The band is the usable range around
-    the chosen step, its ends interpolated: of the usable steps whose KID is not told apart from the
-    least, the one that makes the newest images (`ood_sampler.statistics.band`). The domain gap is
-    the KID between the few-shot pictures and the model's own domain.
+    images. A step is usable if retention and novelty reach stated shares of those of real images
+    and near-copies do not exceed theirs beyond doubt. The chosen step makes the newest images,
+    among the usable steps whose KID is not told apart from the least; the band is the usable range
+    around it, its ends interpolated (`ood_sampler.statistics.band`). The domain gap is the KID
+    between the few-shot images and the model's own domain.
 
     Args:
         steps: inversion steps, increasing.
-        samplers: strategies; the figure shows the pictures of the first.
-        retention: least share of the retention of real few-shot pictures, in (0, 1].
-        novelty: least share of the authenticity of real held-out pictures, in (0, 1].
-        near_copies: share of near-copies beyond that of real held-out pictures that is still
-            allowed: the lower bound of the difference (95%) may not lie above it.
+        samplers: strategies; the figure shows the samples of the first.
+        retention: least share of the retention of real few-shot images, in (0, 1].
+        novelty: least share of the authenticity of real held-out images, in (0, 1].
+        near_copies: share of near-copies allowed beyond that of real held-out images: the lower
+            bound of the difference (95%) may not lie above it.
     """
 
     name = "bandwidth"
@@ -110,12 +110,12 @@ class BandwidthStudy(SweepStudy):
     def _band(
         self, rows: Sequence[Row], real: Row, few_shot: Row, *, gap: float
     ) -> list[dict[str, Any]]:
-        """Which steps are usable, in what band, and what was asked of them.
+        """Usable steps, the band, and the thresholds.
 
         Args:
             rows: of one strategy, a step each.
-            real: figures of real pictures.
-            few_shot: figures of the few-shot pictures.
+            real: metrics of real images.
+            few_shot: metrics of the few-shot images.
             gap: distance of the target domain from the model's own.
         """
         relative = self.thresholds.relative_to(
@@ -155,7 +155,7 @@ class BandwidthStudy(SweepStudy):
 
 
 def _retention(row: Row) -> dict[str, float]:
-    """Of the captured fraction and its bounds, which change places."""
+    """One less the captured fraction, whose bounds change places."""
     ends = {"": "", "_low": "_high", "_high": "_low"}
     return {
         f"retention{end}": 1 - value
@@ -185,7 +185,7 @@ def _curves(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _band_of(curve: Sequence[Row]) -> str:
-    """The band with the step of least KID in it, and whether the errors leave that step usable."""
+    """The band with its chosen step, and whether that step is usable beyond the errors."""
     first = curve[0]
     asked = (
         f"retention >= {first['retention_asked']:.2f} and novelty >= {first['novelty_asked']:.2f}"
@@ -234,7 +234,7 @@ def _sure(row: Row) -> str:
 
 
 def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
-    """How the width of the band orders with the domain gap."""
+    """Rank correlation of the width of the band with the domain gap."""
     curves = [curve[0] for (_, own), curve in _curves(rows).items() if own == strategy]
     if len(curves) < 4:
         return []
@@ -259,7 +259,7 @@ def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _domains_needed(rho: float, count: int) -> str:
-    r"""How many domains would do, as $\rho \sqrt{n - 1}$ is about standard normal without order."""
+    r"""Domains that would do: without order, $\rho \sqrt{n - 1}$ is about standard normal."""
     needed = math.ceil((_TWO_SIDED / rho) ** 2 + 1) if rho else math.inf
     if needed > _MOST_DOMAINS:
         return "too few domains to say"

@@ -63,18 +63,18 @@ PLANES = (
 
 
 class FrontierStudy(SweepStudy):
-    r"""Does decoding through the frozen model beat mixing the pictures, at equal novelty?
+    r"""Does decoding through the frozen model beat mixing the images, at equal novelty?
 
-    Every strategy that combines members alone is also applied to the few-shot pictures (the
-    pixel-space control). All controls together make a frontier of KID over authenticity, and two
-    of the blend score (variance that the best five few-shot pictures explain), over precision and
-    over KID. A setting of the latents lies beyond a frontier if its interval does, corrected for
-    the number of settings tried (`ood_sampler.statistics.frontier`).
+    Every strategy that only combines members is also applied to the few-shot images (the pixel
+    control). All controls together make a frontier of KID over authenticity, and two of the blend
+    score (variance that the best five few-shot images explain), over precision and over KID. A
+    setting of the latents lies beyond a frontier if its interval does, corrected for the number of
+    settings tried (`ood_sampler.statistics.frontier`).
 
     Args:
         steps: inversion steps.
         samplers: strategies of the latents; those that mix are the controls too.
-        controls: further strategies of the pictures, to extend their frontier.
+        controls: further strategies in pixels, to extend their frontier.
         etas: noise of decoding.
     """
 
@@ -224,7 +224,7 @@ def _domains(domains: Sequence[Sequence[Row]], plane: Plane) -> str:
 
 
 def _gains(row: Row, controls: Sequence[Row], comparisons: int) -> dict[str, float]:
-    """By how much a setting of the latents lies beyond the frontiers of the pixel controls."""
+    """Distance of a setting of the latents beyond the frontiers of the pixel controls."""
     found: dict[str, float] = {}
     for plane in PLANES:
         frontier = [plane.trade(control) for control in controls]

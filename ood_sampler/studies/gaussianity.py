@@ -17,8 +17,14 @@ from ood_sampler.statistics.normality import SHAPIRO_RANGE
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import TensorSet
 from ood_sampler.studies.base import Measured
-from ood_sampler.studies.in_domain import FEW_SHOT, IN_DOMAIN, DiagnosticStudy, inversions
-from ood_sampler.studies.rows import bounds, by_domain, by_step, too_few
+from ood_sampler.studies.in_domain import (
+    FEW_SHOT,
+    IN_DOMAIN,
+    DiagnosticStudy,
+    inversions,
+    too_few_of_each,
+)
+from ood_sampler.studies.rows import bounds, by_domain, by_step, quoted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 WHITE = "white noise"
 
 _REFERENCES = 10
-"""Latents that each one's distance and angles are averaged over, as in the paper."""
+"""Latents over which the distance and angles of each one are averaged, as in the paper."""
 
 _TRACES = {
     "mean": "a mean latent of a root mean square",
@@ -36,25 +42,25 @@ _TRACES = {
     "high_band": "power from 1/4 cycle a pixel on, over all",
     "radius_spread": "spread of the radius, over that of the chi law",
 }
-"""Figures with an interval in which white noise may differ from latents."""
+"""Numbers with an interval in which white noise may differ from latents."""
 
 _NO_TRACE = 0.1
-"""Difference from white noise, of figures that are 0 or 1 in it, that counts as none."""
+"""Difference from white noise, where numbers are 0 or 1, that counts as none."""
 
 
 class GaussianityStudy(DiagnosticStudy):
     r"""Compare inverted latents with white noise at some steps.
 
-    The few-shot pictures and, beside them, pictures of the model's own domain and as many draws of
+    The few-shot images and, beside them, images of the model's own domain and as many draws of
     $\mathcal{N}(0, I)$ (`ood_sampler.latents.gaussianity`).
 
     Args:
         steps: inversion steps.
-        count: pictures of each set, at most.
+        count: images of each set, at most.
         tests: coordinates and random directions that are tested for normality, 1 to 1250: of more,
             no distance to the normal law could be significant.
         tolerance: excess of the Kolmogorov distance over that of white noise that counts as small.
-        in_domain_root: pictures of the model's own domain; None takes samples of the model.
+        in_domain_root: images of the model's own domain; None takes samples of the model.
     """
 
     name = "gaussianity"
@@ -183,8 +189,8 @@ class GaussianityStudy(DiagnosticStudy):
                 f"{domain}: {self._normal_from(curve, white)}; at t = {last['step']} "
                 f"{_shape_of(last)}.",
                 f"{domain}: {_traces_of(last, white)}.",
+                f"{domain}: {_geometry_of(last, white)}.",
             ]
-            sentences.append(f"{domain}: {_geometry_of(last, white)}.")
             for other in curve_of(own, IN_DOMAIN)[-1:]:
                 sentences.append(f"{domain}: in-domain latents: {_traces_of(other, white)}.")
         return sentences + self.caveats(rows)
@@ -205,14 +211,11 @@ class GaussianityStudy(DiagnosticStudy):
             f"within {self.tolerance:g} of white noise's Kolmogorov distance to the normal law "
             f"({white['coordinate_distance']:.3f})"
         )
-        if len(curve) == len(steps) == 1:
-            return f"single coordinates of the inverted latents are {within} at t = {steps[0]}"
+        told = "single coordinates of the inverted latents are"
         if not steps:
-            return (
-                f"single coordinates of the inverted latents are not {within} "
-                f"at t = {curve[-1]['step']}"
-            )
-        return f"single coordinates of the inverted latents are {within} from t = {steps[-1]} on"
+            return f"{told} not {within} at t = {curve[-1]['step']}"
+        at = f"at t = {steps[0]}" if len(curve) == 1 else f"from t = {steps[-1]} on"
+        return f"{told} {within} {at}"
 
 
 class WhiteNoise(TensorSet):
@@ -294,13 +297,12 @@ def _geometry_of(row: Row, white: Row) -> str:
 
 
 def _traces_of(row: Row, white: Row) -> str:
-    """Figures whose 95% interval does not touch that of white noise, and what of the others is.
+    """Numbers whose 95% interval does not touch that of white noise; then those still unclear.
 
-    Those that differ from white noise by less than a margin are alike, of the rest there are too
-    few latents to say.
+    The others differ from white noise by less than a margin.
 
     Two sets of white noise differ so in any of the six with a chance of 2% for 200 latents, 5% for
-    40 and 7% for 20, as measured: resampling makes too little of the spread of few.
+    40 and 7% for 20, as measured: resampling underestimates the spread of few.
     """
     traces, unclear = [], {}
     for key, name in _TRACES.items():
@@ -309,10 +311,7 @@ def _traces_of(row: Row, white: Row) -> str:
         apart = separation(interval(row, key), interval(white, key))
         found = order(apart, margin=_NO_TRACE)
         if found in ("lower", "higher"):
-            traces.append(
-                f"{name} {row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}] "
-                f"(white noise {abs(white[key]):.2f})"
-            )
+            traces.append(f"{name} {quoted(row, key)} (white noise {abs(white[key]):.2f})")
         elif found == "unclear":
             unclear[name] = decide(apart, least=-_NO_TRACE, most=_NO_TRACE)
     told = f"they keep traces: {'; '.join(traces)}"
@@ -320,7 +319,6 @@ def _traces_of(row: Row, white: Row) -> str:
         told = "they show no trace beyond white noise"
         told += "" if unclear else f", all six to within {_NO_TRACE}"
     if unclear:
-        factor = all_of(list(unclear.values())).factor
-        said = too_few(factor, row, name="pictures of each set", setting="study.count")
+        said = too_few_of_each(all_of(list(unclear.values())), row)
         told += f" ({'; '.join(unclear)}: {said})"
     return f"at t = {row['step']} {told}"

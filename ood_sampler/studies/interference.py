@@ -13,14 +13,14 @@ from ood_sampler.statistics.decision import decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.studies.rows import by_domain, by_each_judge, too_few
+from ood_sampler.studies.rows import by_column, by_domain, by_each_judge, by_step, quoted, too_few
 from ood_sampler.studies.sweep import SweepStudy, check_increasing, few_shot_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LITTLE = 0.05
-"""Difference of the captured share that counts as none."""
+"""Difference in the captured share that counts as none."""
 
 
 class InterferenceStudy(SweepStudy):
@@ -73,8 +73,8 @@ class InterferenceStudy(SweepStudy):
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
         for domain, own in by_domain(rows).items():
-            still = [row for row in own if row["eta"] == own[0]["eta"]]
-            low, high = (min(still, key=_step), max(still, key=_step))
+            still = by_step(row for row in own if row["eta"] == own[0]["eta"])
+            low, high = still[0], still[-1]
             noisy = max(own, key=lambda row: (row["eta"], row["step"]))
             told = f"{domain}: at η = {own[0]['eta']:g} the captured share "
             if low is high:
@@ -88,8 +88,8 @@ class InterferenceStudy(SweepStudy):
                 told += f"; at η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)}"
             real = own[0]["real_captured"]
             sentences.append(f"{told} ({real:.2f} of real pictures of the domain).")
-            for step in sorted({row["step"] for row in own}):
-                sentences += _with_noise(domain, [row for row in own if row["step"] == step])
+            for line in by_column(by_step(own), "step").values():
+                sentences += _with_noise(domain, line)
         return sentences
 
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
@@ -99,19 +99,15 @@ class InterferenceStudy(SweepStudy):
 
 
 def _more(apart: Interval, row: Row) -> str:
-    """How many samples would show an effect, or that there is little."""
+    """Samples that would show an effect, or that there is little of one."""
     decisions = [decide(apart, **limits) for limits in ({"least": 0.0}, {"most": 0.0})]
     decisions.append(decide(apart, least=-_LITTLE, most=_LITTLE))
     factors = [each.factor for each in decisions if each.factor is not None]
     return too_few(min(factors, default=None), row)
 
 
-def _step(row: Row) -> int:
-    return int(row["step"])
-
-
 def _share(row: Row) -> str:
-    return f"{row['captured']:.2f} [{row['captured_low']:.2f}, {row['captured_high']:.2f}]"
+    return quoted(row, "captured")
 
 
 def _with_noise(domain: str, line: Sequence[Row]) -> list[str]:

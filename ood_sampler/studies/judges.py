@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REAL = "real"
-"""Kind of the row of real pictures against real ones."""
+"""Kind of the row of real images against real ones."""
 
 DETECTED = 3.0
-"""Standard errors by which a degradation must move a figure to be noticed.
+"""Standard errors by which a degradation must move a metric to be noticed.
 
-The 95% interval of a run, of 1.96 of them, then tells its figure from that of real pictures in 85%
-of runs.
+The 95% interval of a run, 1.96 of them wide to each side, then excludes the value of real images in
+85% of runs.
 """
 
 _LEAST = 20
-"""Pictures of each part."""
+"""Least number of images of each part."""
 
 SHOWN = 6
 """Images of each degradation in the figure."""
@@ -54,17 +54,16 @@ class _Opinion(NamedTuple):
 
 
 class JudgesStudy(Study):
-    """Degrade one part of the held-out pictures and compare it with the rest, for every judge.
+    """Degrade one part of the held-out images and compare it with the rest, for every judge.
 
-    The degraded part has as many pictures as a run has samples, at most half of all. How far a
-    degradation moves KID up and precision down, from where they are for the same pictures
-    untouched, is told in standard errors at these sizes. It is noticed if these are `DETECTED` or
-    more, and more than any of several random splits of the real pictures reaches. Precision that
-    rises is not noticed: it is praise. Standard errors take pictures to be independent, as those of
-    a run do; blends share some of theirs.
+    The degraded part has as many images as a run has samples, at most half of all. How far a
+    degradation raises KID and lowers precision, against the same images untouched, is told in
+    standard errors at these sizes. It is noticed at `DETECTED` or more, if no random split of the
+    real images reaches as many. A rise of precision does not count: it is praise. Standard errors
+    take images to be independent, as those of a run do; blends share some of theirs.
 
     Args:
-        splits: random splits of the real pictures.
+        splits: random splits of the real images.
     """
 
     name = "judges"
@@ -167,7 +166,7 @@ class JudgesStudy(Study):
     def _real_row(
         self, features: Tensor, untouched: _Opinion, count: int, nearest_k: int, *, seed: int
     ) -> dict[str, Any]:
-        """What chance does to the figures: the farthest from 0 of random splits."""
+        """What chance does to both metrics: the farthest from 0 of random splits."""
         splits = [
             _split(len(features), count, seed=(seed + k + 1) % 2**63) for k in range(self.splits)
         ]
@@ -196,12 +195,12 @@ def _opinion(seen: Tensor, reference: Tensor, nearest_k: int) -> _Opinion:
 
 
 def _count(pipeline: Pipeline) -> int:
-    """Pictures that are degraded: as many as a run has samples, at most half of all."""
+    """Images that are degraded: as many as a run has samples, at most half of all."""
     return min(pipeline.settings.num_samples, len(pipeline.domain.held_out) // 2)
 
 
 def _split(total: int, count: int, *, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of `count` pictures, chosen at random, and of the others."""
+    """Numbers of `count` images, chosen at random, and of the others."""
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
     return order[:count], order[count:]
 
@@ -257,12 +256,12 @@ def _told(prefix: str, own: Sequence[Row]) -> list[str]:
         [row for row in own if (row["kind"] == REAL) is kind] for kind in (True, False)
     )
     sentences = []
-    for figure, end in (("KID", ""), ("precision", "_precision")):
+    for metric, end in (("KID", ""), ("precision", "_precision")):
         judged = [{**row, "detected": row[f"detected{end}"]} for row in degraded]
         noticed, missed = (", ".join(words) or "none" for words in sight(judged))
         count = sum(row["detected"] for row in judged)
         sentences.append(
-            f"{prefix}: {figure} notices {count} of {len(judged)}: {noticed}; "
+            f"{prefix}: {metric} notices {count} of {len(judged)}: {noticed}; "
             f"not noticed: {missed}."
         )
     sentences += [

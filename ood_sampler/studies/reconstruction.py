@@ -21,8 +21,9 @@ from ood_sampler.studies.in_domain import (
     DiagnosticStudy,
     inversions,
     reconstructions,
+    too_few_of_each,
 )
-from ood_sampler.studies.rows import bounds, by_column, by_domain, too_few
+from ood_sampler.studies.rows import bounds, by_column, by_domain, by_step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,11 +91,12 @@ class ReconstructionStudy(DiagnosticStudy):
         sentences = []
         for domain, own in by_domain(rows).items():
             for solver, at in by_column(own, "solver").items():
-                last = max(row["step"] for row in at)
-                by_set = {row["set"]: row for row in at if row["step"] == last}
+                last = by_step(at)[-1]
+                by_set = {row["set"]: row for row in at if row["step"] == last["step"]}
                 said = "; ".join(f"{name} {_score(row)}" for name, row in by_set.items())
                 sentences.append(
-                    f"{domain}, {solver}: at t = {last} with {_evaluations(at, last)}: {said}."
+                    f"{domain}, {solver}: at t = {last['step']} with {last['evaluations_in']} "
+                    f"evaluations in and {last['evaluations_out']} out: {said}."
                 )
                 if len(by_set) == 2:
                     outside, inside = by_set[FEW_SHOT], by_set[IN_DOMAIN]
@@ -122,16 +124,9 @@ def _row(run: Pipeline, step: int, originals: TensorSet, decoded: TensorSet) -> 
     }
 
 
-def _evaluations(rows: Sequence[Row], step: int) -> str:
-    row = next(row for row in rows if row["step"] == step)
-    return f"{row['evaluations_in']} evaluations in and {row['evaluations_out']} out"
-
-
 def _score(row: Row) -> str:
-    return (
-        f"{row['psnr']:.1f} dB [{row['psnr_low']:.1f}, {row['psnr_high']:.1f}], "
-        f"SSIM {row['ssim']:.3f}"
-    )
+    low, high = row["psnr_low"], row["psnr_high"]
+    return f"{row['psnr']:.1f} dB [{low:.1f}, {high:.1f}], SSIM {row['ssim']:.3f}"
 
 
 def _gap(outside: Row, inside: Row) -> str:
@@ -144,8 +139,7 @@ def _gap(outside: Row, inside: Row) -> str:
             f"{_AS_WELL:g} dB"
         )
     if found == "unclear":
-        factor = decide(apart, least=-_AS_WELL, most=_AS_WELL).factor
-        said = too_few(factor, outside, name="pictures of each set", setting="study.count")
+        said = too_few_of_each(decide(apart, least=-_AS_WELL, most=_AS_WELL), outside)
         return f"whether the target domain is reconstructed better, {said}"
     better = "better" if found == "higher" else "worse"
     return f"the target domain is reconstructed {better} than the model's own, by {difference}"

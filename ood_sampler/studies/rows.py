@@ -136,6 +136,12 @@ def quoted_kid(row: Row) -> str:
     return f"KID {1e3 * row['kid']:.1f} ± {1e3 * row['kid_standard_error']:.1f} × 10⁻³"
 
 
+def quoted(row: Row, key: str, form: str = ".2f") -> str:
+    """A number of a row with its interval in brackets, for a sentence."""
+    low, high = (format(row[f"{key}_{end}"], form) for end in ("low", "high"))
+    return f"{row[key]:{form}} [{low}, {high}]"
+
+
 def too_few(
     factor: float | None,
     row: Row,

@@ -35,10 +35,10 @@ _WITHIN, _COST = 1.15, 0.25
 
 
 class SearchStudy(SweepStudy):
-    """What `inversion.step=auto sampler=auto` chooses, and what a full grid would have found.
+    """The choice of `inversion.step=auto sampler=auto` against the best of a full grid.
 
-    The grid is measured on held-out pictures, which the search does not see. Which of its settings
-    are usable, and which is best, is decided as in the search (`ood_sampler.statistics.band`).
+    The grid is measured on held-out images, which the search does not see. Its settings are ranked
+    as in the search (`ood_sampler.statistics.band`).
 
     Args:
         search: the search; its steps are those of the grid.
@@ -152,7 +152,7 @@ def _words(row: Row) -> str:
 
 
 def _within(chosen: Row, best: Row) -> Decision:
-    """Whether the KID of the choice is at most so many times the least, or no higher."""
+    """Whether the KID of the choice is at most `_WITHIN` times the least."""
     if chosen is best:
         return Decision("shown")
     floor = max(best["real_kid"], 0.0)

@@ -11,13 +11,19 @@ from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.pipeline.nodes import made_by, reader
 from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.columns import Column, Row
-from ood_sampler.statistics.decision import Decision, Outcome, decide, order, separation
+from ood_sampler.statistics.decision import Outcome, decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.versions import code_version
 from ood_sampler.studies.base import Measured
-from ood_sampler.studies.in_domain import DiagnosticStudy, inversions, of_both, reconstructions
-from ood_sampler.studies.rows import bounds, by_domain, too_few
+from ood_sampler.studies.in_domain import (
+    DiagnosticStudy,
+    inversions,
+    of_both,
+    reconstructions,
+    too_few_of_each,
+)
+from ood_sampler.studies.rows import bounds, by_domain, quoted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,19 +34,19 @@ DETECTORS = {
     "reconstruction": "reconstruction error",
     "denoising": "denoising loss",
 }
-"""What scores a picture, each by name; the last two are the usual baselines."""
+"""Scores of an image, by name; the last two are the usual baselines."""
 
 _BASELINES = ("reconstruction", "denoising")
 
 _ALIKE = 0.02
-"""AUROC that two detectors may differ by to be as good."""
+"""Difference in AUROC below which two detectors are equally good."""
 
 
 class SeparabilityStudy(DiagnosticStudy):
-    r"""Measure at some steps how far the two domains are apart, and how well a detector does.
+    r"""How far the two domains are apart at some steps, and how well detectors tell them apart.
 
     The distance is that of the means in units of $\sigma d^{1/4}$, beyond which two spherical
-    Gaussians are separable (Zhu et al., 2023). Detectors score each picture, higher for the target
+    Gaussians are separable (Zhu et al., 2023). Detectors score each image, higher for the target
     domain (the positive class): a linear classifier of latents that has seen both domains and is
     cross-validated, the distance to the in-domain shell, which has seen the in-domain ones alone,
     and two baselines that have seen none: the error of inverting and decoding, and the denoising
@@ -130,10 +136,8 @@ class SeparabilityStudy(DiagnosticStudy):
             baseline = max(_BASELINES, key=lambda name: _auroc(name)(best[name]))
             for name in ("linear", "typicality"):
                 sentences.append(
-                    f"{domain}: the {DETECTORS[name]} is {_against(best, name, baseline)} the "
-                    f"better baseline, the {DETECTORS[baseline]}"
-                    f"{_more(best, name, baseline)} (step of each and baseline picked on the same "
-                    "pictures)."
+                    f"{domain}: the {DETECTORS[name]} is {_against(best, name, baseline)} (step of "
+                    "each and baseline picked on the same pictures)."
                 )
             reversed_ = [
                 f"{DETECTORS[name]} at t = {', '.join(str(row['step']) for row in below)}"
@@ -154,7 +158,7 @@ class SeparabilityStudy(DiagnosticStudy):
 
 
 def denoising_losses(run: Pipeline) -> Node:
-    """How well the model denoises the few-shot pictures of a run at every step asked for."""
+    """Denoising losses of the few-shot images of a run at all its steps."""
     few_shot, seed = run.domain.few_shot, run.settings.seed
     key = {
         "model": run.model.digest,
@@ -189,7 +193,7 @@ def denoising_losses(run: Pipeline) -> Node:
 
 
 def _denoising(run: Pipeline) -> dict[int, Tensor]:
-    """Finite losses of the pictures of a run."""
+    """Finite losses of the images of a run."""
     node = denoising_losses(run)
     run.session.obtain(node)
     losses = {}
@@ -223,9 +227,8 @@ def _distances(own: Sequence[Row]) -> str:
         parts.append(f"nearer at {_steps(found['refuted'])}")
     if "unclear" in found:
         decision = decide(interval(max(found["unclear"], key=_distance), "distance"), least=1)
-        parts.append(f"at {_steps(found['unclear'])} {_too_few(decision, most)}")
-    low, high = most["distance_low"], most["distance_high"]
-    told = f"{most['distance']:.2f} [{low:.2f}, {high:.2f}]"
+        parts.append(f"at {_steps(found['unclear'])} {too_few_of_each(decision, most)}")
+    told = quoted(most, "distance")
     parts.append(f"at most {told} at t = {most['step']}" if len(own) > 1 else f"by {told}")
     return "; ".join(parts)
 
@@ -239,33 +242,27 @@ def _steps(rows: Sequence[Row]) -> str:
 
 
 def _score(row: Row, name: str) -> str:
-    low, high = row[f"{name}_auroc_low"], row[f"{name}_auroc_high"]
     return (
-        f"AUROC {row[f'{name}_auroc']:.3f} [{low:.3f}, {high:.3f}] and FPR@95TPR "
-        f"{row[f'{name}_fpr95']:.2f} at t = {row['step']}"
+        f"AUROC {quoted(row, f'{name}_auroc', '.3f')} and FPR@95TPR {row[f'{name}_fpr95']:.2f} at "
+        f"t = {row['step']}"
     )
 
 
 def _against(best: Mapping[str, Row], name: str, baseline: str) -> str:
-    row, other = best[name], best[baseline]
-    # scores of the same pictures are not independent
-    apart = separation(interval(row, f"{name}_auroc"), interval(other, f"{baseline}_auroc"))
-    return {
+    """Whether a detector beats a baseline, or how many images would tell."""
+    row = best[name]
+    # scores of the same images are not independent
+    apart = separation(
+        interval(row, f"{name}_auroc"), interval(best[baseline], f"{baseline}_auroc")
+    )
+    found = order(apart, margin=_ALIKE)
+    words = {
         "higher": "better than",
         "lower": "worse than",
         "alike": f"as good as, to within {_ALIKE},",
         "unclear": "not told apart from",
-    }[order(apart, margin=_ALIKE)]
-
-
-def _more(best: Mapping[str, Row], name: str, baseline: str) -> str:
-    """How many pictures would tell two detectors apart, or that they are alike."""
-    row, other = best[name], best[baseline]
-    apart = separation(interval(row, f"{name}_auroc"), interval(other, f"{baseline}_auroc"))
-    if order(apart, margin=_ALIKE) != "unclear":
-        return ""
-    return f"; {_too_few(decide(apart, least=-_ALIKE, most=_ALIKE), row)}"
-
-
-def _too_few(decision: Decision, row: Row) -> str:
-    return too_few(decision.factor, row, name="pictures of each set", setting="study.count")
+    }
+    told = f"{words[found]} the better baseline, the {DETECTORS[baseline]}"
+    if found == "unclear":
+        told += f"; {too_few_of_each(decide(apart, least=-_ALIKE, most=_ALIKE), row)}"
+    return told

@@ -81,37 +81,8 @@ class SynthesisStudy(SweepStudy):
         ]
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences = []
-        outcomes: list[Outcome] = []
-        for domain, of_domain in by_domain(rows).items():
-            own = [row for row in of_domain if row["role"] == STRATEGY]
-            paper = _recipe(own, AS_IN_TEXT)
-            as_new = [row for row in own if paper is None or _as_new(row, paper) == "shown"]
-            best = min(as_new, key=lambda row: row["kid"])
-            sentence = f"{domain}, t = {best['step']}: best is {best['strategy']}, {_words(best)}"
-            if best is paper:
-                sentence += (
-                    f", the paper's recipe {AS_IN_TEXT}: no other that is shown as new has a lower "
-                    "KID"
-                )
-            elif paper is not None:
-                sentence += (
-                    f"; the paper's recipe {AS_IN_TEXT} (slerp of two latents, criteria measured "
-                    f"here), newer by less than {_LESS_NEW}, has {_words(paper)}: "
-                    f"{_lower(best, paper)}, {_told(best, paper)}"
-                )
-            code = _recipe(own, AS_IN_CODE)
-            if code is not None and code is not best:
-                sentence += (
-                    f"; {AS_IN_CODE} (slerp with a draw of the model's own domain) it has "
-                    f"{_words(code)}, {_told(best, code)}"
-                )
-            if paper is not None:
-                outcomes.append(any_of([_goal(row, paper) for row in own if row is not paper]))
-            noised = _named(own, _NOISED)
-            if noised is not None and noised is not best:
-                sentence += f"; {_NOISED} has {_words(noised)}, {_told(best, noised)}"
-            sentences.append(sentence + ".")
+        sentences = [_best_of(domain, own) for domain, own in by_domain(_strategies(rows)).items()]
+        outcomes = list(self.claims(rows).values())
         if len(outcomes) > 1:
             sentences.append(
                 f"A strategy with at least {_GOAL:.0%} lower KID than the paper's recipe, at "
@@ -122,8 +93,7 @@ class SynthesisStudy(SweepStudy):
 
     def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
         found: dict[str, Outcome] = {}
-        for domain, of_domain in by_domain(rows).items():
-            own = [row for row in of_domain if row["role"] == STRATEGY]
+        for domain, own in by_domain(_strategies(rows)).items():
             paper = _recipe(own, AS_IN_TEXT)
             if paper is not None:
                 goals = [_goal(row, paper) for row in own if row is not paper]
@@ -136,8 +106,35 @@ class SynthesisStudy(SweepStudy):
         return draw(rows, pictures)
 
 
-def _named(rows: Sequence[Row], name: str) -> Row | None:
-    return next((row for row in rows if row["strategy"].startswith(name)), None)
+def _strategies(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["role"] == STRATEGY]
+
+
+def _best_of(domain: str, own: Sequence[Row]) -> str:
+    """The best strategy of a domain, beside both of the paper's recipes and `noised`."""
+    paper, code = _recipe(own, AS_IN_TEXT), _recipe(own, AS_IN_CODE)
+    noised = next((row for row in own if row["strategy"].startswith(_NOISED)), None)
+    as_new = [row for row in own if paper is None or _as_new(row, paper) == "shown"]
+    best = min(as_new, key=lambda row: row["kid"])
+    said = [f"{domain}, t = {best['step']}: best is {best['strategy']}, {_words(best)}"]
+    if best is paper:
+        said[0] += (
+            f", the paper's recipe {AS_IN_TEXT}: no other that is shown as new has a lower KID"
+        )
+    elif paper is not None:
+        said.append(
+            f"the paper's recipe {AS_IN_TEXT} (slerp of two latents, criteria measured here), "
+            f"newer by less than {_LESS_NEW}, has {_words(paper)}: {_lower(best, paper)}, "
+            f"{_told(best, paper)}"
+        )
+    if code is not None and code is not best:
+        said.append(
+            f"{AS_IN_CODE} (slerp with a draw of the model's own domain) it has {_words(code)}, "
+            f"{_told(best, code)}"
+        )
+    if noised is not None and noised is not best:
+        said.append(f"{_NOISED} has {_words(noised)}, {_told(best, noised)}")
+    return "; ".join(said) + "."
 
 
 def _recipe(rows: Sequence[Row], kind: str) -> Row | None:
@@ -146,7 +143,7 @@ def _recipe(rows: Sequence[Row], kind: str) -> Row | None:
 
 
 def _as_new(row: Row, paper: Row) -> Outcome:
-    """Whether the authenticity of a strategy is that of the paper's recipe, less a margin."""
+    """Whether a strategy is as authentic as the paper's recipe, less a margin."""
     if row is paper:
         return "shown"
     apart = difference_interval(*(interval(r, "authenticity") for r in (row, paper)))
@@ -154,7 +151,7 @@ def _as_new(row: Row, paper: Row) -> Outcome:
 
 
 def _goal(row: Row, paper: Row) -> Outcome:
-    """Whether a strategy is as new as the paper's recipe and its KID by the goal lower."""
+    """Whether a strategy is as new as the paper's recipe, and its KID lower by the goal."""
     asked = Interval(*((1 - _GOAL) * end for end in kid(paper)))
     lower = decide(difference_interval(kid(row), asked), most=0)
     return all_of([Decision(_as_new(row, paper)), lower]).outcome

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from ood_sampler.report.annotate import entitle
 from ood_sampler.report.columns import Row
-from ood_sampler.report.plots import COLOURS, panel_figure, styled
+from ood_sampler.report.plots import COLOURS, styled
 from ood_sampler.studies.astro import NAMES, QUANTILES, known, runs_of
-from ood_sampler.studies.figures.curves import INK, legend_of, lines_of
+from ood_sampler.studies.figures.curves import INK, legend_of, lines_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,11 +22,10 @@ def draw(rows: Sequence[Row]) -> "Figure":
     runs = runs_of(rows)
     measured = {key: name for key, name in NAMES.items() if any(known(r, key) for r in rows)}
     columns = 2 + len(measured)
-    figure, panels = panel_figure(
-        width=3.3 * columns, height=3.9 * len(runs) + 0.7, rows=len(runs), columns=columns
+    figure, lines = lines_figure(
+        runs, width=3.3 * columns, height=3.9 * len(runs) + 0.7, columns=columns
     )
-    for line, (name, run) in zip(lines_of(panels, len(runs)), runs.items(), strict=True):
-        power, ratio, *shapes = line
+    for name, run, (power, ratio, *shapes) in lines:
         own = list(run.values())
         _draw_spectra(power, own, "power")
         entitle(power, f"{name}: power")
@@ -38,7 +37,7 @@ def draw(rows: Sequence[Row]) -> "Figure":
             _draw_boxes(axes, own, key)
             axes.set_title(shape)
     # strategies of several runs share a colour, and their panels tell them apart
-    legend_of(figure, panels[1::columns], columns=6)
+    legend_of(figure, (ratio for _, _, (_, ratio, *_) in lines), columns=6)
     return figure
 
 

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ood_sampler.report.annotate import tick_values
 from ood_sampler.report.columns import Row
-from ood_sampler.report.plots import LINES, panel_figure, scale_kid, styled
+from ood_sampler.report.plots import LINES, scale_kid, styled
 from ood_sampler.studies.bandwidth import BandwidthStudy
 from ood_sampler.studies.figures.curves import (
     GREY,
     error_bars,
     legend_of,
-    lines_of,
+    lines_figure,
     look,
     share_axis,
 )
@@ -39,21 +39,21 @@ _PANELS = (
 def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
     """Draw a line of panels for each domain, in the order of their gaps."""
     own_of = by_domain(rows)
-    domains = [domain for _, domain in sorted({(row["gap"], row["domain"]) for row in rows})]
+    by_gap = sorted({(row["gap"], row["domain"]) for row in rows})
+    domains = {domain: own_of[domain] for _, domain in by_gap}
     strategies = list(by_column(rows, "strategy"))
     steps = len({row["step"] for row in rows})
     height = max(2.5, 0.34 * steps + 0.7)
     # images as tall as the panels beside them, and their names
     widths = [0.8 + min(BandwidthStudy.shown * (height - 0.7) / steps, _WIDEST), 3.5, 3.5, 3.5]
-    figure, panels = panel_figure(
+    figure, lines = lines_figure(
+        domains,
         width=sum(widths),
         height=height * len(domains) + 0.8,
-        rows=len(domains),
         columns=4,
         widths=widths,
     )
-    for (strips, *line), domain in zip(lines_of(panels, len(domains)), domains, strict=True):
-        own = own_of[domain]
+    for domain, own, (strips, *line) in lines:
         gap = f"{domain}\ngap {1e3 * own[0]['gap']:.0f}"
         draw_strips(strips, under(pictures, domain), title=gap)
         for axes, (key, _, scale, asked) in zip(line, _PANELS, strict=True):
@@ -68,10 +68,10 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
                 share_axis(axes)
             tick_values(axes, [row["step"] for row in own])
             axes.grid()
-    for first, last, (_, title, _, _) in zip(panels[1:4], panels[-3:], _PANELS, strict=True):
-        first.set_title(title)
-        last.set_xlabel("inversion step t")
-    legend_of(figure, panels, columns=5)
+    for k, (_, title, _, _) in enumerate(_PANELS, 1):
+        lines[0][2][k].set_title(title)
+        lines[-1][2][k].set_xlabel("inversion step t")
+    legend_of(figure, (axes for _, _, line in lines for axes in line), columns=5)
     return figure
 
 

@@ -1,15 +1,17 @@
 """Curves with intervals, their looks, and what panels of several studies share."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.columns import Row, number
-from ood_sampler.report.plots import LINES, MARKERS
+from ood_sampler.report.plots import LINES, MARKERS, panel_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+G = TypeVar("G")
 
 INK, GREY = "#1c2026", "#77808c"
 
@@ -87,7 +89,7 @@ def share_axis(axes: "Axes") -> None:
     axes.set_ylim(-0.03, 1.03)
 
 
-def legend_of(figure: "Figure", panels: Sequence["Axes"], *, columns: int) -> None:
+def legend_of(figure: "Figure", panels: Iterable["Axes"], *, columns: int) -> None:
     """Write one legend for some panels, in which each label comes once."""
     legend: dict[str, Any] = {}
     for axes in panels:
@@ -96,7 +98,21 @@ def legend_of(figure: "Figure", panels: Sequence["Axes"], *, columns: int) -> No
     add_legend(figure, list(legend.values()), list(legend), columns=columns)
 
 
-def lines_of(panels: Sequence["Axes"], lines: int) -> list[Sequence["Axes"]]:
-    """Panels of each line of a figure."""
-    columns = len(panels) // lines
-    return [panels[columns * i : columns * (i + 1)] for i in range(lines)]
+def lines_figure(
+    groups: Mapping[str, G],
+    *,
+    width: float,
+    height: float,
+    columns: int,
+    widths: Sequence[float] | None = None,
+) -> "tuple[Figure, list[tuple[str, G, Sequence[Axes]]]]":
+    """Make a figure with a line of panels for each group, a domain or a run (`panel_figure`).
+
+    Returns:
+        The figure; name, rows and panels of each line.
+    """
+    figure, panels = panel_figure(
+        width=width, height=height, rows=len(groups), columns=columns, widths=widths
+    )
+    lines = (panels[columns * i : columns * (i + 1)] for i in range(len(groups)))
+    return figure, [(*group, line) for group, line in zip(groups.items(), lines, strict=True)]

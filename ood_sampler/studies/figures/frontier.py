@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
+from ood_sampler.report.annotate import Label, entitle, place_labels
 from ood_sampler.report.columns import Row
-from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
+from ood_sampler.report.plots import COLOURS, scale_kid, styled
 from ood_sampler.statistics.frontier import pareto
-from ood_sampler.studies.figures.curves import error_bars, lines_of, look
+from ood_sampler.studies.figures.curves import error_bars, legend_of, lines_figure, look
 from ood_sampler.studies.frontier import LATENTS, PIXELS, PLANES, REAL, SCALES, Plane
 from ood_sampler.studies.rows import by_column, by_domain
 
@@ -27,17 +27,15 @@ _LABELS = {
 def draw(rows: Sequence[Row]) -> "Figure":
     """Draw a line of panels for each domain."""
     domains = by_domain(rows)
-    figure, panels = panel_figure(
-        width=15, height=3.8 * len(domains) + 0.8, rows=len(domains), columns=3
-    )
+    figure, lines = lines_figure(domains, width=15, height=3.8 * len(domains) + 0.8, columns=3)
     strategies = list(by_column([row for row in rows if row["space"] == LATENTS], "strategy"))
     labels: list[tuple[Axes, Sequence[Label]]] = []
-    for line, (domain, own) in zip(lines_of(panels, len(domains)), domains.items(), strict=True):
+    for domain, own, line in lines:
         for axes, plane in zip(line, PLANES, strict=True):
             labels.append((axes, _scatter(axes, own, strategies, plane)))
             entitle(axes, f"{domain}: {_LABELS[plane.cost]}")
             axes.set_xlabel(_LABELS[plane.gain])
-    add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
+    legend_of(figure, lines[0][2][:1], columns=4)
     place_labels(figure, labels)
     return figure
 

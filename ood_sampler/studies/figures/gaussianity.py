@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from ood_sampler.report.annotate import add_legend
 from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, styled
 from ood_sampler.studies.figures.curves import (
@@ -13,6 +12,7 @@ from ood_sampler.studies.figures.curves import (
     draw_curve,
     draw_decades,
     draw_level,
+    legend_of,
     look,
     over_steps,
 )
@@ -50,7 +50,7 @@ def draw(rows: Sequence[Row]) -> "Figure":
             top = axes.get_ylim()[1]
             axes.set_ylim(-0.04 * top, 1.04 * top)
         over_steps(axes, rows)
-    add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
+    legend_of(figure, panels[:1], columns=4)
     return figure
 
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ood_sampler.report.annotate import entitle, tick_values
 from ood_sampler.report.columns import Row
-from ood_sampler.report.plots import panel_figure, styled
+from ood_sampler.report.plots import styled
 from ood_sampler.studies.figures.curves import (
     GREY,
     error_bars,
     legend_of,
-    lines_of,
+    lines_figure,
     look,
     share_axis,
 )
@@ -32,11 +32,10 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
     """Draw a line of panels for each domain."""
     domains = by_domain(rows)
     columns = 1 + min(_STRIPS, len({row["step"] for row in rows}))
-    figure, panels = panel_figure(
-        width=3.5 * columns, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=columns
+    figure, lines = lines_figure(
+        domains, width=3.5 * columns, height=3.4 * len(domains) + 0.6, columns=columns
     )
-    for line, (domain, own) in zip(lines_of(panels, len(domains)), domains.items(), strict=True):
-        curve, *strips = line
+    for domain, own, (curve, *strips) in lines:
         steps = sorted({row["step"] for row in own})
         _draw_captured(curve, own, steps)
         entitle(curve, f"{domain}: captured share")
@@ -45,7 +44,7 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
             axes.set_axis_off()
         for axes, step in zip(strips, shown, strict=False):
             draw_strips(axes, under(pictures, f"{domain}/t = {step}"), title=f"t = {step}")
-    legend_of(figure, panels, columns=5)
+    legend_of(figure, (curve for _, _, (curve, *_) in lines), columns=5)
     return figure
 
 

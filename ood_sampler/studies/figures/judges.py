@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ood_sampler.report.annotate import add_legend
 from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import to_uint8
-from ood_sampler.report.plots import panel_figure, styled
-from ood_sampler.studies.figures.curves import INK, beside, lines_of, look
+from ood_sampler.report.plots import styled
+from ood_sampler.studies.figures.curves import INK, beside, legend_of, lines_figure, look
 from ood_sampler.studies.judges import DETECTED, REAL, SHOWN
 from ood_sampler.studies.rows import by_column, by_domain
 
@@ -31,16 +30,15 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
     """Draw a line of panels for each domain."""
     domains = by_domain(rows)
     judges = list(by_column(rows, "judge"))
-    lines = max(len(by_column(own, "degradation")) for own in domains.values())
-    figure, panels = panel_figure(
+    most = max(len(by_column(own, "degradation")) for own in domains.values())
+    figure, lines = lines_figure(
+        domains,
         width=8.6,
-        height=(0.26 * lines + 0.9) * len(domains) + 0.3,
-        rows=len(domains),
+        height=(0.26 * most + 0.9) * len(domains) + 0.3,
         columns=3,
         widths=[1.0, 1.7, 1.3],
     )
-    for line, (domain, own) in zip(lines_of(panels, len(domains)), domains.items(), strict=True):
-        strips, kid, precision = line
+    for domain, own, (strips, kid, precision) in lines:
         names = list(by_column(own, "degradation"))
         _draw_pictures(strips, [pictures.get(f"{domain}/{name}") for name in names])
         strips.set_yticks(range(len(names)), names, fontsize=8.5)
@@ -50,7 +48,7 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
             _draw_multiples(axes, own, names, judges, end)
         kid.set_title("KID above real")
         precision.set_title("precision below real")
-    add_legend(figure, *panels[1].get_legend_handles_labels(), columns=4)
+    legend_of(figure, lines[0][2][1:2], columns=4)
     return figure
 
 

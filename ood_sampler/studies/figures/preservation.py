@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ood_sampler.report.annotate import entitle
 from ood_sampler.report.columns import Row
-from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
-from ood_sampler.studies.figures.curves import error_bars, legend_of, lines_of
+from ood_sampler.report.plots import COLOURS, scale_kid, styled
+from ood_sampler.studies.figures.curves import error_bars, legend_of, lines_figure
 from ood_sampler.studies.figures.strips import draw_strips
 from ood_sampler.studies.preservation import AFTER, BEFORE, STRIPS, TUNED, runs_of, strips_of
 from ood_sampler.studies.rows import RunRows
@@ -29,11 +29,8 @@ _LOOKS = {
 def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
     """Draw a line of panels for each run."""
     groups = runs_of(rows)
-    figure, panels = panel_figure(
-        width=13.5, height=0.4 + 3.9 * len(groups), rows=len(groups), columns=3
-    )
-    for line, (title, group) in zip(lines_of(panels, len(groups)), groups.items(), strict=True):
-        trade, loss, images = line
+    figure, lines = lines_figure(groups, width=13.5, height=0.4 + 3.9 * len(groups), columns=3)
+    for title, group, (trade, loss, images) in lines:
         _draw_trade(trade, group)
         _draw_loss(loss, group[TUNED])
         names = [f"{strips_of(group)}/{name}" for name in STRIPS]
@@ -41,7 +38,7 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         draw_strips(images, strips, title="Samples")
         # the names beside the images take up some of the width
         entitle(trade, f"{title}: before and after", room=0.75)
-    legend_of(figure, panels[::3], columns=3)
+    legend_of(figure, (trade for _, _, (trade, *_) in lines), columns=3)
     return figure
 
 

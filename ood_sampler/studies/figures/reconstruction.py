@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ood_sampler.report.annotate import add_legend
 from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, styled
 from ood_sampler.studies.figures.curves import (
     GREY,
     beside,
     draw_curve,
+    legend_of,
     look,
     over_steps,
 )
@@ -51,7 +51,7 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         draw_strips(axes, strip, title=domain)
     figure.set_figheight(4.2 + height * lines)
     # a sweep of solvers has a legend longer than the panels
-    add_legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
+    legend_of(figure, panels[:1], columns=2)
     return figure
 
 

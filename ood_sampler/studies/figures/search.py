@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ood_sampler.report.annotate import add_legend, columns_for, entitle
+from ood_sampler.report.annotate import columns_for, entitle
 from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, scale_kid, styled
-from ood_sampler.studies.figures.curves import INK, look
+from ood_sampler.studies.figures.curves import INK, legend_of, look
 from ood_sampler.studies.rows import by_column, by_domain
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw(rows: Sequence[Row]) -> "Figure":
     for axes, (domain, own) in zip(panels, domains.items(), strict=False):
         _draw_settings(axes, own, strategies)
         entitle(axes, domain)
-    add_legend(figure, *panels[0].get_legend_handles_labels(), columns=3)
+    legend_of(figure, panels[:1], columns=3)
     return figure
 
 

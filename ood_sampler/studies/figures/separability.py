@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ood_sampler.report.annotate import add_legend
 from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import panel_figure, styled
 from ood_sampler.studies.figures.curves import (
     beside,
     draw_curve,
     draw_level,
+    legend_of,
     look,
     over_steps,
     share_axis,
@@ -51,5 +51,5 @@ def draw(rows: Sequence[Row]) -> "Figure":
         axes.set_title(title)
         axes.set_ylabel(label)
         over_steps(axes, rows)
-    add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
+    legend_of(figure, panels[:1], columns=4)
     return figure

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ood_sampler.report.columns import Row
-from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
-from ood_sampler.studies.figures.curves import error_bars, lines_of
+from ood_sampler.report.plots import COLOURS, scale_kid, styled
+from ood_sampler.studies.figures.curves import error_bars, lines_figure
 from ood_sampler.studies.figures.strips import draw_strips, under
 from ood_sampler.studies.rows import by_domain
 from ood_sampler.studies.synthesis import STRATEGY, SynthesisStudy
@@ -29,15 +29,14 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
     # images as tall as the panels beside them, and their names
     strips_width = 1.6 + min(SynthesisStudy.shown * height / max(made, 1), _WIDEST)
     widths = [strips_width, 5.4, 3.6]
-    figure, panels = panel_figure(
+    figure, lines = lines_figure(
+        domains,
         width=sum(widths),
         height=(height + 1.0) * len(domains),
-        rows=len(domains),
         columns=3,
         widths=widths,
     )
-    for line, (domain, own) in zip(lines_of(panels, len(domains)), domains.items(), strict=True):
-        strips, kid, authenticity = line
+    for domain, own, (strips, kid, authenticity) in lines:
         draw_strips(strips, under(pictures, domain), title=domain)
         _draw_dots(kid, own, "kid", scale=1e3)
         _draw_dots(authenticity, own, "authenticity")
