@@ -221,6 +221,8 @@ class PreservationStudy(Study):
                 "identical": identical(before, damaged),
                 **self._training(tuned),
                 **original.differences(strayed, own, made),
+                "curve": [list(look) for look in tuned.curve],
+                "fine_tuning": asdict(self.fine_tuning),
             },
         ]
         about = self.about(pipeline)
@@ -242,8 +244,6 @@ class PreservationStudy(Study):
             "best_step": tuned.best.step,
             "last_step": tuned.curve[-1].step,
             "stopped": self.fine_tuning.is_over(tuned.curve),
-            "curve": [list(look) for look in tuned.curve],
-            "fine_tuning": asdict(self.fine_tuning),
         }
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
