@@ -58,11 +58,11 @@ class SweepStudy(Study):
 
     def runs(self, pipeline: Pipeline) -> list[Pipeline]:
         """All combinations, strategy by strategy."""
-        samplers: Sequence[Sampler | None] = self.samplers or [None]
+        samplers = self.samplers or [pipeline.sampler]
         if self.tolerant:
-            samplers = fitting(pipeline, self.samplers)
-        steps: Sequence[int | None] = self.steps or [None]
-        etas: Sequence[float | None] = self.etas or [None]
+            samplers = fitting(pipeline, samplers)
+        steps = self.steps or [pipeline.settings.step]
+        etas = self.etas or [pipeline.settings.eta]
         return [
             pipeline.variant(sampler=sampler, step=step, eta=eta)
             for sampler, step, eta in product(samplers, steps, etas)
@@ -70,7 +70,7 @@ class SweepStudy(Study):
 
     def check(self, pipeline: Pipeline) -> None:
         if self.tolerant:
-            check_fitting(pipeline, self.samplers)
+            check_fitting(pipeline, self.samplers or [pipeline.sampler])
         for run in self.runs(pipeline):
             run.check()
 
