@@ -20,6 +20,7 @@ GROUPS = (
     "model",
     "data",
     "solver",
+    "correction",
     "sampler",
     "metrics",
     "logger",

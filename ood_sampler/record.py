@@ -58,9 +58,11 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         pipeline: the run.
         choices: option of each group of the configuration.
     """
+    corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,
+        **corrected,
         "sampler": choices["sampler"],
         "solver": choices["solver"],
         "step": pipeline.settings.step,
@@ -94,6 +96,8 @@ def results(
     remarks = {"weights sha256 before": before, "weights sha256 after": after}
     if outcome.remarks:
         remarks["strategy"] = "; ".join(outcome.remarks)
+    if pipeline.is_corrected:
+        remarks["correction"] = pipeline.about_gaussians
     run = settings(pipeline, choices)
     if choice is not None:
         remarks["search"] = choice.remark

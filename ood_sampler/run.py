@@ -160,6 +160,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         # a mistake in it is told now
         tracker(cfg)
         solver = instantiate(cfg.solver)
+        correction = instantiate(cfg.correction)
         sampler = instantiate(cfg.sampler)
         samplers = [sampler]
         if isinstance(sampler, Candidates):
@@ -202,6 +203,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
             progress=lambda name, images: [StageProgress(_of_sweep(name), images)],
         ),
         also=also,
+        correction=correction,
     )
     return _Prepared(pipeline, study, search, steps, samplers, notes)
 

@@ -118,13 +118,13 @@ class Sources:
 
         All of them where there are no more than `count`, else a choice that is always the same;
         unreadable ones are left out. Samples of the model are rounded to 8 bits, as pictures are
-        stored.
+        stored. They are inverted along the flow of the model, whatever corrects that of others.
         """
         given = self.in_domain_root is not None
         images = self._pictures(pipeline) if given else self._samples(pipeline)
         domain = _own(images)
         warn_of_upsampling(domain)
-        return self._at_all_steps(pipeline, domain)
+        return self._at_all_steps(pipeline.plain, domain)
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
         """The run that makes samples in the place of pictures of the model's own domain."""
@@ -135,7 +135,9 @@ class Sources:
         """As `in_domain`, but samples of the model need not be made yet."""
         if self.in_domain_root is not None:
             return self.in_domain(pipeline)
-        return self._at_all_steps(pipeline, _own(MadeImages(self.stand_in(pipeline).in_domain)))
+        return self._at_all_steps(
+            pipeline.plain, _own(MadeImages(self.stand_in(pipeline).in_domain))
+        )
 
     def _samples(self, pipeline: Pipeline) -> ImageSet:
         made = self.stand_in(pipeline)
