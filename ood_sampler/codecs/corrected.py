@@ -103,17 +103,14 @@ class CorrectedModel:
 def corrected(
     codec: Codec, target: FittedGaussian, own: FittedGaussian, *, weight: float, fade: int
 ) -> Codec:
-    """The same codec along the corrected flow.
+    """The codec of a diffusion model along the corrected flow.
 
     Raises:
-        ValueError: it is not the codec of a diffusion model.
+        TypeError: it is the codec of another model.
     """
     if isinstance(codec, AutoencoderCodec):
         inside = corrected(codec.inside, target, own, weight=weight, fade=fade)
         return replace(codec, inside=inside)
     if not isinstance(codec, DiffusionCodec):
-        raise ValueError(
-            "correction must be none for this model: there is no score to correct in "
-            f"{type(codec).__name__}"
-        )
+        raise TypeError(f"codec must be that of a diffusion model, got {type(codec).__name__}")
     return replace(codec, model=CorrectedModel(codec.model, target, own, weight, fade))

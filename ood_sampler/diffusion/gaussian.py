@@ -77,13 +77,17 @@ def smooth_over_radius(blocks: Tensor) -> Tensor:
     return (weights @ averages).reshape(blocks.shape)
 
 
-def fit_gaussian(images: TensorSet, shrinkage: float | None = None) -> dict[str, Tensor]:
+def fit_gaussian(
+    images: TensorSet, *, noise: float = 0.0, shrinkage: float | None = None
+) -> dict[str, Tensor]:
     r"""Fit mean and covariance to images.
 
     Args:
         images: at least `SMALLEST`, shape $(N, C, H, W)$.
+        noise: variance of the noise under which the Gaussian is used, $\sigma_t^2 / \alpha_t^2$ of
+            the lowest level; rounding to 8 bits is added.
         shrinkage: $\rho$; None takes that at which each half of the images is most likely under
-            the Gaussian of the other half, up to rounding to 8 bits.
+            the Gaussian of the other half, both with the noise.
 
     Returns:
         The state of a `Gaussian`: `mean` in the cosine basis, shape $(C, H, W)$; `rotation` and
@@ -101,7 +105,9 @@ def fit_gaussian(images: TensorSet, shrinkage: float | None = None) -> dict[str,
         halves = order.tensor_split(2)
         fits = [(_Moments(x[a]), x[b]) for a, b in (halves, halves[::-1])]
         pairs = [(fit, fit.rotated(other - fit.mean.float())) for fit, other in fits]
-        shrinkage = highest(lambda rho: sum(fit.likelihood(other, rho) for fit, other in pairs))
+        shrinkage = highest(
+            lambda rho: sum(fit.likelihood(other, rho, noise) for fit, other in pairs)
+        )
     fit = _Moments(x)
     return {
         "mean": fit.mean.float(),
@@ -133,23 +139,34 @@ class _Moments:
         rotation = self.rotation.to(x)
         return torch.cat([rotate(rotation, one.flatten(2)).flatten(1) for one in x.split(1)])
 
-    def likelihood(self, centred: Tensor, shrinkage: float) -> float:
-        """Logarithm of the likelihood of other deviations from the mean, up to a constant."""
-        variance = (shrinkage * self.variance + ROUNDING).flatten()
-        n, scale = len(self.deviations), 1 - shrinkage
+    def likelihood(self, centred: Tensor, shrinkage: float, noise: float) -> float:
+        r"""Expected log-likelihood of other deviations $y$ with added noise, up to a constant.
+
+        With $A = C + \nu I$, that is $-\frac12 \sum_y [y^\top A^{-1} y
+        + \nu \operatorname{tr} A^{-1} + \ln \det A]$.
+        """
+        noise = noise + ROUNDING
+        diagonal = (shrinkage * self.variance + noise).flatten()
+        n, count, scale = len(self.deviations), len(centred), 1 - shrinkage
         inner = torch.eye(n, dtype=torch.float64)
-        across = torch.zeros(n, len(centred), dtype=torch.float64)
+        twice = torch.zeros(n, n, dtype=torch.float64)
+        across = torch.zeros(n, count, dtype=torch.float64)
         squares = 0.0
         for own, other, part in zip(
-            _columns(self.deviations), _columns(centred), variance.split(_COLUMNS), strict=True
+            _columns(self.deviations), _columns(centred), diagonal.split(_COLUMNS), strict=True
         ):
-            inner += scale * (own / part) @ own.T
-            across += (own / part) @ other.T
+            solved = own / part
+            inner += scale * solved @ own.T
+            twice += solved @ solved.T
+            across += solved @ other.T
             squares += float((other.square() / part).sum())
         factor = torch.linalg.cholesky(inner)
-        explained = torch.linalg.solve_triangular(factor, across, upper=False).square().sum()
-        volume = variance.log().sum() + 2 * factor.diagonal().log().sum()
-        return -float(squares - scale * explained + len(centred) * volume) / 2
+        volume = float(diagonal.log().sum() + 2 * factor.diagonal().log().sum())
+        squares -= scale * float((across * torch.cholesky_solve(across, factor)).sum())
+        trace = float((1 / diagonal).sum()) - scale * float(
+            torch.cholesky_solve(twice, factor).diagonal().sum()
+        )
+        return -(squares + count * (noise * trace + volume)) / 2
 
 
 def rotate(rotation: Tensor, x: Tensor) -> Tensor:

@@ -75,13 +75,15 @@ class GaussianCorrection:
         chosen = Scan(source, look, seed=0).take(self.in_domain, "in-domain", {})
         return SourceImages(source, chosen, resolution=self.resolution)
 
-    def check(self, few_shot: int) -> None:
-        """Refuse too few pictures.
+    def check(self, few_shot: int, *, T: int) -> None:
+        """Refuse too few pictures, and a fade beyond the chain.
 
         Raises:
-            ValueError: there are too few.
+            ValueError: there are too few, or `fade` is none of the model's steps.
             FileNotFoundError: `in_domain_root` does not exist.
         """
+        if self.fade >= T - 1:
+            raise ValueError(f"correction.fade must be in 0..{T - 2}, got {self.fade}")
         if few_shot < SMALLEST:
             raise ValueError(
                 f"correction=gaussian needs at least {SMALLEST} few-shot pictures, got {few_shot}: "
@@ -93,40 +95,51 @@ class GaussianCorrection:
                 f"{len(self.pictures)} in {self.in_domain_root}: add pictures, or set it to null"
             )
 
+    def gaussian(
+        self,
+        name: str,
+        session: Session,
+        codec: Codec,
+        images: Callable[[], TensorSet],
+        key: Mapping[str, Any],
+        count: int,
+        *,
+        inputs: Sequence[Node],
+    ) -> Node:
+        """A Gaussian fitted to images in the space that a codec's flow is in.
+
+        Args:
+            name: what the images are of.
+            session: where it is made.
+            codec: of the plain flow.
+            images: opens them.
+            key: all that determines them.
+            count: of the images.
+            inputs: nodes that make them.
+
+        Raises:
+            ValueError: the codec has no flow to correct.
+        """
+        if codec.schedule is None:
+            raise ValueError(
+                "correction must be none for this model: there is no score to correct in "
+                f"{type(codec).__name__}"
+            )
+        # the lowest noise level with the full weight
+        alpha, sigma = codec.schedule.scales(self.fade)
+        noise, shape = (sigma / alpha) ** 2, codec.shape(codec.last_level)
+        space = codec.identity.get("autoencoder")
+        key = {**key, "space": space, "noise": noise, "code": code_version(fit_gaussian)}
+        # deviations of each image, and the stationary part
+        size = 4 * (count + 5) * math.prod(shape)
+        state = StoredState(session.root, "gaussian", key, count, size=size)
+
+        def make(_: Mapping[str, Any]) -> None:
+            clean = Computed(images(), torch.no_grad()(codec.clean), shape)
+            save_state(state.path, fit_gaussian(clean, noise=noise))
+
+        return Node("fit Gaussian", {"state": state}, make, inputs=inputs, of=name)
+
 
 def no_correction() -> None:
     """The plain flow: what `correction=none` stands for."""
-
-
-def gaussian_node(
-    session: Session,
-    codec: Codec,
-    name: str,
-    images: Callable[[], TensorSet],
-    key: Mapping[str, Any],
-    count: int,
-    *,
-    inputs: Sequence[Node],
-) -> Node:
-    """A Gaussian fitted to images in the space that a codec's flow is in.
-
-    Args:
-        session: where it is made.
-        codec: of the plain flow.
-        name: what the images are of.
-        images: opens them.
-        key: all that determines them.
-        count: of the images.
-        inputs: nodes that make them.
-    """
-    shape = codec.shape(codec.last_level)
-    space = codec.identity.get("autoencoder")
-    key = {**key, "space": space, "code": code_version(fit_gaussian)}
-    size = 4 * (count + 5) * math.prod(shape)
-    state = StoredState(session.root, "gaussian", key, count, size=size)
-
-    def make(_: Mapping[str, Any]) -> None:
-        clean = Computed(images(), torch.no_grad()(codec.clean), shape)
-        save_state(state.path, fit_gaussian(clean))
-
-    return Node("fit Gaussian", {"state": state}, make, inputs=inputs, of=name)

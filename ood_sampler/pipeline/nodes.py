@@ -20,7 +20,7 @@ from ood_sampler.models.frozen import Model
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion, latent_at
 from ood_sampler.modules.synthesis import Synthesis
-from ood_sampler.pipeline.correction import OWN, GaussianCorrection, gaussian_node
+from ood_sampler.pipeline.correction import OWN, GaussianCorrection
 from ood_sampler.pipeline.session import Session
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
@@ -136,14 +136,17 @@ class Nodes:
         """Gaussians of the few-shot pictures and of the model's own domain, for the correction."""
         if self.correction is None or not self.is_corrected:
             return []
-        target = self._gaussian_of("the target", self.domain.few_shot)
         pictures = self.correction.pictures
-        if pictures is not None:
-            return [target, self._gaussian_of(OWN, pictures)]
-        # the same for all runs of a model
-        settings = replace(
-            self.settings, num_samples=self.correction.in_domain, in_domain=None, seed=0
+        own = (
+            self._own_gaussian(self.correction)
+            if pictures is None
+            else (self._gaussian_of(OWN, pictures, self.correction))
         )
+        return [self._gaussian_of("the target", self.domain.few_shot, self.correction), own]
+
+    def _own_gaussian(self, correction: GaussianCorrection) -> Node:
+        """The Gaussian of samples of the model, the same ones for all its runs."""
+        settings = replace(self.settings, num_samples=correction.in_domain, in_domain=None, seed=0)
         made = replace(self.plain, settings=settings).in_domain
 
         def samples() -> TensorSet:
@@ -151,8 +154,9 @@ class Nodes:
             return selected(items, self.finite(items, "in-domain sample"))
 
         key = {"images": made.output.digest}
-        own = gaussian_node(self.session, self.codec, OWN, samples, key, made.count, inputs=[made])
-        return [target, own]
+        return correction.gaussian(
+            OWN, self.session, self.codec, samples, key, made.count, inputs=[made]
+        )
 
     @property
     def about_gaussians(self) -> str:
@@ -164,14 +168,13 @@ class Nodes:
             told.append(f"Gaussian of {node.of}: {node.count} pictures, shrinkage {shrinkage:.2f}")
         return "; ".join(told)
 
-    def _gaussian_of(self, name: str, images: ImageSet) -> Node:
-        key = {"images": images.digest, "reader": reader(images)}
-        return gaussian_node(
+    def _gaussian_of(self, name: str, images: ImageSet, correction: GaussianCorrection) -> Node:
+        return correction.gaussian(
+            name,
             self.session,
             self.codec,
-            name,
             lambda: taken(images),
-            key,
+            {"images": images.digest, "reader": reader(images)},
             len(images),
             inputs=made_by(images),
         )

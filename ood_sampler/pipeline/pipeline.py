@@ -113,8 +113,8 @@ class Pipeline(Nodes):
         """
         check_codec(self.codec, self.settings, self.also, resolution=self.model.resolution)
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
-        if self.correction is not None and self.is_corrected:
-            self.correction.check(len(few_shot))
+        if self.correction is not None and self.codec.schedule is not None:
+            self.correction.check(len(few_shot), T=self.codec.schedule.T)
         self.sampler.check(self.inverted_set(taken(few_shot), taken(few_shot)))
         self.judges.check(
             {

@@ -17,7 +17,7 @@ SHAPE = (3, 4, 4)
 
 def fitted(seed: int, *, scale: float, mean: float) -> Gaussian:
     images = mean + scale * normal(8, *SHAPE, seed=seed)
-    state = fit_gaussian(InMemory(images), 0.5)
+    state = fit_gaussian(InMemory(images), shrinkage=0.5)
     return Gaussian({name: value.double() for name, value in state.items()})
 
 

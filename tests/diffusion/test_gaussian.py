@@ -81,9 +81,9 @@ def test_smoothing_keeps_the_sum_and_what_depends_on_the_radius_alone() -> None:
 @pytest.mark.parametrize("shrinkage", [0.3, 1.0])
 def test_the_fit_is_the_shrunk_covariance(shrinkage: float) -> None:
     images = normal(9, *SHAPE) + 0.2
-    mean, covariance = dense(fit_gaussian(InMemory(images), shrinkage))
+    mean, covariance = dense(fit_gaussian(InMemory(images), shrinkage=shrinkage))
     torch.testing.assert_close(mean, images.mean(0).flatten(), rtol=0, atol=1e-6)
-    _, whole = dense(fit_gaussian(InMemory(images), 1.0))
+    _, whole = dense(fit_gaussian(InMemory(images), shrinkage=1.0))
     empirical = torch.cov(images.flatten(1).T)
     expected = shrinkage * whole + (1 - shrinkage) * empirical
     torch.testing.assert_close(covariance, expected, rtol=0, atol=1e-5)
@@ -93,7 +93,7 @@ def test_the_fit_is_the_shrunk_covariance(shrinkage: float) -> None:
 
 @pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.05), (0.7, 0.71), (0.01, 1.0)])
 def test_the_operator_is_that_of_the_dense_matrix(alpha: float, sigma: float) -> None:
-    state = fit_gaussian(InMemory(normal(7, *SHAPE) * 0.4 + 0.1), 0.4)
+    state = fit_gaussian(InMemory(normal(7, *SHAPE) * 0.4 + 0.1), shrinkage=0.4)
     mean, covariance = dense(state)
     gaussian = Gaussian(doubled(state))
     x = normal(4, *SHAPE, seed=1)
@@ -109,7 +109,7 @@ def test_the_operator_is_that_of_the_dense_matrix(alpha: float, sigma: float) ->
 
 
 def test_pure_noise_is_denoised_to_the_mean() -> None:
-    state = fit_gaussian(InMemory(normal(7, *SHAPE)), 0.4)
+    state = fit_gaussian(InMemory(normal(7, *SHAPE)), shrinkage=0.4)
     gaussian = Gaussian(doubled(state))
     x = normal(2, *SHAPE, seed=1)
     torch.testing.assert_close(gaussian.eps(x, 0.0, 1.0), x)
@@ -119,7 +119,7 @@ def test_pure_noise_is_denoised_to_the_mean() -> None:
 
 
 def test_single_precision_is_enough() -> None:
-    state = fit_gaussian(InMemory(stationary(40)[0]), 0.3)
+    state = fit_gaussian(InMemory(stationary(40)[0]), shrinkage=0.3)
     x = to_cosine(normal(3, *SHAPE, seed=1))
     single, double = Gaussian(state), Gaussian(doubled(state))
     for sigma in (0.3, 1.0):
@@ -153,7 +153,7 @@ def test_shrinkage_leaves_what_is_not_stationary() -> None:
         name: float((dense(state)[1] - truth).norm() / truth.norm())
         for name, state in (
             ("chosen", chosen),
-            ("stationary", fit_gaussian(InMemory(low_rank(40)), 1.0)),
+            ("stationary", fit_gaussian(InMemory(low_rank(40)), shrinkage=1.0)),
         )
     }
     assert error["chosen"] < 0.4 * error["stationary"]
@@ -163,23 +163,30 @@ def test_shrinkage_is_the_maximum_of_the_likelihood() -> None:
     assert highest(lambda x: -((x - 0.37) ** 2)) == pytest.approx(0.37, abs=0.01)
     assert highest(lambda x: x) == 1.0
     assert highest(lambda x: -x) == pytest.approx(0.02, abs=0.01)
-    # by hand, with dense matrices, of one half under the other
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_the_likelihood_is_that_of_the_other_half_under_noise(noise: float) -> None:
+    # by hand, with dense matrices
     images = 0.3 * normal(12, *SHAPE) + stationary(12)[0]
-    found = float(fit_gaussian(InMemory(images))["shrinkage"])
+    found = float(fit_gaussian(InMemory(images), noise=noise)["shrinkage"])
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     halves = images[order[:6]], images[order[6:]]
+    variance = noise + ROUNDING
 
     def likelihood(rho: float) -> float:
         total = 0.0
         for a, b in (halves, halves[::-1]):
-            mean, covariance = dense(fit_gaussian(InMemory(a), rho))
-            covariance = covariance + ROUNDING * torch.eye(len(mean), dtype=torch.float64)
-            law = torch.distributions.MultivariateNormal(mean, covariance, validate_args=False)
-            total += float(law.log_prob(b.flatten(1)).sum())
+            mean, covariance = dense(fit_gaussian(InMemory(a), shrinkage=rho))
+            noisy = covariance + variance * torch.eye(len(mean), dtype=torch.float64)
+            law = torch.distributions.MultivariateNormal(mean, noisy, validate_args=False)
+            added = variance * float(torch.linalg.inv(noisy).trace()) / 2
+            total += float(law.log_prob(b.flatten(1)).sum()) - len(b) * added
         return total
 
-    best = max(likelihood(rho) for rho in torch.linspace(0.02, 1, 50).tolist())
-    assert likelihood(found) > best - 0.5
+    tried = torch.linspace(0.02, 1, 50).tolist()
+    assert likelihood(found) > max(likelihood(rho) for rho in tried) - 0.1
+    assert likelihood(found) > likelihood(0.02) + 1
 
 
 def test_equal_pictures_have_no_variance_but_a_likelihood() -> None:
