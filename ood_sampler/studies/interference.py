@@ -45,7 +45,8 @@ _LITTLE = 0.05
 class InterferenceStudy(Study):
     r"""Captured fraction over the noise $\eta$ of decoding, at several inversion steps.
 
-    (Zhu et al., 2023.) The run's solver must decode with $\eta > 0$.
+    (Zhu et al., 2023.) The run's solver must decode with $\eta > 0$. A run along the corrected flow
+    is shown beside that along the flow of the model.
 
     Args:
         steps: inversion steps, increasing.
@@ -59,6 +60,7 @@ class InterferenceStudy(Study):
         Heading("strategy", "strategy"),
         Heading("step", "step t", digits=0),
         Heading("eta", "η", digits=1),
+        Heading("correction", "correction w", digits=1, meaning="Weight; 0: the model's flow."),
         Heading("images", "images", digits=0),
         Heading(
             "captured",
@@ -89,18 +91,21 @@ class InterferenceStudy(Study):
             run.check()
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
-        return decoding(pipeline, self._runs(pipeline))
+        inversions = [flow.inversion for flow in _flows(pipeline)]
+        return [*inversions, *decoding(pipeline, self._runs(pipeline))]
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.session.obtain(pipeline.inversion)
+        for flow in _flows(pipeline):
+            pipeline.session.obtain(flow.inversion)
         measure = pipeline.measure
         real = measure.row("few-shot", "reference", measure.few_shot).figures
         rows: list[Row] = []
         pictures: dict[str, Tensor] = {}
         for run in self._runs(pipeline):
-            rows.append(strategy_row(run))
+            row = {**strategy_row(run), "correction": run.correction_weight}
+            rows.append(row)
             name = f"{run.domain.name}/t = {run.settings.step}/η = {run.settings.eta:g}"
-            pictures[name] = first_samples(run, _SHOWN)
+            pictures[name + _flow(row)] = first_samples(run, _SHOWN)
 
         def captured(judge: str | None) -> list[dict[str, Any]]:
             return [{"real_captured": as_judged(real, judge)["captured"]}] * len(rows)
@@ -109,24 +114,13 @@ class InterferenceStudy(Study):
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
-        for domain, own in by_domain(rows).items():
-            still = [row for row in own if row["eta"] == own[0]["eta"]]
-            low, high = (min(still, key=_step), max(still, key=_step))
-            noisy = max(own, key=lambda row: (row["eta"], row["step"]))
-            told = f"{domain}: at η = {own[0]['eta']:g} the captured share "
-            if low is high:
-                told += f"is {_share(low)} at t = {low['step']}"
-            else:
-                told += (
-                    f"goes from {_share(low)} at t = {low['step']} to {_share(high)} at "
-                    f"t = {high['step']}"
-                )
-            if noisy is not high:
-                told += f"; at η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)}"
-            real = own[0]["real_captured"]
-            sentences.append(f"{told} ({real:.2f} of real pictures of the domain).")
-            for step in sorted({row["step"] for row in own}):
-                sentences += _with_noise(domain, [row for row in own if row["step"] == step])
+        for domain, every in by_domain(rows).items():
+            flows = _by_flow(every)
+            for flow, own in flows.items():
+                sentences += _of_flow(domain + flow, own)
+            plain, *others = flows.values()
+            for corrected in others:
+                sentences += _compared(domain, plain, corrected)
         return sentences
 
     @styled
@@ -140,23 +134,28 @@ class InterferenceStudy(Study):
         for i, (domain, own) in enumerate(domains.items()):
             curve, *strips = panels[columns * i : columns * (i + 1)]
             steps = sorted({row["step"] for row in own})
-            for k, step in enumerate(steps):
-                line = [row for row in own if row["step"] == step]
+            for (flow, rows_of_flow), k in product(_by_flow(own).items(), range(len(steps))):
+                line = [row for row in rows_of_flow if row["step"] == steps[k]]
+                if not line:
+                    continue
                 curve.errorbar(
                     [row["eta"] for row in line],
                     [row["captured"] for row in line],
                     yerr=error_bars(line, "captured"),
                     color=LINES[k % len(LINES)],
                     marker=MARKERS[k % len(MARKERS)],
+                    linestyle="--" if flow else "-",
+                    markerfacecolor="none" if flow else None,
                     capsize=3,
-                    label=f"t = {step}",
+                    label=f"t = {steps[k]}{flow}",
                 )
             real = own[0]["real_captured"]
             curve.axhline(real, color="#77808c", linestyle="--", label="real pictures")
             curve.set_ylim(-0.03, 1.03)
             entitle(curve, f"{domain}: captured share")
             tick_values(curve, [row["eta"] for row in own])
-            curve.set_xlabel("noise of decoding η")
+            weights = "; w: weight of the correction" if len(_by_flow(own)) > 1 else ""
+            curve.set_xlabel(f"noise of decoding η{weights}")
             curve.grid()
             handles, labels = curve.get_legend_handles_labels()
             legend |= dict(zip(labels, handles, strict=True))
@@ -172,8 +171,69 @@ class InterferenceStudy(Study):
 
     def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
         return [
-            pipeline.variant(step=step, eta=eta) for step, eta in product(self._steps, self.etas)
+            flow.variant(step=step, eta=eta)
+            for flow, step, eta in product(_flows(pipeline), self._steps, self.etas)
         ]
+
+
+def _flows(pipeline: Pipeline) -> list[Pipeline]:
+    """The run along the flow of the model and, if there is one, along the corrected one."""
+    return [pipeline.plain, pipeline] if pipeline.is_corrected else [pipeline]
+
+
+def _flow(row: Row) -> str:
+    """What tells a row along the corrected flow from the others."""
+    weight = row.get("correction", 0)
+    return f", w = {weight:g}" if weight else ""
+
+
+def _by_flow(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(_flow(row), []).append(row)
+    return found
+
+
+def _of_flow(name: str, own: Sequence[Row]) -> list[str]:
+    """What the captured share is along one flow, over step and noise."""
+    still = [row for row in own if row["eta"] == own[0]["eta"]]
+    low, high = (min(still, key=_step), max(still, key=_step))
+    noisy = max(own, key=lambda row: (row["eta"], row["step"]))
+    told = f"{name}: at η = {own[0]['eta']:g} the captured share "
+    if low is high:
+        told += f"is {_share(low)} at t = {low['step']}"
+    else:
+        told += (
+            f"goes from {_share(low)} at t = {low['step']} to {_share(high)} at t = {high['step']}"
+        )
+    if noisy is not high:
+        told += f"; at η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)}"
+    real = own[0]["real_captured"]
+    sentences = [f"{told} ({real:.2f} of real pictures of the domain)."]
+    for step in sorted({row["step"] for row in own}):
+        sentences += _with_noise(name, [row for row in own if row["step"] == step])
+    return sentences
+
+
+def _compared(domain: str, plain: Sequence[Row], corrected: Sequence[Row]) -> list[str]:
+    """What the correction changes at the setting that loses most samples without it."""
+    found = {(row["step"], row["eta"]): row for row in corrected}
+    both = [row for row in plain if (row["step"], row["eta"]) in found]
+    if not both:
+        return []
+    worst = max(both, key=lambda row: float(row["captured"]))
+    other = found[worst["step"], worst["eta"]]
+    apart = separation(interval(other, "captured"), interval(worst, "captured"))
+    verdict = {
+        "higher": "the correction has more samples captured",
+        "lower": "the correction frees samples from the model's own domain",
+        "alike": f"the correction changes the captured share by less than {_LITTLE}",
+        "unclear": f"no effect of the correction beyond the intervals ({_more(apart, other)})",
+    }[order(apart, margin=_LITTLE)]
+    return [
+        f"{domain}, t = {worst['step']}, η = {worst['eta']:g}: {verdict} ({_share(other)} with "
+        f"weight {other['correction']:g}, {_share(worst)} without)."
+    ]
 
 
 def _more(apart: Interval, row: Row) -> str:
