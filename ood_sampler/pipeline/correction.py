@@ -113,7 +113,7 @@ class GaussianCorrection:
             session: where it is made.
             codec: of the plain flow.
             images: opens them.
-            key: all that determines them.
+            key: all that determines each of them.
             count: of the images.
             inputs: nodes that make them.
 
@@ -129,7 +129,8 @@ class GaussianCorrection:
         alpha, sigma = codec.schedule.scales(self.fade)
         noise, shape = (sigma / alpha) ** 2, codec.shape(codec.last_level)
         space = codec.identity.get("autoencoder")
-        key = {**key, "space": space, "noise": noise, "code": code_version(fit_gaussian)}
+        code = code_version(fit_gaussian)
+        key = {**key, "count": count, "space": space, "noise": noise, "code": code}
         # deviations of each image, and the stationary part
         size = 4 * (count + 5) * math.prod(shape)
         state = StoredState(session.root, "gaussian", key, count, size=size)
