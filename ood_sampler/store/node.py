@@ -124,21 +124,30 @@ class StoredState:
         stage: name of the stage.
         key: all that determines it, as JSON.
         count: number of the items that it is made from.
+        size: bytes on disk, where they matter against latents.
     """
 
-    def __init__(self, root: Path, stage: str, key: Mapping[str, Any], count: int) -> None:
+    def __init__(
+        self, root: Path, stage: str, key: Mapping[str, Any], count: int, *, size: int = 0
+    ) -> None:
         self.count = count
+        self.size = size
         self.digest = digest({"stage": stage, **key})
         self.folder = root / f"{stage}-{self.digest[:16]}"
         self.path = self.folder / "state.safetensors"
+        self._is_good = False
 
     def missing_items(self) -> int:
-        """None if the file is there and its checksum right, else all."""
-        return self.count if load_state(self.path) is None else 0
+        """None if the file is there and its checksum right, else all.
+
+        A file found good is not read again by this object.
+        """
+        self._is_good = self._is_good or load_state(self.path) is not None
+        return 0 if self._is_good else self.count
 
     def missing_bytes(self) -> int:
-        """Not known before; small against latents."""
-        return 0
+        """Size of the file if it is missing."""
+        return self.size if self.missing_items() else 0
 
 
 class Computed(TensorSet):

@@ -125,13 +125,14 @@ class Sources:
         """The run with images of the model's own domain as its few-shot images.
 
         If there are more than `count`, a random choice that is always the same; unreadable ones
-        are left out. Samples of the model are rounded to 8 bits, as images are stored.
+        are left out. Samples of the model are rounded to 8 bits, as images are stored. They are
+        inverted along the flow of the model, whatever corrects that of others.
         """
         given = self.in_domain_root is not None
         images = self._pictures(pipeline) if given else self._samples(pipeline)
         domain = _own(images)
         warn_of_upsampling(domain)
-        return self._at_all_steps(pipeline, domain)
+        return self._at_all_steps(pipeline.plain, domain)
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
         """The run whose samples stand for images of the model's own domain."""
@@ -142,7 +143,9 @@ class Sources:
         """As `in_domain`, but samples of the model need not exist yet."""
         if self.in_domain_root is not None:
             return self.in_domain(pipeline)
-        return self._at_all_steps(pipeline, _own(MadeImages(self.stand_in(pipeline).in_domain)))
+        return self._at_all_steps(
+            pipeline.plain, _own(MadeImages(self.stand_in(pipeline).in_domain))
+        )
 
     def _samples(self, pipeline: Pipeline) -> ImageSet:
         made = self.stand_in(pipeline)

@@ -32,6 +32,20 @@ def by_domain(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return by_column(rows, "domain")
 
 
+def flow_of(row: Row) -> str:
+    """Label of the corrected flow that a row is about; empty for that of the model."""
+    weight = row.get("correction", 0)
+    return f", w = {weight:g}" if weight else ""
+
+
+def by_flow(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows along each flow, by its label."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(flow_of(row), []).append(row)
+    return found
+
+
 def by_step(rows: Iterable[Row]) -> list[Row]:
     """Rows in the order of their steps."""
     return sorted(rows, key=lambda row: int(row["step"]))

@@ -110,6 +110,7 @@ def strategy_row(run: Pipeline) -> dict[str, Any]:
         "strategy": label(run.sampler),
         "step": run.settings.step,
         "eta": run.settings.eta,
+        "correction": run.correction_weight,
         "evaluations": run.codec.decoding_evaluations(run.settings.step),
         "images": row.samples,
         **row.figures,

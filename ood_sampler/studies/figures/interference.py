@@ -1,6 +1,7 @@
 """The captured share over the noise of decoding, beside samples of some steps."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from ood_sampler.studies.figures.curves import (
     share_axis,
 )
 from ood_sampler.studies.figures.strips import draw_strips, under
-from ood_sampler.studies.rows import by_domain
+from ood_sampler.studies.rows import by_domain, by_flow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,18 +50,23 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
 
 
 def _draw_captured(axes: "Axes", rows: Sequence[Row], steps: Sequence[int]) -> None:
-    for k, step in enumerate(steps):
-        line = [row for row in rows if row["step"] == step]
+    flows = by_flow(rows)
+    for (flow, own), (k, step) in product(flows.items(), enumerate(steps)):
+        line = [row for row in own if row["step"] == step]
+        if not line:
+            continue
+        corrected = {"linestyle": "--", "markerfacecolor": "none"} if flow else {}
         axes.errorbar(
             [row["eta"] for row in line],
             [row["captured"] for row in line],
             yerr=error_bars(line, "captured"),
             capsize=3,
-            label=f"t = {step}",
-            **look(k),
+            label=f"t = {step}{flow}",
+            **{**look(k), **corrected},
         )
     axes.axhline(rows[0]["real_captured"], color=GREY, linestyle="--", label="real pictures")
     share_axis(axes)
     tick_values(axes, [row["eta"] for row in rows])
-    axes.set_xlabel("noise of decoding η")
+    weights = "; w: weight of the correction" if len(flows) > 1 else ""
+    axes.set_xlabel(f"noise of decoding η{weights}")
     axes.grid()
