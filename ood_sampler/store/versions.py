@@ -250,7 +250,7 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _field(node: ast.AnnAssign) -> str:
-    """How a dataclass treats an annotated name of a class body."""
+    """Describe how a dataclass treats an annotated name of a class body."""
     attributes = {c.attr for c in ast.walk(node.annotation) if isinstance(c, ast.Attribute)}
     kinds = sorted((_names(node.annotation) | attributes) & _FIELDS)
     return f"field {ast.unparse(node.target)} {kinds}"
