@@ -17,8 +17,8 @@ class Attribution(NamedTuple):
 def attribution(samples: Tensor, reference: Tensor, *, size: int = 5) -> Attribution:
     r"""Attribute each sample to the reference vectors behind its blend score.
 
-    They come from `forward_selection` after the `best_pair`, whose vector that explains more alone
-    is first. The share of the $k$-th is its addition to those before it,
+    `forward_selection` chooses them, starting from the `best_pair`, of which the vector that
+    explains more alone comes first. The share of the $k$-th is its addition to those before it,
 
     $$s_k = R^2_k - R^2_{k-1}, \qquad R^2_0 = 0, \qquad \sum_{k=1}^m s_k = R^2_m$$
 

@@ -169,7 +169,7 @@ def thumbnails(images: Tensor) -> Tensor:
 
 
 def _collected(metrics: Mapping[str, Metric]) -> MetricCollection:
-    """Copy the metrics for one judge, without torchmetrics' compute groups, which do not apply."""
+    """Copy the metrics for one judge; torchmetrics' compute groups would find nothing to share."""
     return MetricCollection(
         {name: metric.clone() for name, metric in metrics.items()}, compute_groups=False
     )

@@ -12,7 +12,7 @@ class Point:
 
     Attributes:
         step: inversion step $t$.
-        retention: share of samples that stay in the target domain, one less the captured fraction.
+        retention: share of samples in the target domain, 1 minus the captured fraction.
         novelty: share of samples that are new (authenticity).
         distance: to the target domain, lower is better (KID).
         error: standard error of `distance`.

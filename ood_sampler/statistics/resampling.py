@@ -83,7 +83,7 @@ def beside_the_edge(found: Interval, count: int, *, level: float = 0.95) -> Inte
 
     With $\alpha = (1 - \text{level}) / 2$ its width is at least $1 - \alpha^{1/n}$, the largest
     share that `count` independent trials miss with a chance of $\alpha$ (Clopper & Pearson, 1934).
-    Other intervals stay.
+    Other intervals stay unchanged.
     """
     reach = 1 - ((1 - level) / 2) ** (1 / count)
     value, low, high = found

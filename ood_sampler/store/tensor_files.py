@@ -60,7 +60,7 @@ def read_tensors(path: Path) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        BrokenFileError: it is not whole.
+        BrokenFileError: it is incomplete.
         ValueError: it holds anything else.
     """
     with path.open("rb") as file:
@@ -92,7 +92,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        BrokenFileError: it is not whole.
+        BrokenFileError: it is incomplete.
         ValueError: it holds anything else.
     """
     state = read_tensors(path)

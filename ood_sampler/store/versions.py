@@ -108,7 +108,7 @@ class _Place(NamedTuple):
     top: str | None
 
     def find(self, full_name: str) -> tuple[Path | None, str]:
-        """Return file and name of the module that a full name denotes, or whose member it does."""
+        """Return file and name of the module that a full name denotes or belongs to."""
         parts = full_name.split(".")
         if self.top in (None, parts[0]):
             for length in range(len(parts), 0, -1):
