@@ -59,9 +59,11 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         choices: option of each group of the configuration.
     """
     solver = pipeline.codec.settings
+    corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,
+        **corrected,
         "sampler": choices["sampler"],
         # a model that does not diffuse has no solver
         **({"solver": choices["solver"]} if solver else {}),
@@ -95,6 +97,8 @@ def results(
     remarks = {"weights sha256 before": before, "weights sha256 after": after}
     if outcome.remarks:
         remarks["strategy"] = "; ".join(outcome.remarks)
+    if pipeline.is_corrected:
+        remarks["correction"] = pipeline.about_gaussians
     run = settings(pipeline, choices)
     if choice is not None:
         remarks["search"] = choice.remark

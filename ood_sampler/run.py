@@ -105,6 +105,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         # a mistake in it is told now
         tracker(cfg)
         solver = instantiate(cfg.solver)
+        correction = instantiate(cfg.correction)
         samplers = _samplers(cfg, search)
         if len(steps) * len(samplers) > 1 and study is not None:
             raise ValueError(
@@ -136,6 +137,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
             progress=lambda name, images: [StageProgress(of_sweep(name), images)],
         ),
         also=also,
+        correction=correction,
     )
     return _Prepared(pipeline, study, search, steps, samplers, notes)
 

@@ -14,6 +14,7 @@ from ood_sampler.config import CONF
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.judges import Judges
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import Session
 
@@ -79,3 +80,9 @@ def make_pipeline(
     return Pipeline(
         model=model, codec=model.codec(solver), session=Session(root, trainer), **others
     )
+
+
+def make_correction(**changes: Any) -> GaussianCorrection:  # noqa: ANN401
+    """A correction of the tiny model's flow, by the Gaussian of eight of its samples."""
+    settings = {"weight": 1.0, "fade": 50, "in_domain": 8, "in_domain_root": None}
+    return GaussianCorrection(**{**settings, "resolution": RESOLUTION, **changes})

@@ -20,6 +20,8 @@ GROUPS = (
     "model",
     "data",
     "solver",
+    "correction",
+    "correction",
     "sampler",
     "metrics",
     "logger",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.corrected import FittedGaussian, corrected
 from ood_sampler.codecs.pixels import PixelCodec
 from ood_sampler.data.domain import ImageSet, Part, TargetDomain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
@@ -19,6 +20,7 @@ from ood_sampler.models.base import Model
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion, latent_at
 from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.pipeline.correction import OWN, GaussianCorrection
 from ood_sampler.pipeline.session import Session
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
@@ -45,6 +47,8 @@ class Nodes:
         settings: the numbers of the run.
         session: where and how nodes are made.
         also: further steps for which the inversion keeps latents, for a sweep.
+        correction: of the flow along which few-shot images are inverted and samples decoded; None
+            takes the flow of the model.
     """
 
     model: Model
@@ -55,14 +59,16 @@ class Nodes:
     settings: Settings
     session: Session
     also: Sequence[int] = ()
+    correction: GaussianCorrection | None = None
 
     @property
     def title(self) -> str:
-        """Strategy, step and decoding noise, to tell samples of several runs apart."""
+        """Strategy, step, noise and correction, to tell samples of several runs apart."""
         if not self.codec.stored:
             return f"{label(self.sampler)} in pixels"
         eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
-        return f"{label(self.sampler)}, t = {self.settings.step}{eta}"
+        correction = f", correction {self.correction_weight:g}" if self.is_corrected else ""
+        return f"{label(self.sampler)}, t = {self.settings.step}{eta}{correction}"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -97,6 +103,80 @@ class Nodes:
             sampler=sampler,
             settings=replace(self.settings, step=0, eta=0.0),
             also=(),
+            correction=None,
+        )
+
+    @property
+    def correction_weight(self) -> float:
+        """Weight of the correction, 0 without one."""
+        return 0.0 if self.correction is None else self.correction.weight
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the flow is another one than the model's own."""
+        return self.correction_weight > 0
+
+    @property
+    def plain(self) -> Self:
+        """The same run along the flow of the model."""
+        return replace(self, correction=None) if self.is_corrected else self
+
+    @cached_property
+    def flow(self) -> Codec:
+        """The codec that few-shot pictures are inverted and samples decoded with."""
+        if self.correction is None or not self.gaussians:
+            return self.codec
+        fitted = (FittedGaussian(n.output.digest, n.output.path) for n in self.gaussians)
+        return corrected(
+            self.codec, *fitted, weight=self.correction_weight, fade=self.correction.fade
+        )
+
+    @cached_property
+    def gaussians(self) -> list[Node]:
+        """Gaussians of the few-shot pictures and of the model's own domain, for the correction."""
+        if self.correction is None or not self.is_corrected:
+            return []
+        pictures = self.correction.pictures
+        own = (
+            self._own_gaussian(self.correction)
+            if pictures is None
+            else (self._gaussian_of(OWN, pictures, self.correction))
+        )
+        return [self._gaussian_of("the target", self.domain.few_shot, self.correction), own]
+
+    def _own_gaussian(self, correction: GaussianCorrection) -> Node:
+        """The Gaussian of samples of the model, the same ones for all its runs."""
+        settings = replace(self.settings, num_samples=correction.in_domain, in_domain=None, seed=0)
+        made = replace(self.plain, settings=settings).in_domain
+
+        def samples() -> TensorSet:
+            items = made.output.open()
+            return selected(items, self.finite(items, "in-domain sample"))
+
+        key = {"images": made.output.digest}
+        return correction.gaussian(
+            OWN, self.session, self.codec, samples, key, made.count, inputs=[made]
+        )
+
+    @property
+    def about_gaussians(self) -> str:
+        """What the Gaussians of the correction were fitted to, and their shrinkage."""
+        told = []
+        for node in self.gaussians:
+            state = load_state(node.output.path) or {}
+            shrinkage = float(state.get("shrinkage", torch.nan))
+            told.append(f"Gaussian of {node.of}: {node.count} pictures, shrinkage {shrinkage:.2f}")
+        return "; ".join(told)
+
+    def _gaussian_of(self, name: str, images: ImageSet, correction: GaussianCorrection) -> Node:
+        return correction.gaussian(
+            name,
+            self.session,
+            self.codec,
+            lambda: taken(images),
+            {"images": images.digest, "reader": reader(images)},
+            len(images),
+            inputs=made_by(images),
         )
 
     @cached_property
@@ -210,7 +290,9 @@ class Nodes:
 
     @cached_property
     def in_domain(self) -> Node:
-        """Images that the model makes from pure noise."""
+        """Images that the model makes from pure noise, along its own flow."""
+        if self.is_corrected:
+            return self.plain.in_domain
         return self._decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
 
     def features(
@@ -345,9 +427,9 @@ class Nodes:
 
     def _codec_key(self, stage: Maker) -> dict[str, Any]:
         return {
-            **self.codec.identity,
+            **self.flow.identity,
             "machine": self.session.machine,
-            "code": code_version(stage, *self.codec.makers),
+            "code": code_version(stage, *self.flow.makers),
         }
 
     def _encoded(
@@ -380,7 +462,7 @@ class Nodes:
             lambda unfinished: self.session.compute(
                 name,
                 lambda at: Inversion(
-                    self.codec,
+                    self.flow,
                     at=[int(t) for t in at],
                     names=names,
                     on_nonfinite=self.settings.on_nonfinite,
@@ -389,7 +471,7 @@ class Nodes:
                 unfinished,
                 batch_size=self.batch_size,
             ),
-            inputs=inputs,
+            inputs=[*inputs, *self.gaussians],
             cost=lambda at: self.codec.encoding_evaluations([int(t) for t in at]),
         )
 
@@ -431,7 +513,7 @@ class Nodes:
             lambda unfinished: self.session.compute(
                 f"{name}: {of}" if of else name,
                 lambda _: Synthesis(
-                    self.codec,
+                    self.flow,
                     level=level,
                     eta=eta,
                     clip_x_0=clip_x_0,
@@ -442,7 +524,7 @@ class Nodes:
                 unfinished,
                 batch_size=self.batch_size,
             ),
-            inputs=[latents],
+            inputs=[latents, *self.gaussians],
             cost=lambda _: self.codec.decoding_evaluations(level),
             of=of,
         )

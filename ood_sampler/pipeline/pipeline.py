@@ -113,6 +113,8 @@ class Pipeline(Nodes):
         """
         check_codec(self.codec, self.settings, self.also, resolution=self.model.resolution)
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
+        if self.correction is not None and self.codec.schedule is not None:
+            self.correction.check(len(few_shot), T=self.codec.schedule.T)
         self.sampler.check(self.inverted_set(taken(few_shot), taken(few_shot)))
         self.judges.check(
             {
@@ -366,7 +368,7 @@ class Pipeline(Nodes):
         if not isinstance(self.codec, AutoencoderCodec):
             return {}
         settings = replace(self.settings, step=0, eta=0.0)
-        alone = replace(self, codec=self.codec.floor, settings=settings, also=())
+        alone = replace(self, codec=self.codec.floor, settings=settings, also=(), correction=None)
         return compare(*alone.reconstructed())
 
     def _weights(self) -> str:

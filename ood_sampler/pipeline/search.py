@@ -205,9 +205,13 @@ class Search:
     def targets(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
     ) -> list[Node]:
-        """Latents of the model's own domain that candidates ask for."""
+        """Latents of the model's own domain that candidates ask for, and those of a part.
+
+        The part of the pictures to fit has latents of its own where the flow depends on them.
+        """
         runs = self._candidates(pipeline, steps, samplers)
-        return [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
+        own = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
+        return [*own, replace(runs[0], also=steps).inversion] if pipeline.is_corrected else own
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
@@ -229,6 +233,8 @@ class Search:
         inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
         inverted.check()
         pipeline.session.obtain(inverted.inversion)
+        if pipeline.is_corrected:
+            pipeline.session.obtain(replace(runs[0], also=steps).inversion)
         judge = _Judge(
             pipeline.judges.headline,
             pipeline.few_shot.headline,
@@ -247,7 +253,8 @@ class Search:
                     settings=replace(run.settings, num_samples=samples),
                     session=replace(run.session, stages=stages, left_out=[]),
                 )
-                _copy_latents(inverted, run, fit)
+                if not pipeline.is_corrected:
+                    _copy_latents(inverted, run, fit)
                 found.append((judge.trial(run, run.sampled().described), run))
                 new = _computed(samples, before, run)
                 spent += new * run.codec.decoding_evaluations(run.settings.step)

@@ -124,21 +124,30 @@ class StoredState:
         stage: name of the stage.
         key: all that determines it, as JSON.
         count: number of these items.
+        size: bytes on disk, if they matter beside latents.
     """
 
-    def __init__(self, root: Path, stage: str, key: Mapping[str, Any], count: int) -> None:
+    def __init__(
+        self, root: Path, stage: str, key: Mapping[str, Any], count: int, *, size: int = 0
+    ) -> None:
         self.count = count
+        self.size = size
         self.digest = digest({"stage": stage, **key})
         self.folder = root / f"{stage}-{self.digest[:16]}"
         self.path = self.folder / "state.safetensors"
+        self._is_good = False
 
     def missing_items(self) -> int:
-        """0 if the file is intact, else `count`."""
-        return self.count if load_state(self.path) is None else 0
+        """0 if the file is intact, else `count`.
+
+        This object verifies a good file only once.
+        """
+        self._is_good = self._is_good or load_state(self.path) is not None
+        return 0 if self._is_good else self.count
 
     def missing_bytes(self) -> int:
-        """Counted as 0: unknown beforehand, and small beside latents."""
-        return 0
+        """Size of the file if it is missing."""
+        return self.size if self.missing_items() else 0
 
 
 class Computed(TensorSet):

@@ -22,6 +22,7 @@ from ood_sampler.samplers.permutation import PermutationSampler
 from ood_sampler.samplers.rejection import RejectionSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.samplers.white import WhiteSampler
 from ood_sampler.store.sets import InMemory
 
 # what a few latents in four dimensions allow
@@ -40,6 +41,8 @@ STRATEGIES = {
     "cog-4": CogSampler(4),
     "cog-capped": CogSampler(4, cap=0.4),
     "cog-local": CogSampler(2, cap=0.6, among=3),
+    "white": WhiteSampler(2, 0.4),
+    "white-4": WhiteSampler(4, 1.0, cap=0.4),
     "lerp": LerpSampler(),
     "bands": BandsSampler(1),
     "circle-origin": CircleSampler("origin"),
@@ -58,6 +61,7 @@ MINIMUM = {
     **dict.fromkeys(["cog-local", "lowrank", "lowrank-cross-validated", *CRITERIA], 3),
     "cog-4": 4,
     "cog-capped": 4,
+    "white-4": 4,
 }
 COMBINES = {"slerp-pair", "cog", "cog-4", "cog-local", "lerp", "circle-origin", "circle-mean"}
 COMBINES |= {"cog-capped", "hypersphere-tangent", "rejection-slerp"}

@@ -17,12 +17,14 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import Work, work_of
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.studies.base import Measured, Row, Study
+from ood_sampler.studies.base import Measured, Study
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 from tests.test_pipeline import count_evaluations
 
@@ -40,7 +42,12 @@ def tiny_run(
         names = [str(i) for i in range(count)]
         return TensorImages(smooth_images(count, seed), names, resolution=RESOLUTION)
 
-    def run(study: Study | None = None, **changes: Any) -> Pipeline:  # noqa: ANN401
+    def run(
+        study: Study | None = None,
+        *,
+        correction: GaussianCorrection | None = None,
+        **changes: Any,  # noqa: ANN401
+    ) -> Pipeline:
         settings = Settings(
             step=400, eta=0.0, clip_x_0=False, num_samples=10, seed=0, batch_size=16
         )
@@ -54,6 +61,7 @@ def tiny_run(
             settings=replace(settings, **changes),
             root=root,
             also=() if study is None else study.steps,
+            correction=correction,
         )
 
     return run

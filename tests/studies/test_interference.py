@@ -6,6 +6,7 @@ import pytest
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.studies.base import Measured
 from ood_sampler.studies.interference import InterferenceStudy
+from tests.conftest import make_correction
 from tests.studies.conftest import (
     TinyRun,
     about_strategy,
@@ -31,6 +32,23 @@ def test_rows_have_what_the_table_shows(measured: Measured) -> None:
     assert all(lacking(STUDY, row) == set() for row in measured.rows)
     assert list(measured.pictures)[:2] == ["smooth/t = 200/η = 0", "smooth/t = 200/η = 0.5"]
     assert len(measured.pictures) == 6
+
+
+def test_both_flows_are_shown_where_there_is_a_correction(
+    measured: Measured, tiny_run: TinyRun
+) -> None:
+    study = InterferenceStudy(steps=[200, 700], etas=[0.0, 1.0])
+    both = measured_by(study, tiny_run(study, correction=make_correction()))
+    plain, corrected = both.rows[:4], both.rows[4:]
+    assert [row["correction"] for row in both.rows] == [0] * 4 + [1] * 4
+    assert [(row["step"], row["eta"]) for row in plain] == [
+        (row["step"], row["eta"]) for row in corrected
+    ]
+    # the rows without it are those of a study without it
+    assert plain == [row for row in measured.rows if row["eta"] != 0.5]
+    assert all(row["kid"] != other["kid"] for row, other in zip(plain, corrected, strict=True))
+    assert list(both.pictures)[3:5] == ["smooth/t = 700/η = 1", "smooth/t = 200/η = 0, w = 1"]
+    drawn(study, both.rows, both.pictures)
 
 
 def test_figures_are_those_of_runs_with_the_same_noise(
@@ -110,6 +128,32 @@ def test_one_step_and_no_noise_have_no_range() -> None:
     )
     (sentence,) = STUDY.conclude(line(0.1, 0.2, step=900))
     assert "share is 0.10 [0.05, 0.15] at t = 900; at η = 0.3 and t = 900 it is 0.20" in sentence
+
+
+@pytest.mark.parametrize(
+    ("captured", "words"),
+    [
+        ((0.1, 0.2, 0.3), "the correction frees samples from the model's own domain"),
+        ((0.1, 0.9, 0.99), "the correction has more samples captured"),
+        ((0.1, 0.5, 0.65), "no effect of the correction beyond the intervals (too few images to"),
+    ],
+)
+def test_the_correction_is_judged_where_most_is_captured_without_it(
+    captured: tuple[float, ...], words: str
+) -> None:
+    rows = [*line(0.1, 0.6, 0.7), *line(*captured, correction=0.5)]
+    *_, last = STUDY.conclude(rows)
+    assert last.startswith(f"a, t = 300, η = 0.6: {words}")
+    assert f"{captured[2]:.2f} [{captured[2] - 0.05:.2f}, " in last
+    assert "with weight 0.5, 0.70 [0.65, 0.75] without)." in last
+    # and each flow by itself, as before
+    assert STUDY.conclude(rows)[:2] == STUDY.conclude(line(0.1, 0.6, 0.7))
+    assert STUDY.conclude(rows)[2].startswith("a, w = 0.5: at η = 0 the captured share is 0.10")
+    narrow = [*line(0.1, 0.6, margin=0.01), *line(0.1, 0.62, margin=0.01, correction=1)]
+    assert (
+        "the correction changes the captured share by less than 0.05 ("
+        in (STUDY.conclude(narrow)[-1])
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""A frozen diffusion model along the corrected flow, as a model of its own."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from ood_sampler.codecs.autoencoder import AutoencoderCodec
+from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel
+from ood_sampler.diffusion.correction import CorrectedDenoiser
+from ood_sampler.diffusion.gaussian import Gaussian
+from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.store.files import load_state
+
+
+@dataclass(frozen=True)
+class FittedGaussian:
+    """A Gaussian that a node fits.
+
+    Attributes:
+        digest: of all that determines it.
+        path: of its state.
+    """
+
+    digest: str
+    path: Path
+
+    def read(self) -> Gaussian:
+        """The Gaussian, one object for all who ask.
+
+        Raises:
+            FileNotFoundError: it is not there any more.
+        """
+        return _read(self.path)
+
+
+# as many as a study with two domains takes at once
+@lru_cache(maxsize=4)
+def _read(path: Path) -> Gaussian:
+    state = load_state(path)
+    if state is None:
+        raise FileNotFoundError(f"{path} was removed during the run")
+    return Gaussian(state)
+
+
+@dataclass(frozen=True)
+class CorrectedModel:
+    """What a diffusion model is with its score corrected; see `CorrectedDenoiser`.
+
+    Attributes:
+        model: the frozen model.
+        target: Gaussian of the few-shot pictures.
+        own: Gaussian of the model's own domain.
+        weight: of the correction.
+        fade: step below which it falls.
+    """
+
+    model: DiffusionModel
+    target: FittedGaussian
+    own: FittedGaussian
+    weight: float
+    fade: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that its results depend on."""
+        parts = [self.model.digest, self.target.digest, self.own.digest, self.weight, self.fade]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def makers(self) -> tuple[type, ...]:
+        """Classes that it is made of."""
+        return (type(self), CorrectedDenoiser, *self.model.makers)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of what the denoiser takes, without the batch."""
+        return self.model.latent_shape
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return self.model.schedule
+
+    @cached_property
+    def denoiser(self) -> CorrectedDenoiser:
+        """The network with its correction.
+
+        Raises:
+            FileNotFoundError: weights or a Gaussian are missing.
+        """
+        return CorrectedDenoiser(
+            self.model.denoiser,
+            self.target.read(),
+            self.own.read(),
+            weight=self.weight,
+            fade=self.fade,
+        )
+
+
+def corrected(
+    codec: Codec, target: FittedGaussian, own: FittedGaussian, *, weight: float, fade: int
+) -> Codec:
+    """The codec of a diffusion model along the corrected flow.
+
+    Raises:
+        TypeError: it is the codec of another model.
+    """
+    if isinstance(codec, AutoencoderCodec):
+        inside = corrected(codec.inside, target, own, weight=weight, fade=fade)
+        return replace(codec, inside=inside)
+    if not isinstance(codec, DiffusionCodec):
+        raise TypeError(f"codec must be that of a diffusion model, got {type(codec).__name__}")
+    return replace(codec, model=CorrectedModel(codec.model, target, own, weight, fade))

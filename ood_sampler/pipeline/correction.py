@@ -1,0 +1,146 @@
+"""The correction of a run's flow: its settings, and the Gaussians that it needs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from ood_sampler.codecs.base import Codec
+from ood_sampler.data.domain import ImageSet, SourceImages
+from ood_sampler.data.sources import open_source
+from ood_sampler.data.split import Scan, inspect
+from ood_sampler.diffusion.gaussian import SMALLEST, fit_gaussian
+from ood_sampler.pipeline.session import Session
+from ood_sampler.store.files import save_state
+from ood_sampler.store.node import Computed, Node, StoredState
+from ood_sampler.store.sets import TensorSet
+from ood_sampler.store.versions import code_version
+
+OWN = "the model's own domain"
+
+
+@dataclass(frozen=True)
+class GaussianCorrection:
+    """Replace the in-domain Gaussian of the model's score by that of the few-shot pictures.
+
+    Attributes:
+        weight: of the correction; 0 is the plain flow.
+        fade: step below which it falls, to 0 at clean data.
+        in_domain: pictures or samples that the model's own Gaussian is fitted to, at most.
+        in_domain_root: folder, zip archive or LMDB database with pictures of the model's own
+            domain; None takes samples of the model.
+        resolution: of the model.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    weight: float
+    fade: int
+    in_domain: int
+    in_domain_root: str | None
+    resolution: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.weight, int | float) and 0 <= self.weight < math.inf):
+            raise ValueError(f"correction.weight must be >= 0 and finite, got {self.weight!r}")
+        for name, least in (("fade", 0), ("in_domain", SMALLEST)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= least):
+                raise ValueError(
+                    f"correction.{name} must be a whole number >= {least}, got {value!r}"
+                )
+
+    @property
+    def label(self) -> str:
+        """The correction in a few words."""
+        return f"gaussian (weight {self.weight:g}, fade {self.fade})"
+
+    @cached_property
+    def pictures(self) -> ImageSet | None:
+        """Pictures of the model's own domain, in an order that is always the same; None if none.
+
+        Unreadable ones and repeats are left out.
+
+        Raises:
+            FileNotFoundError: `in_domain_root` does not exist.
+        """
+        if self.in_domain_root is None:
+            return None
+        source = open_source(str(self.in_domain_root), key="correction.in_domain_root")
+        look = partial(inspect, source, resolution=self.resolution)
+        chosen = Scan(source, look, seed=0).take(self.in_domain, "in-domain", {})
+        return SourceImages(source, chosen, resolution=self.resolution)
+
+    def check(self, few_shot: int, *, T: int) -> None:
+        """Refuse too few pictures, and a fade beyond the chain.
+
+        Raises:
+            ValueError: there are too few, or `fade` is none of the model's steps.
+            FileNotFoundError: `in_domain_root` does not exist.
+        """
+        if self.fade >= T - 1:
+            raise ValueError(f"correction.fade must be in 0..{T - 2}, got {self.fade}")
+        if few_shot < SMALLEST:
+            raise ValueError(
+                f"correction=gaussian needs at least {SMALLEST} few-shot pictures, got {few_shot}: "
+                "add pictures, raise data.few_shot or set correction=none"
+            )
+        if self.pictures is not None and len(self.pictures) < SMALLEST:
+            raise ValueError(
+                f"correction.in_domain_root must hold at least {SMALLEST} readable pictures, got "
+                f"{len(self.pictures)} in {self.in_domain_root}: add pictures, or set it to null"
+            )
+
+    def gaussian(
+        self,
+        name: str,
+        session: Session,
+        codec: Codec,
+        images: Callable[[], TensorSet],
+        key: Mapping[str, Any],
+        count: int,
+        *,
+        inputs: Sequence[Node],
+    ) -> Node:
+        """A Gaussian fitted to images in the space that a codec's flow is in.
+
+        Args:
+            name: what the images are of.
+            session: where it is made.
+            codec: of the plain flow.
+            images: opens them.
+            key: all that determines each of them.
+            count: of the images.
+            inputs: nodes that make them.
+
+        Raises:
+            ValueError: the codec has no flow to correct.
+        """
+        if codec.schedule is None:
+            raise ValueError(
+                "correction must be none for this model: there is no score to correct in "
+                f"{type(codec).__name__}"
+            )
+        # the lowest noise level with the full weight
+        alpha, sigma = codec.schedule.scales(self.fade)
+        noise, shape = (sigma / alpha) ** 2, codec.shape(codec.last_level)
+        space = codec.identity.get("autoencoder")
+        code = code_version(fit_gaussian)
+        key = {**key, "count": count, "space": space, "noise": noise, "code": code}
+        # deviations of each image, and the stationary part
+        size = 4 * (count + 5) * math.prod(shape)
+        state = StoredState(session.root, "gaussian", key, count, size=size)
+
+        def make(_: Mapping[str, Any]) -> None:
+            clean = Computed(images(), torch.no_grad()(codec.clean), shape)
+            save_state(state.path, fit_gaussian(clean, noise=noise))
+
+        return Node("fit Gaussian", {"state": state}, make, inputs=inputs, of=name)
+
+
+def no_correction() -> None:
+    """The plain flow: what `correction=none` stands for."""
