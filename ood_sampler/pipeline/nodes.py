@@ -113,7 +113,7 @@ class Nodes:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether the flow is another one than the model's own."""
+        """Whether the flow differs from the model's own."""
         return self.correction_weight > 0
 
     @property
@@ -123,7 +123,7 @@ class Nodes:
 
     @cached_property
     def flow(self) -> Codec:
-        """The codec that few-shot pictures are inverted and samples decoded with."""
+        """The codec that inverts few-shot images and decodes samples."""
         if self.correction is None or not self.gaussians:
             return self.codec
         fitted = (FittedGaussian(n.output.digest, n.output.path) for n in self.gaussians)
@@ -133,7 +133,7 @@ class Nodes:
 
     @cached_property
     def gaussians(self) -> list[Node]:
-        """Gaussians of the few-shot pictures and of the model's own domain, for the correction."""
+        """Gaussians of the few-shot images and of the model's own domain, for the correction."""
         if self.correction is None or not self.is_corrected:
             return []
         pictures = self.correction.pictures
@@ -145,7 +145,7 @@ class Nodes:
         return [self._gaussian_of("the target", self.domain.few_shot, self.correction), own]
 
     def _own_gaussian(self, correction: GaussianCorrection) -> Node:
-        """The Gaussian of samples of the model, the same ones for all its runs."""
+        """The Gaussian of samples of the model; all its runs share the samples."""
         settings = replace(self.settings, num_samples=correction.in_domain, in_domain=None, seed=0)
         made = replace(self.plain, settings=settings).in_domain
 
@@ -160,7 +160,7 @@ class Nodes:
 
     @property
     def about_gaussians(self) -> str:
-        """What the Gaussians of the correction were fitted to, and their shrinkage."""
+        """Remarks on the Gaussians of the correction: their images and shrinkage."""
         told = []
         for node in self.gaussians:
             state = load_state(node.output.path) or {}

@@ -205,9 +205,9 @@ class Search:
     def targets(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
     ) -> list[Node]:
-        """Latents of the model's own domain that candidates ask for, and those of a part.
+        """Latents of the model's own domain that candidates need, and of the images to fit.
 
-        The part of the pictures to fit has latents of its own where the flow depends on them.
+        The images to fit have separate latents if the flow depends on them.
         """
         runs = self._candidates(pipeline, steps, samplers)
         own = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
