@@ -72,6 +72,7 @@ class Study(ABC):
             "study": self.name,
             "configuration": json.loads(json.dumps(vars(self), default=_configuration)),
             "codec": pipeline.codec.identity,
+            "correction": pipeline.correction.label if pipeline.correction else None,
             "sampler": configuration(pipeline.sampler),
             "settings": settings,
             "judges": list(pipeline.judges.names),
