@@ -1,6 +1,7 @@
 """`ood-sampler`, also `python -m ood_sampler`: the programs of this package by one name."""
 
 import difflib
+import os
 import runpy
 import sys
 
@@ -30,6 +31,9 @@ def main() -> None:
         sys.stdout.write(f"ood-sampler {__version__}\n")
     elif name in PROGRAMS:
         sys.argv = [sys.argv[0], *arguments]
+        # python -m has the current folder, which may hold strategies of a user's own
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         runpy.run_module(f"ood_sampler.{name}", run_name="__main__", alter_sys=True)
     else:
         near = difflib.get_close_matches(name, PROGRAMS, n=1)

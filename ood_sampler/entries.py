@@ -1,4 +1,4 @@
-"""What an experiment tracker is told of a run, a study or a sweep."""
+"""Entries at an experiment tracker for a run, a study or a sweep."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,11 @@ from typing import Any
 from ood_sampler.names import file_name
 from ood_sampler.pipeline.pipeline import Outcome, Pipeline
 from ood_sampler.record import SHOWN
+from ood_sampler.report.columns import Row, keys_of, number
 from ood_sampler.report.grid import gather, save_png, to_uint8
-from ood_sampler.report.sweep import Run, swept_curves, table_rows
-from ood_sampler.report.tables import columns_of, number
+from ood_sampler.report.results import sample_file
+from ood_sampler.report.run_columns import columns_of
+from ood_sampler.report.sweep import Sweep
 from ood_sampler.report.tracking import Cell, Curves, Entry, Table
 from ood_sampler.studies.base import Measured
 
@@ -27,16 +29,16 @@ def run_entry(
     *,
     group: str | None,
 ) -> Entry:
-    """Describe a finished run: figures, the grid, samples beside their nearest pictures.
+    """Describe a finished run: metrics, the grid, samples beside their nearest few-shot images.
 
     Args:
         folder: of the run, with all its files.
-        scratch: folder for images that are needed until the entry is sent.
+        scratch: folder for images needed until the entry is sent.
         pipeline: the run.
-        outcome: its pictures.
-        found: its figures, as in `metrics.json`.
+        outcome: its images.
+        found: its results, as in `metrics.json`.
         config: its resolved configuration.
-        group: name of the sweep that it belongs to.
+        group: name of its sweep; None outside of one.
     """
     row = found["rows"][0]
     reconstruction = {k: v for k, v in found["reconstruction"].items() if k != "images"}
@@ -76,7 +78,7 @@ def study_entry(
         measured: its rows.
         conclusion: its sentences.
         config: resolved configuration.
-        group: name of the sweep that it belongs to.
+        group: name of its sweep; None outside of one.
     """
     models = dict.fromkeys(str(row["model"]) for row in measured.rows)
     domains = dict.fromkeys(str(row["domain"]) for row in measured.rows)
@@ -93,28 +95,27 @@ def study_entry(
     )
 
 
-def sweep_entry(folder: Path, runs: Sequence[Run], config: Mapping[str, Any]) -> Entry:
-    """Describe a whole sweep: its table, its pictures, and each figure over the swept key."""
+def sweep_entry(folder: Path, sweep: Sweep, config: Mapping[str, Any]) -> Entry:
+    """Describe a whole sweep: its table, its pictures, and each metric over the swept key."""
     pictures = {name: folder / f"{name}.png" for name in ("sweep", "sweep_curves")}
     return Entry(
         config=config,
         name=f"sweep_{folder.name}",
         group=folder.name,
-        tags=_tags(*(results["run"][key] for _, results, _ in runs for key in ("model", "data"))),
+        tags=_tags(*(run.results["run"][key] for run in sweep.runs for key in ("model", "data"))),
         pictures={name: path for name, path in pictures.items() if path.exists()},
-        tables={"test/sweep": rows_table(table_rows(runs))},
-        curves=_curves(runs),
+        tables={"test/sweep": rows_table(sweep.table_rows)},
+        curves=_curves(sweep),
     )
 
 
-def _curves(runs: Sequence[Run]) -> dict[str, Curves]:
-    """Each figure over the swept key; none where no key with numbers was swept."""
-    swept = swept_curves(runs)
-    if swept is None:
+def _curves(sweep: Sweep) -> dict[str, Curves]:
+    """Each metric over the swept key; empty if no numeric key was swept."""
+    if sweep.curves is None:
         return {}
-    axis, lines = swept
+    axis, lines = sweep.curves
     found = {}
-    for column in columns_of([row for line in lines.values() for _, row in line], all_figures=True):
+    for column in columns_of(sweep.rows, all_metrics=True):
         points = {
             line: [(x, y) for x, row in rows if (y := number(row.get(column.key))) is not None]
             for line, rows in lines.items()
@@ -130,11 +131,10 @@ def run_title(run: Mapping[str, Any]) -> str:
     return "_".join(file_name(str(part)) for part in parts)
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """All rows with all their figures; what is no number, word or truth value is left out."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(key)) for key in keys] for row in rows]
-    return Table(keys, cells)
+def rows_table(rows: Sequence[Row]) -> Table:
+    """All rows with all their values; numbers that are not finite are left out."""
+    keys = keys_of(rows)
+    return Table(keys, [[_cell(row.get(key)) for key in keys] for row in rows])
 
 
 def _cell(value: object) -> Cell:
@@ -146,7 +146,7 @@ def _cell(value: object) -> Cell:
 
 
 def _samples(folder: Path, scratch: Path, pipeline: Pipeline, outcome: Outcome) -> Table:
-    """The first samples, each beside the few-shot picture that is nearest to it."""
+    """The first samples, each beside its nearest few-shot image."""
     few_shot, distances = pipeline.domain.few_shot, outcome.nearest_distance["samples"]
     rows: list[list[Cell]] = []
     for place, sample in enumerate(outcome.numbers[:SHOWN]):
@@ -154,7 +154,7 @@ def _samples(folder: Path, scratch: Path, pipeline: Pipeline, outcome: Outcome) 
         picture = scratch / f"{nearest}.png"
         if not picture.exists():
             save_png(to_uint8(gather(few_shot, [nearest]))[0], picture)
-        file = folder / "samples" / f"{sample:05d}.png"
+        file = folder / "samples" / sample_file(sample)
         rows.append([sample, file, picture, str(few_shot.names[nearest]), distances[place]])
     return Table(["number", "sample", "nearest", "name of nearest", "distance"], rows)
 

@@ -12,6 +12,10 @@ class CommandError(ValueError):
     """A mistake in the command, said in one sentence."""
 
 
+class BrokenFileError(ValueError):
+    """A file is not whole, or not what its name says."""
+
+
 def is_interrupt(error: BaseException) -> bool:
     """Whether Ctrl-C ended something; Lightning makes it an exit with code 1."""
     cause = error.__context__ if isinstance(error, SystemExit) else error

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its figures with their protocol, tables, pictures and the page."""
+"""The results of a run with their protocol, and its folder: tables, images and the page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ from ood_sampler.data.physical import as_bands, write_fields
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Outcome, Pipeline
 from ood_sampler.pipeline.search import Choice
+from ood_sampler.report.columns import csv_rows
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
 from ood_sampler.report.journal import journal, show
 from ood_sampler.report.page import write_page
 from ood_sampler.report.results import environment, write_attribution, write_json, write_samples
 from ood_sampler.report.tables import csv_table, rich_table
-from ood_sampler.report.verdicts import conclusion, verdicts
+from ood_sampler.report.verdicts import judged
 from ood_sampler.store.files import write_atomically
 from ood_sampler.store.sets import TensorSet
-from ood_sampler.studies.files import csv_rows
 
 SHOWN = 64
-"""Samples in the grid, on the page and at an experiment tracker."""
+"""Samples shown in the grid, on the page and at an experiment tracker."""
 
 
 def protocol(pipeline: Pipeline) -> dict[str, Any]:
-    """What the figures of a pipeline depend on."""
+    """Everything that the results of a pipeline depend on."""
     judges, domain = pipeline.judges, pipeline.domain
     protocols = {
         f"judge {judge.name}{end}": text
@@ -59,14 +59,16 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         choices: option of each group of the configuration.
     """
     corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
+    solver = pipeline.codec.settings
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,
         **corrected,
         "sampler": choices["sampler"],
-        "solver": choices["solver"],
+        # a model that does not diffuse has no solver
+        **({"solver": choices["solver"]} if solver else {}),
         "step": pipeline.settings.step,
-        **pipeline.codec.settings,
+        **solver,
         "eta": pipeline.settings.eta,
         "seed": pipeline.settings.seed,
         "num_samples": pipeline.settings.num_samples,
@@ -81,17 +83,16 @@ def results(
     notes: Sequence[str],
     choice: Choice | None,
 ) -> dict[str, Any]:
-    """All that a run found, as it stands in `metrics.json`.
+    """The results of a run, as in `metrics.json`.
 
     Args:
         pipeline: the run.
-        outcome: what it found.
+        outcome: its images and metrics.
         choices: option of each group of the configuration.
         notes: warnings.
-        choice: of a search that went before.
+        choice: of the search that preceded it; None if there was none.
     """
     reconstruction = outcome.reconstruction
-    count = len(reconstruction["mse"])
     before, after = outcome.weights
     remarks = {"weights sha256 before": before, "weights sha256 after": after}
     if outcome.remarks:
@@ -102,32 +103,35 @@ def results(
     if choice is not None:
         remarks["search"] = choice.remark
         run["sampler"] = label(choice.sampler)
-    found = {
-        "run": run,
-        "protocol": {**protocol(pipeline), **remarks},
-        "rows": [row.as_dict() for row in outcome.rows],
-        "reconstruction": {
-            "images": count,
-            **{name: sum(values) / count for name, values in reconstruction.items()},
-        },
-        "stages": [asdict(stage) for stage in outcome.stages],
-        "distributions": {
-            "nearest_distance": outcome.nearest_distance,
-            "blend_pair": {
-                "samples": outcome.rows[0].each.get("blend_pair_each", ()),
-                "held_out": outcome.rows[1].each.get("blend_pair_each", ()),
-            },
-            "psnr": reconstruction["psnr"],
-            "near_copies": outcome.near_copies,
-        },
-        "skipped": [list(entry) for entry in pipeline.domain.skipped],
-        "warnings": [*notes, *outcome.left_out],
-    }
-    judged = verdicts(found)
+    mean = _means(reconstruction)
+    # what an autoencoder alone loses is the least that the whole can
+    mean |= {f"autoencoder_{name}": value for name, value in _means(outcome.autoencoder).items()}
+    return judged(
+        {
+            "run": run,
+            "protocol": {**protocol(pipeline), **remarks},
+            "rows": [row.as_dict() for row in outcome.rows],
+            "reconstruction": {"images": len(reconstruction["mse"]), **mean},
+            "stages": [asdict(stage) for stage in outcome.stages],
+            "distributions": _distributions(outcome),
+            "skipped": [list(entry) for entry in pipeline.domain.skipped],
+            "warnings": [*notes, *outcome.left_out],
+        }
+    )
+
+
+def _means(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
+def _distributions(outcome: Outcome) -> dict[str, Any]:
+    """Values of each image."""
+    sets = zip(("samples", "held_out"), outcome.rows[:2], strict=True)
     return {
-        **found,
-        "verdicts": [verdict.as_dict() for verdict in judged],
-        "conclusion": conclusion(judged),
+        "nearest_distance": outcome.nearest_distance,
+        "blend_pair": {name: row.each.get("blend_pair_each", ()) for name, row in sets},
+        "psnr": outcome.reconstruction["psnr"],
+        "near_copies": outcome.near_copies,
     }
 
 
@@ -143,67 +147,52 @@ def write_run(
     Args:
         folder: where to.
         pipeline: the run.
-        outcome: its pictures.
-        found: its figures, as `results` made them.
-        choice: of a search that went before.
+        outcome: its images.
+        found: its results, as `results` made them.
+        choice: of the search that preceded it; None if there was none.
     """
-    few_shot, held_out, scale = (
-        pipeline.domain.few_shot,
-        pipeline.domain.held_out,
-        pipeline.domain.scale,
-    )
-    seed = pipeline.settings.seed
-    shown = range(min(SHOWN, len(outcome.images)))
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(held_out), generator=generator)[: len(shown)].tolist()
-    originals = range(min(16, len(outcome.originals)))
-    images = as_bands(outcome.images, scale)
-    pictures = {
-        "samples": gather(images, shown),
-        "nearest": gather(few_shot, [outcome.nearest_index[i] for i in shown]),
-        "held_out": gather(held_out, some),
-        "originals": gather(outcome.originals, originals),
-        "reconstructions": gather(as_bands(outcome.reconstructions, scale), originals),
-        "in_domain": gather(outcome.in_domain, shown[: len(outcome.in_domain)]),
-    }
+    few_shot, copies = pipeline.domain.few_shot, outcome.near_copies
     if choice is not None:
         trials = [trial.as_dict() for trial in choice.trials]
         write_atomically(folder / "search.csv", csv_rows(trials).encode())
     write_json(folder / "metrics.json", found)
     write_atomically(folder / "metrics.csv", csv_table(found["rows"]).encode())
-    write_samples(
-        folder / "samples",
-        images,
-        outcome.numbers,
-        near_copies=outcome.near_copies,
-        seed=seed,
-    )
-    write_attribution(
-        folder / "samples",
-        outcome.attribution,
-        outcome.numbers,
-        few_shot=few_shot.names,
-    )
+    images = as_bands(outcome.images, pipeline.domain.scale)
+    samples, numbers = folder / "samples", outcome.numbers
+    write_samples(samples, images, numbers, near_copies=copies, seed=pipeline.settings.seed)
+    write_attribution(samples, outcome.attribution, numbers, few_shot=few_shot.names)
+    pictures = _pictures(pipeline, outcome, images)
     fields = _write_fields(folder, images, pictures, pipeline.domain)
-    save_png(
-        overview(
-            pictures["samples"],
-            pictures["nearest"],
-            pictures["held_out"],
-            near_copies=outcome.near_copies,
-        ),
-        folder / "grid.png",
-    )
+    shown = (pictures[kind] for kind in ("samples", "nearest", "held_out"))
+    save_png(overview(*shown, near_copies=copies), folder / "grid.png")
     write_page(folder / "report.html", found, pictures, fields)
     show(rich_table(found))
     for verdict in found["verdicts"]:
         journal.info("%(question)s %(answer)s: %(sentence)s", verdict)
 
 
+def _pictures(pipeline: Pipeline, outcome: Outcome, images: TensorSet) -> dict[str, Tensor]:
+    """The images that the page shows, by their kind; `images` are the samples."""
+    domain = pipeline.domain
+    shown = range(min(SHOWN, len(images)))
+    generator = torch.Generator().manual_seed(pipeline.settings.seed)
+    some = torch.randperm(len(domain.held_out), generator=generator)[: len(shown)].tolist()
+    originals = range(min(16, len(outcome.originals)))
+    reconstructions = as_bands(outcome.reconstructions, domain.scale)
+    return {
+        "samples": gather(images, shown),
+        "nearest": gather(domain.few_shot, [outcome.nearest_index[i] for i in shown]),
+        "held_out": gather(domain.held_out, some),
+        "originals": gather(outcome.originals, originals),
+        "reconstructions": gather(reconstructions, originals),
+        "in_domain": gather(outcome.in_domain, shown[: len(outcome.in_domain)]),
+    }
+
+
 def _write_fields(
     folder: Path, images: TensorSet, pictures: Mapping[str, Tensor], domain: TargetDomain
 ) -> FieldPanel | None:
-    """Write the samples of a domain of physical fields as such; return what the page shows."""
+    """Write samples as physical fields; return those of the page, None for other domains."""
     if domain.scale is None:
         return None
     names = write_fields(folder, images.blocks, len(images), domain.scale, unit=domain.unit)
@@ -211,7 +200,7 @@ def _write_fields(
 
 
 def _scale(domain: TargetDomain) -> dict[str, Any]:
-    """How physical values became colours, where the pictures were such."""
+    """How physical values became colours; empty for other domains."""
     scale: dict[str, Any] = {}
     if domain.scale is not None:
         scale["scale"] = json.dumps(domain.scale.as_dict())

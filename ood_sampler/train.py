@@ -1,4 +1,4 @@
-"""`python -m ood_sampler.train`: train a denoiser on pictures of one domain."""
+"""`python -m ood_sampler.train`: train a denoiser on images of one domain."""
 
 import hashlib
 import json
@@ -13,19 +13,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ood_sampler.command.arguments import read_command
-from ood_sampler.command.checking import check_complete, expand_home
+from ood_sampler.cli import one_sentence, start
+from ood_sampler.command.arguments import Command
 from ood_sampler.command.files import Configuration
-from ood_sampler.faults import FAULTS, CommandError, is_interrupt, printable
-from ood_sampler.help import CONF, training_help_text
+from ood_sampler.command.help import training_help_text
+from ood_sampler.command.values import check_complete, expand_home
+from ood_sampler.config import CONF
+from ood_sampler.faults import CommandError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
+    from lightning import LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 
 CONFIGURATION = Configuration("train")
-"""Of a training, where a command names no other."""
+"""Default configuration of a training."""
 
 _INTERRUPTED = "interrupted: the last checkpoint is kept, the same command continues"
 
@@ -44,21 +47,18 @@ _POSITIVE = (
 
 def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
-    try:
-        command = read_command(sys.argv[1:], name="train")
-        if command.options.help:
-            sys.stdout.write(training_help_text())
-            return
-        if not command.is_answered_by_hydra and command.options.cfg is None:
-            check_keys(command.overrides, command.configuration)
-        sys.argv[1:] = command.arguments()
-        run()
-    except CommandError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{_INTERRUPTED}\n")
-        sys.exit(130)
+    start(
+        "train",
+        explain=lambda command: training_help_text(),
+        check=_check,
+        run=run,
+        interrupted=_INTERRUPTED,
+    )
+
+
+def _check(command: Command) -> None:
+    if not command.is_answered_by_hydra and command.options.cfg is None:
+        check_keys(command.overrides, command.configuration)
 
 
 def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGURATION) -> None:
@@ -95,20 +95,12 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
 def run(cfg: DictConfig) -> None:
     """One training; a mistake or a fault ends it with one sentence and exit code 1."""
     expand_home(cfg)
-    try:
+    with one_sentence(_INTERRUPTED, failed=lambda sentence: sys.exit(1)):
         train(cfg)
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if not is_interrupt(ended):
-            raise
-        log.error(_INTERRUPTED)
-        sys.exit(130)
-    except FAULTS as error:
-        log.error("error: %s", printable(str(error)))
-        sys.exit(1)
 
 
 def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
-    """Make sure that a training goes on with the settings and the pictures it began with.
+    """Check that a training resumes with the settings and the images it began with.
 
     Raises:
         ValueError: they differ.
@@ -135,10 +127,10 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
 
 
 def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
-    """Build the network, and try it on one blank picture before any training.
+    """Build the network, and try it on one blank image before any training.
 
     Raises:
-        ValueError: it cannot be built, cannot take such a picture or returns none of its shape.
+        ValueError: it cannot be built, cannot take such an image or returns another shape.
     """
     import torch
 
@@ -163,13 +155,13 @@ def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find the whole checkpoint of the most steps; broken ones are told and left out."""
-    from ood_sampler.models.state import read_file
+    """Find the intact checkpoint of the most steps; log and skip broken ones."""
+    from ood_sampler.store.tensor_files import read_tensors
 
     steps: dict[int, Path] = {}
     for path in sorted(folder.glob("*.ckpt")):
         try:
-            checkpoint: dict[str, int] = read_file(path)  # type: ignore[assignment]
+            checkpoint: dict[str, int] = read_tensors(path)  # type: ignore[assignment]
         except ValueError as error:
             log.warning("warning: %s is left out: %s", path.name, error)
             continue
@@ -186,17 +178,11 @@ def train(cfg: DictConfig) -> None:
     import lightning
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import ModelCheckpoint, Timer
-    from lightning.pytorch.loggers import CSVLogger
-    from torch.utils.data import DataLoader
 
     from ood_sampler.data.sources import load_training_images
     from ood_sampler.diffusion.schedule import Schedule
     from ood_sampler.models.pretrained import UNet
     from ood_sampler.modules.allocation import keep_freed_memory
-    from ood_sampler.modules.compilation import refuse_to_compile
-    from ood_sampler.report.training import Snapshots
 
     output = Path(cfg.output)
     lightning.seed_everything(cfg.seed, verbose=False)
@@ -217,16 +203,45 @@ def train(cfg: DictConfig) -> None:
         network.compile()
     keep_freed_memory()
     steps = -(-cfg.images // cfg.module.batch_size)
-    every = cfg.checkpoint_every
-    # two files, written in turn: one is whole whenever the process ends
+    trainer = build_trainer(cfg, steps=steps, snapshot_steps=min(50, schedule.T // 2))
+    fit(trainer, module, steps=steps, resumed=newest_checkpoint(output))
+    if trainer.global_step % cfg.checkpoint_every:
+        trainer.save_checkpoint(output / "last.ckpt")
+    unet.load_state_dict(module.ema.unet.state_dict())
+    scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
+    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")
+    log.info("finished: %s", output / "pipeline")
+
+
+def build_trainer(cfg: DictConfig, *, steps: int, snapshot_steps: int) -> "Trainer":
+    """Build the trainer, which writes checkpoints, curves and snapshots into the output folder.
+
+    Args:
+        cfg: configuration of the training.
+        steps: of the optimizer.
+        snapshot_steps: of the sampling of snapshots.
+
+    Raises:
+        ValueError: it does not fit this machine.
+    """
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+    from lightning.pytorch.loggers import CSVLogger
+
+    from ood_sampler.report.training import Snapshots
+
+    output = Path(cfg.output)
+    # two files, written in turn: one is intact whenever the process ends
     checkpoints = ModelCheckpoint(
-        output, save_last=True, every_n_train_steps=every, enable_version_counter=False
+        output,
+        save_last=True,
+        every_n_train_steps=cfg.checkpoint_every,
+        enable_version_counter=False,
     )
-    snapshots = Snapshots(
-        folder=output, every=cfg.snapshot_every, count=64, steps=min(50, schedule.T // 2)
-    )
+    snapshots = Snapshots(folder=output, every=cfg.snapshot_every, count=64, steps=snapshot_steps)
     try:
-        trainer = lightning.Trainer(
+        return lightning.Trainer(
             **{str(key): value for key, value in cfg.trainer.items()},
             max_steps=steps,
             logger=CSVLogger(output, name="curves"),
@@ -238,24 +253,36 @@ def train(cfg: DictConfig) -> None:
             f"trainer does not fit this machine: {error}; trainer.accelerator=auto takes what is "
             "there"
         ) from error
+
+
+def fit(trainer: "Trainer", module: "LightningModule", *, steps: int, resumed: Path | None) -> None:
+    """Run the training.
+
+    Args:
+        trainer: see `build_trainer`.
+        module: draws its own batches.
+        steps: of the optimizer.
+        resumed: checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: the network cannot be compiled on this machine.
+    """
+    from torch.utils.data import DataLoader
+
+    from ood_sampler.modules.compilation import refuse_to_compile
+
     try:
         # the loader only counts: the module draws its batches, so that a resumed run draws the same
         # (Lightning, which cannot know, warns of a loader that does not resume)
         trainer.fit(
             module,
             DataLoader(range(steps), batch_size=None),  # type: ignore[arg-type]
-            ckpt_path=newest_checkpoint(output),
+            ckpt_path=resumed,
             weights_only=True,
         )
     except RuntimeError as error:
         refuse_to_compile(error, "compile=true", off="compile=false")
         raise
-    if trainer.global_step % every:
-        trainer.save_checkpoint(output / "last.ckpt")
-    unet.load_state_dict(module.ema.unet.state_dict())
-    scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
-    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")
-    log.info("finished: %s", output / "pipeline")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+import ood_sampler.command  # noqa: F401 tells Hydra of types that conf/ names
+from ood_sampler.config import CONF
 from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.help import CONF
 from ood_sampler.metrics.judges import Judges
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline.correction import GaussianCorrection

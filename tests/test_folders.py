@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from ood_sampler.folders import tidy
+from ood_sampler.command.folders import tidy
 
 RECORDS = ("config.yaml", "hydra.yaml", "overrides.yaml")
 

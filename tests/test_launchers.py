@@ -16,11 +16,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from ood_sampler.command.checking import LAUNCHER, check_command
+from ood_sampler.command.folders import FAILED
+from ood_sampler.command.sweeping import wait_for_all_jobs
+from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.lock import hold
-from ood_sampler.sweeping import FAILED, wait_for_all_jobs
 from tests.test_pipeline import pipeline
 from tests.test_run import SMALL, ood_sampler
 
@@ -180,15 +181,17 @@ def test_what_another_process_made_meanwhile_is_used(
     held: list[Sequence[Path]] = []
 
     def late(folders: Sequence[Path], **settings: Any) -> Any:  # noqa: ANN401
-        held.append(folders)
-        if len(held) == stages_before + 1:
+        # a stage asks again for what the one before it made
+        asked_first = folders not in held
+        held.extend([folders] if asked_first else [])
+        if asked_first and len(held) == stages_before + 1:
             # another process takes and gives back the lease before this one asks for it
             with monkeypatch.context() as patch:
-                patch.setattr("ood_sampler.pipeline.hold", hold)
+                patch.setattr("ood_sampler.pipeline.session.hold", hold)
                 work(pipeline(model_folder, tmp_path, trainer))
         return hold(folders, **settings)
 
-    monkeypatch.setattr("ood_sampler.pipeline.hold", late)
+    monkeypatch.setattr("ood_sampler.pipeline.session.hold", late)
     run = pipeline(model_folder, tmp_path, trainer)
     work(run)
     cached = {stage.name: stage.cached for stage in run.session.stages}

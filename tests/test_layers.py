@@ -9,8 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "ood_sampler"
 LAYERS = [
     "faults",
     "names",
-    "help",
-    "folders",
+    "config",
     "store",
     "statistics",
     "diffusion",
@@ -26,13 +25,13 @@ LAYERS = [
     "studies",
     "record",
     "entries",
-    "sweeping",
     "command",
+    "cli",
     "run",
     "train",
 ]
 ENTRY_POINTS = {"run", "train"}
-KNOW_HYDRA = {*ENTRY_POINTS, "command", "sweeping"}
+KNOW_HYDRA = {*ENTRY_POINTS, "command", "cli"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -5,7 +5,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from ood_sampler.help import CONF
+from ood_sampler.config import CONF
 from ood_sampler.names import MULTIRUN, data_name, file_name
 
 

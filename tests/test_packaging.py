@@ -50,6 +50,8 @@ def test_a_wheel_of_an_sdist_works_from_another_folder(tmp_path: Path) -> None:
     files = {str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml")}
     assert {f"ood_sampler/{name}" for name in files} <= names
     assert "ood_sampler/assets/dog32/unet/config.json" in names
+    templates = (ROOT / "ood_sampler" / "report" / "templates").iterdir()
+    assert {f"ood_sampler/report/templates/{file.name}" for file in templates} <= names
     assert not [name for name in names if name.startswith(("conf", "tests", "setup"))]
     entry_points = next(site.glob("*.dist-info")) / "entry_points.txt"
     assert "ood-sampler = ood_sampler.__main__:main" in entry_points.read_text()

@@ -27,7 +27,7 @@ from ood_sampler.diffusion.solvers import (
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.metrics.opinions import as_judged, of_judge, plain
 from ood_sampler.models.frozen import FrozenModel, checksum
-from ood_sampler.modules.prediction import lightning_trainer
+from ood_sampler.modules.trainer import lightning_trainer
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.measure import REAL
 from ood_sampler.pipeline.pipeline import Pipeline, check_codec

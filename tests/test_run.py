@@ -17,9 +17,10 @@ from PIL import Image
 
 from ood_sampler import end_on_interrupt
 from ood_sampler.command.checking import check_command, sweepable
+from ood_sampler.command.help import help_text, training_help_text
+from ood_sampler.config import CONF
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF, help_text, training_help_text
 from ood_sampler.pipeline.search import Candidates, Search
 from ood_sampler.run import execute, main, run
 from ood_sampler.samplers.base import Sampler
@@ -56,7 +57,7 @@ SMALL = [
         (["smpler=cog"], "smpler is not known; did you mean sampler?"),
         (["sampler=cgo"], "sampler=cgo is not known; did you mean cog?; there are: auto, bands, "),
         (["inversion.stp=4"], "inversion.stp is not known; did you mean inversion.step?"),
-        (["inversion.step=abc"], "inversion.step must be a whole number, got abc"),
+        (["inversion.step=abc"], "inversion.step must be a whole number or auto, got abc"),
         (["num_samples=2.5"], "num_samples must be a whole number, got 2.5"),
         (["decode.eta=high"], "decode.eta must be a number, got high"),
         (["decode.clip_x_0=3"], "decode.clip_x_0 must be true or false, got 3"),
@@ -81,8 +82,8 @@ SMALL = [
         (["num_samples=null"], "num_samples must be a whole number, got null"),
         (["output=/dev/null/x"], "output=/dev/null/x cannot be written"),
         (["sampler=cog,slrp"], "sampler=slrp is not known; did you mean slerp?"),
-        (["inversion.step=400,x"], "inversion.step must be a whole number, got x"),
-        (["inversion.step=atuo"], "inversion.step must be a whole number, got atuo"),
+        (["inversion.step=400,x"], "inversion.step must be a whole number or auto, got x"),
+        (["inversion.step=atuo"], "inversion.step must be a whole number or auto, got atuo"),
         (["search.keep=half"], "search.keep must be a number, got half"),
         (["search.step=[400]"], "search.step is not known; did you mean search.steps?"),
         (
@@ -402,8 +403,8 @@ def test_an_interrupted_program_exits_with_130(
     monkeypatch.setattr("ood_sampler.run.execute", lambda cfg, begin: sys.exit(3))
     assert run_in_process(tmp_path) == 3
     # while a command is read and composed
+    monkeypatch.setattr("ood_sampler.cli.read_command", interrupted)
     for module in ("run", "train"):
-        monkeypatch.setattr(f"ood_sampler.{module}.read_command", interrupted)
         monkeypatch.setattr(sys, "argv", [module])
         with pytest.raises(SystemExit) as ended:
             importlib.import_module(f"ood_sampler.{module}").main()

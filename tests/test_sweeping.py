@@ -14,9 +14,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
+from ood_sampler.command.folders import CONFIG, FAILED, finished
+from ood_sampler.command.results import files
+from ood_sampler.command.sweeping import SweepReport, check_continued
+from ood_sampler.config import CONF
 from ood_sampler.entries import study_entry
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.names import MULTIRUN
 from ood_sampler.report import tracking
 from ood_sampler.report.journal import journal
@@ -24,7 +27,6 @@ from ood_sampler.report.tracking import Table
 from ood_sampler.report.verdicts import verdicts
 from ood_sampler.run import run
 from ood_sampler.studies.base import Measured
-from ood_sampler.sweeping import CONFIG, FAILED, SweepReport, check_continued, files, finished
 from tests.conftest import RESOLUTION
 
 STARTED = ["inversion.step=300,500", "decode.eta=0,0.5", "seed=1", "output=a", "logger=none"]

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from ood_sampler.command.arguments import read_command
+from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.train import build_network, check_keys, check_resumed, newest_checkpoint
 
 

@@ -32,7 +32,7 @@ from ood_sampler.metrics.imagenet import ImageNetFeatures
 from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.modules.prediction import lightning_trainer
+from ood_sampler.modules.trainer import lightning_trainer
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import Session
 from ood_sampler.pipeline.settings import Settings
@@ -80,7 +80,8 @@ def decode(pipeline: Pipeline, latents: Tensor) -> dict[str, Tensor]:
     }
     by_name = dict(zip(names_of(latents), latents, strict=True))
     missing = [name for name in by_name if name not in stored]
-    pipeline.model.denoiser.to(memory_format=torch.channels_last)
+    for network in pipeline.codec.networks.values():
+        network.to(memory_format=torch.channels_last)
     for start in range(0, len(missing), 64):
         block = missing[start : start + 64]
         z = torch.stack([by_name[name] for name in block])

@@ -18,11 +18,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
-from ood_sampler.help import CONF
+from ood_sampler.command.files import SHIPPED
 from ood_sampler.names import data_name
 from ood_sampler.studies.files import read_studies, write_study
 
@@ -174,8 +173,7 @@ def make(
         RuntimeError: a run failed.
     """
     folder = output / "paper" / scale / study
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("run", [*every[0].overrides, *settings])
+    cfg = SHIPPED.compose([*every[0].overrides, *settings])
     for run in every:
         command = [
             sys.executable,
@@ -206,7 +204,7 @@ _DOMAINS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is asked for; 1 if something failed."""
-    names = sorted(file.stem for file in (CONF / "study").glob("*.yaml"))
+    names = SHIPPED.options("study")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("studies", nargs="+", choices=names, metavar="STUDY", help=", ".join(names))
     parser.add_argument("--domains", nargs="*", default=[], help=_DOMAINS)

@@ -11,7 +11,7 @@ from ood_sampler.codecs.base import Codec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.schedule import Schedule, check_latent_step
-from ood_sampler.diffusion.solvers import Solver
+from ood_sampler.diffusion.solvers.base import Solver
 from ood_sampler.store.versions import Maker
 
 

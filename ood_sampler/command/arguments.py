@@ -2,16 +2,40 @@
 
 import argparse
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-
-from hydra._internal.utils import get_args_parser
+from typing import Any
 
 from ood_sampler.command.checking import check_command, expand_glob, is_sweep, nearest, sweepable
 from ood_sampler.command.files import Configuration, find_configuration
 from ood_sampler.command.quoting import as_typed, has_several_values, one_value, takes_text
 from ood_sampler.faults import CommandError
+
+_FLAG = {"action": "store_true"}
+
+_OPTIONS: Mapping[tuple[str, ...], Mapping[str, Any]] = {
+    ("--help", "-h"): _FLAG,
+    ("--hydra-help",): _FLAG,
+    ("--version",): {"action": "version", "version": f"Hydra {version('hydra-core')}"},
+    ("--cfg", "-c"): {"choices": ("job", "hydra", "all")},
+    ("--resolve",): _FLAG,
+    ("--package", "-p"): {},
+    ("--run", "-r"): _FLAG,
+    ("--multirun", "-m"): _FLAG,
+    ("--shell-completion", "-sc"): _FLAG,
+    ("--config-path", "-cp"): {},
+    ("--config-name", "-cn"): {},
+    ("--config-dir", "-cd"): {},
+    ("--experimental-rerun",): {},
+    ("--info", "-i"): {
+        "const": "all",
+        "nargs": "?",
+        "choices": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    },
+}
+"""Hydra's options by their names, as its own parser, which is private, reads them."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +132,30 @@ def read_command(arguments: Sequence[str], *, name: str) -> Command:
 
 
 def _options(arguments: Sequence[str]) -> Namespace:
-    parser = get_args_parser()
-    parser.exit_on_error = False
     apart = [
         part
         for argument in arguments
         for part in (argument.split("=", 1) if argument.startswith("--help=") else [argument])
     ]
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("overrides", nargs="*")
+    for names, settings in _OPTIONS.items():
+        parser.add_argument(*names, **settings)
     try:
         options, unknown = parser.parse_known_intermixed_args(apart)
     except argparse.ArgumentError as error:
         raise CommandError(str(error)) from error
     if unknown:
-        known = [flag for action in parser._actions for flag in action.option_strings]
+        known = [name for names in _OPTIONS for name in names]
         raise CommandError(
             f"{unknown[0]} is not an option{nearest(unknown[0], known)}; --hydra-help lists them"
         )
+    _check_together(options)
+    return options
+
+
+def _check_together(options: Namespace) -> None:
+    """Refuse options that do not go with each other."""
     modes = {
         "-m": options.multirun,
         "--run": options.run,
@@ -144,4 +176,3 @@ def _options(arguments: Sequence[str]) -> Namespace:
     if options.cfg is None and (options.resolve or options.package is not None):
         flag = "--resolve" if options.resolve else "--package"
         raise CommandError(f"{flag} goes with --cfg: add --cfg job")
-    return options

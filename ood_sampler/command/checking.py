@@ -2,37 +2,26 @@
 
 import difflib
 import importlib.util
-import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.command.files import SEARCH_PATH, SHIPPED, Configuration
-from ood_sampler.command.quoting import parse, takes_path, takes_text
+from ood_sampler.command.quoting import parse
+from ood_sampler.command.types import declared, flat
+from ood_sampler.command.values import check_complete, check_value, plain
 from ood_sampler.faults import CommandError, install
-from ood_sampler.help import keys
 
 LAUNCHER = "hydra/launcher"
 """The group of what starts the runs of a sweep."""
-
-_EXAMPLES = {
-    "name": "mine",
-    "id": "OWNER/NAME",
-    "path": "/my/model",
-    "resolution": "256",
-    "output": "outputs",
-}
-"""Values of keys that must be set, for a message; those of other keys are folders of pictures."""
 
 _REMOVABLE = ("study", "experiment", "logger", "search")
 """Groups that a run can do without."""
@@ -175,61 +164,21 @@ def _check_choice(
     added = [setting.values[0] for setting in others if setting.adds_option(configuration)]
     try:
         known = configuration.compose([*places, *chosen, *added])
-        options = dict(known.hydra.runtime.choices)
         del known.hydra
-        nodes = dict(_leaves(known))
-        special = _special(options, configuration)
+        tree = plain(known)
+        nodes = dict(flat(tree))
         for setting in removed:
-            _check_removed(setting, known, configuration)
+            _check_removed(setting, nodes, configuration)
         for text in chain.from_iterable(setting.values for setting in others):
-            _check_key(text, nodes, special, chosen, configuration)
+            key = _known_key(text, nodes, chosen, configuration)
+            if key is not None:
+                check_value(text, known, nodes[key], declared(tree, key, configuration.root))
         composed = configuration.compose([*chosen, *(setting.values[0] for setting in others)])
         del composed.hydra
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(" ".join(str(error).split())) from error
     if complete:
-        check_complete(composed)
-
-
-def check_complete(composed: DictConfig) -> None:
-    """Refuse a configuration that no run can be made of."""
-    # as written: other keys may refer to one that is missing
-    missing = sorted(key for key, node in _leaves(composed) if node._value() == "???")
-    if missing:
-        raise CommandError(_must_be_set(missing[0]))
-    for key, node in _leaves(composed):
-        if key == "output" or (takes_text(key) and not isinstance(node, DictConfig)):
-            _check_text(key, str(node._value()), composed)
-    if "output" in composed:
-        if composed.output is None:
-            raise CommandError(_must_be_set("output"))
-        if composed.output.startswith("~"):
-            raise CommandError(f"output={composed.output}: write the folder without ~ in a file")
-        _check_output(Path(composed.output))
-
-
-def _check_text(key: str, written: str, composed: DictConfig) -> None:
-    try:
-        value = OmegaConf.select(composed, key)
-    except OmegaConfBaseException as error:
-        sentence = str(error).splitlines()[0].rpartition("interpolation: ")[2].strip('"')
-        # not for a key that refers to the one that asks for the variable
-        if ("Environment variable" in sentence and "oc.env" in written) or key == "output":
-            raise CommandError(f"{key}: {sentence}") from error
-        # refers to what only a run knows
-        return
-    if not isinstance(value, str | None):
-        raise CommandError(f"{key} must be text, got {value}: put quotes around it in its file")
-    if value is not None and not value.strip():
-        raise CommandError(f"{key} is empty: set it, for example {key}={_example(key)}")
-
-
-def _must_be_set(key: str) -> str:
-    return f"{key} must be set, for example {key}={_example(key)}"
-
-
-def _example(key: str) -> str:
-    return _EXAMPLES.get(key.rpartition(".")[2], "/my/pictures")
+        check_complete(composed, root=configuration.root)
 
 
 def sweepable(
@@ -243,14 +192,6 @@ def sweepable(
     swept = {group for group in groups if configuration.is_group(group)}
     group, dot, _ = override.partition("=")[0].partition(".")
     return f"++{override}" if dot and group in swept else override
-
-
-def expand_home(cfg: DictConfig) -> None:
-    """Put home folders in the place of `~` in paths that files give."""
-    for key, node in list(_leaves(cfg)):
-        value = node._value()
-        if takes_path(key) and isinstance(value, str) and value.startswith("~"):
-            OmegaConf.update(cfg, key, os.path.expanduser(value))
 
 
 def _check_option(text: str, configuration: Configuration) -> None:
@@ -286,36 +227,12 @@ def _check_launcher(option: str, configuration: Configuration) -> None:
         )
 
 
-def _check_output(folder: Path) -> None:
-    """Refuse an output folder that cannot be made, which Hydra would answer with a traceback."""
-    places = (folder.absolute(), *folder.absolute().parents)
-    # os.path.exists: that of pathlib raises where a parent may not be read
-    there = next(path for path in places if os.path.exists(path))
-    if not (os.path.isdir(there) and os.access(there, os.W_OK)):
-        raise CommandError(
-            f"output={folder} cannot be written, {there} is no folder or not yours: set output to "
-            "a folder that can"
-        )
-
-
-def _special(options: dict[str, str | None], configuration: Configuration) -> set[tuple[str, str]]:
-    """Keys with the words that they may be beside values of their kind, as their comments say."""
-    files = [(configuration.main / f"{configuration.name.removesuffix('.yaml')}.yaml", "")]
-    for group, option in options.items():
-        file = None if option is None else configuration.file(group, option)
-        files += [] if file is None else [(file, f"{group}.")]
-    return {
-        (key, word)
-        for file, prefix in files
-        for key, _, words in keys(file, prefix=prefix)
-        for word in re.findall(r"\b(?:null|auto)\b", words)
-    }
-
-
-def _check_removed(setting: Setting, known: DictConfig, configuration: Configuration) -> None:
+def _check_removed(
+    setting: Setting, nodes: Mapping[str, Any], configuration: Configuration
+) -> None:
     """Refuse to remove what every run needs."""
     key = setting.key
-    if key in _REMOVABLE or key.startswith("hydra") or OmegaConf.select(known, key) is None:
+    if key in _REMOVABLE or key.startswith("hydra") or nodes.get(key) is None:
         return
     group, dot, _ = key.partition(".")
     if dot and configuration.is_group(group):
@@ -327,13 +244,10 @@ def _check_removed(setting: Setting, known: DictConfig, configuration: Configura
     )
 
 
-def _check_key(
-    text: str,
-    nodes: dict[str, Any],
-    special: set[tuple[str, str]],
-    chosen: Sequence[str],
-    configuration: Configuration,
-) -> None:
+def _known_key(
+    text: str, nodes: Mapping[str, Any], chosen: Sequence[str], configuration: Configuration
+) -> str | None:
+    """The key that a setting gives a value to; None if all of it is Hydra's to judge."""
     parsed = OverridesParser.create().parse_override(text)
     key = parsed.key_or_group
     adds = parsed.is_add() or parsed.is_force_add()
@@ -344,49 +258,17 @@ def _check_key(
         or configuration.is_group(key)
         or (adds and key not in nodes)
     ):
-        # Hydra's to judge
-        return
+        return None
     if key not in nodes:
         options = [text for text in chosen if text.startswith(f"{key.partition('.')[0]}=")]
         raise CommandError(
             f"{key} is not known{''.join(f' with {option}' for option in options)}"
             f"{nearest(key, sorted({*nodes, *configuration.groups()}))}; --help lists the keys"
         )
-    found = parsed.value()
-    word = "null" if found is None else found
-    if not isinstance(word, str) or ((key, word) not in special and "${" not in word):
-        _check_value(key, found, nodes[key], shown=str(word))
-
-
-def _check_value(key: str, found: object, node: Any, *, shown: str) -> None:  # noqa: ANN401
-    """Refuse a value of another kind than that of a node of the configuration."""
-    default = OmegaConf.select(node._get_root(), key, throw_on_missing=False)
-    if isinstance(default, DictConfig) and len(default):
-        raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))!s} for example")
-    if isinstance(default, ListConfig) and not isinstance(found, list):
-        example = "".join(str(default).split()).replace("'", "")
-        raise CommandError(f"{key} must be a list, for example {key}={example}, got {shown}")
-    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    allowed = (int, float) if type(default) is float else (type(default),)
-    if type(default) in kinds and type(found) not in allowed:
-        raise CommandError(f"{key} must be {kinds[type(default)]}, got {shown}")
-    needed = node._value() == "???" or (takes_text(key) and node._value() is not None)
-    if found is None and needed:
-        raise CommandError(_must_be_set(key))
+    return key
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
     """A question after the most similar word."""
     found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
-
-
-def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key in cfg:
-        path = f"{prefix}{key!s}"
-        value = cfg._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none():
-            yield path, value
-            yield from _leaves(value, f"{path}.")
-        else:
-            yield path, value

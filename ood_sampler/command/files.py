@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from ood_sampler.command.quoting import parse, quoted
+from ood_sampler.config import CONF, Run, Training
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -28,6 +28,11 @@ class Configuration:
     name: str = "run"
     main: Path = CONF
     more: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> type:
+        """The structured config of the keys at the top."""
+        return Training if self.name.removesuffix(".yaml") == "train" else Run
 
     @property
     def folders(self) -> list[Path]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ood_sampler.metrics.features import FeatureExtractor, check_images, quantise
-from ood_sampler.metrics.weights import find_weights, read_weights
+from ood_sampler.metrics.weights import find_weights
+from ood_sampler.store.tensor_files import read_state
 
 SIZE = 224
 """Side in pixels of the images that the network sees, as in torch-fidelity and dgm-eval."""
@@ -184,7 +185,7 @@ class Dinov2Features(FeatureExtractor):
         with torch.device("meta"):
             self.network = VisionTransformer(width, depth)
         try:
-            self.network.load_state_dict(read_weights(path), assign=True)
+            self.network.load_state_dict(read_state(path), assign=True)
         except RuntimeError as error:
             raise ValueError(
                 f"{path} must hold the weights of {model} (variant {variant}): set "

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets, distinct
-from ood_sampler.metrics.weights import find_weights, read_weights
+from ood_sampler.metrics.weights import find_weights
 from ood_sampler.statistics.intervals import mean_interval, with_bounds
+from ood_sampler.store.tensor_files import read_state
 
 SIDE = 64
 """Side in pixels of the images that LPIPS sees: the last of its maps has 4x4 positions then."""
@@ -70,7 +71,7 @@ class LpipsEmbedding(nn.Module):
             self.layers = vgg16(weights=None).features[: _LAYERS[-1] + 1]
         state = {
             name.removeprefix("features."): weight
-            for name, weight in read_weights(path).items()
+            for name, weight in read_state(path).items()
             if name.startswith("features.")
         }
         try:
@@ -80,7 +81,7 @@ class LpipsEmbedding(nn.Module):
                 f"{path} must hold the weights of VGG-16: fetch {_ADDRESS} ({error})"
             ) from error
         with as_file(files("torchmetrics") / "functional/image/lpips_models/vgg.pth") as file:
-            heads = read_weights(file)
+            heads = read_state(file)
         for i in range(len(_LAYERS)):
             self.register_buffer(f"head{i}", heads[f"lin{i}.model.1.weight"])
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):

@@ -1,14 +1,10 @@
-"""Weights of networks that others have published: found in a file or fetched, and read as data."""
+"""Weights of networks that others have published: found in a file, or fetched."""
 
 import hashlib
-import pickle
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
-
-_BROKEN = (pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def find_weights(
@@ -54,20 +50,3 @@ def find_weights(
                 f"and {remedy}"
             )
     return path
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors by name; code in it is not executed.
-
-    Raises:
-        ValueError: the file is damaged or holds anything else.
-    """
-    with path.open("rb") as file:
-        try:
-            state = torch.load(file, weights_only=True, map_location="cpu")
-        except _BROKEN as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"{path} must hold weights and nothing else ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(w, Tensor) for w in state.values()):
-        raise ValueError(f"{path} must hold tensors by name, got {type(state).__name__}")
-    return state

@@ -1,4 +1,4 @@
-"""`python -m ood_sampler.models`: which models there are, where their weights are, and a check."""
+"""`python -m ood_sampler.models`: list models and their weights, or check them."""
 
 import difflib
 import logging
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import CONF
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ood_sampler.models.frozen import FrozenModel
     from ood_sampler.models.verification import Verification
 
@@ -25,16 +27,16 @@ The frozen models of conf/model and their weights.
 usage: python -m ood_sampler.models                               list them
        python -m ood_sampler.models verify NAME [KEY=VALUE ...]   load one and check it
 
-KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it. Weights that are
-missing, broken, or not what trained ones are end with exit code 1.
+KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it. Missing, broken
+or untrained weights end with exit code 1.
 
 examples:
   python -m ood_sampler.models verify ddpm_cifar10
   python -m ood_sampler.models verify iddpm_afhqdog path=/my/afhqdog_p2.pt
 
 Weights are looked for at path, else in the cache folder and, for hub models, in the Hugging Face
-cache; what is nowhere is fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1
-forbids the network. The SHA-256 of a file is recorded beside it at first use, and compared after.
+cache; missing ones are fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1 forbids
+the network. The SHA-256 of a file is recorded beside it at first use and compared afterwards.
 """
 
 _TEXTS = ("name", "path")
@@ -42,18 +44,18 @@ _TEXTS = ("name", "path")
 _PICTURES = 2
 _STEPS = 24
 _POWER = 2
-"""The grid of plain DDIM moves, few, as a large network is slow on a CPU."""
+"""Grid of plain DDIM steps: few, as a large network is slow on a CPU."""
 
 _MEANING = """\
-The estimate of noisy pictures tells trained weights that fit the architecture and the schedule
-(well below 1) from others (1 and more). The round trip tells that inversion and decoding undo
-each other on this grid, by plain DDIM, the least exact solver; weights that estimate no noise at
-all would do as well. Neither tells how good the model's samples are.
+The estimate tells trained weights that fit the architecture and the schedule (well below 1) from
+others (1 and more). The round trip shows that inversion and decoding undo each other on this grid,
+by plain DDIM, the least exact solver; weights that estimate no noise at all would pass as well.
+Neither tells how good the model's samples are.
 """
 
 
 def main() -> None:
-    """Answer a command; a mistake in it ends with exit code 2, a fault or wrong weights with 1."""
+    """Answer a command; exit with 2 for a mistake in it, with 1 for a fault or wrong weights."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ood_sampler").setLevel(logging.INFO)
     try:
@@ -71,10 +73,10 @@ def main() -> None:
 
 
 def answer(arguments: Sequence[str]) -> bool:
-    """Write what a command asks for.
+    """Write the answer to a command.
 
     Returns:
-        False if weights were checked and are not what trained ones are.
+        False if weights were checked and are not trained.
 
     Raises:
         CommandError: there is no such command, model or key.
@@ -96,7 +98,7 @@ def answer(arguments: Sequence[str]) -> bool:
 
 
 def entry(name: str) -> str:
-    """Describe a model: size of its images and its weights, whether these are there, sources."""
+    """Describe a model: size of its images and its weights, where these are, sources."""
     config = _config(name)
     if OmegaConf.is_missing(config.model, "path"):
         return f"{name:<20} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
@@ -129,7 +131,7 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         if key not in known:
             raise CommandError(f"{key} is not known{_nearest(key, known)}")
         if key in _TEXTS:
-            # as it stands: a path may hold what YAML would read as something else
+            # taken literally: YAML would misread some paths
             text = override.partition("=")[2]
             value = None if text == "null" else text.replace("${", r"\${")
             OmegaConf.update(config, f"model.{key}", value)
@@ -155,7 +157,8 @@ def _verify(fields: Mapping[str, Any]) -> bool:
     sys.stdout.write(_identity(model))
     sys.stdout.flush()
     pictures = smooth_pictures(_PICTURES, channels=model.channels, resolution=model.resolution)
-    found = verify(denoiser, pictures, solver=DdimSolver(steps=_STEPS, power=_POWER))
+    solver = DdimSolver(steps=_STEPS, power=_POWER)
+    found = verify(denoiser, pictures, solver=solver, autoencoder=model.autoencoder)
     sys.stdout.write(_figures(found))
     if not found.is_trained:
         sys.stdout.flush()
@@ -170,7 +173,9 @@ def _verify(fields: Mapping[str, Any]) -> bool:
 
 def _identity(model: "FrozenModel") -> str:
     weights = model.weights
-    parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
+    latents = "" if model.autoencoder is None else f", latents {_size(model.latent_shape)}"
+    networks = (model.denoiser, model.autoencoder)
+    parameters = [_millions(network) for network in networks if network is not None]
     schedule = model.schedule
     checksums = [f"{sha256}  {part}".rstrip() for part, sha256 in weights.checksums.items()]
     kept = "" if weights.record is None else f"recorded in {weights.record}"
@@ -178,21 +183,37 @@ def _identity(model: "FrozenModel") -> str:
         "model": model.name,
         "weights": str(weights.path),
         "SHA-256": f"\n{'':<12}".join([*checksums, *([kept] if kept else [])]),
-        "images": f"{model.channels}x{model.resolution}x{model.resolution}",
-        "parameters": f"{parameters / 1e6:.2f} M",
+        "images": f"{_size((model.channels, model.resolution, model.resolution))}{latents}",
+        "parameters": " and, of the autoencoder, ".join(parameters),
         "schedule": f"{schedule.T} steps, the last leaves "
-        f"{float(schedule.alpha_bars[-1].sqrt()):.2g} of the picture",
+        f"{float(schedule.alpha_bars[-1].sqrt()):.2g} of the image",
     }
     return "".join(f"{key:<12}{value}\n" for key, value in lines.items())
 
 
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _millions(network: "nn.Module") -> str:
+    return f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M"
+
+
 def _figures(found: "Verification") -> str:
+    from ood_sampler.models.verification import psnr
+
+    rmse = found.autoencoder_rmse
+    autoencoder = (
+        ""
+        if rmse is None
+        else f"{'autoencoder':<12}RMSE {rmse:.4f}, PSNR {psnr(rmse):.1f} dB: there and back alone\n"
+    )
     return (
-        f"{'estimate':<12}of pictures in as much noise (step {found.noisy_step}) with a relative "
+        f"{'estimate':<12}of images in as much noise (step {found.noisy_step}) with a relative "
         f"error of {found.error:.3f}: {_verdict(found)}\n"
-        f"{'round trip':<12}RMSE {found.rmse:.4f}, PSNR {found.psnr:.1f} dB: {found.pictures} "
-        f"smooth synthetic pictures to step {found.step} and back, {found.evaluations} evaluations "
-        f"each, {found.seconds:.1f} s\n\n{_MEANING}"
+        f"{'round trip':<12}RMSE {found.rmse:.4f}, PSNR {found.psnr:.1f} dB: {found.images} "
+        f"smooth synthetic images to step {found.step} and back, {found.evaluations} evaluations "
+        f"each, {found.seconds:.1f} s\n{autoencoder}\n{_MEANING}"
     )
 
 
@@ -203,10 +224,10 @@ def _verdict(found: "Verification") -> str:
 
 
 def _megabytes(files: WeightFiles, found: Weights | None) -> float:
-    """Of the weights that are there, else of those that would be fetched; NaN where not known."""
+    """Size of the weights found on disk, else of those to fetch; NaN where not known."""
     if found is not None:
-        _, _, *weights = parts_of(found.path) or ["", "", ""]
-        return sum((found.path / file).stat().st_size for file in weights) / 1e6
+        parts = parts_of(found.path) or [""]
+        return sum((found.path / part).stat().st_size for part in parts) / 1e6
     known = (source.megabytes for source in files.sources if source.megabytes is not None)
     return next(known, math.nan)
 
@@ -216,7 +237,7 @@ def _names() -> list[str]:
 
 
 def _config(name: str) -> DictConfig:
-    """The configuration below the key `model`, so that interpolations mean what they do in runs."""
+    """Load a configuration below the key `model`, so that interpolations resolve as in runs."""
     return OmegaConf.create({"model": OmegaConf.load(CONF / "model" / f"{name}.yaml")})
 
 

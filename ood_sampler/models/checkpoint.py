@@ -13,19 +13,20 @@ from torch import Tensor
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.faults import BrokenFileError
 from ood_sampler.models.guided_diffusion import GuidedDiffusion
-from ood_sampler.models.layout import BrokenFileError
 from ood_sampler.models.pesser import PesserDDPM
 from ood_sampler.models.pretrained import check_label, load_pipeline, load_schedule, make_network
 from ood_sampler.models.process import from_section, has_schedule
-from ood_sampler.models.state import MALFORMED, State, read_file, unwrapped
+from ood_sampler.models.state import MALFORMED, State, unwrapped
+from ood_sampler.store.tensor_files import read_tensors
 
 log = logging.getLogger(__name__)
 
 _FORMATS = (GuidedDiffusion, PesserDDPM)
 _SECTIONS = ("format", "data", "model", "diffusion")
 _DEEPEST = 4
-"""Containers in containers: as deep as published files go; a pickle could have no end."""
+"""Depth of nested containers in published files; a pickle could nest without end."""
 
 _FEWEST_BETAS = 10
 """Shorter lists of that name are an optimizer's (0.9, 0.999)."""
@@ -71,7 +72,7 @@ def load_checkpoint(
         _check_folder(path, architecture)
         return load_pipeline(path, label=label)
     sections = _sections(architecture)
-    content = read_file(path)
+    content = read_tensors(path)
     found = _find_network(content, path)
     if sections.get("format") not in (None, found.format.name):
         raise ValueError(
@@ -113,14 +114,14 @@ def read_schedule(path: str | Path, architecture: Mapping[str, Any] | None = Non
     section = _sections(architecture).get("diffusion")
     if has_schedule(section):
         return from_section(section).schedule
-    betas = _find_network(read_file(path), path).betas
+    betas = _find_network(read_tensors(path), path).betas
     with _whole(path):
         return from_section(section, betas=betas).schedule
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Say of weights that are not whole what they are, whatever stumbles over them."""
+    """Turn whatever incomplete weights raise into one message that names the file."""
     try:
         yield
     except KeyError as error:
@@ -148,7 +149,7 @@ def _check_folder(path: Path, architecture: Mapping[str, Any] | None) -> None:
 
 
 def _sections(architecture: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Check the names of sections; others than ours (training, notes) do not matter."""
+    """Check the names of sections; unknown ones (training, notes) are ignored."""
     architecture = {} if architecture is None else architecture
     if not isinstance(architecture, Mapping):
         raise ValueError(f"architecture must be a mapping of sections, got {architecture!r}")
@@ -195,7 +196,8 @@ def _find_network(content: object, path: Path) -> _Found:
     if any(_LATENT.search(name) for network in networks for name in network.names):
         raise ValueError(
             f"{path} must hold a network of images, got one beside first_stage_model or "
-            "cond_stage_model: models of latents or of text are not implemented"
+            "cond_stage_model: models of latents or of text are not implemented in this format; "
+            "latent diffusion loads from a diffusers folder (LDMPipeline)"
         )
     best = [network for network in networks if network.is_average] or networks
     if len(best) > 1:
@@ -231,7 +233,7 @@ def _lists(content: object, depth: int = 0) -> Iterator[list[object]]:
 
 
 def _named(averages: list[object], state: State) -> State | None:
-    """Give averages the names of the weights, in whose order they are; None if they do not fit."""
+    """Name averages after the weights, whose order they share; None if they do not fit."""
     shapes = [average.shape if isinstance(average, Tensor) else None for average in averages]
     if shapes != [weight.shape for weight in state.values()]:
         return None
@@ -279,7 +281,7 @@ def _is_table(betas: object) -> bool:
 
 
 def _lit_ema(state: State, prefix: str, tensors: State) -> State | None:
-    """Find the averages of a network, under its names without their dots; None if not of all."""
+    """Find the averages of a network, named as its weights without dots; None if incomplete."""
     if not prefix.startswith("model."):
         return None
     inner = prefix.removeprefix("model.")

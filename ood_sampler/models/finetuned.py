@@ -1,4 +1,4 @@
-"""A model whose weights were changed: the baseline that a frozen one is compared with."""
+"""A fine-tuned model: the baseline for a frozen one."""
 
 import copy
 import hashlib
@@ -7,54 +7,57 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ood_sampler.codecs.autoencoder import Autoencoder, AutoencoderCodec
 from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.diffusion.solvers import Solver
-from ood_sampler.models.frozen import Model
+from ood_sampler.diffusion.solvers.base import Solver
+from ood_sampler.models.base import ModelInMemory
+from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.sources import sha256_of
-from ood_sampler.models.state import load_strictly, read_file
+from ood_sampler.models.state import load_strictly
+from ood_sampler.store.tensor_files import read_state
 
 
 @dataclass(frozen=True)
-class FineTunedModel:
-    """A model with other weights in its network; the model itself is left alone.
+class FineTunedModel(ModelInMemory):
+    """A model with other weights in its network; the base model stays as it is.
 
     Attributes:
         base: the model that the training began with.
         weights: file of the new weights, named as those of the base's network.
     """
 
-    base: Model
+    base: FrozenModel
     weights: Path
 
     @property
     def name(self) -> str:
-        """Of the model in tables."""
+        """Name in tables."""
         return f"{self.base.name}, fine-tuned"
 
     @property
     def resolution(self) -> int:
-        """Pixels a side of its images."""
+        """Side of its images in pixels."""
         return self.base.resolution
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Channels of its images."""
         return self.base.channels
 
     @property
     def schedule(self) -> Schedule:
-        """That of the base."""
+        """Schedule of the base."""
         return self.base.schedule
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over those of the base and of the new weights.
+        """SHA-256 over the digests of the base and of the new weights.
 
         Raises:
-            FileNotFoundError: there are no new weights.
+            FileNotFoundError: the file of new weights is missing.
         """
         return hashlib.sha256(f"{self.base.digest} {sha256_of(self.weights)}".encode()).hexdigest()
 
@@ -63,13 +66,12 @@ class FineTunedModel:
         """A network of its own, with the new weights.
 
         Raises:
-            FileNotFoundError: there are no new weights.
+            FileNotFoundError: the file of new weights is missing.
             ValueError: they are not those of the base's network, or damaged.
         """
         denoiser = copy.deepcopy(self.base.denoiser)
         network: Any = denoiser.network
-        state: Any = read_file(self.weights)
-        load_strictly(network, state, source=self.weights)
+        load_strictly(network, read_state(self.weights), source=self.weights)
         return denoiser
 
     @property
@@ -78,14 +80,20 @@ class FineTunedModel:
         return (type(self), *self.base.makers)
 
     @property
+    def autoencoder(self) -> Autoencoder | None:
+        """Autoencoder of the base, which is not fine-tuned."""
+        return self.base.autoencoder
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """That of the base."""
-        return (self.base.channels, self.base.resolution, self.base.resolution)
+        """Latent shape of the base."""
+        return self.base.latent_shape
 
     def codec(self, solver: Solver) -> Codec:
         """The model as a map between images and latents, along a solver's trajectories."""
-        return DiffusionCodec(self, solver)
+        inside = DiffusionCodec(self, solver)
+        return inside if self.autoencoder is None else AutoencoderCodec(self, inside)
 
     def in_domain_file(self, extractor: str) -> Path | None:
-        """What is known of the domain that the base was trained on."""
+        """Features of the domain that the base was trained on."""
         return self.base.in_domain_file(extractor)

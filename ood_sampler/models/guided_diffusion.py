@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from ood_sampler.models.fields import (
+from ood_sampler.models.architecture import (
     check_agreement,
     check_image_size,
     flag,
@@ -19,7 +19,7 @@ from ood_sampler.models.fields import (
     numbers,
     read_fields,
 )
-from ood_sampler.models.state import State, rename
+from ood_sampler.models.state import State, rename, within
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -38,7 +38,7 @@ _CHANNEL_MULT = {
     64: (1, 2, 3, 4),
     32: (1, 2, 2, 2),
 }
-"""What an empty `channel_mult` means, by image size (32: improved-diffusion)."""
+"""Meaning of an empty `channel_mult`, by image size (32: improved-diffusion)."""
 
 _FIELDS = {
     "image_size": integer,
@@ -66,7 +66,7 @@ class GuidedDiffusion:
 
     Attributes:
         num_channels: width of the first level.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         channel_mult: width of each level over `num_channels`.
         attention_factors: the downsampling factors whose levels have attention.
         num_head_channels: width of an attention head, or -1, where `num_heads` is their number.
@@ -75,7 +75,7 @@ class GuidedDiffusion:
         use_new_attention_order: in memory, queries, keys and values are thirds of all channels,
             not of each head.
         num_classes: classes that the network is conditioned on, or None.
-        image_size: pixels a side, if known.
+        image_size: side in pixels, if known.
 
     Raises:
         ValueError: a `UNet2DModel` cannot express it.
@@ -137,7 +137,7 @@ class GuidedDiffusion:
 
     @classmethod
     def from_state(cls, state: State, architecture: Mapping[str, Any], *, source: object) -> Self:
-        """Read the architecture off the weights, and check what was given against them.
+        """Read the architecture off the weights, and check the given fields against them.
 
         Args:
             state: the original state dict.
@@ -233,7 +233,7 @@ class GuidedDiffusion:
         }
 
     def time_proj(self) -> None:
-        """The sinusoid of diffusers is the original one."""
+        """None: the sinusoid of diffusers is the original one."""
 
     def convert(self, state: State, *, source: object) -> dict[str, Tensor]:
         """Rename and reshape the original weights into those of `UNet2DModel`.
@@ -282,40 +282,44 @@ class GuidedDiffusion:
         yield "input_blocks.0.0", "conv_in"
         yield "out.0", "conv_norm_out"
         yield "out.2", "conv_out"
-        yield from _resnet("middle_block.0", "mid_block.resnets.0")
-        yield from _attention("middle_block.1", "mid_block.attentions.0")
-        yield from _resnet("middle_block.2", "mid_block.resnets.1")
+        yield from within("middle_block.0", "mid_block.resnets.0", _RESNET)
+        yield from within("middle_block.1", "mid_block.attentions.0", _ATTENTION)
+        yield from within("middle_block.2", "mid_block.resnets.1", _RESNET)
         levels, depth = len(self.channel_mult), self.num_res_blocks
         for level, has_attention in enumerate(self.attention):
             new = f"down_blocks.{level}"
             first = 1 + level * (depth + 1)
-            for j in range(depth):
-                yield from _resnet(f"input_blocks.{first + j}.0", f"{new}.resnets.{j}")
-                if has_attention:
-                    yield from _attention(f"input_blocks.{first + j}.1", f"{new}.attentions.{j}")
+            yield from _blocks("input_blocks", first, depth, new, attention=has_attention)
             if level < levels - 1:
                 old = f"input_blocks.{first + depth}.0"
                 yield from self._resampler(old, "op", f"{new}.downsamplers.0")
         for level, has_attention in enumerate(reversed(self.attention)):
             new = f"up_blocks.{level}"
             first = level * (depth + 1)
-            for j in range(depth + 1):
-                yield from _resnet(f"output_blocks.{first + j}.0", f"{new}.resnets.{j}")
-                if has_attention:
-                    yield from _attention(f"output_blocks.{first + j}.1", f"{new}.attentions.{j}")
+            yield from _blocks("output_blocks", first, depth + 1, new, attention=has_attention)
             if level < levels - 1:
                 old = f"output_blocks.{first + depth}.{2 if has_attention else 1}"
                 yield from self._resampler(old, "conv", f"{new}.upsamplers.0")
 
     def _resampler(self, old: str, convolution: str, new: str) -> Iterator[tuple[str, str]]:
         if self.resblock_updown:
-            yield from _resnet(old, new)
+            yield from within(old, new, _RESNET)
         else:
             yield f"{old}.{convolution}", f"{new}.conv"
 
 
+def _blocks(
+    old: str, first: int, count: int, new: str, *, attention: bool
+) -> Iterator[tuple[str, str]]:
+    """Pairs of names of the residual blocks of a level, with their attention."""
+    for j in range(count):
+        yield from within(f"{old}.{first + j}.0", f"{new}.resnets.{j}", _RESNET)
+        if attention:
+            yield from within(f"{old}.{first + j}.1", f"{new}.attentions.{j}", _ATTENTION)
+
+
 def infer(state: State) -> dict[str, Any]:
-    """Read off the weights all of `GuidedDiffusion` that they determine.
+    """Read off the weights those fields of `GuidedDiffusion` that they determine.
 
     Raises:
         ValueError: the blocks do not make levels of equal depth.
@@ -363,7 +367,7 @@ _FREE = (
 
 
 def _upsampler(state: State, block: int) -> str | None:
-    """Which kind of upsampler an output block ends in, after its attention if it has one."""
+    """Kind of the upsampler at the end of an output block, if it has one."""
     for kind, layer in (("resnet", "in_layers.0"), ("conv", "conv")):
         if any(f"output_blocks.{block}.{i}.{layer}.weight" in state for i in (1, 2)):
             return kind
@@ -383,11 +387,3 @@ def _image_size(given: Mapping[str, Any], field: str) -> int:
     if "image_size" not in given:
         raise ValueError(f"image_size must be given in architecture.model with {field}")
     return int(given["image_size"])
-
-
-def _resnet(old: str, new: str) -> Iterator[tuple[str, str]]:
-    return ((f"{old}.{a}", f"{new}.{b}") for a, b in _RESNET.items())
-
-
-def _attention(old: str, new: str) -> Iterator[tuple[str, str]]:
-    return ((f"{old}.{a}", f"{new}.{b}") for a, b in _ATTENTION.items())

@@ -1,18 +1,17 @@
-"""Which files of a diffusers pipeline make a denoiser: whole or in shards, a variant, averages.
+"""Choose the files of a diffusers pipeline: whole or in shards, a variant, averages.
 
-Nothing here needs torch, so that a list of models is there at once.
+A pipeline is a U-Net and a scheduler, for latent diffusion also an autoencoder (`LDMPipeline`).
+Nothing here imports torch, so that listing models is fast.
 """
 
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-class BrokenFileError(ValueError):
-    """A file is not whole, or not what its name says."""
-
+from ood_sampler.faults import BrokenFileError
 
 INDEX = "model_index.json"
 """File of a pipeline that names its parts."""
@@ -24,6 +23,11 @@ _AVERAGED = "unet_ema/"
 
 _NETWORKS = (_AVERAGED, "unet/")
 _SCHEDULERS = ("scheduler/", "")
+_AUTOENCODER = "vqvae/"
+
+AUTOENCODERS = ("VQModel", "AutoencoderKL")
+"""Classes of diffusers that the autoencoder of latent diffusion may have."""
+
 _VARIANT = r"(?:\.(?![\w-]*-\d+-of-\d+\.)([\w-]+))?"
 
 _FILE = re.compile(rf"{_STEM}{_VARIANT}\.(safetensors|bin)")
@@ -32,55 +36,93 @@ _SHARDS = re.compile(
 )
 """An index of shards; versions of diffusers put the variant in three different places."""
 
-_OTHER_NETWORKS = ("vae", "vqvae", "movq", "text_encoder", "transformer", "bert", "prior")
+_OTHER_NETWORKS = ("vae", "movq", "text_encoder", "transformer", "bert", "prior")
 
-Read = Callable[[str], list[str]]
-"""Reads an index of shards (`read_shards`) by its path relative to the root of a pipeline."""
+Read = Callable[[str], Path]
+"""Gives a small file of a pipeline, fetched if need be, by its path relative to the root."""
+
+
+@dataclass(frozen=True)
+class NetworkFiles:
+    """Paths of a network's files, relative to the root of its pipeline.
+
+    Attributes:
+        config: describes the architecture.
+        weights: one file; or the index of shards, then the shards.
+    """
+
+    config: str
+    weights: list[str]
+
+    @property
+    def tensors(self) -> list[str]:
+        """The files that hold weights."""
+        return self.weights[1:] or self.weights
+
+
+@dataclass(frozen=True)
+class PipelineParts:
+    """Paths of the files of a pipeline, relative to its root.
+
+    Attributes:
+        unet: the network that denoises.
+        scheduler: config of the noise schedule.
+        autoencoder: of latent diffusion; None for a model of pixels.
+    """
+
+    unet: NetworkFiles
+    scheduler: str
+    autoencoder: NetworkFiles | None
+
+    @property
+    def files(self) -> list[str]:
+        """All files in the order of fetching; the U-Net's weights, which mark a pipeline, last."""
+        autoencoder = self.autoencoder
+        inner = [] if autoencoder is None else [autoencoder.config, *autoencoder.weights]
+        return [self.unet.config, self.scheduler, *inner, *self.unet.weights]
 
 
 def pipeline_parts(names: Collection[str], read: Read) -> list[str] | None:
-    """Files of a pipeline that a denoiser is made of; None if one is not there.
+    """Files that a pipeline is loaded from (`PipelineParts.files`); None if one is missing.
 
     Args:
         names: its files, by their paths relative to the root.
-        read: reads an index of shards.
-
-    Returns:
-        Network config, scheduler config and weights, in this order. Weights in shards are their
-        index, then the shards.
+        read: gives its index and those of shards.
 
     Raises:
         ValueError: an index is malformed, or several sets of weights could be meant.
     """
-    parts = wanted_parts(names, read)
-    return parts if set(parts) <= set(names) else None
+    files = wanted_parts(names, read).files
+    return files if set(files) <= set(names) else None
 
 
-def wanted_parts(names: Collection[str], read: Read) -> list[str]:
-    """As `pipeline_parts`, with what is missing: by its usual name where nothing else names it."""
+def wanted_parts(names: Collection[str], read: Read) -> PipelineParts:
+    """As `pipeline_parts`, with missing files: under their usual names where nothing names them."""
     network, scheduler = _network(names), _scheduler(names)
-    config = f"{network}config.json"
-    return [config, f"{scheduler}scheduler_config.json", *_weights(names, network, read)]
+    return PipelineParts(
+        unet=NetworkFiles(f"{network}config.json", _weights(names, network, read)),
+        scheduler=f"{scheduler}scheduler_config.json",
+        autoencoder=NetworkFiles(f"{_AUTOENCODER}config.json", _weights(names, _AUTOENCODER, read))
+        if _has_autoencoder(names, read)
+        else None,
+    )
 
 
-def folder_parts(folder: Path) -> list[str]:
+def folder_parts(folder: Path) -> PipelineParts:
     """`wanted_parts` of a folder on disk."""
-    places = ("", *_NETWORKS, *_SCHEDULERS[:1])
-    names = {f"{place}{file.name}" for place in places for file in _files(folder / place)}
-    return wanted_parts(names, lambda name: read_shards(folder / name))
+    return wanted_parts(_names(folder), lambda name: folder / name)
 
 
 def parts_of(folder: Path) -> list[str] | None:
-    """`pipeline_parts` of a folder; None as well where they cannot be told."""
+    """`pipeline_parts` of a folder; None as well where they are ambiguous."""
     try:
-        parts = folder_parts(folder)
+        return pipeline_parts(_names(folder), lambda name: folder / name)
     except ValueError:
         return None
-    return parts if all((folder / part).is_file() for part in parts) else None
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is meant as a pipeline or a part of one, whole or not."""
+    """Whether a folder looks like a pipeline or a part of one, complete or not."""
     signs = (INDEX, *(f"{network}config.json" for network in (*_NETWORKS, "")))
     return any((folder / sign).is_file() for sign in signs) or any(
         _candidates([file.name for file in _files(folder / network)], "")
@@ -88,18 +130,32 @@ def is_pipeline(folder: Path) -> bool:
     )
 
 
-def pipeline_files(folder: Path) -> list[Path]:
-    """The files of a pipeline folder: weights (index and shards), network and scheduler config.
+def whole_parts(folder: Path) -> PipelineParts:
+    """The files of a pipeline folder, relative to it.
 
     Raises:
         FileNotFoundError: one is missing.
         ValueError: an index is malformed, or several sets of weights could be meant.
     """
-    config, scheduler, *weights = folder_parts(folder)
-    for part in (*weights, config, scheduler):
+    parts = folder_parts(folder)
+    for part in (*parts.unet.weights, *parts.files):
         if not (folder / part).is_file():
-            raise FileNotFoundError(_missing(folder, part, weights))
-    return [folder / part for part in (*weights, config, scheduler)]
+            raise FileNotFoundError(_missing(folder, part, parts))
+    return parts
+
+
+def pipeline_files(folder: Path) -> list[Path]:
+    """The files of a pipeline folder: of each network weights and config, and the scheduler's.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: an index is malformed, or several sets of weights could be meant.
+    """
+    parts = whole_parts(folder)
+    files = [*parts.unet.weights, parts.unet.config, parts.scheduler]
+    if parts.autoencoder is not None:
+        files += [*parts.autoencoder.weights, parts.autoencoder.config]
+    return [folder / file for file in files]
 
 
 def scheduler_file(folder: Path) -> Path:
@@ -108,64 +164,65 @@ def scheduler_file(folder: Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    part = folder_parts(folder)[1]
-    if not (folder / part).is_file():
-        raise FileNotFoundError(_missing(folder, part, []))
-    return folder / part
-
-
-def weights_file(folder: Path) -> Path:
-    """Where a pipeline folder keeps its network's weights: the file, or the index of its shards."""
-    return folder / folder_parts(folder)[2]
+    parts = folder_parts(folder)
+    if not (folder / parts.scheduler).is_file():
+        raise FileNotFoundError(_missing(folder, parts.scheduler, parts))
+    return folder / parts.scheduler
 
 
 def is_averaged(folder: Path) -> bool:
     """Whether a pipeline's weights are averages that stand beside raw ones."""
-    return folder_parts(folder)[0].startswith(_AVERAGED) and (folder / "unet").is_dir()
+    return folder_parts(folder).unet.config.startswith(_AVERAGED) and (folder / "unet").is_dir()
 
 
 def refuse_other_networks(index: object, place: object) -> None:
-    """See that a pipeline has no other networks, such as the decoder of latent diffusion.
+    """Refuse a pipeline with other networks, such as the text encoder of text-to-image.
 
     Args:
         index: content of its `model_index.json`.
         place: of the pipeline, for messages.
 
     Raises:
-        ValueError: it has, or its network is no `UNet2DModel`.
+        ValueError: it has, or its networks are of another kind.
     """
     if not isinstance(index, Mapping):
         raise ValueError(f"model_index.json must hold a JSON object, got {type(index).__name__}")
-    parts = {name: part[-1] for name, part in index.items() if isinstance(part, list) and part}
-    others = [name for name in parts if name not in ("unet", "scheduler") and parts[name]]
-    if others:
-        raise ValueError(
-            f"{place} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
-            "models of latents or of text are not implemented"
-        )
-    if parts.get("unet", "UNet2DModel") != "UNet2DModel":
-        raise ValueError(f"the network must be a UNet2DModel, got {parts['unet']} in {place}")
+    parts = {
+        name: part[-1]
+        for name, part in index.items()
+        if isinstance(part, list) and part and part[-1]
+    }
+    kinds = {"unet": ("UNet2DModel",), _AUTOENCODER.rstrip("/"): AUTOENCODERS}
+    _refuse([name for name in parts if name not in (*kinds, "scheduler")], place)
+    for name, known in kinds.items():
+        if name in parts and parts[name] not in known:
+            raise ValueError(
+                f"the network {name} must be a {' or '.join(known)}, got {parts[name]} in {place}"
+            )
 
 
 def refuse_other_folders(folder: Path) -> None:
     """`refuse_other_networks` of a folder, also of one without an index.
 
     Raises:
-        ValueError: it has other networks, or its network is no `UNet2DModel`.
+        ValueError: it has other networks, or its networks are of another kind.
     """
     if (folder / INDEX).is_file():
         refuse_other_networks(read_json(folder / INDEX), folder)
-    others = [name for name in _OTHER_NETWORKS if (folder / name / "config.json").is_file()]
-    if others:
-        raise ValueError(
-            f"{folder} must hold a pipeline of unet and scheduler alone, got {', '.join(others)}: "
-            "models of latents or of text are not implemented"
-        )
+    _refuse([name for name in _OTHER_NETWORKS if (folder / name / "config.json").is_file()], folder)
     for network in (*_NETWORKS, ""):
         config = folder / f"{network}config.json"
         kind = read_json(config).get("_class_name") if config.is_file() else None
         if kind not in (None, "UNet2DModel"):
             raise ValueError(f"the network must be a UNet2DModel, got {kind} in {config}")
+
+
+def _refuse(others: Collection[str], place: object) -> None:
+    if others:
+        raise ValueError(
+            f"{place} must hold a pipeline of unet, scheduler and, for latent diffusion, vqvae "
+            f"alone, got {', '.join(others)}: text-to-image and other pipelines are not implemented"
+        )
 
 
 def read_shards(index: Path) -> list[str]:
@@ -207,7 +264,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _network(names: Collection[str]) -> str:
-    """The folder of the network; the first published models have all files at the root."""
+    """Folder of the U-Net; the first published models have all files at the root."""
     for network in _NETWORKS:
         if _candidates(names, network):
             return network
@@ -234,7 +291,8 @@ def _weights(names: Collection[str], network: str, read: Read) -> list[str]:
     variant = _chosen_variant(sorted({variant for variant, _, _, _ in candidates}), network)
     found = []
     for _, _, single, file in sorted(one for one in candidates if one[0] == variant):
-        parts = [file] if single else [file, *(f"{network}{shard}" for shard in read(file))]
+        shards = [] if single else read_shards(read(file))
+        parts = [file, *(f"{network}{shard}" for shard in shards)]
         if set(parts) <= set(names):
             return parts
         found.append(parts)
@@ -265,18 +323,37 @@ def _chosen_variant(variants: list[str], network: str) -> str:
     return variants[0]
 
 
+def _has_autoencoder(names: Collection[str], read: Read) -> bool:
+    """Whether a pipeline is one of latent diffusion, by its index or by its files."""
+    if f"{_AUTOENCODER}config.json" in names or _candidates(names, _AUTOENCODER):
+        return True
+    part = read_json(read(INDEX)).get(_AUTOENCODER.rstrip("/")) if INDEX in names else None
+    return isinstance(part, list) and bool(part) and bool(part[-1])
+
+
+def _names(folder: Path) -> set[str]:
+    """Files of a pipeline folder, by their paths relative to it."""
+    places = ("", *_NETWORKS, *_SCHEDULERS[:1], _AUTOENCODER)
+    return {f"{place}{file.name}" for place in places for file in _files(folder / place)}
+
+
 def _files(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
 
 
-def _missing(folder: Path, part: str, weights: list[str]) -> str:
-    if part in weights[1:]:
-        return (
-            f"{folder / part} is missing: {folder / weights[0]} names it among the "
-            f"{len(weights) - 1} shards of the weights; fetch it, too"
-        )
+def _missing(folder: Path, part: str, parts: PipelineParts) -> str:
+    autoencoder = parts.autoencoder
+    for network in (parts.unet, autoencoder):
+        if network is not None and part in network.weights[1:]:
+            return (
+                f"{folder / part} is missing: {folder / network.weights[0]} names it among the "
+                f"{len(network.tensors)} shards of the weights; fetch it, too"
+            )
+    place = ""
+    if autoencoder is not None and part in (autoencoder.config, *autoencoder.weights):
+        place = f" of latent diffusion, with the autoencoder in {_AUTOENCODER}"
     return (
-        f"{folder / part} is missing: model.path must name a whole diffusers pipeline folder, with "
-        f"config.json, {_STEM}.safetensors (or .bin, a variant as .fp16.safetensors, or shards "
-        "with their index) and scheduler_config.json"
+        f"{folder / part} is missing: model.path must name a whole diffusers pipeline folder"
+        f"{place}, with config.json, {_STEM}.safetensors (or .bin, a variant as .fp16.safetensors, "
+        "or shards with their index) and scheduler_config.json"
     )

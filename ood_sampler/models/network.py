@@ -1,4 +1,4 @@
-"""diffusers' U-Net, without a search for its precision at every call; takes seconds to import."""
+"""diffusers' U-Net, without a search for its precision in every call; takes seconds to import."""
 
 import torch
 from diffusers import UNet2DModel
@@ -7,7 +7,7 @@ from diffusers import UNet2DModel
 class Network(UNet2DModel):  # type: ignore[misc]
     """A `UNet2DModel` whose weights are all of one precision.
 
-    The original looks at every parameter at each call, 0.3 ms for a small network.
+    The original looks at every parameter in each call: 0.3 ms for a small network.
     """
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.models.fields import (
+from ood_sampler.models.architecture import (
     check_agreement,
     check_image_size,
     flag,
@@ -22,7 +22,7 @@ from ood_sampler.models.fields import (
     read_fields,
     word,
 )
-from ood_sampler.models.state import State, rename
+from ood_sampler.models.state import State, rename, within
 
 _RESNET = {
     "norm1": "norm1",
@@ -68,10 +68,10 @@ class PesserDDPM:
     Attributes:
         ch: width of the first level.
         ch_mult: width of each level over `ch`.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         attention_factors: the downsampling factors whose levels have attention.
         resamp_with_conv: resample by convolutions, not by average pooling and repetition.
-        image_size: pixels a side, if known.
+        image_size: side in pixels, if known.
 
     Raises:
         ValueError: a `UNet2DModel` cannot express it.
@@ -100,7 +100,7 @@ class PesserDDPM:
 
     @classmethod
     def from_state(cls, state: State, architecture: Mapping[str, Any], *, source: object) -> Self:
-        """Read the architecture off the weights, and check what was given against them.
+        """Read the architecture off the weights, and check the given fields against them.
 
         Args:
             state: the original state dict. It determines all but `image_size`.
@@ -181,9 +181,9 @@ class PesserDDPM:
         yield "conv_in", "conv_in"
         yield "norm_out", "conv_norm_out"
         yield "conv_out", "conv_out"
-        yield from _renamed("mid.block_1", "mid_block.resnets.0", _RESNET)
-        yield from _renamed("mid.attn_1", "mid_block.attentions.0", _ATTENTION)
-        yield from _renamed("mid.block_2", "mid_block.resnets.1", _RESNET)
+        yield from within("mid.block_1", "mid_block.resnets.0", _RESNET)
+        yield from within("mid.attn_1", "mid_block.attentions.0", _ATTENTION)
+        yield from within("mid.block_2", "mid_block.resnets.1", _RESNET)
         levels = len(self.ch_mult)
         for level in range(levels):
             yield from self._level(f"down.{level}", f"down_blocks.{level}", level, up=False)
@@ -195,9 +195,9 @@ class PesserDDPM:
 
     def _level(self, old: str, new: str, level: int, *, up: bool) -> Iterator[tuple[str, str]]:
         for j in range(self.num_res_blocks + up):
-            yield from _renamed(f"{old}.block.{j}", f"{new}.resnets.{j}", _RESNET)
+            yield from within(f"{old}.block.{j}", f"{new}.resnets.{j}", _RESNET)
             if 2**level in self.attention_factors:
-                yield from _renamed(f"{old}.attn.{j}", f"{new}.attentions.{j}", _ATTENTION)
+                yield from within(f"{old}.attn.{j}", f"{new}.attentions.{j}", _ATTENTION)
 
     def _fixed_kernels(self) -> dict[str, Tensor]:
         """Average pooling and repetition as convolutions, with zeros and powers of two alone."""
@@ -260,7 +260,3 @@ def infer(state: State) -> dict[str, Any]:
         "out_ch": state["conv_out.weight"].shape[0],
         "resamp_with_conv": levels == 1 or "down.0.downsample.conv.weight" in state,
     }
-
-
-def _renamed(old: str, new: str, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    return ((f"{old}.{a}", f"{new}.{b}") for a, b in layers.items())

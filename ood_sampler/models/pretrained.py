@@ -1,7 +1,7 @@
 """Diffusers pipelines as denoisers."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,26 @@ from torch import Tensor, nn
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.models.layout import (
+    NetworkFiles,
     is_averaged,
-    pipeline_files,
     read_json,
     refuse_other_folders,
     scheduler_file,
+    whole_parts,
 )
 from ood_sampler.models.process import Process, from_scheduler
 from ood_sampler.models.state import (
     MALFORMED,
     State,
     load_strictly,
-    read_file,
     unwrapped,
 )
+from ood_sampler.store.tensor_files import read_tensors
 
 log = logging.getLogger(__name__)
 
 _ANCHOR = "conv_in.weight"
-"""A weight that each network has once: what stands before it is a prefix of all names."""
+"""A weight that each network has once: the text before it is a prefix of all names."""
 
 _MOST_LAYERS = 100
 """Published networks have up to 4; more than this would be built for hours."""
@@ -45,7 +46,7 @@ _AVERAGING = frozenset(
         "use_ema_warmup",
     }
 )
-"""What the config of averaged weights says besides their network."""
+"""Fields in the config of averaged weights that do not describe their network."""
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention weights before diffusers 0.15, as the first published models have them."""
@@ -63,7 +64,7 @@ class UNet(nn.Module):
 
     @property
     def resolution(self) -> int | None:
-        """Pixels a side of its images, if its config says so."""
+        """Side of its images in pixels, if its config says it."""
         size: int | list[int] | None = self.unet.config.sample_size  # type: ignore[union-attr, assignment]
         return size[0] if isinstance(size, list | tuple) else size
 
@@ -103,12 +104,7 @@ def make_network(
     """
     from ood_sampler.models.network import Network
 
-    # no memory and no random numbers for weights that are replaced anyway
-    try:
-        with torch.device("meta"):
-            unet = Network.from_config(dict(config))
-    except (ValueError, *MALFORMED) as error:
-        raise ValueError(f"{source} must describe a UNet2DModel, got: {error}") from error
+    unet = build(Network, config, kind="UNet2DModel", source=source)
     channels = unet.config.in_channels
     if unet.config.out_channels not in (channels, 2 * channels):
         raise ValueError(
@@ -119,6 +115,30 @@ def make_network(
         unet.time_proj = time_proj
     load_strictly(unet, state, source=source)
     return UNet(unet)
+
+
+def build(network: Any, config: Mapping[str, Any], *, kind: str, source: object) -> Any:  # noqa: ANN401
+    """Build a network of diffusers on the meta device: its weights are replaced anyway.
+
+    Args:
+        network: its class.
+        config: its keyword arguments.
+        kind: name of the class, for messages.
+        source: where the config comes from, for messages.
+
+    Raises:
+        ValueError: the config makes no such network.
+    """
+    layers = config.get("layers_per_block", 1)
+    if type(layers) is not int or not 1 <= layers <= _MOST_LAYERS:
+        raise ValueError(
+            f"layers_per_block must be an integer in 1..{_MOST_LAYERS}, got {layers!r} in {source}"
+        )
+    try:
+        with torch.device("meta"):
+            return network.from_config(dict(config))
+    except (ValueError, *MALFORMED) as error:
+        raise ValueError(f"{source} must describe a {kind}, got: {error}") from error
 
 
 def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
@@ -139,7 +159,8 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
     """
     path = Path(path)
     refuse_other_folders(path)
-    *weights, config_file, _ = pipeline_files(path)
+    files = whole_parts(path).unet
+    config_file = path / files.config
     if is_averaged(path):
         log.info(
             "%s has averaged weights in unet_ema beside raw ones: the averages are taken", path
@@ -159,25 +180,30 @@ def load_pipeline(path: str | Path, *, label: int | None = None) -> Denoiser:
         raise ValueError(
             f"num_class_embeds must be null or an integer >= 1, got {classes!r} in {config_file}"
         )
-    layers = config.get("layers_per_block", 1)
-    if type(layers) is not int or not 1 <= layers <= _MOST_LAYERS:
-        raise ValueError(
-            f"layers_per_block must be an integer in 1..{_MOST_LAYERS}, got {layers!r} in "
-            f"{config_file}"
-        )
     size = config.get("sample_size")
     if isinstance(size, list) and (len(size) != 2 or size[0] != size[1]):
         raise ValueError(f"sample_size must be that of a square, got {size} in {config_file}")
     check_label(label, classes, path, required=True)
-    state = _read_weights(weights[1:] or weights)
-    return process.denoiser(make_network(config, state, source=weights[0]), label=label)
+    state = read_network(path, files)
+    return process.denoiser(
+        make_network(config, state, source=path / files.weights[0]), label=label
+    )
 
 
-def _read_weights(files: Sequence[Path]) -> State:
-    """Read the weights of a network, of all shards, by the names that diffusers has today."""
+def read_network(folder: Path, files: NetworkFiles) -> State:
+    """Read the weights of a network, of all shards, by the names that diffusers has today.
+
+    Args:
+        folder: of the pipeline.
+        files: of the network.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: one does not hold a state dict, or two hold the same weight.
+    """
     state: dict[str, Tensor] = {}
-    for file in files:
-        content = read_file(file)
+    for file in (folder / name for name in files.tensors):
+        content = read_tensors(file)
         if not isinstance(content, Mapping):
             raise ValueError(f"{file} must hold a state dict, got {type(content).__name__}")
         for name, weight in content.items():
@@ -193,7 +219,7 @@ def _read_weights(files: Sequence[Path]) -> State:
 
 
 def check_label(label: object, classes: int | None, path: Path, *, required: bool) -> None:
-    """See that a label is an integer and names one of the model's classes.
+    """Check that a label is an integer and names one of the model's classes.
 
     Args:
         label: the class, or None.

@@ -1,4 +1,4 @@
-"""The process a network was trained on: its noise schedule and what the network predicts."""
+"""The process that a network was trained on: noise schedule and prediction type."""
 
 import logging
 from collections.abc import Mapping, Sized
@@ -17,7 +17,7 @@ from ood_sampler.diffusion.denoiser import (
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.fields import flag, integer, number, numbers, read_fields, word
+from ood_sampler.models.architecture import flag, integer, number, numbers, read_fields, word
 
 log = logging.getLogger(__name__)
 

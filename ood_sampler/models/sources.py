@@ -1,4 +1,4 @@
-"""Known places of a model's weights: how to find what they gave, and how to fetch it."""
+"""Known sources of a model's weights: find what was fetched, or fetch it."""
 
 import hashlib
 import inspect
@@ -16,13 +16,12 @@ from ood_sampler.models.layout import (
     INDEX,
     parts_of,
     read_json,
-    read_shards,
     refuse_other_networks,
     wanted_parts,
 )
 
 _TIMEOUT = 30.0
-"""Seconds to wait for a server that says nothing."""
+"""Seconds until a silent server counts as down."""
 
 _RETRIES = 3
 """Broken transfers to continue before a source is given up."""
@@ -31,11 +30,11 @@ _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
 
 
 class FetchError(OSError):
-    """A source did not give the weights; the message says why, in half a sentence."""
+    """A source did not deliver the weights; the message says why, in half a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(ABC):
+class WeightSource(ABC):
     """A known place of a model's weights.
 
     Attributes:
@@ -47,12 +46,12 @@ class Source(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """What a person can open in a browser."""
+        """Address to open in a browser."""
 
     @property
     @abstractmethod
     def entry(self) -> str:
-        """Name in the model's cache folder, of a folder with a slash at its end."""
+        """Name in the model's cache folder; that of a folder ends with a slash."""
 
     @abstractmethod
     def find(self, folder: Path) -> Path | None:
@@ -60,15 +59,15 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, folder: Path) -> None:
-        """Put the weights into `folder` as `entry`, whole or not at all; a second call continues.
+        """Put the weights into `folder` as `entry`, whole or not at all; a second call resumes.
 
         Raises:
-            FetchError: they cannot be had.
+            FetchError: they cannot be fetched.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubSource(Source):
+class HubPipeline(WeightSource):
     """A pipeline on the Hugging Face hub.
 
     Attributes:
@@ -108,7 +107,7 @@ class HubSource(Source):
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
 
-        # whatever HTTP library the hub's client is built on raises errors of this base
+        # base of the errors of whichever HTTP library the hub's client uses
         errors: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
         try:
             info = HfApi().model_info(self.hub, files_metadata=True, timeout=_TIMEOUT)
@@ -133,14 +132,13 @@ class HubSource(Source):
 
         if INDEX in files:
             refuse_other_networks(read_json(fetch(INDEX)), self.hub)
-        # an index of shards is read here to know them
-        parts = wanted_parts(files, lambda part: read_shards(fetch(part)))
+        # an index of shards is fetched here, to know them
+        parts = wanted_parts(files, fetch).files
         if lacking := [part for part in parts if part not in files]:
             raise FetchError(
                 f"{self.hub} holds no diffusers pipeline of one UNet2DModel: it lacks "
                 f"{', '.join(lacking)}"
             )
-        # the weights last: a folder without them is not taken for a pipeline
         for part in parts:
             fetch(part)
 
@@ -154,7 +152,7 @@ class HubSource(Source):
         if target.is_file():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        # a revision's files never change: what is there of one is continued, not begun again
+        # a revision's files never change: a partial one is resumed
         partial = target.with_name(f".{target.name}.{revision[:12]}.partial")
         if size is not None and partial.is_file() and partial.stat().st_size > size:
             partial.unlink()
@@ -174,7 +172,7 @@ class HubSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSource(Source):
+class CheckpointFile(WeightSource):
     """A checkpoint file somewhere.
 
     Attributes:
@@ -208,7 +206,7 @@ class FileSource(Source):
         return folder / self.file if (folder / self.file).is_file() else None
 
     def difference(self, file: Path, *, raw_alone: bool = False) -> str | None:
-        """Say in what a file is not the published one, as far as its checksums are known.
+        """Say how a file differs from the published one, as far as checksums are known.
 
         Args:
             file: whatever its name.
@@ -225,7 +223,7 @@ class FileSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriveSource(FileSource):
+class DriveFile(CheckpointFile):
     """A checkpoint file on Google Drive.
 
     Attributes:
@@ -265,7 +263,7 @@ class DriveSource(FileSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageSource(FileSource):
+class PageFile(CheckpointFile):
     """A page from which a person must fetch a checkpoint file.
 
     Attributes:
@@ -282,14 +280,14 @@ class PageSource(FileSource):
         raise FetchError("must be fetched by hand")
 
 
-_KINDS: Mapping[str, Callable[..., Source]] = {
-    "hub": HubSource,
-    "drive": DriveSource,
-    "page": PageSource,
+_KINDS: Mapping[str, Callable[..., WeightSource]] = {
+    "hub": HubPipeline,
+    "drive": DriveFile,
+    "page": PageFile,
 }
 
 
-def parse_source(entry: Mapping[str, Any]) -> Source:
+def parse_source(entry: Mapping[str, Any]) -> WeightSource:
     """Make a source of its entry in `model.sources`.
 
     Args:
@@ -311,7 +309,7 @@ def parse_source(entry: Mapping[str, Any]) -> Source:
 
 
 def _refuse_web_page(file: Path) -> None:
-    """Drive answers with a page where it will not give the file, over its quota for example."""
+    """Drive answers with a page when it refuses a file, for example over quota."""
     with file.open("rb") as opened:
         start = opened.read(512).lstrip().lower()
     if start.startswith(_WEB_PAGE):
@@ -323,7 +321,7 @@ def _refuse_web_page(file: Path) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Give a whole file its name, so that it never looks whole before it is."""
+    """Rename a complete file to its final name, which never holds a partial one."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(target)
@@ -343,7 +341,7 @@ def checksum_of(file: Path, algorithm: str) -> str:
 
 
 def _accepted(function: Callable[..., object], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that a function knows: those of `gdown.download` differ between its versions."""
+    """Keep the options that a function has: those of `gdown.download` differ by version."""
     known = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
         return dict(options)
@@ -352,7 +350,7 @@ def _accepted(function: Callable[..., object], options: Mapping[str, Any]) -> di
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What went wrong first: gdown wraps it in advice that is no use here."""
+    """First cause of an error: gdown wraps it in advice that does not help here."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error

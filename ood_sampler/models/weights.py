@@ -24,10 +24,10 @@ from ood_sampler.models.layout import (
     refuse_other_folders,
 )
 from ood_sampler.models.sources import (
+    CheckpointFile,
     FetchError,
-    FileSource,
-    HubSource,
-    PageSource,
+    HubPipeline,
+    PageFile,
     parse_source,
     sha256_of,
 )
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 ASSETS = Path(__file__).parents[1] / "assets"
 
 RECORD = "sha256.json"
-"""File beside the weights in the cache: what they were when they were first used."""
+"""File beside the weights in the cache: their checksums at first use."""
 
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 
@@ -47,13 +47,13 @@ _PIPELINE = (
 )
 
 _OTHERS = "model=diffusers (of a folder) or model=checkpoint (of a file)"
-"""Configurations for weights of one's own, under a name of one's own."""
+"""Configurations for a user's own weights, under a name of their own."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def cache_folder() -> Path:
-    """Where what was downloaded is kept: `OOD_SAMPLER_CACHE`, else below the user's cache."""
+    """Folder of downloads: `OOD_SAMPLER_CACHE`, else below the user's cache."""
     chosen = os.environ.get("OOD_SAMPLER_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -61,13 +61,13 @@ def cache_folder() -> Path:
 
 
 def offline() -> bool:
-    """Whether the user forbids the network, by the hub's own variable."""
+    """Whether the user forbids the network, through the hub's own variable."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that are there.
+    """Weights found on disk.
 
     Attributes:
         path: a pipeline folder or a checkpoint file.
@@ -81,7 +81,7 @@ class Weights:
     path: Path
     record: Path | None = None
     key: str = ""
-    known: FileSource | None = None
+    known: CheckpointFile | None = None
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ class Weights:
         return checksums
 
     def remember(self) -> None:
-        """Record the checksums, once the weights have loaded; what is recorded stays."""
+        """Record the checksums, once the weights have loaded; earlier records stay."""
         recorded = self._recorded()
         new = {self._entry(part): sha256 for part, sha256 in self.checksums.items()}
         if self.record is None or new.keys() <= recorded.keys():
@@ -121,7 +121,7 @@ class Weights:
             log.warning("%s cannot be written (%s): no checksum is kept", self.record, error)
 
     def _refuse_other_weights(self) -> None:
-        """One name does not mean two sets of weights."""
+        """Refuse a second set of weights under one name."""
         if self.known is None or not self.path.is_file():
             return
         difference = self.known.difference(self.path, raw_alone=self.record is None)
@@ -153,7 +153,7 @@ class Weights:
 
 
 class WeightFiles:
-    """The weights of one model, there or not.
+    """The weights of one model, on disk or not.
 
     Looked for in this order: the path the user gave; the model's folder in the cache; the user's
     Hugging Face cache, for hub models; the sources.
@@ -177,7 +177,7 @@ class WeightFiles:
         self.path = path
         self.sources = [parse_source(entry) for entry in sources]
         if path is not None and not sources and _names_hub_model(path):
-            self.sources = [HubSource(hub=path)]
+            self.sources = [HubPipeline(hub=path)]
 
     @property
     def folder(self) -> Path:
@@ -186,7 +186,7 @@ class WeightFiles:
         return cache_folder() / "models" / plain
 
     def find(self) -> Weights | None:
-        """Look everywhere but on the network; None if there is nothing whole."""
+        """Look everywhere but on the network; None if nothing complete is found."""
         if self.path is not None:
             for path in map(self._at, self._places()):
                 if path is not None:
@@ -196,7 +196,7 @@ class WeightFiles:
         for source in self.sources:
             path = source.find(self.folder)
             if path is not None:
-                known = source if isinstance(source, FileSource) else None
+                known = source if isinstance(source, CheckpointFile) else None
                 return Weights(path, self.folder / RECORD, source.entry, known)
         return None
 
@@ -204,8 +204,8 @@ class WeightFiles:
         """Find the weights, or else fetch them.
 
         Raises:
-            FileNotFoundError: they are nowhere to be had; says which file, every known source, the
-                folder where it is looked for, and the key to set.
+            FileNotFoundError: they are neither on disk nor to be fetched; says which file, every
+                known source, the folder where it is looked for, and the key to set.
         """
         found = self.find()
         if found is not None:
@@ -223,7 +223,7 @@ class WeightFiles:
         return found
 
     def missing_megabytes(self) -> float | None:
-        """Size of what `obtain` would fetch now, NaN where not known; None if nothing.
+        """Megabytes that `obtain` would fetch now, NaN where not known; None if nothing.
 
         Raises:
             FileNotFoundError: the weights are missing and no source can be fetched from.
@@ -232,21 +232,21 @@ class WeightFiles:
             return None
         if self.path is not None and not self._is_hub_model:
             raise FileNotFoundError(self._missing_path())
-        fetched = [source for source in self.sources if not isinstance(source, PageSource)]
+        fetched = [source for source in self.sources if not isinstance(source, PageFile)]
         if not fetched:
             raise FileNotFoundError(self._missing([]))
         return next((s.megabytes for s in fetched if s.megabytes is not None), math.nan)
 
     @property
-    def _published(self) -> FileSource | None:
+    def _published(self) -> CheckpointFile | None:
         """The source whose raw weights are known."""
-        files = [source for source in self.sources if isinstance(source, FileSource)]
+        files = [source for source in self.sources if isinstance(source, CheckpointFile)]
         return next((source for source in files if source.raw_md5), None)
 
     @property
     def _is_hub_model(self) -> bool:
-        """Whether the path is a hub id, at which nothing lies."""
-        named = any(isinstance(s, HubSource) and s.hub == self.path for s in self.sources)
+        """Whether the path is a hub id, and not a path on disk."""
+        named = any(isinstance(s, HubPipeline) and s.hub == self.path for s in self.sources)
         return named and not any(place.exists() for place in self._places())
 
     def _places(self) -> list[Path]:
@@ -255,19 +255,19 @@ class WeightFiles:
         return [given, ASSETS / given] if is_bare else [given]
 
     def _at(self, place: Path) -> Path | None:
-        """Whole weights at a place; of what ships with the package, pipelines alone."""
+        """Complete weights at a place; among the package's assets, pipelines alone."""
         if parts_of(place):
             return place
         if place.parent == ASSETS:
             return None
         if place.is_file():
             return place
-        files = [s.find(place) for s in self.sources if isinstance(s, FileSource)]
+        files = [s.find(place) for s in self.sources if isinstance(s, CheckpointFile)]
         return next((file for file in files if file is not None), None)
 
     def _fetch(self, reasons: list[str]) -> Weights | None:
         for source in self.sources:
-            if isinstance(source, PageSource):
+            if isinstance(source, PageFile):
                 continue
             size = "" if source.megabytes is None else f" ({source.megabytes:,.0f} MB)"
             log.info("fetching %s%s to %s", source.address, size, self.folder)
@@ -310,7 +310,7 @@ class WeightFiles:
         looked = f"looked for {' and '.join(map(str, places))}"
         remedy = "a diffusers pipeline folder or a checkpoint file"
         if places[0].is_dir():
-            known = [source.file for source in self.sources if isinstance(source, FileSource)]
+            known = [source.file for source in self.sources if isinstance(source, CheckpointFile)]
             wanted = " nor ".join(dict.fromkeys([_PIPELINE, *known]))
             looked = f"{places[0]} has no {wanted}"
             files = sorted(file.name for file in places[0].iterdir() if file.suffix in _CHECKPOINTS)
@@ -337,7 +337,7 @@ class WeightFiles:
         if reasons:
             message += f" and were not fetched ({'; '.join(reasons)})"
         places = str(self.folder)
-        if any(isinstance(source, HubSource) for source in self.sources):
+        if any(isinstance(source, HubPipeline) for source in self.sources):
             places += " and the Hugging Face cache"
         return (
             f"{message}: looked in {places} for {self._wanted()}; get it by hand and put it into "

@@ -1,4 +1,4 @@
-"""The network compiled for the device: faster, and other in the last digits."""
+"""Compile the network for the device: faster, with other last digits."""
 
 from typing import Literal, get_args
 
@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 Mode = Literal["default", "reduce-overhead"]
-"""Of `torch.compile`; the second one replays the kernels of a GPU as one CUDA graph."""
+"""Modes of `torch.compile`; the second replays the kernels of a GPU as one CUDA graph."""
 
 
 class CompiledNetwork(nn.Module):
@@ -40,11 +40,11 @@ class CompiledNetwork(nn.Module):
 
 
 def refuse_to_compile(error: RuntimeError, setting: str, *, off: str) -> None:
-    """Say what to do if `error` came from the compiler.
+    """Raise a message with the remedy if `error` came from the compiler.
 
     Args:
-        error: what a compiled network raised.
-        setting: that asked for compiling.
+        error: raised by a compiled network.
+        setting: the setting that asked for compiling.
         off: the setting without it.
 
     Raises:

@@ -13,32 +13,32 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
+from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
-from ood_sampler.models.state import read_file
 from ood_sampler.modules.allocation import keep_freed_memory, return_freed_memory
-from ood_sampler.modules.prediction import TrainerFactory
-from ood_sampler.modules.training import NoiseTraining
+from ood_sampler.modules.trainer import TrainerFactory
+from ood_sampler.modules.training import NoiseTraining, prediction_error
 from ood_sampler.store.files import load_json, load_state, save_json, save_state
 from ood_sampler.store.lock import hold
+from ood_sampler.store.tensor_files import read_tensors
 
 log = logging.getLogger(__name__)
 
 TIMES = 4
-"""Steps of the chain at which each held-out picture is denoised."""
+"""Steps of the chain at which each held-out image is denoised."""
 
 _CLIP = 1.0
 """Norm that gradients are clipped to."""
 
 _KEY = "study.fine_tuning"
-"""Of the settings, for messages."""
+"""Key of the settings, for messages."""
 
 _RESUME = "resume"
-"""Checkpoint of a training that has not ended, beside its result."""
+"""Checkpoint of an unfinished training, beside its result."""
 
 
 class Look(NamedTuple):
-    """One look at the losses: mean square errors of what the network predicts.
+    """One look at the losses: mean square errors of the prediction.
 
     Attributes:
         step: of the optimizer.
@@ -58,10 +58,10 @@ class FineTuning:
     Attributes:
         steps: of the optimizer, at most.
         learning_rate: of Adam.
-        batch_size: pictures a step.
+        batch_size: images per step.
         validate_every: steps between two looks at the held-out part.
         patience: looks in a row without a lower loss, until the training stops.
-        validation_share: part of the few-shot pictures that is held out, in (0, 1).
+        validation_share: part of the few-shot images that is held out, in (0, 1).
         ema_decay: decay of the averaged weights, reached gradually.
 
     Raises:
@@ -88,7 +88,7 @@ class FineTuning:
         _check(0 <= self.ema_decay < 1, "ema_decay", "be in [0, 1)", self.ema_decay)
 
     def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
-        """Divide the numbers of the few-shot pictures into a training and a held-out part.
+        """Divide the numbers of the few-shot images into a training and a held-out part.
 
         Raises:
             ValueError: one of the parts would be empty.
@@ -119,7 +119,7 @@ class Tuned:
 
     Attributes:
         weights: file of the averaged weights at the lowest held-out loss.
-        curve: what the training looked like; the first look is at the frozen weights.
+        curve: all looks at the losses; the first is at the frozen weights.
     """
 
     weights: Path
@@ -132,7 +132,7 @@ class Tuned:
 
 
 class DenoiserFineTuning(NoiseTraining):
-    r"""Minimise the error of a copy of a frozen model on a few pictures.
+    r"""Minimise the error of a copy of a frozen model on a few images.
 
     $$\mathbb{E} \lVert \epsilon - \epsilon_\theta(x_t, t) \rVert^2 / d$$
 
@@ -140,13 +140,13 @@ class DenoiserFineTuning(NoiseTraining):
     other networks it is the error of what they predict themselves, see `prediction_error`. Steps
     are antithetic: with each $t$ the batch holds $T - 1 - t$.
     Nothing but `(seed, step)` is drawn from, so dropout is off. The loss of the averaged weights on
-    held-out pictures, with the same noise at every look, decides when to stop and which weights
+    held-out images, with the same noise at every look, decides when to stop and which weights
     are kept; losses so far and the kept weights are part of a checkpoint.
 
     Args:
         denoiser: the frozen model; it is copied and not touched.
-        images: training pictures in $[-1, 1]$, shape $(N, C, H, W)$; mirrored at random.
-        held_out: pictures of the early stopping, shape $(M, C, H, W)$.
+        images: training images in $[-1, 1]$, shape $(N, C, H, W)$; mirrored at random.
+        held_out: images for early stopping, shape $(M, C, H, W)$.
         settings: how to train.
         seed: of batches and noise.
     """
@@ -166,7 +166,7 @@ class DenoiserFineTuning(NoiseTraining):
         settings: FineTuning,
         seed: int,
     ) -> None:
-        # the copy in one layout whatever a stage made of the model, as last digits follow it
+        # one layout, whatever a stage made of the model: the last digits depend on it
         network = copy.deepcopy(denoiser).requires_grad_(True)
         network = network.to(memory_format=torch.channels_last)
         super().__init__(
@@ -207,7 +207,7 @@ class DenoiserFineTuning(NoiseTraining):
     def validation_loss(self) -> float:
         """Mean error of the averaged weights on the held-out part.
 
-        Picture `i` is denoised at `TIMES` steps spread over the chain, drawn from `(seed, i)`, the
+        Image `i` is denoised at `TIMES` steps spread over the chain, drawn from `(seed, i)`, the
         same at every look.
         """
         T, total = self.schedule.T, 0.0
@@ -289,30 +289,6 @@ class DenoiserFineTuning(NoiseTraining):
             self.trainer.should_stop = True
 
 
-def prediction_error(
-    denoiser: Denoiser,
-    x_t: Tensor,
-    t: Tensor,
-    x_0: Tensor,
-    eps: Tensor,
-    alpha_t: Tensor,
-    sigma_t: Tensor,
-) -> Tensor:
-    r"""What a network predicts less what it should, shape $(B, C, H, W)$.
-
-    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, of all others, $\epsilon$.
-    The noise error of the first two would be this one times $\alpha_t$ and
-    $-\alpha_t / \sigma_t$: next to nothing at the noisy end of the chain, which samples begin at.
-    """
-    match denoiser:
-        case VelocityDenoiser():
-            return denoiser.predict(x_t, t) - (alpha_t * eps - sigma_t * x_0)
-        case SampleDenoiser():
-            return denoiser.predict(x_t, t) - x_0
-        case _:
-            return denoiser.eps(x_t, t) - eps
-
-
 def fine_tune(
     denoiser: Denoiser,
     images: Tensor,
@@ -323,11 +299,11 @@ def fine_tune(
     folder: Path,
     checkpoint_every: int = 100,
 ) -> Tuned:
-    """Fine-tune a copy of a model on one device, once; a training that was killed goes on.
+    """Fine-tune a copy of a model on one device, once; a killed training is resumed.
 
     Args:
         denoiser: the frozen model.
-        images: few-shot pictures in [-1, 1], shape (N, C, H, W).
+        images: few-shot images in [-1, 1], shape (N, C, H, W).
         settings: how to train.
         seed: of the split, the batches and the noise.
         trainer: makes the Lightning trainer from its keyword arguments.
@@ -335,7 +311,7 @@ def fine_tune(
         checkpoint_every: steps that a killed training loses, at most.
 
     Raises:
-        ValueError: a number does not fit the pictures, or the loss is not finite.
+        ValueError: a number does not fit the images, or the loss is not finite.
         MemoryError: a batch does not fit.
     """
     kept, held_out = settings.split(len(images), seed=seed)
@@ -361,7 +337,7 @@ def fine_tune(
 
 
 def finished(folder: Path) -> Tuned | None:
-    """What `fine_tune` left in a folder; None if that is not whole."""
+    """Result of `fine_tune` in a folder; None if it is incomplete."""
     weights = folder / "weights.safetensors"
     curve = load_json(folder / "curve.json")
     if curve is None or load_state(weights) is None:
@@ -406,9 +382,9 @@ def _fit(
 
 
 def _resumable(checkpoint: Path) -> Path | None:
-    """The checkpoint, if there is a whole one."""
+    """Path of the checkpoint, if it is intact."""
     try:
-        read_file(checkpoint)
+        read_tensors(checkpoint)
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How long the network takes on this machine."""
+"""Time the network on this machine."""
 
 import statistics
 import time
@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.codecs.base import Codec
-from ood_sampler.modules.prediction import Batch, CodecStage, TrainerFactory, make_trainer
+from ood_sampler.modules.prediction import Batch, CodecStage
+from ood_sampler.modules.trainer import TrainerFactory, make_trainer
 
 _WARM_UP, _TIMED = 1, 2
-"""Calls; the first one of a process also chooses kernels and allocates."""
+"""Numbers of calls; the first one of a process also chooses kernels and allocates."""
 
 
 class Timing(CodecStage):

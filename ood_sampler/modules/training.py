@@ -1,4 +1,4 @@
-"""Train a denoiser on the pictures of one domain."""
+"""Train a denoiser on the images of one domain."""
 
 import copy
 import math
@@ -12,21 +12,22 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ood_sampler.diffusion.denoiser import Denoiser, SampleDenoiser, VelocityDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 
 
 class NoiseTraining(lightning.LightningModule, ABC):
-    r"""What trainings of a noise estimate share: batches, noise, averaged weights.
+    r"""Base of trainings of a noise estimate: batches, noise, averaged weights.
 
-    Pictures stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
+    Images stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
     goes on as if it had not stopped.
 
     Args:
         network: to train.
         schedule: noise schedule.
-        images: training pictures, uint8 or float32 in $[-1, 1]$, shape $(N, C, H, W)$; mirrored at
+        images: training images, uint8 or float32 in $[-1, 1]$, shape $(N, C, H, W)$; mirrored at
             random.
-        batch_size: pictures a step.
+        batch_size: images per step.
         learning_rate: of the optimizer.
         ema_decay: decay of the averaged weights, reached gradually.
         seed: of batches and noise.
@@ -90,6 +91,30 @@ class NoiseTraining(lightning.LightningModule, ABC):
             torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
+def prediction_error(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    x_0: Tensor,
+    eps: Tensor,
+    alpha_t: Tensor,
+    sigma_t: Tensor,
+) -> Tensor:
+    r"""Difference of prediction and target, shape $(B, C, H, W)$.
+
+    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, of all others, $\epsilon$.
+    The noise error of the first two would be this one times $\alpha_t$ and
+    $-\alpha_t / \sigma_t$: next to nothing at the noisy end of the chain, where sampling begins.
+    """
+    match denoiser:
+        case VelocityDenoiser():
+            return denoiser.predict(x_t, t) - (alpha_t * eps - sigma_t * x_0)
+        case SampleDenoiser():
+            return denoiser.predict(x_t, t) - x_0
+        case _:
+            return denoiser.eps(x_t, t) - eps
+
+
 class DenoiserTraining(NoiseTraining):
     r"""Minimise a weighted velocity error (Salimans & Ho, 2022, sec. 4).
 
@@ -106,13 +131,13 @@ class DenoiserTraining(NoiseTraining):
     Args:
         network: maps $(x_t, t)$ to $v$.
         schedule: noise schedule.
-        images: training pictures, uint8, shape $(N, C, H, W)$; mirrored at random.
-        batch_size: pictures a step.
+        images: training images, uint8, shape $(N, C, H, W)$; mirrored at random.
+        batch_size: images per step.
         learning_rate: of AdamW, after the warm-up.
         warmup_steps: steps of linear warm-up.
         decay_share: last part of the training, in $[0, 1]$, over which the rate falls to zero.
         ema_decay: decay of the averaged weights, reached gradually.
-        snr_clip: $\gamma > 0$.
+        snr_clip: gamma of the weight, > 0: small ones leave the least noisy steps untrained.
         steps_power: $p > 0$; above 1 less noisy steps are drawn more often.
         seed: of batches and noise.
     """
@@ -170,7 +195,7 @@ class DenoiserTraining(NoiseTraining):
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the last checkpoint that is of use.
+        """Refuse to overwrite the last useful checkpoint.
 
         Raises:
             ValueError: a weight is not finite.

@@ -1,4 +1,4 @@
-"""What a run will cost, said before it starts."""
+"""Cost of a run, estimated before it starts."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from ood_sampler.store.node import Node, reached
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage of the network has still to do: images, and evaluations for each."""
+    """Remaining work of a stage: images, and network evaluations per image."""
 
     name: str
     images: int
@@ -49,10 +49,10 @@ class Estimate:
     disk: int
 
     def text(self, of: str = "") -> str:
-        """A line for each stage, and their sum.
+        """A line per stage, and their sum.
 
         Args:
-            of: what is estimated, where there are several.
+            of: name of the estimate, if there are several.
         """
         heading = f"estimate of {of}" if of else "estimate"
         evaluations = sum(stage.evaluations for stage in self.work)

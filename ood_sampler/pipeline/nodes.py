@@ -16,7 +16,7 @@ from ood_sampler.data.domain import ImageSet, Part, TargetDomain
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers.base import clip
 from ood_sampler.metrics.judges import Judge, Judges
-from ood_sampler.models.frozen import Model
+from ood_sampler.models.base import Model
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion, latent_at
 from ood_sampler.modules.synthesis import Synthesis

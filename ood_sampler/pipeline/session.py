@@ -14,16 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ood_sampler.modules.prediction import (
-    NonFiniteError,
-    OnNonFinite,
-    Stage,
-    TrainerFactory,
-    are_finite,
-    compute,
-    machine,
-    make_trainer,
-)
+from ood_sampler.modules.prediction import NonFiniteError, OnNonFinite, Stage, are_finite, compute
+from ood_sampler.modules.trainer import TrainerFactory, machine, make_trainer
 from ood_sampler.report.journal import journal
 from ood_sampler.store.artifacts import Artifact
 from ood_sampler.store.lock import hold

@@ -1,4 +1,4 @@
-"""Titles, legends, ticks and labels of points that do not overlap, however many there are."""
+"""Titles, legends, ticks and point labels that do not overlap."""
 
 import math
 import textwrap
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LETTER = 0.092
-"""Width of a letter of a title, in inches."""
+"""Width of a letter in a title, in inches."""
 
 _LEGEND_LETTER, _LEGEND_MARK, _LEGEND_LINE = 0.076, 0.6, 0.22
-"""Width of a letter and of a mark of a legend, and height of a line, in inches."""
+"""Width of a letter and a mark in a legend, and height of a line, in inches."""
 
 _MOST_TICKS = 8
 
 _LABEL_SIZE = 7.5
 _RADII, _ANGLES = (8, 13, 19, 26, 35, 46, 60, 78), 16
-"""Where a label is tried around its point: distances in points of 1/72 inch, and directions."""
+"""Places tried for a label: distances from its point in 1/72 inch, and directions."""
 
 _FAR = 14
-"""Distance from which a line leads from a label to its point."""
+"""Distance from which a line joins a label to its point."""
 
 _POINT = 4.0
-"""Half the size of a marker, with what room it needs."""
+"""Half the size of a marker, with a margin."""
 
 
 _Box: TypeAlias = tuple[float, float, float, float]
@@ -35,7 +35,7 @@ _Box: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point, both in the colour of its set; without text a point to keep off."""
+    """A text beside a point, both in the colour of its set; without text an obstacle."""
 
     text: str
     x: float
@@ -44,7 +44,7 @@ class Label:
 
 
 def entitle(axes: "Axes", text: str, *, room: float = 0.9) -> None:
-    """Write a title in as many lines as the panel asks for, of whose column `room` is a share."""
+    """Write a title, wrapped to a share of its column's width."""
     place: Any = axes.get_subplotspec()
     grid = place.get_gridspec()
     ratios = grid.get_width_ratios() or [1] * grid.ncols
@@ -60,7 +60,7 @@ def entitle(axes: "Axes", text: str, *, room: float = 0.9) -> None:
 def add_legend(
     figure: "Figure", handles: Sequence[Any], labels: Sequence[str], *, columns: int
 ) -> None:
-    """Write a legend below all panels, in at most so many columns, and make the figure taller."""
+    """Write a legend below all panels, in at most `columns` columns, and make the figure taller."""
     if not labels:
         return
     width = _LEGEND_MARK + _LEGEND_LETTER * max(map(len, labels))
@@ -71,7 +71,7 @@ def add_legend(
 
 
 def tick_values(axes: "Axes", values: Sequence[float]) -> None:
-    """Mark the values of the horizontal axis that there are figures of, where these are few."""
+    """Mark the given values of the horizontal axis, if they are few."""
     shown = sorted(set(values))
     if len(shown) <= _MOST_TICKS:
         axes.set_xticks(shown, [f"{value:g}" for value in shown])
@@ -80,14 +80,14 @@ def tick_values(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def columns_for(count: int, *, most: int) -> int:
-    """Columns of panels that leave the fewest places empty, the widest of these."""
+    """Columns of panels that leave the fewest places empty; of equals the most."""
     return min(range(min(count, 2), min(count, most) + 1), key=lambda n: (-count % n, -n))
 
 
 def place_labels(figure: "Figure", labels: Sequence[tuple["Axes", Sequence[Label]]]) -> None:
-    """Write labels beside their points, at the nearest place that no other label or point takes.
+    """Write labels beside their points, at the nearest free place.
 
-    The layout is settled first, and then stays.
+    This freezes the layout.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -112,7 +112,7 @@ def _place(axes: "Axes", labels: Sequence[Label], *, pixels: float) -> None:
 def _free_place(
     label: Label, point: Sequence[float], taken: Sequence[_Box], inside: _Box, *, pixels: float
 ) -> tuple[float, _Box]:
-    """The nearest box that overlaps nothing, or the one that overlaps least; with its distance."""
+    """The nearest box without overlap, or the one with least overlap; and its distance."""
     half_width = 0.33 * _LABEL_SIZE * len(label.text) * pixels
     half_height = 0.6 * _LABEL_SIZE * pixels
     x, y = point

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ood_sampler.report.tables import IN_DOMAIN, Results, Row, figure, number, strategy
+from ood_sampler.report.columns import Row, number, stored_interval
+from ood_sampler.report.run_columns import figure
+from ood_sampler.report.tables import IN_DOMAIN, Results, strategy
 from ood_sampler.statistics.decision import TOO_FEW, Outcome, Pool, advice, estimated
 from ood_sampler.statistics.resampling import Interval, beside_the_edge
 
@@ -16,7 +18,7 @@ DISPUTED = "judges disagree"
 """Answer to what one judge shows and another refutes."""
 
 Answered: TypeAlias = Outcome | Literal["disputed"]
-"""What is found of a claim, by one judge or by several."""
+"""Outcome of a claim, by one judge or by several."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,12 @@ class Verdict:
 
     Attributes:
         key: the question in a word or two, for files.
-        question: In a few words.
-        outcome: Whether a yes is shown or refuted, too few images leave it open, or judges dispute
+        question: in a few words.
+        outcome: whether a yes is shown or refuted, too few images leave it open, or judges dispute
             it.
-        answer: In a word or two.
-        sentence: The answer with the figures it rests on, and how many images would settle it.
-        fault: what a no says of the samples, as the conclusion puts it.
+        answer: in a word or two.
+        sentence: the answer with the numbers it rests on, and how many images would settle it.
+        fault: the fault that a no finds in the samples, as the conclusion puts it.
         judged: whether it is the opinion of a judge, of which there may be several.
     """
 
@@ -43,13 +45,13 @@ class Verdict:
     judged: bool = True
 
     def as_dict(self) -> dict[str, str]:
-        """The verdict as it stands in a file."""
+        """The verdict as stored."""
         return {key: value for key, value in vars(self).items() if key not in ("fault", "judged")}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Rows of a run by what they are for, and how many held-out pictures there are."""
+    """The rows of a run by their role, and the number of held-out images."""
 
     row: Row
     real: Row | None
@@ -59,7 +61,7 @@ class Subject:
 
     @classmethod
     def of(cls, results: Results) -> "Subject":
-        """Find them among the results of a run."""
+        """Sort the rows of a run."""
         references = [row for row in results["rows"] if row["role"] == "reference"]
         return cls(
             row=strategy(results),
@@ -72,7 +74,7 @@ class Subject:
     def too_few(
         self, factor: float | None, *, held_out: bool = False, few_shot: bool = False
     ) -> str:
-        """Say how many images would settle a claim that rests on the samples and other sets."""
+        """Say how many images would settle a claim about the samples and other sets."""
         sizes = [(number(self.row.get("samples")), "samples", "num_samples")]
         if held_out:
             sizes.append((self.held_out, "held-out pictures", "data.held_out"))
@@ -85,33 +87,26 @@ class Subject:
 
 
 def kid_interval(row: Row | None) -> Interval | None:
-    """The KID of a row with its interval, of two standard errors if it has none; None without."""
-    value, error, low, high = (
-        number((row or {}).get(key)) for key in ("kid", "kid_standard_error", "kid_low", "kid_high")
-    )
-    if value is None or error is None:
+    """The KID of a row; without bounds two standard errors; None if it has no KID."""
+    value, error = (number((row or {}).get(key)) for key in ("kid", "kid_standard_error"))
+    if row is None or value is None or error is None:
         return None
-    if low is not None and high is not None:
-        return Interval(value, low, high)
-    return estimated(value, error)
+    return stored_interval(row, "kid") or estimated(value, error)
 
 
 def kid_text(row: Row) -> str:
-    """The same, as the tables show it."""
+    """The KID of a row, as the tables show it."""
     return f"({figure('kid', row)}) × 10⁻³".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def share_interval(row: Row | None, key: str) -> Interval | None:
-    """A share of the images of a row; its interval is that of independent draws if it has none."""
-    value, low, high, count = (
-        number((row or {}).get(name)) for name in (key, f"{key}_low", f"{key}_high", "samples")
-    )
-    if value is None:
+    """A share of the images of a row; without bounds that of independent draws; None if unknown."""
+    value, count = (number((row or {}).get(name)) for name in (key, "samples"))
+    if row is None or value is None:
         return None
-    if low is not None and high is not None:
-        return Interval(value, low, high)
-    if not count:
-        return None
+    stored = stored_interval(row, key)
+    if stored is not None or not count:
+        return stored
     found = estimated(value, math.sqrt(value * (1 - value) / count))
     return beside_the_edge(found, round(count))
 
@@ -119,3 +114,11 @@ def share_interval(row: Row | None, key: str) -> Interval | None:
 def percent(found: Interval) -> str:
     """A share with its interval."""
     return f"{found.value:.1%} ({max(found.low, 0):.1%} to {min(found.high, 1):.1%})"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Join words: a; a and b; a, b, and c."""
+    *first, last = parts or [""]
+    if len(first) < 2:
+        return " and ".join(parts)
+    return f"{', '.join(first)}, and {last}"

@@ -1,9 +1,7 @@
 """Samples and held-out images as physical fields beside a colour bar in their unit."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -12,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ood_sampler.data.radiation import FieldScale
-from ood_sampler.report.plots import panel_figure, styled, svg
+from ood_sampler.report.plots import panel_figure, styled
+from ood_sampler.report.template import plot_source, render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,16 +21,11 @@ _SHOWN = 4
 
 _TICKS = 5
 _COLOURS = "viridis"
-_HINTS = {
-    "samples.npy": 'NumPy, shape (N, C, H, W): <code>numpy.load("samples.npy")</code>',
-    "samples.fits": "FITS, a cube of N images or of N times three bands, with the unit and the "
-    "scale in its header",
-}
 
 
 @dataclass(frozen=True)
 class FieldPanel:
-    """What a page shows of physical fields."""
+    """Physical fields as a page shows them."""
 
     samples: Tensor
     """In [-1, 1], shape $(N, 3, R, R)$; the first four are shown."""
@@ -41,35 +35,20 @@ class FieldPanel:
 
     scale: FieldScale
     unit: str | None
-    """Of the values; None if it is not known."""
+    """Of the values; None if unknown."""
 
     files: Sequence[str]
-    """Names of the files beside the page that hold all samples as fields."""
+    """Names of the files beside the page with all samples as fields."""
 
 
 def field_section(panel: FieldPanel) -> str:
     """Write the part of a page on physical fields as HTML."""
-    files = "; ".join(f"<b>{escape(name)}</b> ({_HINTS[name]})" for name in panel.files)
-    grey = (
-        " A single band is one grey: the mean of the three colours that the model makes."
-        if len(panel.scale.low) == 1
-        else ""
-    )
-    figures = "".join(
-        f'<figure><img src="data:image/svg+xml;base64,{base64.b64encode(svg(figure)).decode()}" '
-        f'alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for caption, figure in field_figures(panel)
-    )
-    return (
-        f'<p class="note">Colours are values again by the scale of the domain '
-        f"({escape(panel.scale.scaling)}), whose limits were measured on the few-shot fields or "
-        f"given.{grey} All samples as fields, beside this page: {files}.</p>\n"
-        f'<div class="plots">{figures}</div>\n'
-    )
+    plots = [(caption, plot_source(figure)) for caption, figure in field_figures(panel)]
+    return render("fields.html.j2", panel=panel, plots=plots)
 
 
 def field_figures(panel: FieldPanel) -> "list[tuple[str, Figure]]":
-    """Draw a few samples above held-out fields, a figure with a colour bar for each band."""
+    """Draw a few samples above held-out fields: a figure with a colour bar per band."""
     bands = len(panel.scale.low)
     sets = [_bands(images[:_SHOWN], bands) for images in (panel.samples, panel.held_out)]
     unit = f" ({panel.unit})" if panel.unit else ""

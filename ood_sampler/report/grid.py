@@ -1,7 +1,7 @@
-"""Pictures of many pictures."""
+"""Grids of images."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from ood_sampler.store.files import write_atomically
 from ood_sampler.store.sets import TensorSet
 
 EDGE = 96
-"""Small pictures are shown at about this size, in pixels."""
+"""Edge at which small images are shown, about, in pixels."""
 
 LARGEST_EDGE = 128
-"""Large pictures are reduced to this size, in pixels."""
+"""Edge that large images are reduced to, in pixels."""
 
 _PAIRS_PER_ROW = 4
 _MARGIN = 16
@@ -27,6 +27,7 @@ _FRAME = 4
 _SEAM = 2
 _LINE = 20
 _KEY = 12
+_TITLE, _CAPTION = 15, 13
 
 _PAPER = (255, 255, 255)
 _CARD = (228, 232, 238)
@@ -34,11 +35,11 @@ _INK = (28, 32, 38)
 _FAINT = (96, 104, 116)
 
 NEAR_COPY = (213, 94, 0)
-"""Colour that marks a near-copy, red, green and blue; told apart by the colour-blind too."""
+"""Red, green and blue that mark a near-copy; visible to the colour-blind too."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Round images in $[-1, 1]$ to 0..255; what lies outside is clipped."""
+    """Round images in $[-1, 1]$ to 0..255; values outside are clipped."""
     return quantise(images.detach().cpu())
 
 
@@ -60,13 +61,13 @@ def tile(images: Tensor, *, columns: int, gap: int = 2) -> Tensor:
 
 
 def viewable(images: Tensor) -> Tensor:
-    r"""Bring square images to a size at which they can be looked at, uint8.
+    r"""Scale square images to a size to look at, uint8.
 
     Small ones are enlarged by a whole factor, to about `EDGE`, so that each pixel stays one square;
     those above `LARGEST_EDGE` are reduced to it (Lanczos).
 
     Args:
-        images: In [-1, 1] or uint8, shape $(N, 3, R, R)$.
+        images: in [-1, 1] or uint8, shape $(N, 3, R, R)$.
     """
     pictures = to_uint8(images) if images.is_floating_point() else images
     edge = pictures.shape[-1]
@@ -79,7 +80,7 @@ def viewable(images: Tensor) -> Tensor:
 
 
 def gather(images: TensorSet | Dataset[Tensor], indices: Sequence[int]) -> Tensor:
-    """Take some images to be shown, in [-1, 1]; large ones are reduced as they are read.
+    """Read some images to show, in [-1, 1]; large ones are reduced as they are read.
 
     Args:
         images: of shape $(3, R, R)$ each.
@@ -100,19 +101,19 @@ def overview(
     near_copies: Sequence[bool] = (),
     pairs: int = 32,
 ) -> Tensor:
-    """Draw samples beside their nearest few-shot pictures, and held-out pictures below.
+    """Draw samples beside their nearest few-shot images, and held-out images below.
 
     Near-copies stand on a coloured card, and the title says how many there are.
 
     Args:
-        samples: In [-1, 1], shape $(N, 3, R, R)$; the first `pairs` are shown.
-        nearest: The nearest few-shot picture of each sample, of the same shape.
-        held_out: Pictures in random order, shape $(M, 3, R, R)$; the first `pairs` are shown.
-        near_copies: Of all samples of the run, not only of those given.
-        pairs: How many of each, at most.
+        samples: in [-1, 1], shape $(N, 3, R, R)$; the first `pairs` are shown.
+        nearest: the nearest few-shot image of each sample, of the same shape.
+        held_out: in random order, shape $(M, 3, R, R)$; the first `pairs` are shown.
+        near_copies: of all samples of the run, not only of those given.
+        pairs: how many of each, at most.
 
     Returns:
-        A uint8 picture, shape $(3, H, W)$.
+        A uint8 image, shape $(3, H, W)$.
     """
     if samples.shape != nearest.shape:
         raise ValueError(
@@ -125,22 +126,63 @@ def overview(
         )
     left, right = viewable(samples[:pairs]), viewable(nearest[:pairs])
     others = viewable(held_out[:pairs])
-    edge = left.shape[-1]
-    card = (2 * edge + _SEAM + 2 * _FRAME, edge + 2 * _FRAME)
-    # With these gaps four cards are exactly as wide as eight pictures.
-    pitch = (card[0] + _GAP, card[1] + _GAP)
-    per_line = 2 * _PAIRS_PER_ROW
-    width = 2 * _MARGIN + _PAIRS_PER_ROW * pitch[0] - _GAP
-    card_rows = -(-len(left) // _PAIRS_PER_ROW)
-    rows = -(-len(others) // per_line)
+    edge, per_line = left.shape[-1], 2 * _PAIRS_PER_ROW
+    # With these gaps four cards are exactly as wide as eight images.
+    pitch = (2 * edge + _SEAM + 2 * _FRAME + _GAP, edge + 2 * _FRAME + _GAP)
     top_cards = _MARGIN + 2 * _LINE
-    top_title = top_cards + card_rows * pitch[1] + _GAP
+    top_title = top_cards + -(-len(left) // _PAIRS_PER_ROW) * pitch[1] + _GAP
     top_others = top_title + _LINE + _FRAME
-    height = top_others + rows * (edge + _GAP) - _GAP + _MARGIN
+    width = 2 * _MARGIN + _PAIRS_PER_ROW * pitch[0] - _GAP
+    height = top_others + -(-len(others) // per_line) * (edge + _GAP) - _GAP + _MARGIN
 
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    title, caption = ImageFont.load_default(15), ImageFont.load_default(13)
+    _write_titles(draw, near_copies)
+    for column in range(min(_PAIRS_PER_ROW, len(left))):
+        for k, side in enumerate(("sample", "nearest")):
+            at = (_MARGIN + column * pitch[0] + _FRAME + k * (edge + _SEAM), top_cards - _LINE + 2)
+            draw.text(at, side, _FAINT, ImageFont.load_default(_CAPTION))
+    copied = [*near_copies, *[False] * len(left)]
+    cards = [
+        _card(sample, neighbour, NEAR_COPY if marked else _CARD)
+        for sample, neighbour, marked in zip(left, right, copied, strict=False)
+    ]
+    _paste(canvas, cards, top=top_cards, pitch=pitch, per_line=_PAIRS_PER_ROW)
+    heading = "Held-out pictures of the same domain"
+    draw.text((_MARGIN, top_title), heading, _INK, ImageFont.load_default(_TITLE))
+    pitch = (edge + _GAP, edge + _GAP)
+    _paste(canvas, map(_image, others), top=top_others, pitch=pitch, per_line=per_line)
+    return _picture(canvas)
+
+
+def _paste(
+    canvas: Image.Image,
+    images: Iterable[Image.Image],
+    *,
+    top: int,
+    pitch: tuple[int, int],
+    per_line: int,
+) -> None:
+    """Lay images out line by line, `pitch` pixels apart."""
+    for k, image in enumerate(images):
+        line, place = divmod(k, per_line)
+        canvas.paste(image, (_MARGIN + place * pitch[0], top + line * pitch[1]))
+
+
+def _card(left: Tensor, right: Tensor, colour: tuple[int, int, int]) -> Image.Image:
+    """Draw two images side by side on a card."""
+    edge = left.shape[-1]
+    card = Image.new("RGB", (2 * edge + _SEAM + 2 * _FRAME, edge + 2 * _FRAME), _PAPER)
+    frame = (0, 0, card.width - 1, card.height - 1)
+    ImageDraw.Draw(card).rounded_rectangle(frame, _FRAME, colour)
+    card.paste(_image(left), (_FRAME, _FRAME))
+    card.paste(_image(right), (_FRAME + edge + _SEAM, _FRAME))
+    return card
+
+
+def _write_titles(draw: ImageDraw.ImageDraw, near_copies: Sequence[bool]) -> None:
+    """Write the heading of an overview, and the number of near-copies beside their colour."""
+    title, caption = ImageFont.load_default(_TITLE), ImageFont.load_default(_CAPTION)
     heading = "Samples and their nearest few-shot pictures"
     draw.text((_MARGIN, _MARGIN - 6), heading, _INK, title)
     if near_copies:
@@ -148,24 +190,6 @@ def overview(
         draw.rectangle((x, _MARGIN - 4, x + _KEY, _MARGIN - 4 + _KEY), NEAR_COPY)
         told = f"near-copies: {sum(near_copies)} of {len(near_copies)} samples"
         draw.text((x + _KEY + _GAP, _MARGIN - 5), told, _INK, caption)
-    for column in range(min(_PAIRS_PER_ROW, len(left))):
-        x = _MARGIN + column * pitch[0] + _FRAME
-        draw.text((x, top_cards - _LINE + 2), "sample", _FAINT, caption)
-        draw.text((x + edge + _SEAM, top_cards - _LINE + 2), "nearest", _FAINT, caption)
-    for k, (sample, neighbour) in enumerate(zip(left, right, strict=True)):
-        x = _MARGIN + k % _PAIRS_PER_ROW * pitch[0]
-        y = top_cards + k // _PAIRS_PER_ROW * pitch[1]
-        copied = k < len(near_copies) and near_copies[k]
-        frame = (x, y, x + card[0] - 1, y + card[1] - 1)
-        draw.rounded_rectangle(frame, _FRAME, NEAR_COPY if copied else _CARD)
-        canvas.paste(_image(sample), (x + _FRAME, y + _FRAME))
-        canvas.paste(_image(neighbour), (x + _FRAME + edge + _SEAM, y + _FRAME))
-    draw.text((_MARGIN, top_title), "Held-out pictures of the same domain", _INK, title)
-    for k, picture in enumerate(others):
-        x = _MARGIN + k % per_line * (edge + _GAP)
-        y = top_others + k // per_line * (edge + _GAP)
-        canvas.paste(_image(picture), (x, y))
-    return _picture(canvas)
 
 
 def strip(
@@ -175,16 +199,16 @@ def strip(
     column_labels: Sequence[str] = ("",),
     columns: int,
 ) -> Tensor:
-    """Draw a table of blocks of pictures; a block without pictures is left blank.
+    """Draw a table of blocks of images; a block without images is left blank.
 
     Args:
-        blocks: Rows of blocks, each in [-1, 1], shape $(N, 3, R, R)$ with one $R$ for all.
-        row_labels: One for each row, to its left; may have several lines.
-        column_labels: One for each column, drawn above it.
-        columns: Pictures side by side in a block.
+        blocks: rows of blocks, each in [-1, 1], shape $(N, 3, R, R)$ with one $R$ for all.
+        row_labels: to the left of each row; may have several lines.
+        column_labels: above each column.
+        columns: images side by side in a block.
 
     Returns:
-        A uint8 picture, shape $(3, H, W)$.
+        A uint8 image, shape $(3, H, W)$.
     """
     tiles = [
         [None if block is None else tile(viewable(block), columns=columns) for block in row]
@@ -222,17 +246,17 @@ def strip(
 
 
 def save_grid(images: Tensor, path: Path, *, columns: int = 8) -> None:
-    """Save images as one PNG, small ones enlarged to be seen."""
+    """Save images as one PNG, small ones enlarged."""
     save_png(tile(images, columns=columns), path, scale=max(1, EDGE // images.shape[-1]))
 
 
 def save_png(picture: Tensor, path: Path, *, scale: int = 1) -> None:
-    """Write a uint8 picture $(3, H, W)$ atomically."""
+    """Write a uint8 image $(3, H, W)$ atomically."""
     write_atomically(path, png(picture, scale=scale))
 
 
 def png(picture: Tensor, *, scale: int = 1) -> bytes:
-    """Encode a uint8 picture $(3, H, W)$, enlarged by a whole factor."""
+    """Encode a uint8 image $(3, H, W)$ as PNG, enlarged by a whole factor."""
     image = _image(picture)
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""`run.log`: what a run said, kept in its folder."""
+"""`run.log`: the log of a run in its folder."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console, RenderableType
 
 journal = logging.getLogger(__name__)
-"""For lines that the console shows otherwise, as a bar or in colour."""
+"""For lines that the console shows in another form, as a bar or in colour."""
 
 journal.propagate = False
 journal.setLevel(logging.INFO)
@@ -20,13 +20,13 @@ _WIDTH = 120
 
 
 class RunLog(logging.FileHandler):
-    """Keep what is logged while it is open.
+    """Write log records to a file while open.
 
-    Its file is made once work begins, so that a dry run or a mistake leaves none. A file that
-    cannot be written ends no run.
+    The file is created once work begins, so that a dry run or a mistake leaves none. Failing to
+    write it does not fail the run.
 
     Args:
-        file: where to; what is in it stays.
+        file: where to; appended to.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,7 +35,7 @@ class RunLog(logging.FileHandler):
         self._waiting: list[logging.LogRecord] | None = []
 
     def begin(self) -> None:
-        """Write what was said so far; from now on each line at once."""
+        """Write the records so far; from now on write each at once."""
         waiting, self._waiting = self._waiting or [], None
         for record in waiting:
             self.emit(record)
@@ -48,7 +48,7 @@ class RunLog(logging.FileHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 a name of logging
-        # the run itself tells of a full disk
+        # the run itself reports a full disk
         return
 
     def __enter__(self) -> Self:
@@ -69,10 +69,10 @@ class RunLog(logging.FileHandler):
 
 
 def show(shown: RenderableType, *, width: int | None = None) -> None:
-    """Show a table on the console, and keep it in the log.
+    """Show a table on the console and in the log.
 
     Args:
-        shown: what `rich` can print.
+        shown: anything `rich` can print.
         width: columns at least; None takes those of the terminal.
     """
     console = Console(stderr=True)
@@ -83,5 +83,5 @@ def show(shown: RenderableType, *, width: int | None = None) -> None:
 
 
 def note_settings(settings: Mapping[str, object]) -> None:
-    """Keep the settings of a run in the log."""
+    """Log the settings of a run."""
     journal.info("settings: %s", ", ".join(f"{key}={value}" for key, value in settings.items()))

@@ -1,4 +1,6 @@
-"""Questions about KID: of samples against own samples, pixel controls and real pictures."""
+"""Questions about KID: samples against own samples, pixel controls and real pictures."""
+
+from collections.abc import Mapping
 
 from ood_sampler.report.claims import (
     UNSURE,
@@ -8,7 +10,8 @@ from ood_sampler.report.claims import (
     kid_text,
     share_interval,
 )
-from ood_sampler.report.tables import Row, figure, number
+from ood_sampler.report.columns import Row, stored_interval
+from ood_sampler.report.run_columns import figure
 from ood_sampler.statistics.decision import Decision, Outcome, all_of, decide
 from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.statistics.resampling import Interval
@@ -17,11 +20,18 @@ TRADE = "nearer or newer"
 """Answer where what is nearer is less new, and nothing is as new."""
 
 _NEAR = 0.05
-"""Of the distance from real pictures to the model's own: by so little more is as near as real."""
+"""Share of the distance from real pictures to the model's own; this much farther is as near."""
+
+_KID_OF_CONTROL: Mapping[Outcome, str] = {
+    "shown": "lower than that of",
+    "refuted": "higher than that of",
+    "unclear": "not to be told apart from that of",
+}
+"""How the KID of the samples compares with that of a control."""
 
 
 def against_in_domain(run: Subject) -> Verdict | None:
-    """Whether samples are nearer to the target than those the model draws from pure noise."""
+    """Whether samples are nearer to the target than the model's samples from pure noise."""
     found, other = kid_interval(run.row), kid_interval(run.ceiling)
     if found is None or other is None or run.ceiling is None:
         return None
@@ -54,27 +64,11 @@ def against_controls(run: Subject) -> Verdict | None:
     A mixture that is nearer and less new than the samples, both shown, refutes nothing: copies are
     nearest.
     """
-    found = kid_interval(run.row)
-    compared: list[tuple[Decision, Row]] = []
-    less_new: list[Row] = []
-    for control in run.controls:
-        other = kid_interval(control)
-        if found is None or other is None:
-            continue
-        decision = decide(_apart(found, other, control), most=0)
-        if decision.outcome == "refuted" and _is_less_new(control, run.row):
-            less_new.append(control)
-        else:
-            compared.append((decision, control))
+    compared, less_new = _sorted_controls(run)
     if not compared and not less_new:
         return None
-    phrases: dict[Outcome, str] = {
-        "shown": "lower than that of",
-        "refuted": "higher than that of",
-        "unclear": "not to be told apart from that of",
-    }
     told = [
-        f"{phrases[decision.outcome]} {control['name']}, {kid_text(control)}"
+        f"{_KID_OF_CONTROL[decision.outcome]} {control['name']}, {kid_text(control)}"
         for decision, control in compared
     ]
     told += [
@@ -114,6 +108,23 @@ def against_controls(run: Subject) -> Verdict | None:
     )
 
 
+def _sorted_controls(run: Subject) -> tuple[list[tuple[Decision, Row]], list[Row]]:
+    """Controls with the claim that samples are nearer, and those nearer but less new."""
+    found = kid_interval(run.row)
+    compared: list[tuple[Decision, Row]] = []
+    less_new: list[Row] = []
+    for control in run.controls:
+        other = kid_interval(control)
+        if found is None or other is None:
+            continue
+        decision = decide(_apart(found, other, control), most=0)
+        if decision.outcome == "refuted" and _is_less_new(control, run.row):
+            less_new.append(control)
+        else:
+            compared.append((decision, control))
+    return compared, less_new
+
+
 def _is_less_new(control: Row, samples: Row) -> bool:
     """Whether the authenticity of a control is shown to be below that of the samples."""
     found, other = (share_interval(row, "authenticity") for row in (control, samples))
@@ -125,7 +136,7 @@ def _is_less_new(control: Row, samples: Row) -> bool:
 def against_real(run: Subject) -> Verdict | None:
     """Whether samples are as near to the held-out pictures as the few-shot ones, to a margin.
 
-    Told where the model's own samples lie farther away, which gives the margin.
+    None unless the model's own samples lie farther away, which gives the margin.
     """
     found, other, own = (kid_interval(row) for row in (run.row, run.real, run.ceiling))
     if found is None or other is None or own is None or run.real is None:
@@ -169,15 +180,15 @@ def against_real(run: Subject) -> Verdict | None:
 
 
 def _apart(found: Interval, other: Interval, row: Row) -> Interval:
-    """The KID of the samples less that of a row: paired where the row holds the difference."""
-    value, low, high = (number(row.get(f"kid_above{end}")) for end in ("", "_low", "_high"))
-    if value is None or low is None or high is None:
+    """The KID of the samples less that of a row: paired if the row holds the difference."""
+    above = stored_interval(row, "kid_above")
+    if above is None:
         return difference_interval(found, other)
-    return Interval(-value, -high, -low)
+    return Interval(-above.value, -above.high, -above.low)
 
 
 def _times(found: Interval, other: Interval) -> str:
-    """Say how many times lower a KID is, where the ratio of the two is meaningful."""
+    """Say how many times lower a KID is, if the ratio of the two has a meaning."""
     if found.high <= 0:
         return "lower than"
     if found.low > 0:

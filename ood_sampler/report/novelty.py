@@ -1,6 +1,6 @@
-"""Questions about what samples are like: copies, blends, captured, varied?
+"""Questions about samples: copies, blends, captured, varied?
 
-A yes needs an interval within a stated margin of what real pictures reach.
+A yes needs an interval within a stated margin of real images.
 """
 
 import math
@@ -9,25 +9,26 @@ from dataclasses import replace
 from statistics import fmean, quantiles, stdev
 
 from ood_sampler.report.claims import UNSURE, Subject, Verdict, percent, share_interval
-from ood_sampler.report.tables import figure, figure_with_interval, number
+from ood_sampler.report.columns import number, stored_interval
+from ood_sampler.report.run_columns import figure, figure_with_interval
 from ood_sampler.statistics.decision import Decision, Outcome, decide, estimated
 from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.statistics.resampling import Interval
 
 _AUTHENTICITY = 0.5
-"""Expected of new pictures where the authenticity of real ones is not known."""
+"""Expected of new images if the authenticity of real ones is unknown."""
 
 _LESS_NEW = 0.1
-"""Lower authenticity by which samples still count as new, where near-copies were not counted."""
+"""Deficit of authenticity that still counts as new, unless near-copies were counted."""
 
 _NEAR_COPIES = 0.01
-"""Share of held-out pictures that are near-copies by definition."""
+"""Share of held-out images that are near-copies by definition."""
 
 _SMALL_EFFECT = 0.2
 """Standard deviations by which blend scores may exceed real ones (Cohen, 1988: small)."""
 
 _DEEP_RANK = 0.95
-"""Share of the real pictures below the blend score that samples are held against."""
+"""Share of real images below the blend score that samples are compared with."""
 
 _CAPTURED_FEW, _CAPTURED_MANY = 0.05, 0.5
 
@@ -35,14 +36,14 @@ _TAIL = 0.025
 """Share of cases beyond each end of an interval."""
 
 _AS_VARIED = 0.1
-"""Of the diversity of real pictures, by which that of samples may differ."""
+"""Share of the diversity of real images by which that of samples may differ."""
 
 LOST = "captured"
-"""Answer where most samples fell to the model's own domain."""
+"""Answer if most samples fell to the model's own domain."""
 
 
 def copies(run: Subject) -> Verdict | None:
-    """Near-copies are counted first, as authenticity misses them; either can refute."""
+    """Whether samples are new: near-copies count first, as authenticity misses them."""
     near = share_interval(run.row, "near_copies")
     authenticity = share_interval(run.row, "authenticity")
     judged = []
@@ -53,7 +54,7 @@ def copies(run: Subject) -> Verdict | None:
     if not judged:
         return None
     told = next((v for v in judged if v.outcome == "refuted"), judged[0])
-    # the first decides unless the second refutes; both are told of
+    # the first decides unless the second refutes; both are stated
     return replace(told, sentence=" ".join(verdict.sentence for verdict in judged))
 
 
@@ -64,7 +65,7 @@ def _near_copies(run: Subject, near: Interval) -> Verdict:
     decision = _below(run, near, limit)
     of_held_out = real is not None and decision.outcome == "refuted"
     if real is not None and of_held_out:
-        # few held-out pictures do not tell how many near-copies new ones would be
+        # too few held-out images leave the share of near-copies among new ones uncertain
         decision = decide(difference_interval(near, real), most=limit - known)
     fewer = run.held_out is not None and run.held_out < 1 / _NEAR_COPIES
     others = "any held-out picture is" if fewer else "99% of held-out pictures are to theirs"
@@ -85,7 +86,7 @@ def _near_copies(run: Subject, near: Interval) -> Verdict:
 
 
 def _authenticity(run: Subject, found: Interval, *, counted: bool) -> Verdict:
-    """What authenticity says; where near-copies were counted, it can only refute."""
+    """The verdict of authenticity; after near-copies were counted it can only refute."""
     known = share_interval(run.real, "authenticity")
     source = f"about {_AUTHENTICITY} is expected of new pictures"
     if known is not None and run.real is not None:
@@ -123,7 +124,7 @@ def _on_copies(outcome: Outcome, answer: str, sentence: str, fault: str = "") ->
 
 
 def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | None:
-    """Of each sample on its best two few-shot pictures, against those of held-out pictures."""
+    """Whether two few-shot images explain samples no better than held-out images."""
     samples, held_out = (
         [value for x in scores.get(key) or () if (value := number(x)) is not None]
         for key in ("samples", "held_out")
@@ -177,7 +178,7 @@ def kept(run: Subject) -> Verdict | None:
     limit = f"at most {_CAPTURED_FEW:.0%} count as none."
     real = share_interval(run.real, "captured")
     if real is not None and decision.outcome == "refuted":
-        # where both domains are alike, real pictures of the target lie there too
+        # if both domains are alike, real images of the target lie there too
         decision = decide(difference_interval(found, real), most=_CAPTURED_FEW)
         limit = f"of real pictures {percent(real)} do, and {_CAPTURED_FEW:.0%} more count as none."
     lost = (
@@ -204,8 +205,8 @@ def kept(run: Subject) -> Verdict | None:
 def _below(run: Subject, share: Interval, limit: float) -> Decision:
     r"""Whether a share of the samples is below a limit.
 
-    The interval of a share of 0 is not normal: $\log \alpha / \log(1 - \text{limit})$ images of
-    which none counts keep its end below the limit (Clopper & Pearson, 1934).
+    The interval of a share of 0 is not normal: with $\log \alpha / \log(1 - \text{limit})$ images,
+    none of which counts, it ends below the limit (Clopper & Pearson, 1934).
     """
     decision, count = decide(share, most=limit), number(run.row.get("samples"))
     if decision.outcome == "unclear" and share.value == 0 and count:
@@ -214,8 +215,8 @@ def _below(run: Subject, share: Interval, limit: float) -> Decision:
 
 
 def varied(run: Subject) -> Verdict | None:
-    """Of samples that share their nearest few-shot picture, against held-out pictures."""
-    found, other = (_diversity(row or {}) for row in (run.row, run.real))
+    """Whether samples with one nearest few-shot image differ as held-out images do."""
+    found, other = (stored_interval(row or {}, "diversity") for row in (run.row, run.real))
     if found is None or other is None or run.real is None:
         return None
     apart, margin = difference_interval(found, other), _AS_VARIED * other.value
@@ -249,8 +250,3 @@ def varied(run: Subject) -> Verdict | None:
         answer,
         f"{figures} {said}",
     )
-
-
-def _diversity(row: Mapping[str, object]) -> Interval | None:
-    value, low, high = (number(row.get(f"diversity{end}")) for end in ("", "_low", "_high"))
-    return None if value is None or low is None or high is None else Interval(value, low, high)

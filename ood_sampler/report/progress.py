@@ -1,4 +1,4 @@
-"""Show how far a stage is: images a second and time left."""
+"""Show the progress of a stage: images per second and time left."""
 
 import logging
 from typing import Any
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class StageProgress(Callback):
-    """A progress bar for one stage; where the output is no terminal, one line at its end.
+    """A progress bar for one stage; without a terminal, one line at its end.
 
     Args:
         name: of the stage.
-        images: images to compute on all processes together.
+        images: to compute, on all processes together.
     """
 
     def __init__(self, name: str, images: int) -> None:
@@ -75,7 +75,7 @@ class StageProgress(Callback):
 
 
 def bars(console: Console, *, disable: bool = False) -> Progress:
-    """Bars with a name that may be long: it takes a second line before a number is cut."""
+    """Progress bars; a long name wraps before a number is cut."""
     whole = Column(no_wrap=True)
     return Progress(
         TextColumn("{task.description:<24}", table_column=Column(min_width=16, overflow="fold")),

@@ -1,7 +1,5 @@
-"""What a run leaves in its folder."""
+"""Files of a run: results, samples and their attribution."""
 
-import csv
-import io
 import json
 import math
 import platform
@@ -17,13 +15,14 @@ from PIL import Image
 
 import ood_sampler
 from ood_sampler.metrics.attribution import Attribution
+from ood_sampler.report.columns import csv_rows
 from ood_sampler.report.grid import save_png, to_uint8
 from ood_sampler.store.files import write_atomically
 from ood_sampler.store.sets import TensorSet
 
 
 def commit() -> str:
-    """The commit of the checkout that the package runs from, or its version outside of one."""
+    """The commit of the checkout that the package runs from; outside of one, its version."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
@@ -38,7 +37,7 @@ def commit() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions that figures may depend on."""
+    """Versions that results may depend on."""
     return {
         "commit": commit(),
         "torch": torch.__version__,
@@ -49,7 +48,7 @@ def environment() -> dict[str, str]:
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
-    """Write JSON that any reader accepts: what is not finite becomes null."""
+    """Write JSON that any reader accepts: non-finite numbers become null."""
     write_atomically(path, json.dumps(_finite(results), indent=1).encode())
 
 
@@ -61,49 +60,50 @@ def write_samples(
     near_copies: Sequence[bool],
     seed: int,
 ) -> None:
-    """Write samples as PNG files, with a manifest: what each was drawn from, 1 for near-copies.
+    """Write samples as PNG files, with a manifest of their seeds and near-copies.
 
     Args:
         folder: of the files.
         images: the samples.
         numbers: of the samples within the run.
-        near_copies: whether each sample is one.
+        near_copies: whether each sample is a near-copy.
         seed: of the run.
     """
-    lines = ["file,seed,index,near_copy"]
+    rows = []
     pictures = (picture for block in images.blocks() for picture in to_uint8(block))
     for number, copied, picture in zip(numbers, near_copies, pictures, strict=True):
-        name = _file_name(number)
+        name = sample_file(number)
         save_png(picture, folder / name)
-        lines.append(f"{name},{seed},{number},{copied:d}")
-    write_atomically(folder / "manifest.csv", ("\n".join(lines) + "\n").encode())
+        rows.append({"file": name, "seed": seed, "index": number, "near_copy": int(copied)})
+    text = csv_rows(rows, ("file", "seed", "index", "near_copy"))
+    write_atomically(folder / "manifest.csv", text.encode())
 
 
 def write_attribution(
     folder: Path, attribution: Attribution, numbers: Sequence[int], *, few_shot: Sequence[str]
 ) -> None:
-    """Write which few-shot pictures explain each sample, best first, beside the samples.
+    """Write beside the samples which few-shot images explain each of them, best first.
 
-    Pictures whose share is 0 to four digits explain nothing and are left out.
+    Images with a share of 0 to four digits explain nothing and are left out.
 
     Args:
         folder: of the samples.
         attribution: of the samples.
         numbers: of the samples within the run.
-        few_shot: names of the few-shot pictures, in the order that `attribution` counts them.
+        few_shot: names of the few-shot images, in the order of `attribution`.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "rank", "few_shot", "share"])
+    keys, rows = ("file", "rank", "few_shot", "share"), []
     each = zip(numbers, attribution.indices.tolist(), attribution.shares.tolist(), strict=True)
     for number, indices, shares in each:
         for rank, (index, share) in enumerate(zip(indices, shares, strict=True), start=1):
             if (rounded := f"{share:.4f}") != "0.0000":
-                writer.writerow([_file_name(number), rank, few_shot[index], rounded])
-    write_atomically(folder / "attribution.csv", text.getvalue().encode())
+                values = (sample_file(number), rank, few_shot[index], rounded)
+                rows.append(dict(zip(keys, values, strict=True)))
+    write_atomically(folder / "attribution.csv", csv_rows(rows, keys).encode())
 
 
-def _file_name(number: int) -> str:
+def sample_file(number: int) -> str:
+    """Name the file of a sample by its number within the run."""
     return f"{number:05d}.png"
 
 

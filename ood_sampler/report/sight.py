@@ -1,35 +1,36 @@
-"""What a judge can see, in words: from the rows of `experiment=judges`, and for the page of a run.
+"""The sensitivity of a judge in words, from the rows of `experiment=judges`.
 
-A row is about one judge and one degradation of known strength; `kind`, `strength`, `degradation`
-(in words), `beyond` (what follows them where stronger ones are meant too) and `detected` are read.
+A row is about one judge and one degradation of known strength. It has `kind`, `strength`,
+`degradation` (in words), `beyond` (words appended if stronger ones are meant too) and `detected`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-Row: TypeAlias = Mapping[str, Any]
+from ood_sampler.report.claims import listed
+from ood_sampler.report.columns import Row
 
 MEASURED = Path(__file__).parents[1] / "assets" / "judges.json"
-"""What judges saw in the domains that ship; `experiments/judges` makes it."""
+"""Judges measured on the domains that ship; `experiments/judges` makes it."""
 
 KEPT = ("kind", "strength", "degradation", "beyond", "multiple", "detected")
-"""Figures of a row that `MEASURED` holds."""
+"""Keys of a row that `MEASURED` holds."""
 
 
 class Sight(NamedTuple):
-    """Degradations that a judge notices and that it does not, each kind in a few words."""
+    """Degradations that a judge notices and misses, each kind in a few words."""
 
     noticed: list[str]
     missed: list[str]
 
 
 def sight(rows: Sequence[Row]) -> Sight:
-    """Say from which strength on a judge notices each kind of degradation.
+    """Find the strength from which a judge notices each kind of degradation.
 
     Args:
-        rows: one for each degradation.
+        rows: one per degradation.
     """
     found = Sight([], [])
     for own in _by_kind(rows):
@@ -41,16 +42,16 @@ def sight(rows: Sequence[Row]) -> Sight:
 
 
 def cite(judge: str, domain: str, model: str, *, measured: Path = MEASURED) -> str:
-    """Say what a judge can see, as measured on a domain or, if that was not, on those that were.
+    """Say what a judge can see, as measured on a domain or, failing that, on those measured.
 
     Args:
         judge: name of the judge.
         domain: of the run.
-        model: of the run, on whose images alone in-domain ones depend.
-        measured: file of what was measured.
+        model: of the run, which makes the in-domain images.
+        measured: file of measurements.
 
     Returns:
-        Sentences; an empty text where the judge was not measured.
+        Sentences; empty if the judge was not measured.
     """
     if not measured.exists():
         return ""
@@ -60,7 +61,7 @@ def cite(judge: str, domain: str, model: str, *, measured: Path = MEASURED) -> s
     if not chosen:
         return ""
     domains = list(dict.fromkeys(each["domain"] for each in chosen))
-    source = f"(experiment=judges, {_listed(domains)}, {_sizes(chosen)} images)"
+    source = f"(experiment=judges, {listed(domains)}, {_sizes(chosen)} images)"
     if len(chosen) == 1:
         told = _plain(sight(chosen[0]["rows"]))
     else:
@@ -71,13 +72,13 @@ def cite(judge: str, domain: str, model: str, *, measured: Path = MEASURED) -> s
 
 def _plain(found: Sight) -> str:
     if not found.noticed:
-        return f"This judge notices none of {_listed(found.missed)}"
-    missed = f", but not {_listed(found.missed)}" if found.missed else ""
-    return f"This judge notices {_listed(found.noticed)}{missed}"
+        return f"This judge notices none of {listed(found.missed)}"
+    missed = f", but not {listed(found.missed)}" if found.missed else ""
+    return f"This judge notices {listed(found.noticed)}{missed}"
 
 
 def _ranged(measured: Sequence[Sequence[Row]]) -> str:
-    """Say what is noticed in all of several measurements, in some of them and in none."""
+    """Say what is noticed in all measurements, in some and in none."""
     everywhere, somewhere = (
         [
             {**same[0], "detected": rule(row["detected"] for row in same)}
@@ -87,16 +88,16 @@ def _ranged(measured: Sequence[Sequence[Row]]) -> str:
     )
     differ = [row for row, always in zip(somewhere, everywhere, strict=True) if row != always]
     always, sometimes = sight(everywhere).noticed, sight(differ).noticed
-    told = f"In all measurements this judge notices {_listed(always) or 'none of what was tried'}"
+    told = f"In all measurements this judge notices {listed(always) or 'none of what was tried'}"
     if sometimes:
-        told += f"; in some, {_listed(sometimes)}"
+        told += f"; in some, {listed(sometimes)}"
     if never := sight(somewhere).missed:
-        told += f"; in none, {_listed(never)}"
+        told += f"; in none, {listed(never)}"
     return told
 
 
 def _alike(measured: Sequence[Sequence[Row]]) -> list[list[Row]]:
-    """Rows about one degradation, of all measurements that have it."""
+    """Rows of all measurements by their degradation."""
     found: dict[tuple[str, float], list[Row]] = {}
     for rows in measured:
         for row in rows:
@@ -105,14 +106,14 @@ def _alike(measured: Sequence[Sequence[Row]]) -> list[list[Row]]:
 
 
 def _threshold(own: Sequence[Row]) -> str:
-    """The weakest degradation of a kind that is noticed, and whether all stronger ones are."""
+    """The weakest noticed degradation of a kind, and whether stronger ones are noticed too."""
     noticed = [row for row in own if row["detected"]]
     missed = [
         row for row in own if not row["detected"] and row["strength"] > noticed[0]["strength"]
     ]
     if missed:
         words, but = ([row["degradation"] for row in rows] for rows in (noticed, missed))
-        return f"{_listed(words)} but not {_listed(but)}"
+        return f"{listed(words)} but not {listed(but)}"
     told: str = noticed[0]["degradation"]
     return told if len(noticed) == 1 else f"{told} {noticed[0]['beyond']}"
 
@@ -128,10 +129,3 @@ def _by_kind(rows: Sequence[Row]) -> list[list[Row]]:
 def _sizes(entries: Sequence[Mapping[str, Any]]) -> str:
     sizes = sorted({int(each["images"]) for each in entries})
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    *first, last = parts or [""]
-    if len(first) < 2:
-        return " and ".join(parts)
-    return f"{', '.join(first)}, and {last}"

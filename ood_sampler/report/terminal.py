@@ -1,4 +1,4 @@
-"""Tables for a terminal of any width: columns go into blocks, and no figure is cut."""
+"""Tables for terminals of any width: columns wrap into blocks, and no value is cut."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HEADING = 13
-"""Letters in a line of a heading, unless the figures below are wider."""
+"""Letters per line of a heading, unless the values below are wider."""
 
 _NAME, _SHORTEST_NAME = 22, 8
-"""Letters in a line of a name, and where there is no room for more."""
+"""Letters per line of a name, and at least."""
 
 _GAP = 2
 """Letters between columns."""
@@ -20,7 +20,7 @@ _GAP = 2
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: its name, its figures, whether it stands out, and ends a group."""
+    """A line of a table: its name, its values, whether it is bold, and whether it ends a group."""
 
     name: str
     cells: Sequence[str]
@@ -30,13 +30,13 @@ class Line:
 
 @dataclass(frozen=True)
 class TerminalTable:
-    """Lines of figures; as many columns stand side by side as the terminal has room for.
+    """A table with as many columns side by side as the terminal has room for.
 
     Attributes:
         title: above.
         headings: of the columns.
-        lines: with as many figures each.
-        bold: columns that stand out.
+        lines: with one value per column.
+        bold: bold columns.
         caption: below.
     """
 
@@ -48,7 +48,7 @@ class TerminalTable:
 
     @property
     def row_count(self) -> int:
-        """How many lines there are."""
+        """The number of lines."""
         return len(self.lines)
 
     def __rich_console__(
@@ -64,7 +64,7 @@ class TerminalTable:
         yield Text(self.caption, style="dim italic")
 
     def _layout(self, room: int) -> tuple[int, list[dict[int, int]]]:
-        """Width of the names, and for each block the widths of its columns by their numbers."""
+        """Width of the names, and per block the widths of its columns by their index."""
         most = max(room - _SHORTEST_NAME - _GAP, 1)
         widths = [min(self._width(k), max(most, _longest(self._cells(k)))) for k in self._columns]
         names = [line.name for line in self.lines]
@@ -72,12 +72,12 @@ class TerminalTable:
         name = min(max(map(len, names), default=0), max(_NAME, _longest(names), spare))
         name = max(min(name, room - max(widths, default=0) - _GAP), _SHORTEST_NAME)
         blocks = _packed(widths, room - name, len(widths))
-        # a last block of one column is no table: as many in each
+        # balance the blocks, so that the last is not a single column
         blocks = _packed(widths, room - name, -(-len(widths) // max(len(blocks), 1)))
         return name, [self._widened(block, room - name) for block in blocks]
 
     def _widened(self, widths: dict[int, int], room: int) -> dict[int, int]:
-        """Give headings what room is left, the narrowest columns first."""
+        """Give spare room to headings, the narrowest columns first."""
         made = dict(widths)
         for _ in range(room - sum(widths.values()) - _GAP * len(widths)):
             short = [k for k, width in made.items() if width < min(self._heading(k), _HEADING)]
@@ -126,7 +126,7 @@ class TerminalTable:
 
 
 def _packed(widths: Sequence[int], room: int, most: int) -> list[dict[int, int]]:
-    """Put columns side by side as long as there is room, at most so many."""
+    """Put columns side by side while there is room, at most `most` per block."""
     blocks: list[dict[int, int]] = []
     for k, width in enumerate(widths):
         used = sum(blocks[-1].values()) + _GAP * (len(blocks[-1]) + 1) if blocks else room

@@ -1,4 +1,4 @@
-"""Send the figures of a run to an experiment tracker."""
+"""Send the results of a run to an experiment tracker."""
 
 import json
 import logging
@@ -17,19 +17,19 @@ from typing import Any, Literal, TypeAlias
 log = logging.getLogger(__name__)
 
 _PATIENCE = 120
-"""Seconds for a few megabytes to be sent; wandb itself would try for days."""
+"""Seconds to send a few megabytes; wandb itself would try for days."""
 
 _PATH = "path"
-"""Key of the path of a picture, in what the other process is given."""
+"""Key of the path of an image in a request to the other process."""
 
 
 Cell: TypeAlias = str | float | bool | Path | None
-"""Of a table; a path is that of an image file."""
+"""A cell of a table; a path is that of an image file."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under the names of their columns."""
+    """Named columns and their rows."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -37,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Curves:
-    """A figure over a key, a line for each setting of the others."""
+    """A metric over a key, a line per setting of the other keys."""
 
     axis: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
@@ -45,14 +45,14 @@ class Curves:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a tracker is told of a run.
+    """A run as a tracker shows it.
 
     Attributes:
         config: its resolved configuration.
-        figures: numbers by name.
+        figures: metrics by name.
         pictures: image files by name.
-        name: what the run is called there.
-        group: of the sweep that it belongs to.
+        name: of the run.
+        group: name of its sweep.
         tags: to filter by.
         tables: by name.
         curves: by name.
@@ -69,19 +69,19 @@ class Entry:
 
 
 class Tracker(ABC):
-    """Where the figures of a run go besides its folder."""
+    """A destination for results besides the folder of a run."""
 
     @abstractmethod
     def record(self, folder: Path, entry: Entry) -> None:
-        """Send what a finished run found."""
+        """Send the results of a finished run."""
 
     @abstractmethod
     def upload(self, folder: Path) -> str | None:
-        """The command that sends what is kept below a folder; None where nothing has to be sent."""
+        """The command that uploads runs kept below a folder; None if there are none."""
 
 
 class NoTracker(Tracker):
-    """Nowhere."""
+    """Send nothing."""
 
     def record(self, folder: Path, entry: Entry) -> None:
         return
@@ -91,9 +91,9 @@ class NoTracker(Tracker):
 
 
 class WandbTracker(Tracker):
-    """Weights & Biases. A failure there never fails the run: what was not sent is said.
+    """Weights & Biases. Failing to send never fails the run; it logs a warning.
 
-    It works in a process of its own, as it may be missing, hang, or end the process that it is in.
+    wandb works in a process of its own, as it may be missing, hang, or end its process.
 
     Args:
         project: name of the project.
@@ -144,10 +144,10 @@ class WandbTracker(Tracker):
 
 
 def _fault_of_sending(request: Mapping[str, Any]) -> str | None:
-    """Send in another process, and say why that failed; None if it did not."""
-    # -P: the files beside this one are no packages for it
+    """Send in another process; return the reason if that fails."""
+    # -P keeps the folder of this file out of the import path
     command = [sys.executable, "-P", __file__]
-    # a file, as a process that outlives this one could keep a pipe open
+    # a file, as a child that outlives the process could keep a pipe open
     with tempfile.TemporaryFile() as messages:
         try:
             ended = subprocess.run(  # noqa: S603 this file
@@ -172,7 +172,7 @@ def _fault_of_sending(request: Mapping[str, Any]) -> str | None:
 def _send(request: Mapping[str, Any]) -> None:
     import wandb
 
-    # bytes of a file's name that are no text are none there either
+    # file names may hold bytes that are not text
     config = json.dumps(request["config"], ensure_ascii=False)
     config = config.encode(errors="surrogateescape").decode(errors="replace")
     naming = {key: request[key] for key in ("name", "group", "tags") if request[key]}
@@ -196,7 +196,7 @@ def _send(request: Mapping[str, Any]) -> None:
 
 
 def _table(wandb: Any, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:  # noqa: ANN401 a module and its object
-    """Make a table, with pictures where paths are."""
+    """Make a table, with images in place of their paths."""
     data = [[wandb.Image(c[_PATH]) if isinstance(c, dict) else c for c in row] for row in rows]
     return wandb.Table(columns=columns, data=data, allow_mixed_types=True)
 
@@ -212,7 +212,7 @@ def _plot(wandb: Any, title: str, axis: str, lines: Mapping[str, Any]) -> Any:  
 
 
 def _as_json(value: object) -> object:
-    """Mark a picture of a table; all else is JSON already."""
+    """Encode the path of an image; all else is JSON already."""
     if isinstance(value, Path):
         return {_PATH: str(value.absolute())}
     raise TypeError(f"{value!r} is not JSON")

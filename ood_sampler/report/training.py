@@ -1,4 +1,4 @@
-"""What a training leaves while it runs: pictures, and the weights that made them."""
+"""Snapshots of a training: images, and the weights that made them."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from ood_sampler.store.files import write_atomically
 
 
 class Snapshots(Callback):
-    """Save averaged weights and a picture of their samples from pure noise, while a training runs.
+    """Save averaged weights and a grid of their samples from pure noise while training.
 
     Args:
         folder: where `weights_<images seen>.safetensors` and `samples_<images seen>.png` go.
         every: training steps between two snapshots.
-        count: samples a picture.
+        count: samples per grid.
         steps: DDIM steps.
     """
 

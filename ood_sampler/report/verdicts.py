@@ -1,4 +1,4 @@
-"""What the figures of a run say, in sentences computed from them.
+"""Verdicts on a run, in sentences computed from its metrics.
 
 Each question is a claim about an interval (`ood_sampler.statistics.decision`); margins of claims of
 "as good as" stand with the questions (`ood_sampler.report.nearness`, `ood_sampler.report.novelty`).
@@ -6,9 +6,10 @@ Each question is a claim about an interval (`ood_sampler.statistics.decision`); 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ood_sampler.metrics.opinions import as_judged, second_judges
-from ood_sampler.report.claims import DISPUTED, Answered, Subject, Verdict
+from ood_sampler.report.claims import DISPUTED, Answered, Subject, Verdict, listed
 from ood_sampler.report.nearness import (
     TRADE,
     against_controls,
@@ -38,11 +39,21 @@ _MODEL: dict[Answered, str] = {
 _TRADED = "Mixing the few-shot pictures without the model is nearer, and less new."
 
 
-def verdicts(results: Results) -> list[Verdict]:
-    """Judge a run; a question whose figures are missing is left out.
+def judged(results: Results) -> dict[str, Any]:
+    """The results of a run with its verdicts and their conclusion, as stored."""
+    found = verdicts(results)
+    return {
+        **results,
+        "verdicts": [verdict.as_dict() for verdict in found],
+        "conclusion": conclusion(found),
+    }
 
-    The headline judge answers. Where another refutes what it shows, or the reverse, the answer is
-    that they disagree; else the opinion of the others is told beside it.
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Judge a run; a question whose metrics are missing is left out.
+
+    The headline judge answers. If another refutes what it shows, or the reverse, the answer is that
+    they disagree; else the opinions of the others follow the answer.
     """
     others = {judge: _opinion(results, judge) for judge in second_judges(results["rows"])}
     headline = next(iter(judges_of(results)), "headline judge")
@@ -57,10 +68,10 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def _opinion(results: Results, judge: str | None) -> dict[str, Verdict]:
-    """The verdicts by one judge; none is the headline."""
+    """The verdicts of one judge by key; None is the headline."""
     rows = [as_judged(row, judge) for row in results["rows"]]
     run = Subject.of({**results, "rows": rows})
-    judged = [
+    answered = [
         against_in_domain(run),
         against_controls(run),
         against_real(run),
@@ -69,7 +80,7 @@ def _opinion(results: Results, judge: str | None) -> dict[str, Verdict]:
         kept(run),
         varied(run),
     ]
-    return {verdict.key: verdict for verdict in judged if verdict is not None}
+    return {verdict.key: verdict for verdict in answered if verdict is not None}
 
 
 def _together(verdict: Verdict, headline: str, others: Mapping[str, Verdict]) -> Verdict:
@@ -99,36 +110,29 @@ def _said(judge: str, verdict: Verdict) -> str:
     return f"{judge} says {verdict.answer}: {verdict.sentence}"
 
 
-def conclusion(judged: Sequence[Verdict]) -> str:
-    """Sum the verdicts up in a few sentences; empty where what it rests on is missing."""
-    found = {verdict.key: verdict for verdict in judged}
+def conclusion(answered: Sequence[Verdict]) -> str:
+    """Sum the verdicts up in a few sentences; empty if those it rests on are missing."""
+    found = {verdict.key: verdict for verdict in answered}
     if not {"reached", "new"} <= set(found):
         return ""
     if found["reached"].outcome == "refuted" or ("kept" in found and found["kept"].answer == LOST):
         return "The target domain was not reached."
     if found["reached"].outcome in _OPEN:
         return f"{_OPEN[found['reached'].outcome]} whether the target domain was reached."
-    faults = [v.fault for v in judged if v.fault and v.outcome == "refuted"]
-    # what is shown: that they are as near as real pictures, or only nearer than the model's own
+    faults = [v.fault for v in answered if v.fault and v.outcome == "refuted"]
+    # as near as real pictures is more than nearer than the model's own
     as_real = "as_near_as_real" in found and found["as_near_as_real"].outcome == "shown"
     told = "The samples look like the target domain" if as_real else _NEARER
     if faults:
-        told += f", but they are {_listed(faults)}"
+        told += f", but they are {listed(faults)}"
     elif found["new"].outcome == "shown":
         told += ", and they are new"
     sentences = [f"{told}."]
     for outcome, words in _OPEN.items():
         doubts = [text for k, text in _DOUBTS.items() if k in found and found[k].outcome == outcome]
         if doubts:
-            sentences.append(f"{words} {_listed(doubts)}.")
+            sentences.append(f"{words} {listed(doubts)}.")
     if "better_than_pixels" in found:
         better = found["better_than_pixels"]
         sentences.append(_TRADED if better.answer == TRADE else _MODEL[better.outcome])
     return " ".join(sentences)
-
-
-def _listed(parts: Sequence[str]) -> str:
-    *first, last = parts
-    if len(first) < 2:
-        return " and ".join(parts)
-    return f"{', '.join(first)}, and {last}"

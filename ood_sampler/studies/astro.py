@@ -14,23 +14,15 @@ from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, w
 from ood_sampler.pipeline.nodes import configuration, label, taken
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle
+from ood_sampler.report.columns import Column, Row, number
 from ood_sampler.report.plots import COLOURS, panel_figure, styled
-from ood_sampler.report.tables import IN_DOMAIN, number
+from ood_sampler.report.tables import IN_DOMAIN
 from ood_sampler.statistics.decision import Outcome, all_of, decide, separation
 from ood_sampler.statistics.intervals import interval, mean_interval
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import Selected, TensorSet
-from ood_sampler.studies.base import (
-    Heading,
-    Measured,
-    Row,
-    Study,
-    about,
-    bounds,
-    decoding,
-    too_few,
-)
+from ood_sampler.studies.base import Measured, Study, about, bounds, decoding, too_few
 from ood_sampler.studies.curves import Run, by_run
 
 if TYPE_CHECKING:
@@ -87,9 +79,9 @@ class AstroStudy(Study):
     name = "astro"
     title = "Measures of astronomy against held-out pictures"
     headings = (
-        Heading("set", "set"),
-        Heading("images", "images", 0),
-        Heading(
+        Column("set", "set"),
+        Column("images", "images", 0),
+        Column(
             "spectrum",
             "power spectrum, dex",
             3,
@@ -98,7 +90,7 @@ class AstroStudy(Study):
                 "to that of held-out pictures; 0.3 is a factor of 2."
             ),
         ),
-        Heading(
+        Column(
             "intensity",
             "intensity",
             4,
@@ -109,11 +101,11 @@ class AstroStudy(Study):
             ),
         ),
         *(
-            Heading(key, name, 3, meaning=f"Mean {name} of the images that could be measured.")
+            Column(key, name, 3, meaning=f"Mean {name} of the images that could be measured.")
             for key, name in _NAMES.items()
         ),
         *(
-            Heading(
+            Column(
                 f"{key}_distance",
                 f"{name}, distance",
                 3,
@@ -124,7 +116,7 @@ class AstroStudy(Study):
             )
             for key, name in _NAMES.items()
         ),
-        Heading(
+        Column(
             "failed",
             "failed",
             2,

@@ -12,6 +12,7 @@ from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import Band, Thresholds, find_band
@@ -20,9 +21,7 @@ from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     bounds,
     by_each_judge,
@@ -74,18 +73,18 @@ class BandwidthStudy(Study):
     title = "Bandwidth: which inversion steps make new images of the domain"
     needs = ("kid", "authenticity", "near_copies", "captured")
     headings = (
-        Heading("strategy", "strategy"),
-        Heading("step", "step t", digits=0),
-        Heading("images", "images", digits=0),
-        Heading("retention", "retention", 2, meaning="Share not captured by the model's domain."),
-        Heading("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
-        Heading("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out pictures."),
-        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
-        Heading("precision", "precision", 2),
-        Heading("recall", "recall", 2),
-        Heading("usable", "usable", meaning="Retention, novelty, near-copies suffice."),
-        Heading("chosen", "chosen", meaning="Newest of those of least KID."),
-        Heading("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
+        Column("strategy", "strategy"),
+        Column("step", "step t", digits=0),
+        Column("images", "images", digits=0),
+        Column("retention", "retention", 2, meaning="Share not captured by the model's domain."),
+        Column("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
+        Column("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out pictures."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("precision", "precision", 2),
+        Column("recall", "recall", 2),
+        Column("usable", "usable", meaning="Retention, novelty, near-copies suffice."),
+        Column("chosen", "chosen", meaning="Newest of those of least KID."),
+        Column("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
     )
 
     def __init__(

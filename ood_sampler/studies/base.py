@@ -12,6 +12,7 @@ from ood_sampler.metrics.opinions import of_judge, second_judges
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.statistics.band import Point
 from ood_sampler.statistics.decision import TOO_FEW, Outcome, Pool, advice
@@ -30,29 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Row = Mapping[str, Any]
-"""One line of a study's table; `model` and `domain` say what it is about, None is no figure."""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column of a study's table.
-
-    Attributes:
-        key: name of the figure in a row; `<key>_low` and `<key>_high` are the bounds of its
-            interval where it has one.
-        text: what it is called, with its unit.
-        digits: decimals shown; None shows three significant digits.
-        scale: factor applied before it is shown.
-        meaning: what it says, in a sentence, with its source.
-    """
-
-    key: str
-    text: str
-    digits: int | None = None
-    scale: float = 1.0
-    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +59,7 @@ class Study(ABC):
     title: ClassVar[str]
     """Of the table and the figure."""
 
-    headings: ClassVar[Sequence[Heading]]
+    headings: ClassVar[Sequence[Column]]
     """Columns of the table; `model` and `domain` go without saying."""
 
     needs: ClassVar[Sequence[str]] = ()

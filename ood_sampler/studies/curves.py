@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ood_sampler.report.tables import number
-from ood_sampler.studies.base import Row
+from ood_sampler.report.columns import Row, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,33 +1,31 @@
-"""What a study leaves in its folder, and how several of them become one."""
+"""The files of a study, and how several of them become one."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ood_sampler.metrics.opinions import as_judged, of_judge, second_judges
+from ood_sampler.metrics.opinions import as_judged, second_judges
+from ood_sampler.report.columns import Column, Row, csv_rows, markdown_lines, number
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap, svg
 from ood_sampler.report.results import write_json
-from ood_sampler.report.tables import MISSING, judges_of, number
+from ood_sampler.report.tables import judges_of
 from ood_sampler.statistics.decision import TOO_FEW, Outcome
 from ood_sampler.store.files import save_state, write_atomically
-from ood_sampler.studies.base import Heading, Measured, Row, Study
+from ood_sampler.studies.base import Measured, Study
 
-_ABOUT = (Heading("model", "model"), Heading("domain", "domain"))
+_ABOUT = (Column("model", "model"), Column("domain", "domain"))
 _PICTURES = "pictures.safetensors"
 
 _SECOND = ("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain")
-"""Figures of further judges that tables for people show."""
+"""Metrics by further judges that tables for people show."""
 
 _FEWEST_RANKED = 4
-"""Rows of which fewer have no rank correlation worth telling."""
+"""Rows that a rank correlation needs at least."""
 
 _WORDS: Mapping[Outcome, str] = {"shown": "shown", "refuted": "refuted", "unclear": TOO_FEW}
 
@@ -39,9 +37,9 @@ def write_study(
 
     Args:
         folder: where to.
-        study: what was asked.
-        measured: what was found, for one domain or for several.
-        protocol: what the figures depend on.
+        study: the question.
+        measured: the answer, for one domain or several.
+        protocol: everything that it depends on.
 
     Returns:
         The conclusion.
@@ -60,8 +58,8 @@ def write_study(
     save_state(folder / _PICTURES, {key: to_uint8(x) for key, x in measured.pictures.items()})
     write_atomically(path.with_suffix(".csv"), csv_rows(measured.rows).encode())
     text = [f"# {study.title}", "", *(f"- {sentence}" for sentence in conclusion), ""]
-    headings = headings_of(study, measured.rows)
-    text += [markdown_rows(headings, measured.rows), *_meanings(study.headings), ""]
+    columns = columns_of(study, measured.rows)
+    text += [markdown_rows(columns, measured.rows), *_meanings(study.headings), ""]
     text += [f"- {key}: {value}" for key, value in protocol.items()]
     write_atomically(path.with_suffix(".md"), ("\n".join(text) + "\n").encode())
     figure = study.draw(measured.rows, measured.pictures)
@@ -70,24 +68,23 @@ def write_study(
     return conclusion
 
 
-def headings_of(study: Study, rows: Sequence[Row]) -> list[Heading]:
-    """The columns of a study's table, with what other judges say where the headline's stands."""
-    headings = list(study.headings)
-    for judge in second_judges(rows):
-        headings += [
-            replace(heading, key=of_judge(judge, heading.key), text=f"{heading.text}, {judge}")
-            for heading in study.headings
-            if heading.key in _SECOND and any(of_judge(judge, heading.key) in row for row in rows)
-        ]
-    return headings
+def columns_of(study: Study, rows: Sequence[Row]) -> list[Column]:
+    """The columns of a study's table, those of further judges last."""
+    further = [
+        column.of(judge)
+        for judge in second_judges(rows)
+        for column in study.headings
+        if column.key in _SECOND
+    ]
+    return [*study.headings, *(c for c in further if any(c.key in row for row in rows))]
 
 
 def opinions(study: Study, rows: Sequence[Row], judges: Sequence[str]) -> list[str]:
-    """What a study concludes by each judge, and how far they agree.
+    """The conclusions of a study by each judge, and how far judges agree.
 
     Args:
-        study: what was asked.
-        rows: with the figures of all judges.
+        study: the question.
+        rows: with the metrics of all judges.
         judges: their names, the headline's first.
     """
     others = second_judges(rows)
@@ -107,7 +104,7 @@ def opinions(study: Study, rows: Sequence[Row], judges: Sequence[str]) -> list[s
 def _agreement(
     headline: str, judge: str, claimed: Mapping[str, Mapping[str, Outcome]]
 ) -> list[str]:
-    """Say of each claim what becomes of it before both judges."""
+    """Say of each claim how both judges decide it."""
     found = []
     for claim, outcome in claimed[headline].items():
         other = claimed[judge].get(claim)
@@ -122,7 +119,7 @@ def _agreement(
 
 
 def _rank_agreement(headline: str, judge: str, judged: Mapping[str, Sequence[Row]]) -> str:
-    """Rank correlation of the KIDs of two judges over the rows; empty where they have too few."""
+    """Rank correlation of the KIDs of two judges over the rows; empty if these are too few."""
     pairs = [
         (first, second)
         for rows in zip(judged[headline], judged[judge], strict=True)
@@ -144,8 +141,8 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     """Put the answers of several runs together, in the order of their folders.
 
     Returns:
-        All rows and pictures, and of the protocols what they share. Where there are several models
-        each domain is named with its own.
+        All rows and pictures, and what the protocols share. If there are several models, each
+        domain is named with its own.
 
     Raises:
         FileNotFoundError: a folder holds no answer to the study.
@@ -170,54 +167,17 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     return Measured(rows, pictures), shared or {}
 
 
-def csv_rows(rows: Sequence[Row]) -> str:
-    """All figures with all digits; one that is missing is an empty field."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, keys, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                key: "" if isinstance(value, float) and number(value) is None else value
-                for key, value in row.items()
-            }
-        )
-    return text.getvalue()
-
-
-def markdown_rows(headings: Sequence[Heading], rows: Sequence[Row]) -> str:
-    """The columns of a study as a Markdown table, intervals in brackets."""
-    shown = [*_ABOUT, *headings]
-    lines = [[heading.text for heading in shown], ["---"] * len(shown)]
-    lines += [[text(heading, row) for heading in shown] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def text(heading: Heading, row: Row) -> str:
-    """One figure of a row, with its interval where it has one."""
-    value = row.get(heading.key)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value.replace("|", "\\|")
-    shown = [_figure(heading, row.get(heading.key + end)) for end in ("", "_low", "_high")]
-    return shown[0] if MISSING in shown[1:] else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+def markdown_rows(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """The table of a study in Markdown, intervals in brackets."""
+    shown = [*_ABOUT, *columns]
+    lines = [[column.heading for column in shown], ["---"] * len(shown)]
+    lines += [[column.text_with_bounds(row) for column in shown] for row in rows]
+    return markdown_lines(lines)
 
 
 def _shared(protocol: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {k: value for k, value in protocol.items() if k in other and other[k] == value}
 
 
-def _figure(heading: Heading, value: object) -> str:
-    found = number(value)
-    if found is None:
-        return MISSING
-    found *= heading.scale
-    if heading.digits is None:
-        return f"{found:.3g}"
-    return f"{found:.{heading.digits}f}"
-
-
-def _meanings(headings: Sequence[Heading]) -> list[str]:
-    return [f"- **{h.text}**: {h.meaning}" for h in headings if h.meaning]
+def _meanings(columns: Sequence[Column]) -> list[str]:
+    return [f"- **{c.heading}**: {c.meaning}" for c in columns if c.meaning]

@@ -12,6 +12,7 @@ from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import TOO_FEW, Decision, Outcome, any_of, decide
@@ -19,9 +20,7 @@ from ood_sampler.statistics.frontier import Trade, advantage, pareto
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     about,
     attempted,
@@ -121,31 +120,31 @@ class FrontierStudy(Study):
     title = "Frontier: fidelity against novelty, latents and pixels"
     needs = ("kid", "prdc", "authenticity", "near_copies", "blend")
     headings = (
-        Heading("space", "space"),
-        Heading("strategy", "strategy"),
-        Heading("step", "step t", digits=0),
-        Heading("eta", "η", digits=1),
-        Heading("images", "images", digits=0),
-        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
-        Heading("authenticity", "authenticity", 2),
-        Heading("near_copies", "near-copies", 2),
-        Heading("precision", "precision", 2),
-        Heading("recall", "recall", 2),
-        Heading("blend_five", "blend of 5", 3),
-        Heading(
+        Column("space", "space"),
+        Column("strategy", "strategy"),
+        Column("step", "step t", digits=0),
+        Column("eta", "η", digits=1),
+        Column("images", "images", digits=0),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("authenticity", "authenticity", 2),
+        Column("near_copies", "near-copies", 2),
+        Column("precision", "precision", 2),
+        Column("recall", "recall", 2),
+        Column("blend_five", "blend of 5", 3),
+        Column(
             "kid_gain",
             "KID × 10³ below pixels",
             1,
             1e3,
             meaning="Frontier of the pixel controls at equal authenticity, less the KID.",
         ),
-        Heading(
+        Column(
             "blend_gain",
             "blend below, precision",
             3,
             meaning="Likewise, the blend of five at equal precision.",
         ),
-        Heading(
+        Column(
             "blend_kid_gain",
             "blend below, KID",
             3,

@@ -12,21 +12,14 @@ from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, mos
 from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import all_of, decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.normality import SHAPIRO_RANGE
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import TensorSet
-from ood_sampler.studies.base import (
-    Heading,
-    Measured,
-    Row,
-    Study,
-    about,
-    bounds,
-    too_few,
-)
+from ood_sampler.studies.base import Measured, Study, about, bounds, too_few
 from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_decades, draw_level
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
@@ -86,42 +79,42 @@ class GaussianityStudy(Study):
     name = "gaussianity"
     title = "Gaussianity: are inverted latents white noise?"
     headings = (
-        Heading("set", "set"),
-        Heading("in_domain", "in-domain set", meaning="Samples of the model began as noise."),
-        Heading("step", "step t", 0),
-        Heading("images", "images", 0),
-        Heading("mean", "mean", 3, meaning="Root mean square of the mean latent; 0."),
-        Heading("deviation", "std", 3, meaning="Mean standard deviation of a coordinate; 1."),
-        Heading("deviation_spread", "std of std", 3, meaning="Over coordinates."),
-        Heading("radius", "radius", 3, meaning="About the mean, over that of the chi law; 1."),
-        Heading("radius_spread", "spread of radius", 2, meaning="Over that of the chi law; 1."),
-        Heading("radius_p", "p of spread", meaning="Of white noise with such a spread."),
-        Heading(
+        Column("set", "set"),
+        Column("in_domain", "in-domain set", meaning="Samples of the model began as noise."),
+        Column("step", "step t", 0),
+        Column("images", "images", 0),
+        Column("mean", "mean", 3, meaning="Root mean square of the mean latent; 0."),
+        Column("deviation", "std", 3, meaning="Mean standard deviation of a coordinate; 1."),
+        Column("deviation_spread", "std of std", 3, meaning="Over coordinates."),
+        Column("radius", "radius", 3, meaning="About the mean, over that of the chi law; 1."),
+        Column("radius_spread", "spread of radius", 2, meaning="Over that of the chi law; 1."),
+        Column("radius_p", "p of spread", meaning="Of white noise with such a spread."),
+        Column(
             "distance",
             "distance",
             1,
             meaning="Between two latents (Zhu et al., 2023); √2 times the radius, sqrt(2 d).",
         ),
-        Heading("distance_deviation", "its spread", 1, meaning="Over latents, each against 10."),
-        Heading("origin_angle", "origin angle, °", 1, meaning="Of two latents, at the origin; 90."),
-        Heading("origin_angle_deviation", "its spread, °", 2),
-        Heading("pair_angle", "pair angle, °", 1, meaning="Of two latents, at a third one; 60."),
-        Heading("pair_angle_deviation", "its spread, °", 2),
-        Heading("neighbours", "neighbours", 3, meaning="Correlation at one pixel's distance; 0."),
-        Heading("colours", "colours", 3, meaning="Correlation of two colours of a pixel; 0."),
-        Heading("low_band", "low band", 2, meaning="Power below 1/8 cycle a pixel over all; 1."),
-        Heading("high_band", "high band", 2, meaning="Power from 1/4 cycle a pixel over all; 1."),
-        Heading(
+        Column("distance_deviation", "its spread", 1, meaning="Over latents, each against 10."),
+        Column("origin_angle", "origin angle, °", 1, meaning="Of two latents, at the origin; 90."),
+        Column("origin_angle_deviation", "its spread, °", 2),
+        Column("pair_angle", "pair angle, °", 1, meaning="Of two latents, at a third one; 60."),
+        Column("pair_angle_deviation", "its spread, °", 2),
+        Column("neighbours", "neighbours", 3, meaning="Correlation at one pixel's distance; 0."),
+        Column("colours", "colours", 3, meaning="Correlation of two colours of a pixel; 0."),
+        Column("low_band", "low band", 2, meaning="Power below 1/8 cycle a pixel over all; 1."),
+        Column("high_band", "high band", 2, meaning="Power from 1/4 cycle a pixel over all; 1."),
+        Column(
             "coordinate_distance",
             "D",
             3,
             meaning="Mean Kolmogorov distance of coordinates to the normal law of their own mean "
             "and variance; compare with white noise.",
         ),
-        Heading("coordinate_shapiro", "1 - W", 4, meaning="Shapiro and Wilk; mean likewise."),
-        Heading("coordinate_skewness", "|skewness|", 2, meaning="Mean likewise."),
-        Heading("coordinate_kurtosis", "excess kurtosis", 2, meaning="Mean likewise; 0."),
-        Heading(
+        Column("coordinate_shapiro", "1 - W", 4, meaning="Shapiro and Wilk; mean likewise."),
+        Column("coordinate_skewness", "|skewness|", 2, meaning="Mean likewise."),
+        Column("coordinate_kurtosis", "excess kurtosis", 2, meaning="Mean likewise; 0."),
+        Column(
             "coordinate_rejected",
             "rejected, %",
             0,
@@ -129,11 +122,11 @@ class GaussianityStudy(Study):
             meaning="Coordinates that a test of normality (Lilliefors, Shapiro and Wilk) rejects "
             "after Holm's correction: any at all with a chance of 5% in white noise.",
         ),
-        Heading("projection_distance", "D, directions", 3, meaning="As D, random directions."),
-        Heading("projection_shapiro", "1 - W, directions", 4),
-        Heading("projection_skewness", "|skewness|, directions", 2),
-        Heading("projection_kurtosis", "excess kurtosis, directions", 2),
-        Heading("projection_rejected", "rejected directions, %", 0, 100),
+        Column("projection_distance", "D, directions", 3, meaning="As D, random directions."),
+        Column("projection_shapiro", "1 - W, directions", 4),
+        Column("projection_skewness", "|skewness|, directions", 2),
+        Column("projection_kurtosis", "excess kurtosis, directions", 2),
+        Column("projection_rejected", "rejected directions, %", 0, 100),
     )
 
     def __init__(

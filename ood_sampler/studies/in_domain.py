@@ -63,9 +63,11 @@ class Sources:
         """
         if not self.steps:
             raise ValueError("study.steps must hold a step, got none")
+        schedule = pipeline.codec.schedule
         for step in self.steps:
             try:
-                check_latent_step(step, pipeline.model.schedule)
+                if schedule:
+                    check_latent_step(step, schedule)
             except ValueError as error:
                 raise ValueError(f"study.steps: {error}") from error
         if self.count < least:
@@ -77,7 +79,8 @@ class Sources:
             )
         if self.in_domain_root is None:
             try:
-                _STAND_IN.check(pipeline.model.schedule.T)
+                if schedule:
+                    _STAND_IN.check(schedule.T)
             except ValueError as error:
                 raise ValueError(
                     "study.in_domain_root must be pictures of the model's own domain, got null: "

@@ -10,6 +10,7 @@ from torch import Tensor
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle, tick_values
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import decide, order, separation
 from ood_sampler.statistics.intervals import interval
@@ -17,9 +18,7 @@ from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     by_each_judge,
     decoding,
@@ -57,22 +56,22 @@ class InterferenceStudy(Study):
     title = "Mode interference: samples captured by the model's own domain"
     needs = ("captured",)
     headings = (
-        Heading("strategy", "strategy"),
-        Heading("step", "step t", digits=0),
-        Heading("eta", "η", digits=1),
-        Heading("correction", "correction w", digits=1, meaning="Weight; 0: the model's flow."),
-        Heading("images", "images", digits=0),
-        Heading(
+        Column("strategy", "strategy"),
+        Column("step", "step t", digits=0),
+        Column("eta", "η", digits=1),
+        Column("correction", "correction w", digits=1, meaning="Weight; 0: the model's flow."),
+        Column("images", "images", digits=0),
+        Column(
             "captured",
             "captured",
             2,
             meaning="Share of samples nearer to the model's own domain than to the target.",
         ),
-        Heading("real_captured", "real pictures captured", 2, meaning="The same of few-shot ones."),
-        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
-        Heading("precision", "precision", 2),
-        Heading("authenticity", "authenticity", 2),
-        Heading("near_copies", "near-copies", 2),
+        Column("real_captured", "real pictures captured", 2, meaning="The same of few-shot ones."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("precision", "precision", 2),
+        Column("authenticity", "authenticity", 2),
+        Column("near_copies", "near-copies", 2),
     )
 
     def __init__(self, *, steps: Sequence[int], etas: Sequence[float]) -> None:

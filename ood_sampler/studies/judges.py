@@ -15,6 +15,7 @@ from ood_sampler.metrics.kernel import KernelEstimate, jackknife
 from ood_sampler.metrics.prdc import manifold_scores
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.grid import gather, to_uint8
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.report.sight import sight
@@ -22,7 +23,7 @@ from ood_sampler.statistics.intervals import STANDARD_ERRORS, normal_interval, s
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import Selected, Taken, TensorSet
-from ood_sampler.studies.base import Heading, Measured, Row, Study, about, bounds
+from ood_sampler.studies.base import Measured, Study, about, bounds
 from ood_sampler.studies.curves import by_domain
 
 if TYPE_CHECKING:
@@ -80,31 +81,31 @@ class JudgesStudy(Study):
     name = "judges"
     title = "Judges: which degradations of real pictures does each of them notice?"
     headings = (
-        Heading("judge", "judge"),
-        Heading("degradation", "degradation"),
-        Heading("images", "images", 0),
-        Heading("references", "reference images", 0),
-        Heading("kid", "KID × 10³", 1, 1e3, "Against the real pictures of the other part."),
-        Heading(
+        Column("judge", "judge"),
+        Column("degradation", "degradation"),
+        Column("images", "images", 0),
+        Column("references", "reference images", 0),
+        Column("kid", "KID × 10³", 1, 1e3, "Against the real pictures of the other part."),
+        Column(
             "multiple",
             "KID, standard errors",
             1,
             meaning="KID above that of the same pictures untouched, in its standard errors; of "
             "real pictures, the farthest from 0 of random splits.",
         ),
-        Heading(
+        Column(
             "detected",
             "KID notices",
             meaning=f"Whether these are {DETECTED:g} or more, and more than of real pictures.",
         ),
-        Heading("precision", "precision", 2),
-        Heading(
+        Column("precision", "precision", 2),
+        Column(
             "multiple_precision",
             "precision, standard errors",
             1,
             meaning="Precision below that of the same pictures untouched, likewise.",
         ),
-        Heading("detected_precision", "precision notices"),
+        Column("detected_precision", "precision notices"),
     )
 
     def __init__(self, *, splits: int) -> None:

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from ood_sampler.codecs.diffusion import DiffusionCodec
-from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.opinions import together
 from ood_sampler.models.finetuned import FineTunedModel
-from ood_sampler.models.frozen import checksum
+from ood_sampler.models.frozen import FrozenModel, checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.nodes import label, reader, selected
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import add_legend, entitle
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.statistics.decision import TOO_FEW, Order, decide, order
 from ood_sampler.statistics.intervals import interval, normal_interval
@@ -30,9 +30,7 @@ from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
 from ood_sampler.store.versions import code_version
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     about,
     bounds,
@@ -90,35 +88,35 @@ class PreservationStudy(Study):
     title = "The original domain, before and after"
     needs = ("fid", "kid", "prdc", "authenticity", "near_copies")
     headings = (
-        Heading("method", "method"),
-        Heading("samples", "images", digits=0, meaning="Number of images of each set."),
-        Heading("reference", "own domain", meaning="What stands for the model's own domain."),
-        Heading(
+        Column("method", "method"),
+        Column("samples", "images", digits=0, meaning="Number of images of each set."),
+        Column("reference", "own domain", meaning="What stands for the model's own domain."),
+        Column(
             "in_domain_fid",
             "own FID",
             meaning="FID of samples from pure noise against the model's own domain (lower is "
             "better; biased upward for small sets, equally for all rows), with the 95% interval of "
             "its jackknife error.",
         ),
-        Heading(
+        Column(
             "in_domain_kid",
             "own KID × 10³",
             digits=2,
             scale=1e3,
             meaning="KID of the same samples, with the 95% interval of its jackknife error.",
         ),
-        Heading(
+        Column(
             "weights",
             "weights (SHA-256)",
             meaning="Begin of the SHA-256 over all parameters and buffers in memory.",
         ),
-        Heading(
+        Column(
             "identical",
             "identical",
             meaning="Share of the samples from noise that are bit for bit those of the frozen "
             "model before.",
         ),
-        Heading(
+        Column(
             "damage",
             "damage, KID × 10³",
             digits=2,
@@ -126,16 +124,16 @@ class PreservationStudy(Study):
             meaning="Own KID of the fine-tuned model less that of the frozen one (bootstrap "
             "interval).",
         ),
-        Heading("made_by", "target images by", meaning="What made the images for the target."),
-        Heading("fid", "target FID", meaning="FID against the held-out pictures."),
-        Heading(
+        Column("made_by", "target images by", meaning="What made the images for the target."),
+        Column("fid", "target FID", meaning="FID against the held-out pictures."),
+        Column(
             "kid",
             "target KID × 10³",
             digits=2,
             scale=1e3,
             meaning="KID against the held-out pictures, with its 95% interval.",
         ),
-        Heading(
+        Column(
             "cost",
             "less frozen, KID × 10³",
             digits=2,
@@ -143,34 +141,34 @@ class PreservationStudy(Study):
             meaning="Target KID of the fine-tuned model less that of the frozen one's strategy "
             "(bootstrap interval): above 0 where the frozen model is better.",
         ),
-        Heading("precision", "precision", digits=3),
-        Heading("recall", "recall", digits=3),
-        Heading(
+        Column("precision", "precision", digits=3),
+        Column("recall", "recall", digits=3),
+        Column(
             "authenticity",
             "authenticity",
             digits=3,
             meaning="Share of images farther from their nearest few-shot picture than that is "
             "from its own nearest: 0 for copies (Alaa et al., 2022).",
         ),
-        Heading(
+        Column(
             "near_copies",
             "near-copies",
             digits=3,
             meaning="Share of images nearer to a few-shot picture than 99% of held-out ones are.",
         ),
-        Heading(
+        Column(
             "best_step",
             "step kept",
             digits=0,
             meaning="Step of the fine-tuning at which the held-out loss was lowest.",
         ),
-        Heading("last_step", "steps trained", digits=0),
-        Heading(
+        Column("last_step", "steps trained", digits=0),
+        Column(
             "stopped",
             "stopped early",
             meaning="Whether the held-out loss ended the training, and not the limit of its steps.",
         ),
-        Heading(
+        Column(
             "held_out_loss",
             "held-out loss",
             digits=4,
@@ -184,7 +182,7 @@ class PreservationStudy(Study):
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
-        _solver(pipeline)
+        _codec(pipeline)
         few_shot = len(pipeline.domain.few_shot)
         self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
 
@@ -210,7 +208,7 @@ class PreservationStudy(Study):
 
     def measure(self, pipeline: Pipeline) -> Measured:
         court = _Court.of(pipeline)
-        weights = checksum(pipeline.model.denoiser)
+        weights = checksum(_codec(pipeline).model.denoiser)
         before = _from_noise(pipeline)
         made = pipeline.sampled().described
         other, tuned = fine_tuned(pipeline, self.fine_tuning)
@@ -232,14 +230,14 @@ class PreservationStudy(Study):
             },
             {
                 **court.row(AFTER, still, made),
-                "weights": checksum(pipeline.model.denoiser),
+                "weights": checksum(_codec(pipeline).model.denoiser),
                 "identical": identical,
                 "made_by": strategy,
                 "held_out_loss": tuned.curve[0].validation,
             },
             {
                 **court.row(TUNED, strayed, strayed),
-                "weights": checksum(other.model.denoiser),
+                "weights": checksum(_codec(other).model.denoiser),
                 "identical": _identical(before, damaged),
                 "made_by": "pure noise",
                 "held_out_loss": tuned.best.validation,
@@ -332,7 +330,7 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
     """
     few_shot = pipeline.domain.few_shot
     tuned = fine_tune(
-        pipeline.model.denoiser,
+        _codec(pipeline).model.denoiser,
         torch.stack([few_shot[index] for index in range(len(few_shot))]),
         settings,
         seed=pipeline.settings.seed,
@@ -343,12 +341,12 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
 
 
 def _with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
-    model = FineTunedModel(pipeline.model, tuned.weights)
-    return replace(pipeline, model=model, codec=model.codec(_solver(pipeline)))
+    model = FineTunedModel(_frozen(pipeline), tuned.weights)
+    return replace(pipeline, model=model, codec=model.codec(_codec(pipeline).solver))
 
 
-def _solver(pipeline: Pipeline) -> Solver:
-    """That of a diffusion model, the only kind whose copy is trained here.
+def _codec(pipeline: Pipeline) -> DiffusionCodec:
+    """That of a diffusion model of pixels, the only kind whose copy is trained here.
 
     Raises:
         ValueError: the model is of another kind.
@@ -358,7 +356,15 @@ def _solver(pipeline: Pipeline) -> Solver:
             "study=preservation fine-tunes a diffusion model of pixels, got "
             f"{pipeline.model.name}: choose such a model"
         )
-    return pipeline.codec.solver
+    return pipeline.codec
+
+
+def _frozen(pipeline: Pipeline) -> FrozenModel:
+    """The model whose copy is trained."""
+    model = pipeline.model
+    if not isinstance(model, FrozenModel):
+        raise ValueError(f"study=preservation needs the weights of a file, got {model.name}")
+    return model
 
 
 def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.grid import gather
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import decide, order, separation
@@ -16,9 +17,7 @@ from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.resampling import bootstrap
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     about,
     bounds,
@@ -63,16 +62,16 @@ class ReconstructionStudy(Study):
     name = "reconstruction"
     title = "Reconstruction: pictures inverted and decoded again"
     headings = (
-        Heading("set", "set"),
-        Heading("in_domain", "in-domain set", meaning="Samples of the model come back easily."),
-        Heading("solver", "solver"),
-        Heading("step", "step t", 0),
-        Heading("evaluations_in", "NFE in", 0, meaning="Network evaluations of the inversion."),
-        Heading("evaluations_out", "NFE out", 0, meaning="Network evaluations of the decoding."),
-        Heading("images", "images", 0),
-        Heading("mse", "MSE", meaning="Of images in [-1, 1]."),
-        Heading("psnr", "PSNR, dB", 2),
-        Heading("ssim", "SSIM", 4),
+        Column("set", "set"),
+        Column("in_domain", "in-domain set", meaning="Samples of the model come back easily."),
+        Column("solver", "solver"),
+        Column("step", "step t", 0),
+        Column("evaluations_in", "NFE in", 0, meaning="Network evaluations of the inversion."),
+        Column("evaluations_out", "NFE out", 0, meaning="Network evaluations of the decoding."),
+        Column("images", "images", 0),
+        Column("mse", "MSE", meaning="Of images in [-1, 1]."),
+        Column("psnr", "PSNR, dB", 2),
+        Column("ssim", "SSIM", 4),
     )
 
     def __init__(self, *, steps: Sequence[int], count: int, in_domain_root: str | None) -> None:

@@ -12,6 +12,7 @@ from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.search import Search
 from ood_sampler.report.annotate import add_legend, columns_for, entitle
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import Point, ranked
@@ -28,9 +29,7 @@ from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     by_each_judge,
     decoding,
@@ -62,17 +61,17 @@ class SearchStudy(Study):
     title = "Automatic choice of step and strategy, against the full grid"
     needs = ("kid", "authenticity", "near_copies", "captured")
     headings = (
-        Heading("strategy", "strategy"),
-        Heading("step", "step t", digits=0),
-        Heading("images", "images", digits=0),
-        Heading("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
-        Heading("authenticity", "authenticity", 2),
-        Heading("near_copies", "near-copies", 2),
-        Heading("captured", "captured", 2),
-        Heading("usable", "usable", meaning="Retention, novelty, near-copies suffice, held-out."),
-        Heading("validation_kid", "KID × 10³, validation", 1, 1e3, meaning="As the search saw it."),
-        Heading("samples", "samples of the search", digits=0),
-        Heading("chosen", "chosen"),
+        Column("strategy", "strategy"),
+        Column("step", "step t", digits=0),
+        Column("images", "images", digits=0),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("authenticity", "authenticity", 2),
+        Column("near_copies", "near-copies", 2),
+        Column("captured", "captured", 2),
+        Column("usable", "usable", meaning="Retention, novelty, near-copies suffice, held-out."),
+        Column("validation_kid", "KID × 10³, validation", 1, 1e3, meaning="As the search saw it."),
+        Column("samples", "samples of the search", digits=0),
+        Column("chosen", "chosen"),
     )
 
     def __init__(self, *, search: Search, samplers: Mapping[str, Sampler]) -> None:

@@ -11,15 +11,14 @@ from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.pipeline.nodes import made_by, reader
 from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.annotate import add_legend, tick_values
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import Decision, Outcome, decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.versions import code_version
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     about,
     bounds,
@@ -80,18 +79,18 @@ class SeparabilityStudy(Study):
     name = "separability"
     title = "Separability: target and in-domain latents, and detectors of the target domain"
     headings = (
-        Heading("step", "step t", 0),
-        Heading("images", "target images", 0),
-        Heading("in_domain_images", "in-domain images", 0),
-        Heading("in_domain", "in-domain set"),
-        Heading(
+        Column("step", "step t", 0),
+        Column("images", "target images", 0),
+        Column("in_domain_images", "in-domain images", 0),
+        Column("in_domain", "in-domain set"),
+        Column(
             "distance",
             "distance of means",
             2,
             meaning="Over the mean standard deviation and d^(1/4), unbiased.",
         ),
         *(
-            Heading(f"{name}_{key}", f"{text}, {name}", 3, meaning=meaning)
+            Column(f"{name}_{key}", f"{text}, {name}", 3, meaning=meaning)
             for name, said in DETECTORS.items()
             for key, text, meaning in (
                 ("auroc", "AUROC", f"Of the {said}: 0.5 chance; below it the target scores lower."),
@@ -224,7 +223,7 @@ def denoising_losses(run: Pipeline) -> Node:
     key = {
         "model": run.model.digest,
         "machine": run.session.machine,
-        "code": code_version(DenoisingLoss, *run.model.makers),
+        "code": code_version(DenoisingLoss, type(run.codec), *run.model.makers),
         "images": few_shot.digest,
         "reader": reader(few_shot),
         "seed": seed,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.samplers.rejection import AS_IN_CODE, AS_IN_TEXT
@@ -25,9 +26,7 @@ from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import (
-    Heading,
     Measured,
-    Row,
     Study,
     about,
     attempted,
@@ -68,23 +67,21 @@ class SynthesisStudy(Study):
     title = "Synthesis: strategies, references and controls"
     needs = ("kid", "authenticity")
     headings = (
-        Heading("strategy", "set"),
-        Heading("step", "step t", digits=0),
-        Heading("images", "images", digits=0),
-        Heading(
-            "evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."
-        ),
-        Heading("fid", "FID", 1),
-        Heading("kid", "KID × 10³", 1, 1e3),
-        Heading("precision", "precision", 2),
-        Heading("recall", "recall", 2),
-        Heading("density", "density", 2),
-        Heading("coverage", "coverage", 2),
-        Heading("authenticity", "authenticity", 2),
-        Heading("near_copies", "near-copies", 2),
-        Heading("captured", "captured", 2),
-        Heading("blend_pair", "blend of 2", 2),
-        Heading("blend_five", "blend of 5", 2),
+        Column("strategy", "set"),
+        Column("step", "step t", digits=0),
+        Column("images", "images", digits=0),
+        Column("evaluations", "evaluations", digits=0, meaning="Of the network, a sample decoded."),
+        Column("fid", "FID", 1),
+        Column("kid", "KID × 10³", 1, 1e3),
+        Column("precision", "precision", 2),
+        Column("recall", "recall", 2),
+        Column("density", "density", 2),
+        Column("coverage", "coverage", 2),
+        Column("authenticity", "authenticity", 2),
+        Column("near_copies", "near-copies", 2),
+        Column("captured", "captured", 2),
+        Column("blend_pair", "blend of 2", 2),
+        Column("blend_five", "blend of 5", 2),
     )
 
     def __init__(self, *, samplers: Mapping[str, Sampler]) -> None:

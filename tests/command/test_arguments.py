@@ -1,14 +1,16 @@
 """Hydra's own options pass, or are refused in one true sentence."""
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from ood_sampler.command.arguments import Command, read_command
-from ood_sampler.command.checking import expand_home
+from ood_sampler.command.arguments import _OPTIONS, Command, read_command
+from ood_sampler.command.values import expand_home
+from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 
 
 def read(*arguments: str) -> Command:
@@ -123,6 +125,21 @@ def test_a_mistake_is_told_in_one_sentence(
     assert "\n" not in str(caught.value)
     # nothing was made
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_those_of_hydra() -> None:
+    found = {
+        name: (action.dest, action.nargs, action.const, action.choices and list(action.choices))
+        for action in get_args_parser()._actions
+        for name in action.option_strings
+    }
+    parser = ArgumentParser(add_help=False)
+    for names, settings in _OPTIONS.items():
+        action = parser.add_argument(*names, **settings)
+        taken = (action.dest, action.nargs, action.const, action.choices and list(action.choices))
+        for name in names:
+            assert found.pop(name) == taken
+    assert found == {}
 
 
 def test_an_added_option_has_keys() -> None:

@@ -11,8 +11,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from ood_sampler.command.quoting import as_typed, one_value, parse, takes_path, takes_text
+from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 
 OPTIONS = [
     (group, file)

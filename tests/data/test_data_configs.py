@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from stand_ins import fields, picture, write_files, write_lmdb
 
+from ood_sampler.config import CONF
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.solvers import DdimSolver
-from ood_sampler.help import CONF
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler

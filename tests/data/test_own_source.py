@@ -8,8 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 
+from ood_sampler.config import CONF
 from ood_sampler.data.domain import TargetDomain
-from ood_sampler.help import CONF
 
 SOURCE = '''
 import io

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.paper import __main__ as paper
 from ood_sampler.command.checking import check_command
-from ood_sampler.help import CONF
+from ood_sampler.config import CONF
 
 STUDIES = sorted(file.stem for file in (CONF / "study").glob("*.yaml"))
 

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ood_sampler.command.checking import check_command
+from ood_sampler.config import CONF
 from ood_sampler.data.images import ImageError, fit_square, read_rgb
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.help import CONF
-from ood_sampler.modules.prediction import make_trainer
+from ood_sampler.modules.trainer import make_trainer
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import InvertedSet, Sampler
 from ood_sampler.store.sets import InMemory
@@ -309,7 +309,7 @@ def test_settings_are_possible_or_refused(
     [
         # the grid of so many steps would fill the memory, the list of so many devices too
         ("solver", "ddim", "steps", 2**40),
-        ("trainer", "cpu", "devices", 2**31),
+        ("trainer", "auto", "devices", 2**31),
         ("solver", "fixed_point", "tolerance", "small"),
         ("sampler", "geometric", "distance", "near"),
         ("sampler", "rejection", "pair_angle", [60]),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
 
-from ood_sampler.help import CONF
+from ood_sampler.config import CONF
 from ood_sampler.metrics.dinov2 import VARIANTS, Dinov2Features
 from ood_sampler.metrics.features import quantise
 

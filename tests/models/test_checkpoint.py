@@ -371,7 +371,7 @@ def test_a_tensor_of_any_other_shape_is_refused(
     names = {re.sub(r"\d+", "0", name): name for name in STATES[key] if "weight" in name}
     for name in names.values():
         content = {**STATES[key], name: torch.zeros(shape)}
-        monkeypatch.setattr(checkpoint, "read_file", lambda path, content=content: content)
+        monkeypatch.setattr(checkpoint, "read_tensors", lambda path, content=content: content)
         for order in (True, False) if "qkv" in name else (False,):
             heads = {**HEADS["model"], "use_new_attention_order": order}
             with pytest.raises(ValueError, match=r"."):

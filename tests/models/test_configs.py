@@ -15,14 +15,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from ood_sampler.command.checking import check_command
+from ood_sampler.config import CONF
 from ood_sampler.data.domain import embedded_domain
 from ood_sampler.diffusion.solvers import DdimSolver
-from ood_sampler.help import CONF
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import smooth_pictures
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from tests.conftest import make_judges, make_pipeline
+from tests.models.stand_ins import tiny_ldm
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -127,6 +128,16 @@ def any_hub_model(cache: Path) -> FrozenModel:
     return model("diffusers", *own)
 
 
+def latent_diffusion(cache: Path) -> FrozenModel:
+    tiny_ldm(cache / "models" / "ldm_celebahq" / "CompVis--ldm-celebahq-256")
+    return model("ldm_celebahq", f"model.resolution={SIZE}")
+
+
+def any_latent_diffusion(cache: Path) -> FrozenModel:
+    folder = tiny_ldm(cache / "mine")
+    return model("diffusers", "model.name=mine", f"model.path={folder}", f"model.resolution={SIZE}")
+
+
 def any_checkpoint(fixture: str, *overrides: str) -> Callable[[Path], FrozenModel]:
     def stand_in(cache: Path) -> FrozenModel:
         path = checkpoint(fixture, cache / "mine.pt")
@@ -150,9 +161,11 @@ STAND_INS: dict[str, Callable[[Path], FrozenModel]] = {
     ),
     "ddpm_bedroom": hub("ddpm_bedroom", "google/ddpm-ema-bedroom-256"),
     "ddpm_bedroom file": file("ddpm_bedroom", "bedroom.ckpt", "pesser", unchecked("bedroom.ckpt")),
+    "ldm_celebahq": latent_diffusion,
     "ddpm_cifar10": hub("ddpm_cifar10", "google/ddpm-cifar10-32"),
     "diffusers": any_pipeline,
     "diffusers hub": any_hub_model,
+    "diffusers latent": any_latent_diffusion,
     "checkpoint": any_checkpoint(
         "guided_diffusion", "model.architecture.model.num_head_channels=16"
     ),
@@ -171,8 +184,12 @@ def test_a_model_inverts_and_decodes_on_a_stand_in_of_what_is_published(
     frozen = STAND_INS[key](cache)
     pictures = smooth_pictures(2, channels=frozen.channels, resolution=frozen.resolution)
     solver = DdimSolver(steps=3, power=1)
-    latents = solver.invert(frozen.denoiser, pictures, [400])[400]
+    autoencoder = frozen.autoencoder
+    x_0 = pictures if autoencoder is None else autoencoder.encode(pictures)
+    assert x_0.shape == (2, *frozen.latent_shape)
+    latents = solver.invert(frozen.denoiser, x_0, [400])[400]
     images = solver.decode(frozen.denoiser, latents, step=400)
+    images = images if autoencoder is None else autoencoder.decode(images)
     assert images.shape == pictures.shape == (2, 3, SIZE, SIZE)
     assert images.isfinite().all()
     assert not torch.equal(images, pictures)

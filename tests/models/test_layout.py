@@ -17,10 +17,10 @@ from ood_sampler.models.layout import (
     pipeline_files,
     pipeline_parts,
     read_shards,
-    weights_file,
 )
 from ood_sampler.models.pretrained import load_pipeline, load_schedule
 from ood_sampler.models.weights import WeightFiles
+from tests.models.stand_ins import weights_file
 
 STEM = "diffusion_pytorch_model"
 PREFIXES = [
@@ -300,22 +300,22 @@ def test_another_network_is_refused_whatever_else_is_missing(kind: str, tmp_path
             read(tmp_path)
 
 
-def test_a_pipeline_of_latents_without_index_is_refused(copy: Path) -> None:
+def test_a_pipeline_of_text_without_index_is_refused(copy: Path) -> None:
     (copy / "model_index.json").unlink()
-    (copy / "vqvae").mkdir()
-    (copy / "vqvae" / "config.json").write_text('{"_class_name": "VQModel"}')
-    with pytest.raises(ValueError, match="alone, got vqvae: models of latents or of text are not"):
+    (copy / "text_encoder").mkdir()
+    (copy / "text_encoder" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="alone, got text_encoder: text-to-image and other"):
         load_pipeline(copy)
 
 
 def test_a_pipeline_of_transformers_is_refused(tmp_path: Path) -> None:
     index = {"transformer": ["diffusers", "DiTTransformer2DModel"], "vae": ["x", "AutoencoderKL"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="alone, got transformer, vae: models of latents"):
+    with pytest.raises(ValueError, match="alone, got transformer, vae: text-to-image"):
         WeightFiles(name="mine", path=str(tmp_path)).obtain()
 
 
 def test_shards_are_no_variants() -> None:
     files = ["config.json", "scheduler_config.json"]
     for shard in (f"{STEM}-00001-of-00002.safetensors", f"{STEM}.fp16-00001-of-00002.safetensors"):
-        assert pipeline_parts([*files, shard], lambda index: []) is None
+        assert pipeline_parts([*files, shard], lambda index: Path()) is None

@@ -8,7 +8,10 @@ from typing import Literal, cast
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
+from ood_sampler.codecs.autoencoder import Autoencoder
+from ood_sampler.config import CONF
 from ood_sampler.diffusion.denoiser import (
     EpsilonDenoiser,
     GaussianDenoiser,
@@ -19,10 +22,10 @@ from ood_sampler.diffusion.denoiser import (
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.faults import CommandError
-from ood_sampler.help import CONF
 from ood_sampler.models.__main__ import answer, main, model_fields
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
+from tests.models.stand_ins import tiny_ldm
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -264,3 +267,40 @@ def test_the_pictures_are_smooth_in_range_and_always_the_same() -> None:
     assert pictures.std() > 0.3
     assert pictures.diff(dim=-1).abs().max() < 0.2
     assert torch.equal(pictures, smooth_pictures(3, channels=1, resolution=64))
+
+
+def test_latent_diffusion_verifies_through_its_autoencoder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tiny_ldm(tmp_path)
+    text = said(capsys, "verify", "ldm_celebahq", f"path={folder}", "resolution=32")
+    assert "3x32x32, latents 3x8x8" in text
+    assert re.search(r"parameters +0\.\d\d M and, of the autoencoder, 0\.\d\d M\n", text)
+    assert "  vqvae/diffusion_pytorch_model.safetensors" in text
+    assert re.search(r"autoencoder +RMSE [\d.]+, PSNR [\d.]+ dB", text)
+    # its weights are random
+    assert ": NOT what trained weights that fit" in text
+
+
+def test_the_error_of_the_autoencoder_alone_stands_beside_that_of_the_whole() -> None:
+    class Coarse(Autoencoder):
+        def encode(self, x_0: Tensor) -> Tensor:
+            return x_0[..., ::2, ::2]
+
+        def decode(self, z_0: Tensor) -> Tensor:
+            return z_0.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    denoiser = EpsilonDenoiser(lambda x_t, t: torch.zeros_like(x_t), Schedule.linear())
+    pictures = smooth_pictures(2, channels=3, resolution=16)
+    solver = DdimSolver(steps=10, power=1)
+    found = verify(denoiser, pictures, solver=solver, autoencoder=Coarse())
+    expected = (Coarse().decode(pictures[..., ::2, ::2]) - pictures).square().mean().sqrt()
+    assert found.autoencoder_rmse == pytest.approx(float(expected))
+    # the denoiser estimates no noise: there and back changes nothing
+    assert found.rmse == pytest.approx(float(expected), rel=1e-4)
+    assert verify(denoiser, pictures, solver=solver).autoencoder_rmse is None
+    # one that does is not undone by so few steps, and the whole is another error
+    inexact = GaussianDenoiser(torch.zeros(()), 0.01, Schedule.linear())
+    whole = verify(inexact, pictures, solver=solver, autoencoder=Coarse())
+    assert whole.autoencoder_rmse == found.autoencoder_rmse
+    assert abs(whole.rmse / found.rmse - 1) > 0.01

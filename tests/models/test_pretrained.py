@@ -16,8 +16,9 @@ from ood_sampler.diffusion.denoiser import (
     VelocityDenoiser,
 )
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.models.layout import pipeline_files, weights_file
+from ood_sampler.models.layout import pipeline_files
 from ood_sampler.models.pretrained import load_pipeline, load_schedule
+from tests.models.stand_ins import weights_file
 
 
 @pytest.fixture
@@ -349,7 +350,7 @@ def test_another_network_is_refused(changes: dict[str, object], message: str, co
     ("changes", "message"),
     [
         ({"unet": ["diffusers", "NCSNpp"]}, "must be a UNet2DModel, got NCSNpp"),
-        ({"vqvae": ["diffusers", "VQModel"]}, "unet and scheduler alone, got vqvae"),
+        ({"movq": ["diffusers", "VQModel"]}, "vqvae alone, got movq"),
     ],
 )
 def test_a_pipeline_of_other_parts_is_refused(

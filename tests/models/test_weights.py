@@ -21,9 +21,9 @@ from filelock import FileLock
 
 from ood_sampler.models.layout import pipeline_parts
 from ood_sampler.models.sources import (
-    DriveSource,
-    HubSource,
-    PageSource,
+    DriveFile,
+    HubPipeline,
+    PageFile,
     parse_source,
 )
 from ood_sampler.models.weights import ASSETS, RECORD, WeightFiles, cache_folder
@@ -236,6 +236,24 @@ def test_a_hub_model_in_shards_is_fetched_shard_by_shard(hub: Hub, cache: Path) 
     assert len(set(asked)) == len(asked)
 
 
+def test_latent_diffusion_is_fetched_with_its_autoencoder(hub: Hub, cache: Path) -> None:
+    index = {"vqvae": ["diffusers", "VQModel"], "unet": ["diffusers", "UNet2DModel"]}
+    hub.files = {"model_index.json": json.dumps(index).encode(), "README.md": b"faces"}
+    hub.files["scheduler/scheduler_config.json"] = b"{}"
+    for network in ("unet", "vqvae"):
+        hub.files[f"{network}/config.json"] = b"{}"
+        hub.files[f"{network}/diffusion_pytorch_model.bin"] = f"weights of {network}".encode()
+    hub.announced = {name: sha256(data) for name, data in hub.files.items()}
+    process = obtain(hub.address)
+    assert process.wait() == 0, process.stderr
+    check_downloaded(hub, cache, others=frozenset({"README.md"}))
+    weights = [name for name, _ in hub.requests if name.endswith(".bin")]
+    assert weights == [f"{network}/diffusion_pytorch_model.bin" for network in ("vqvae", "unet")]
+    shutil.rmtree(cache)
+    del hub.files["vqvae/config.json"], hub.files["vqvae/diffusion_pytorch_model.bin"]
+    assert "it lacks vqvae/config.json, vqvae/diff" in obtain(hub.address).communicate()[1]
+
+
 def test_a_hub_model_that_lacks_a_shard_is_told(hub: Hub) -> None:
     index = {"weight_map": {"a": "diffusion_pytorch_model-00001-of-00001.safetensors"}}
     hub.files["diffusion_pytorch_model.safetensors.index.json"] = json.dumps(index).encode()
@@ -324,7 +342,7 @@ def test_what_the_hub_does_not_have_is_said_in_one_message(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"vae": ["diffusers", "AutoencoderKL"]}, "got vae: models of latents or of text are not"),
+        ({"vae": ["diffusers", "AutoencoderKL"]}, "got vae: text-to-image and other pipelines"),
         ({"unet": ["diffusers", "UNet2DConditionModel"]}, "must be a UNet2DModel, got UNet2DCond"),
         ([], "model_index.json must hold a JSON object, got list"),
     ],
@@ -502,7 +520,7 @@ def test_the_next_source_is_tried_where_one_fails(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         gdown, "download", lambda **o: download(b"<html>" if o["id"] == "no" else b"PK")(**o)
     )
-    monkeypatch.setattr(HubSource, "fetch", lambda self, folder: unreachable_source())
+    monkeypatch.setattr(HubPipeline, "fetch", lambda self, folder: unreachable_source())
     sources = [HUB, {"drive": "1aB", "file": "second.pt"}]
     assert WeightFiles(name="dogs", path=None, sources=sources).obtain().path.name == "second.pt"
 
@@ -590,11 +608,11 @@ def test_what_is_missing_at_a_path_is_fetched_for_a_hub_id_alone(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     fetched = []
 
-    def fetch(source: HubSource, folder: Path) -> None:
+    def fetch(source: HubPipeline, folder: Path) -> None:
         fetched.append(source.hub)
         make_pipeline(folder / source.entry)
 
-    monkeypatch.setattr(HubSource, "fetch", fetch)
+    monkeypatch.setattr(HubPipeline, "fetch", fetch)
     nowhere = WeightFiles(name="mine", path=str(tmp_path / "nowhere"), sources=[HUB])
     with pytest.raises(FileNotFoundError, match=r"looked for .*nowhere; set model\.path"):
         nowhere.obtain()
@@ -661,8 +679,8 @@ def test_another_hub_model_under_the_same_name_is_another_folder(cache: Path) ->
     assert WeightFiles(name="mine", path="owner/cats").find() is None
 
 
-def unread(part: str) -> list[str]:
-    raise AssertionError(f"{part} is no index of shards")
+def unread(part: str) -> Path:
+    raise AssertionError(f"{part} is no index")
 
 
 def test_parts_are_taken_from_one_layout() -> None:
@@ -853,9 +871,9 @@ def test_a_name_stays_below_the_cache_folder(cache: Path) -> None:
 
 
 def test_sources_are_read_from_their_entries() -> None:
-    assert parse_source(HUB) == HubSource(hub="owner/dogs", megabytes=24)
-    assert parse_source(DRIVE) == DriveSource(drive="1aB", file="dogs.pt")
-    assert parse_source(PAGE) == PageSource(page="https://example.org/dogs", file="dogs.pt")
+    assert parse_source(HUB) == HubPipeline(hub="owner/dogs", megabytes=24)
+    assert parse_source(DRIVE) == DriveFile(drive="1aB", file="dogs.pt")
+    assert parse_source(PAGE) == PageFile(page="https://example.org/dogs", file="dogs.pt")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.modules.compilation import CompiledNetwork
 from ood_sampler.modules.inversion import Inversion
-from ood_sampler.modules.prediction import compute, lightning_trainer, machine, make_trainer
+from ood_sampler.modules.prediction import compute
+from ood_sampler.modules.trainer import lightning_trainer, machine, make_trainer
 from ood_sampler.store.artifacts import Artifact, Items
 from ood_sampler.store.sets import InMemory
 from tests.diffusion.toys import toy_codec

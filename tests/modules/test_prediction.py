@@ -13,17 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ood_sampler.diffusion.denoiser import GaussianDenoiser
 from ood_sampler.diffusion.schedule import Schedule
-from ood_sampler.modules.prediction import (
-    Batch,
-    Prefetched,
-    ShardLoader,
-    Stage,
-    compute,
-    lightning_trainer,
-    machine,
-    make_trainer,
-)
+from ood_sampler.modules.prediction import Batch, Prefetched, ShardLoader, Stage, compute
 from ood_sampler.modules.timing import seconds_per_evaluation
+from ood_sampler.modules.trainer import lightning_trainer, machine, make_trainer
 from ood_sampler.store.artifacts import Artifact, Items
 from ood_sampler.store.sets import InMemory
 from tests.diffusion.toys import toy_codec

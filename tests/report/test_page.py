@@ -8,8 +8,10 @@ import pytest
 from torch import Tensor
 
 from ood_sampler.report.page import page, write_page
-from ood_sampler.report.plots import curves, histogram, run_figures, share_figure, svg
-from ood_sampler.report.tables import columns_of
+from ood_sampler.report.plots import svg
+from ood_sampler.report.run_columns import columns_of
+from ood_sampler.report.run_plots import curves, histogram, run_figures, share_figure
+from ood_sampler.report.verdicts import judged
 
 Draw = Callable[..., Tensor]
 
@@ -42,7 +44,7 @@ class Reader(HTMLParser):
 
 def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
     text = page(
-        results,
+        judged(results),
         {
             "samples": pictures(60),
             "nearest": pictures(60),
@@ -75,14 +77,14 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
 
 def test_intervals_are_shown_beside_the_figures(results: dict[str, Any]) -> None:
     results["rows"][0] |= {"recall_low": 0.7512, "recall_high": 0.8488}
-    shown = Reader(page(results, {})).texts
+    shown = Reader(page(judged(results), {})).texts
     assert shown[shown.index("[0.751, 0.849]") - 1] == "0.800"
     assert sum(text.startswith("[") for text in shown) == 1
 
 
 def test_near_copies_are_framed_and_counted(results: dict[str, Any], pictures: Draw) -> None:
     shown = {kind: pictures(40) for kind in ("samples", "nearest", "held_out")}
-    reader = Reader(page(results, shown))
+    reader = Reader(page(judged(results), shown))
     framed = [attributes for _, attributes in reader.tags if "copy" in str(attributes.get("class"))]
     # numbers 4 and 36 of all 40, of which 25 stand beside their nearest
     assert [tag.get("alt") for tag in framed] == [
@@ -94,14 +96,14 @@ def test_near_copies_are_framed_and_counted(results: dict[str, Any], pictures: D
     captions = [text for text in reader.texts if "13 of all 400 samples" in text]
     assert len(captions) == 2
     del results["distributions"]["near_copies"]
-    assert "(near-copy)" not in page(results, shown)
+    assert "(near-copy)" not in page(judged(results), shown)
 
 
 def test_the_story_goes_from_the_few_shot_pictures_to_the_conclusion(
     results: dict[str, Any], pictures: Draw
 ) -> None:
     kinds = ("samples", "nearest", "held_out", "in_domain", "originals", "reconstructions")
-    shown = Reader(page(results, {kind: pictures(2) for kind in kinds})).texts
+    shown = Reader(page(judged(results), {kind: pictures(2) for kind in kinds})).texts
     numbered = [text for text in shown if text[:3] in {f"{n}. " for n in range(1, 6)}]
     assert numbered == [
         "1. Few-shot pictures, inverted and decoded again",
@@ -116,7 +118,7 @@ def test_the_story_goes_from_the_few_shot_pictures_to_the_conclusion(
 
 def test_needs_no_other_file(results: dict[str, Any], pictures: Draw) -> None:
     results["warnings"] = ["one"]
-    text = page(results, {"samples": pictures(2, 200), "held_out": pictures(1)})
+    text = page(judged(results), {"samples": pictures(2, 200), "held_out": pictures(1)})
     reader = Reader(text)
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in reader.tags}
     for tag, attributes in reader.tags:
@@ -141,7 +143,7 @@ def test_every_string_is_escaped(results: dict[str, Any], pictures: Draw) -> Non
         stage["name"] = evil
     results["skipped"] = [[evil, evil]]
     results["warnings"] = [evil, evil]
-    text = page(results, {"samples": pictures(1)})
+    text = page(judged(results), {"samples": pictures(1)})
     reader = Reader(text)
     assert "<b>&" not in text
     assert reader.texts.count(evil) > 15
@@ -149,19 +151,16 @@ def test_every_string_is_escaped(results: dict[str, Any], pictures: Draw) -> Non
 
 
 def test_verdicts_flip_with_the_figures(results: dict[str, Any]) -> None:
-    assert "By this measure the frozen model adds something" in page(results, {})
+    assert "By this measure the frozen model adds something" in page(judged(results), {})
     results["rows"][0]["kid"] = 0.01
-    text = page(results, {})
+    text = page(judged(results), {})
     assert "adds something" not in text
     assert "serve better without the frozen model" in text
 
 
 def test_little_is_enough(results: dict[str, Any]) -> None:
     empty = {key: None for key in results["rows"][0] if key not in ("name", "role", "samples")}
-    text = page(
-        {"run": results["run"], "rows": [results["rows"][0] | empty]},
-        {},
-    )
+    text = page(judged({"run": results["run"], "rows": [results["rows"][0] | empty]}), {})
     reader = Reader(text)
     assert reader.texts.count("–") == len(columns_of([results["rows"][0]])) - 1
     headings = {part for part in reader.texts if part in ("Plots", "Costs", "Warnings", "Protocol")}
@@ -172,7 +171,7 @@ def test_equal_results_give_equal_bytes(
     tmp_path: Path, results: dict[str, Any], pictures: Draw
 ) -> None:
     for name in ("a.html", "b.html"):
-        write_page(tmp_path / "run" / name, results, {"samples": pictures(2)})
+        write_page(tmp_path / "run" / name, judged(results), {"samples": pictures(2)})
     first, second = ((tmp_path / "run" / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == second
     assert len(list((tmp_path / "run").iterdir())) == 2
@@ -221,7 +220,7 @@ def test_level_lines_of_one_role_are_told_apart(results: dict[str, Any]) -> None
 def test_each_line_of_the_table_is_explained_and_no_other(results: dict[str, Any]) -> None:
     for row in results["rows"]:
         row |= {"second/kid": 0.2, "mean_colour": 0.5}
-    reader = Reader(page(results, {}))
+    reader = Reader(page(judged(results), {}))
     explained = reader.texts[reader.texts.index("What the lines mean") :]
     assert "mean colour" in explained
     assert "FID" in explained
@@ -229,4 +228,4 @@ def test_each_line_of_the_table_is_explained_and_no_other(results: dict[str, Any
     assert "KID × 10³, second" not in explained
     assert "Intra-LPIPS" not in explained
     results["rows"][0]["intra_lpips"] = 0.4
-    assert "Intra-LPIPS" in Reader(page(results, {})).texts
+    assert "Intra-LPIPS" in Reader(page(judged(results), {})).texts

@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ood_sampler.report.sweep import overrides, swept_keys, write_sweep
+from ood_sampler.report.sweep import Sweep, SweptRun, overrides, swept_keys
+from ood_sampler.report.sweep_files import write_sweep
+from ood_sampler.report.terminal import TerminalTable
+from ood_sampler.report.verdicts import judged
 
 Draw = Callable[..., Tensor]
 
@@ -25,6 +28,11 @@ def sweep(results: dict[str, Any], labels: list[str]) -> list[tuple[str, dict[st
         grey = torch.tensor([float(50 + 10 * k)]) / 127.5 - 1
         runs.append((label, found, grey.expand(16, 3, 32, 32)))
     return runs
+
+
+def write(folder: Path, runs: list[tuple[str, dict[str, Any], Tensor]]) -> TerminalTable:
+    """Write a sweep of runs that have their verdicts."""
+    return write_sweep(folder, Sweep([SweptRun(name, judged(found), x) for name, found, x in runs]))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,7 @@ def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, An
     labels = [
         f"inversion.step={step},decode.eta={eta},seed=3" for step in (1000, 400) for eta in (0, 0.1)
     ]
-    table = write_sweep(tmp_path / "sweep", sweep(results, labels))
+    table = write(tmp_path / "sweep", sweep(results, labels))
     assert table.row_count == 4 + 4
     files = {path.name for path in (tmp_path / "sweep").iterdir()}
     assert files == {"sweep.csv", "sweep.md", "sweep.json", "sweep.png", "sweep_curves.png"}
@@ -103,7 +111,7 @@ def test_better_worse_and_unclear_runs_are_counted_alike(
     runs = sweep(results, [f"seed={k}" for k in range(4)])
     for (_, found, _), kid in zip(runs, (0.001, 0.0048, 0.02, 0.03), strict=True):
         found["rows"][0]["kid"] = kid
-    write_sweep(tmp_path, runs)
+    write(tmp_path, runs)
     question = "Better than mixing the few-shot pictures themselves?"
     assert (
         f"- {question} shown in 1 of 4, refuted in 2, too few images to say in 1.\n"
@@ -114,7 +122,7 @@ def test_better_worse_and_unclear_runs_are_counted_alike(
 def test_one_key_without_numbers(tmp_path: Path, results: dict[str, Any]) -> None:
     runs = sweep(results, ["sampler=cog", "sampler=slerp", "sampler=gaussian"])
     runs[1][1]["rows"][4]["kid"] = 0.5
-    table = write_sweep(tmp_path, runs)
+    table = write(tmp_path, runs)
     assert not (tmp_path / "sweep_curves.png").exists()
     # A control that is another one in each run is named by its run.
     assert table.row_count == 3 + 5
@@ -132,25 +140,25 @@ def test_three_keys_stand_below_each_other(tmp_path: Path, results: dict[str, An
     for _, found, _ in (runs := sweep(results, labels)):
         found["rows"][0] |= {"precision": None, "kid_standard_error": None}
         del found["rows"][1:]
-    write_sweep(tmp_path, runs)
+    write(tmp_path, runs)
     assert (tmp_path / "sweep_curves.png").exists()
     # Last parts that do not tell the keys apart are not used alone.
     assert "| a.x=2, b.x=1, c=2 |" in (tmp_path / "sweep.md").read_text()
 
 
 def test_single_run(tmp_path: Path, results: dict[str, Any]) -> None:
-    table = write_sweep(tmp_path, sweep(results, ["seed=1"]))
+    table = write(tmp_path, sweep(results, ["seed=1"]))
     assert table.title == "Sweep of one run"
     assert "| cog (2) | 400 |" in (tmp_path / "sweep.md").read_text()
     with pytest.raises(ValueError, match="runs must not be empty"):
-        write_sweep(tmp_path, [])
+        write(tmp_path, [])
 
 
 def test_a_sweep_says_whose_figures_it_shows(tmp_path: Path, results: dict[str, Any]) -> None:
     runs = sweep(results, ["metrics=imagenet", "metrics=features32"])
     for (_, found, _), judges in zip(runs, ("imagenet, features32",) * 2, strict=True):
         found["protocol"]["judges"] = judges
-    table = write_sweep(tmp_path / "alike", runs)
+    table = write(tmp_path / "alike", runs)
     told = "judged by imagenet where no other is named"
     assert table.caption.endswith(told)
     assert f"held-out pictures, {told}:" in (tmp_path / "alike" / "sweep.md").read_text()
@@ -159,5 +167,5 @@ def test_a_sweep_says_whose_figures_it_shows(tmp_path: Path, results: dict[str, 
         "by the headline of each run (imagenet, features32), so that runs of different ones do not "
         "compare"
     )
-    assert write_sweep(tmp_path / "apart", runs).caption.endswith(told)
+    assert write(tmp_path / "apart", runs).caption.endswith(told)
     assert told in (tmp_path / "apart" / "sweep.md").read_text()

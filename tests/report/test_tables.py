@@ -5,13 +5,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ood_sampler.report.columns import number
+from ood_sampler.report.run_columns import COLUMNS, columns_of, figure
 from ood_sampler.report.tables import (
-    COLUMNS,
-    columns_of,
     csv_table,
-    figure,
     markdown_table,
-    number,
     rich_table,
     strategy,
     sweep_table,
@@ -199,7 +197,7 @@ def test_each_further_judge_has_columns_of_its_own(results: dict[str, Any]) -> N
     assert shown[-5:] == [
         f"second/{key}" for key in ("kid", "precision", "recall", "authenticity", "near_copies")
     ]
-    assert "second/blend_pair" not in [column.key for column in columns_of(rows, all_figures=True)]
+    assert "second/blend_pair" not in [column.key for column in columns_of(rows, all_metrics=True)]
     results["protocol"]["judges"] = "first, second"
     text = printed(rich_table(results), 200)
     assert "KID × 10³, second\xa0↓" in text

@@ -1,3 +1,4 @@
+import functools
 import importlib
 import os
 import shutil
@@ -10,35 +11,36 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import lightning
 import pytest
 import torch
-from ood_sampler.pipeline.X import Plan
 from torchmetrics import MetricCollection
 
-from ood_sampler import measure as measure_module
-from ood_sampler import plan as plan_module
 from ood_sampler.data.domain import Part, TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.solvers import BelmSolver, DdimSolver
 from ood_sampler.metrics.comparison import kernel_difference
-from ood_sampler.metrics.features import EmbeddedFeatures
 from ood_sampler.metrics.judges import Described, figures_of
 from ood_sampler.metrics.kernel import KernelDistance
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, fine_tune
 from ood_sampler.modules.inversion import Inversion
+from ood_sampler.pipeline import measure as measure_module
+from ood_sampler.pipeline import nodes as nodes_module
 from ood_sampler.pipeline.measure import Measure, Row
-from ood_sampler.pipeline.nodes import model_makers
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.lerp import LerpSampler
 from ood_sampler.samplers.standard import StandardSampler
 from ood_sampler.statistics.intervals import normal_interval
 from ood_sampler.store import versions
+from ood_sampler.store.artifacts import Artifact
 from ood_sampler.store.sets import TensorSet
 from ood_sampler.store.versions import PACKAGE, Maker, closure, code_version
-from tests.conftest import RESOLUTION, make_judges, smooth_images
+from ood_sampler.studies import preservation, separability
+from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 
 INVERSION = (Inversion, DdimSolver, FrozenModel)
 
@@ -295,15 +297,15 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("file", "old", "new", "counts"),
     [
-        ("models/state.py", '"""', '"""Once more. ', False),
-        ("models/state.py", "import pickle", "import pickle  # to read", False),
-        ("models/state.py", "import pickle", "import pickle\nNEW = 1", True),
+        ("store/tensor_files.py", '"""', '"""Once more. ', False),
+        ("store/tensor_files.py", "import pickle", "import pickle  # to read", False),
+        ("store/tensor_files.py", "import pickle", "import pickle\nNEW = 1", True),
         ("diffusion/schedule.py", "import torch", "import torch\nNEW: int", False),
         ("diffusion/schedule.py", "import torch", "import torch\nNEW: int = 1", True),
         ("models/network.py", "import torch", "import torch\nNEW = 1", True),
         ("diffusion/solvers/heun.py", "from ood_sampler", "NEW = 1\nfrom ood_sampler", False),
         ("models/weights.py", "import json", "import json\nNEW = 1", False),
-        ("pipeline.py", "import torch", "import torch\nNEW = 1", False),
+        ("pipeline/pipeline.py", "import torch", "import torch\nNEW = 1", False),
     ],
 )
 def test_the_version_of_the_inversion(
@@ -326,7 +328,7 @@ def test_code_that_turns_weights_into_numbers_is_in_the_closure() -> None:
     others = {"__init__", "__main__", "sources", "verification", "weights"}
     files = {f"ood_sampler.models.{file.stem}" for file in (PACKAGE / "models").glob("*.py")}
     model = FineTunedModel(FrozenModel(name="tiny", resolution=RESOLUTION), Path("weights"))
-    found = closure(*model_makers(model))
+    found = closure(*model.makers)
     assert {name for name in found if name.startswith("ood_sampler.models")} == files - {
         f"ood_sampler.models.{name}" for name in others
     }
@@ -433,11 +435,11 @@ def test_a_class_without_a_file_is_refused() -> None:
         code_version(lost)
 
 
-def plan_of(folder: Path, root: Path, **changes: Any) -> Plan:  # noqa: ANN401
+def pipeline_of(folder: Path, root: Path, **changes: Any) -> Pipeline:  # noqa: ANN401
     few_shot, held_out = smooth_images(8, 0), smooth_images(8, 1)
     names = [f"image {i}" for i in range(8)]
     images = TensorImages(few_shot, names, resolution=RESOLUTION)
-    made = Plan(
+    made = make_pipeline(
         model=FrozenModel(name="tiny", path=str(folder), resolution=RESOLUTION),
         domain=TargetDomain(
             name="smooth",
@@ -446,12 +448,18 @@ def plan_of(folder: Path, root: Path, **changes: Any) -> Plan:  # noqa: ANN401
         ),
         solver=DdimSolver(steps=5, power=1),
         sampler=CogSampler(references=2),
-        extractors=[EmbeddedFeatures()],
+        judges=make_judges(),
+        trainer=functools.partial(lightning.Trainer, accelerator="cpu", devices=1),
         settings=Settings(400, eta=0.0, clip_x_0=False, num_samples=4, seed=0, batch_size=4),
-        machine="cpu 32-true",
         root=root,
     )
     return replace(made, **changes)
+
+
+def features_of(run: Pipeline) -> Artifact:
+    judge = run.judges.headline
+    found: Artifact = run.features(judge, "images", lambda: [], "images", range(4)).output  # type: ignore[arg-type, return-value]
+    return found
 
 
 def test_what_makes_each_artifact_is_in_its_key(
@@ -460,25 +468,46 @@ def test_what_makes_each_artifact_is_in_its_key(
     def named(*makers: type) -> str:
         return " ".join(sorted(maker.__qualname__ for maker in makers))
 
-    monkeypatch.setattr(plan_module, "code_version", named)
-    plan = plan_of(model_folder, tmp_path)
+    for module in (nodes_module, separability, preservation):
+        monkeypatch.setattr(module, "code_version", named)
+    run = pipeline_of(model_folder, tmp_path)
     drawn = "CogSampler SampleNoise TensorSet"
-    assert plan.inversion().key["code"] == "DdimSolver FrozenModel Inversion"
-    assert plan.inversion().key["reader"] == "Part TensorImages"
-    assert plan.denoising_losses()[400].key["code"] == "DenoisingLoss FrozenModel"
-    assert plan.denoising_losses()[400].key["reader"] == "Part TensorImages"
-    assert plan.fit_key()["code"] == plan.latents().key["code"] == drawn
-    assert plan.pure_noise().key["code"] == "SampleNoise StandardSampler TensorSet"
-    assert plan.samples().key["code"] == "DdimSolver FrozenModel Synthesis"
-    assert plan.mixed(LerpSampler()).key["code"] == "LerpSampler SampleNoise TensorSet"
-    assert plan.mixed(LerpSampler()).key["reader"] == "Part TensorImages"
-    features = plan.features(plan.extractors[0], "images", 4)
+    inversion = run.inversion.output.key
+    assert inversion["code"] == "DdimSolver DiffusionCodec FrozenModel Inversion"
+    assert inversion["reader"] == "Part TensorImages"
+    losses = separability.denoising_losses(run).output.key
+    assert losses["code"] == "DenoisingLoss DiffusionCodec FrozenModel"
+    assert losses["reader"] == "Part TensorImages"
+    assert run.draws.output.key["code"] == drawn
+    assert run.noise.output.key["code"] == "SampleNoise StandardSampler TensorSet"
+    decoded = "DdimSolver DiffusionCodec FrozenModel Synthesis"
+    assert run.samples.output.key["code"] == run.in_domain.output.key["code"] == decoded
+    control = run.in_pixels(LerpSampler())
+    assert control.draws.output.key["code"] == "LerpSampler SampleNoise TensorSet"
+    features = features_of(run)
     assert features.key["code"] == "EmbeddedFeatures FeatureExtraction"
     assert features.key["readers"] == ["Part TensorImages", "TensorImages"]
     weights = tmp_path / "weights"
     weights.write_bytes(b"")
-    tuned = replace(plan, model=FineTunedModel(plan.model, weights))
-    assert tuned.samples().key["code"] == "DdimSolver FineTunedModel FrozenModel Synthesis"
+    tuned = FineTunedModel(run.model, weights)
+    other = replace(run, model=tuned, codec=tuned.codec(DdimSolver(steps=5, power=1)))
+    assert other.samples.output.key["code"] == (
+        "DdimSolver DiffusionCodec FineTunedModel FrozenModel Synthesis"
+    )
+
+
+def test_pictures_and_the_code_that_reads_them_are_in_the_key_of_pixel_controls(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def latents() -> str:
+        control = pipeline_of(model_folder, tmp_path).in_pixels(LerpSampler())
+        digest: str = control.draws.output.digest
+        return digest
+
+    before = latents()
+    assert latents() == before
+    monkeypatch.setattr(nodes_module, "reader", lambda images: "another")
+    assert latents() != before
 
 
 def test_the_code_of_the_fine_tuning_is_in_its_key(
@@ -490,9 +519,10 @@ def test_the_code_of_the_fine_tuning_is_in_its_key(
         seen.append(makers)
         return ""
 
-    monkeypatch.setattr(plan_module, "code_version", noted)
+    for module in (nodes_module, preservation):
+        monkeypatch.setattr(module, "code_version", noted)
     settings = FineTuning(10, 1e-4, 4, 5, 2, 0.25, 0.9)
-    plan_of(model_folder, tmp_path).fine_tuning_path(settings)
+    preservation.tuning_folder(pipeline_of(model_folder, tmp_path), settings)
     assert seen == [(Part, TensorImages), (fine_tune, FrozenModel)]
 
 
@@ -522,12 +552,11 @@ def test_a_sampler_and_a_feature_space_of_a_users_own_are_in_the_keys(
     def digests() -> list[str]:
         versions.read.cache_clear()
         code_version.cache_clear()
-        plan = plan_of(
-            model_folder, users_folder, sampler=module.MySampler(), extractors=[module.MySpace()]
-        )
-        features = plan.features(plan.extractors[0], "images", 4)
-        artifacts = (plan.latents(), features, plan.inversion())
-        return [str(plan.fit_path()), *(artifact.digest for artifact in artifacts)]
+        run = pipeline_of(model_folder, users_folder, sampler=module.MySampler())
+        judge = replace(run.judges.headline, extractor=module.MySpace())
+        features = run.features(judge, "images", lambda: [], "images", range(4))  # type: ignore[arg-type, return-value]
+        nodes = (run.fit, run.draws, features, run.inversion)
+        return [node.output.digest for node in nodes]
 
     before = digests()
     (users_folder / "mine.py").write_text(f"# a comment\n{SAMPLER + SPACE}")

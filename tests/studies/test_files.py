@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Column, Row, csv_rows
 from ood_sampler.report.plots import panel_figure
 from ood_sampler.statistics.decision import Outcome, decide
 from ood_sampler.statistics.intervals import interval, with_bounds
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.studies.base import Heading, Measured, Row, Study
+from ood_sampler.studies.base import Measured, Study
 from ood_sampler.studies.files import (
-    csv_rows,
-    headings_of,
+    columns_of,
     markdown_rows,
     opinions,
     read_studies,
-    text,
     write_study,
 )
 
@@ -35,11 +34,11 @@ class ToyStudy(Study):
     name = "toy"
     title = "Toys"
     headings = (
-        Heading("colour", "colour"),
-        Heading("size", "size in mm", 1, 1e3, meaning="From end to end."),
-        Heading("parts", "parts", 0),
-        Heading("rate", "rate"),
-        Heading("broken", "broken"),
+        Column("colour", "colour"),
+        Column("size", "size in mm", 1, 1e3, meaning="From end to end."),
+        Column("parts", "parts", 0),
+        Column("rate", "rate"),
+        Column("broken", "broken"),
     )
 
     def measure(self, pipeline: Pipeline) -> Measured:
@@ -161,8 +160,8 @@ def test_a_missing_figure_is_an_empty_field_and_others_keep_all_digits() -> None
 def test_a_figure_is_shown_in_its_unit_with_its_interval(
     key: str, changes: dict[str, Any], shown: str
 ) -> None:
-    heading = next(heading for heading in STUDY.headings if heading.key == key)
-    assert text(heading, toy(**changes)) == shown
+    column = next(column for column in STUDY.headings if column.key == key)
+    assert column.text_with_bounds(toy(**changes)) == shown
 
 
 def test_the_table_has_a_line_for_each_row() -> None:
@@ -203,7 +202,7 @@ def test_domains_of_several_models_are_told_apart(tmp_path: Path) -> None:
 
 
 class ClaimingStudy(ToyStudy):
-    headings = (Heading("kid", "KID × 10³", 1, 1e3), Heading("blend", "blend"))
+    headings = (Column("kid", "KID × 10³", 1, 1e3), Column("blend", "blend"))
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         return [f"the best is {min(rows, key=lambda row: row['kid'])['colour']}."]
@@ -255,10 +254,10 @@ def test_few_rows_have_no_rank_correlation() -> None:
 
 
 def test_the_table_shows_what_other_judges_say() -> None:
-    headings = headings_of(ClaimingStudy(), judged((1, 2)))
-    assert [(heading.key, heading.text) for heading in headings] == [
+    columns = columns_of(ClaimingStudy(), judged((1, 2)))
+    assert [(column.key, column.heading) for column in columns] == [
         ("kid", "KID × 10³"),
         ("blend", "blend"),
         ("second/kid", "KID × 10³, second"),
     ]
-    assert text(headings[-1], judged((0.001, 0.002))[0]) == "2.0 [-998.0, 1002.0]"
+    assert columns[-1].text_with_bounds(judged((0.001, 0.002))[0]) == "2.0 [-998.0, 1002.0]"

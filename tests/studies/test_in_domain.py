@@ -8,9 +8,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ood_sampler.config import CONF
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import HeunSolver, MultistepSolver
-from ood_sampler.help import CONF
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.grid import to_uint8

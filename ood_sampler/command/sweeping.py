@@ -5,6 +5,8 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from ood_sampler.command.folders import FAILED, is_free, note_failure, tidy_at_exit
+from ood_sampler.command.results import merge_studies, tracker, write_table
 from ood_sampler.faults import CommandError
-from ood_sampler.folders import tidy_at_exit
 from ood_sampler.names import ARTIFACTS, MULTIRUN
 
 if TYPE_CHECKING:
-    from ood_sampler.report.tracking import Tracker
+    from hydra.core.utils import JobReturn
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +32,6 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against")
 
 STEP_KEY = "inversion.step"
-
-CONFIG = "config.yaml"
-"""In the folder of a run: its resolved configuration, written when all else is there."""
-
-FAILED = "failed.txt"
-"""In the folder of a run of a sweep: why it failed."""
-
-_FREE = frozenset({"sweep", "output", "dry_run", "logger"})
-"""Settings that no result depends on."""
-
-
-def note_failure(folder: Path, sentence: str) -> None:
-    """Say in the folder of a run why it failed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).write_text(sentence + "\n", encoding="utf-8")
-
-
-def finished(folder: Path, cfg: DictConfig) -> bool:
-    """Tell whether the folder of a run holds all results of a configuration."""
-    file = folder / CONFIG
-    return file.exists() and _results_depend_on(OmegaConf.load(file)) == _results_depend_on(
-        # as it comes back from a file
-        OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
-    )
-
-
-def _results_depend_on(cfg: Any) -> dict[str, Any]:  # noqa: ANN401 what OmegaConf returns
-    return {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in _FREE}  # type: ignore[union-attr,misc]
 
 
 def check_continued(
@@ -76,7 +51,7 @@ def check_continued(
     before = OmegaConf.load(folder / MULTIRUN)
     texts = list(before.hydra.overrides.task)
     if _settings(texts, before.hydra.sweeper.get("params")) != _settings(overrides, params):
-        command = " ".join(shlex.quote(text) for text in texts if not _is_free(text))
+        command = " ".join(shlex.quote(text) for text in texts if not is_free(text))
         raise CommandError(
             f"the sweep {folder} has other settings: leave sweep out to begin a new one, or "
             f"continue it with its own: -m sweep={sweep} {command}".rstrip()
@@ -90,11 +65,7 @@ def _settings(
     texts = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
     parsed = OverridesParser.create().parse_overrides(texts)
     swept = [text for o, text in zip(parsed, texts, strict=True) if o.is_sweep_override()]
-    return swept, sorted(text for text in texts if text not in swept and not _is_free(text))
-
-
-def _is_free(override: str) -> bool:
-    return override.lstrip("+~").partition("=")[0].partition(".")[0] in _FREE
+    return swept, sorted(text for text in texts if text not in swept and not is_free(text))
 
 
 def swept_steps() -> list[int]:
@@ -143,12 +114,22 @@ def wait_for_all_jobs(folder: Path) -> None:
         else:
             if returned[0].status == JobStatus.COMPLETED:
                 return returned
-            error = returned[0]._return_value
-            fault = f"{type(error).__name__}: {error}, see {job.paths.stderr}"
+            fault = f"{_raised(returned[0])}, see {job.paths.stderr}"
         note_failure(folder / str(number), " ".join(fault.split()))
         return [JobReturn(status=JobStatus.COMPLETED)]
 
     Job.results = noted  # type: ignore[assignment,method-assign]
+
+
+def _raised(returned: "JobReturn") -> str:
+    """What a job raised, which may be anything."""
+    try:
+        # Hydra tells of it on stderr, too
+        with redirect_stderr(StringIO()):
+            returned.return_value  # noqa: B018 it raises
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 class SweepReport(Callback):
@@ -180,9 +161,9 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         folder = Path(config.hydra.sweep.dir)
-        written = _write_table(folder, config)
+        written = write_table(folder, config)
         if "study" in config:
-            written |= _merge(folder, config)
+            written |= merge_studies(folder, config)
         command = tracker(config).upload(folder) if written else None
         if command is not None:
             log.info("wandb: offline; to upload all runs of the sweep: %s", command)
@@ -200,82 +181,3 @@ class SweepReport(Callback):
 def _refuse(sentence: str) -> None:
     sys.stderr.write(f"error: {' '.join(sentence.split())}\n")
     sys.exit(2)
-
-
-def _finished_runs(folder: Path, result: str) -> list[Path]:
-    """Folders of a sweep's runs that left a result, in their order."""
-    found = [file.parent for file in folder.glob(f"*/{result}")]
-    runs = [run for run in found if run.name.isdecimal() and (run / CONFIG).exists()]
-    return sorted(runs, key=lambda run: int(run.name))
-
-
-def _write_table(folder: Path, config: DictConfig) -> bool:
-    """Put the results of a sweep's runs together, if there are any."""
-    import json
-
-    from ood_sampler.entries import sweep_entry
-    from ood_sampler.report.journal import show
-    from ood_sampler.report.results import read_samples
-    from ood_sampler.report.sweep import write_sweep
-
-    runs = []
-    for run in _finished_runs(folder, "metrics.json"):
-        overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
-        told = [str(text) for text in overrides if not str(text).startswith("sweep=")]
-        results = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        runs.append((",".join(told), results, read_samples(run / "samples", 12)))
-    if not runs:
-        return False
-    show(write_sweep(folder, runs))
-    log.info("sweep: %s", files(folder, "sweep.csv", "sweep.md", "sweep.png", "sweep_curves.png"))
-    tracker(config).record(folder, sweep_entry(folder, runs, _plain(config)))
-    return True
-
-
-def _merge(folder: Path, config: DictConfig) -> bool:
-    """Put the answers of a sweep's studies together, if there are any."""
-    from hydra.utils import instantiate
-
-    from ood_sampler.entries import study_entry
-    from ood_sampler.studies.files import read_studies, write_study
-
-    study = instantiate(config.study)
-    found = _finished_runs(folder, f"{study.name}.json")
-    if not found:
-        return False
-    measured, shared = read_studies(study.name, found)
-    conclusion = write_study(folder, study, measured, shared)
-    for sentence in conclusion:
-        log.info("%s", sentence)
-    log.info("study: %s", study_files(folder, study.name))
-    entry = study_entry(folder, study.name, measured, conclusion, _plain(config), group=folder.name)
-    tracker(config).record(folder, entry)
-    return True
-
-
-def tracker(cfg: DictConfig) -> "Tracker":
-    """The experiment tracker of a configuration, which may have been deleted from it."""
-    from hydra.utils import instantiate
-
-    from ood_sampler.report.tracking import NoTracker
-
-    made: Tracker = instantiate(cfg.logger) if "logger" in cfg else NoTracker()
-    return made
-
-
-def study_files(folder: Path, name: str) -> str:
-    """Name what a study left."""
-    return files(folder, f"{name}.png", f"{name}.svg", f"{name}.md", f"{name}.csv")
-
-
-def files(folder: Path, first: str, *others: str) -> str:
-    """Name files of a folder, those that are there: one with its path, the others beside it."""
-    beside = [name for name in others if (folder / name).exists()]
-    return f"{folder / first}" + (f" (beside it {', '.join(beside)})" if beside else "")
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
-    )
-    return plain

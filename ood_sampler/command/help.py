@@ -1,20 +1,20 @@
-"""The text of `--help`, made from the comments in `conf/`: one place says what a key means."""
+"""The text of `--help`: values from `conf/`, meaning from where a key is declared.
+
+That is a structured config (`ood_sampler.config`) or the docstring of a `_target_`. Words beside a
+key in the file of an option come first: they tell of this option alone.
+"""
 
 import difflib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from ood_sampler.command.types import declared
+from ood_sampler.config import CONF, Run, Training
 from ood_sampler.faults import CommandError
-from ood_sampler.names import register
-
-# whoever finds the configuration can resolve it
-register()
-
-_PACKAGED = Path(__file__).parent / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
-"""The configuration: inside of an installed package, beside the package in a checkout."""
 
 GROUPS = (
     "model",
@@ -92,18 +92,25 @@ def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> 
     Raises:
         CommandError: a topic is not known.
     """
-    groups = [*GROUPS, "experiment"]
+    groups = _groups(folders)
     if not topics:
         return _overview(groups, folders)
     if "all" in topics:
-        parts = [INTRODUCTION, _block("keys:", keys(folders[0] / "run.yaml", prefix=""))]
+        parts = [INTRODUCTION, _block("keys:", _keys(folders[0] / "run.yaml", root=Run))]
         return "\n".join([*parts, *(_group(group, folders) for group in groups)])
     return "\n".join(_topic(topic, groups, folders) for topic in topics)
 
 
+def _groups(folders: Sequence[Path]) -> list[str]:
+    """The groups of a run, those of a user's own last."""
+    shipped = [*GROUPS, "experiment"]
+    files = sorted(file for folder in folders for file in folder.glob("*/*.yaml"))
+    return list(dict.fromkeys([*shipped, *(file.parent.name for file in files)]))
+
+
 def training_help_text() -> str:
     """Explain every key of a training."""
-    return TRAINING + _lines(keys(CONF / "train.yaml", prefix=""))
+    return TRAINING + _lines(_keys(CONF / "train.yaml", root=Training))
 
 
 def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:
@@ -112,7 +119,7 @@ def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:
         options = ", ".join(file.stem for file in _options(group, folders))
         lines.append(_wrapped(f"  {group:<15} {options}", indent=18))
     lines += ["", "keys that are set most often:"]
-    every = keys(folders[0] / "run.yaml", prefix="")
+    every = _keys(folders[0] / "run.yaml", root=Run)
     lines += [
         _wrapped(_line(key, value, re.split(r"[:;(]", words)[0].rstrip()))
         for key, value, words in every
@@ -125,9 +132,9 @@ def _topic(topic: str, groups: Sequence[str], folders: Sequence[Path]) -> str:
     name, _, option = topic.strip().rstrip("=").partition("=")
     if name in groups:
         return _group(name, folders, only=option)
-    every = [*keys(folders[0] / "run.yaml", prefix="")]
+    every = [*_keys(folders[0] / "run.yaml", root=Run)]
     for group in groups:
-        every += [key for file in _options(group, folders) for key in _keys(group, file)]
+        every += [key for file in _options(group, folders) for key in _option_keys(group, file)]
     found = [key for key in every if key[0] == name or key[0].startswith(f"{name}.")]
     if not found:
         known = [*groups, *(key for key, _, _ in every)]
@@ -145,11 +152,13 @@ def _group(group: str, folders: Sequence[Path], *, only: str = "") -> str:
     if not options:
         names = ", ".join(file.stem for file in _options(group, folders))
         raise CommandError(f"there is no help for {group}={only}; the options are {names}")
-    text = [f"{group}=OPTION (more about each in {folders[0] / group})\n"]
+    places = dict.fromkeys(str(file.parent) for file in options)
+    text = [f"{group}=OPTION (more about each in {' and '.join(places)})\n"]
     explained: set[tuple[str, str]] = set()
     for file in options:
         # the same key of another option may have another default
-        fresh = [key for key in _keys(group, file) if (key[0], key[2]) not in explained]
+        every = _option_keys(group, file, others=_options(group, folders) if only else ())
+        fresh = [key for key in every if (key[0], key[2]) not in explained]
         explained |= {(key, words) for key, _, words in fresh}
         text.append(_block(f"  {file.stem}: {_title(file)}", fresh))
     return "".join(text)
@@ -161,9 +170,12 @@ def _options(group: str, folders: Sequence[Path]) -> list[Path]:
     return [file for _, file in sorted(files.items()) if file.suffix == ".yaml"]
 
 
-def _keys(group: str, file: Path) -> list[tuple[str, str, str]]:
+def _option_keys(
+    group: str, file: Path, *, others: Sequence[Path] = ()
+) -> list[tuple[str, str, str]]:
+    prefix = f"{group.replace('/', '.')}."
     # an experiment sets keys of other groups
-    return [] if group == "experiment" else keys(file, prefix=f"{group.replace('/', '.')}.")
+    return [] if group == "experiment" else _keys(file, prefix=prefix, others=others)
 
 
 def _block(title: str, found: Sequence[tuple[str, str, str]]) -> str:
@@ -196,9 +208,34 @@ def _line(key: str, value: str, words: str) -> str:
     return f"{f'    {key}={value}':<{_COLUMN - 1}} {words}"
 
 
-def keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
-    """Name, value and comment of each key with a comment."""
-    found: list[tuple[str, str, str]] = []
+def _keys(
+    file: Path, *, prefix: str = "", root: type | None = None, others: Sequence[Path] = ()
+) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each key of a file that has one.
+
+    Args:
+        file: the file.
+        prefix: before each name.
+        root: structured config of its keys.
+        others: files whose keys it may start from, by its defaults.
+    """
+    tree = OmegaConf.to_container(OmegaConf.load(file))
+    starts = tree.get("defaults", []) if isinstance(tree, dict) else []
+    found: dict[str, tuple[str, str]] = {}
+    for other in others:
+        if other.stem in starts:
+            inherited = _keys(other, others=others)
+            found |= {key: (value, words) for key, value, words in inherited}
+    for key, value, comment in _written(file):
+        before = found.get(key, ("", ""))[1]
+        # one that refers to another key is explained there
+        meaning = "" if value.startswith("${") else declared(tree, key, root).meaning
+        found[key] = (value, comment or before or meaning)
+    return [(prefix + key, value, words) for key, (value, words) in found.items() if words]
+
+
+def _written(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Name, value and comment of each key, as a file has them."""
     parents: list[str] = []
     hidden_at: int | None = None
     for line in file.read_text().splitlines():
@@ -209,10 +246,6 @@ def keys(file: Path, *, prefix: str) -> list[tuple[str, str, str]]:
         if hidden_at is not None and depth > hidden_at:
             continue
         hidden_at = depth if match["key"] in _HIDDEN else None
-        if hidden_at is not None:
-            continue
-        parents[depth:] = [match["key"]]
-        words = (match["words"] or "").strip()
-        if words:
-            found.append((prefix + ".".join(parents), match["value"].strip(), words))
-    return found
+        if hidden_at is None:
+            parents[depth:] = [match["key"]]
+            yield ".".join(parents), match["value"].strip(), (match["words"] or "").strip()
