@@ -58,8 +58,8 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         pipeline: the run.
         choices: option of each group of the configuration.
     """
-    corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     solver = pipeline.codec.settings
+    corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,

@@ -34,7 +34,7 @@ from ood_sampler.models.base import ModelInMemory
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.report.columns import Column
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.studies.base import Measured, Study, about
+from ood_sampler.studies.base import Measured, Study
 
 
 class MirrorSampler(Sampler):
@@ -81,7 +81,7 @@ class WordStudy(Study):
         few_shot = torch.stack(list(pipeline.domain.few_shot[i] for i in range(8)))
         brighter = torch.cat([block.flatten(1).mean(1) for block in images.blocks()])
         share = float((brighter > few_shot.mean()).double().mean())
-        return Measured([{**about(pipeline), "brighter": share}])
+        return Measured([{**self.about(pipeline), "brighter": share}])
 
     def conclude(self, rows):
         return [f"{row['domain']}: {row['brighter']:.0%} are brighter." for row in rows]

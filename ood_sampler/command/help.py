@@ -21,6 +21,7 @@ GROUPS = (
     "data",
     "solver",
     "correction",
+    "correction",
     "sampler",
     "metrics",
     "logger",

@@ -47,7 +47,7 @@ def check_complete(composed: DictConfig, *, root: type | None = None) -> None:
         if key == "output" or (takes_text(key) and not isinstance(value, Mapping)):
             _check_text(key, str(value), composed)
     for key in _REFERRED_TO:
-        if key not in nodes and key.partition(".")[0] in composed and "output" in composed:
+        if root is not None and key not in nodes and key.partition(".")[0] in composed:
             raise CommandError(
                 f"{key} is not set: a file of {key.partition('.')[0]} must have it, as folders and "
                 "other keys refer to it"

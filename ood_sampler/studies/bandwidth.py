@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,67 +10,57 @@ from torch import Tensor
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.columns import Column, Row
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import Band, Thresholds, find_band
 from ood_sampler.statistics.decision import TOO_FEW, Decision, all_of, decide
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
-from ood_sampler.store.node import Node
-from ood_sampler.studies.base import (
-    Measured,
-    Study,
+from ood_sampler.studies.rows import (
     bounds,
+    by_column,
+    by_domain,
     by_each_judge,
-    decoding,
     excess,
     point,
-    strategy_row,
+    quoted_kid,
     too_few,
 )
-from ood_sampler.studies.curves import by_domain, error_bars
-from ood_sampler.studies.strips import draw_strips, first_samples
+from ood_sampler.studies.sweep import SweepStudy, check_increasing, few_shot_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = 6
-"""Samples of each step in the figure."""
-
-_WIDEST = 4.0
-"""Inches of the pictures in the figure."""
-
 _TWO_SIDED = 1.96
-"""Beyond which a standard normal value is called different from 0."""
+"""Standard normal values beyond this are called different from 0."""
 
 _MOST_DOMAINS = 200
-"""More would be no practical advice."""
+"""Advice to add more domains than this would not be practical."""
 
 
-class BandwidthStudy(Study):
+class BandwidthStudy(SweepStudy):
     r"""Retention, novelty and KID over the inversion step, for one or several strategies.
 
     Retention is one less the captured fraction, novelty the authenticity, KID that to held-out
-    pictures. A step is usable if retention and novelty reach stated shares of those of real
-    pictures and near-copies do not exceed theirs beyond doubt. The band is the usable range around
-    the chosen step, its ends interpolated: of the usable steps whose KID is not told apart from the
-    least, the one that makes the newest images (`ood_sampler.statistics.band`). The domain gap is
-    the KID between the few-shot pictures and the model's own domain.
+    images. A step is usable if retention and novelty reach stated shares of those of real images
+    and near-copies do not exceed theirs beyond doubt. The chosen step makes the newest images,
+    among the usable steps whose KID is not told apart from the least; the band is the usable range
+    around it, its ends interpolated (`ood_sampler.statistics.band`). The domain gap is the KID
+    between the few-shot images and the model's own domain.
 
     Args:
         steps: inversion steps, increasing.
-        samplers: strategies; the figure shows the pictures of the first.
-        retention: least share of the retention of real few-shot pictures, in (0, 1].
-        novelty: least share of the authenticity of real held-out pictures, in (0, 1].
-        near_copies: share of near-copies beyond that of real held-out pictures that is still
-            allowed: the lower bound of the difference (95%) may not lie above it.
+        samplers: strategies; the figure shows the samples of the first.
+        retention: least share of the retention of real few-shot images, in (0, 1].
+        novelty: least share of the authenticity of real held-out images, in (0, 1].
+        near_copies: share of near-copies allowed beyond that of real held-out images: the lower
+            bound of the difference (95%) may not lie above it.
     """
 
     name = "bandwidth"
     title = "Bandwidth: which inversion steps make new images of the domain"
     needs = ("kid", "authenticity", "near_copies", "captured")
+    shown = 6
     headings = (
         Column("strategy", "strategy"),
         Column("step", "step t", digits=0),
@@ -96,59 +85,37 @@ class BandwidthStudy(Study):
         novelty: float,
         near_copies: float,
     ) -> None:
-        self._steps = list(steps)
-        self.samplers = list(samplers.values())
+        check_increasing(steps=steps)
+        super().__init__(samplers=samplers, steps=steps)
         self.thresholds = Thresholds(retention, novelty, near_copies)
 
-    @property
-    def steps(self) -> Sequence[int]:
-        return self._steps
+    def strip(self, run: Pipeline) -> str | None:
+        first = run.sampler is self.samplers[0]
+        return f"t = {run.settings.step}" if first else None
 
-    def check(self, pipeline: Pipeline) -> None:
-        if self._steps != sorted(set(self._steps)) or not self._steps:
-            raise ValueError(f"study.steps must increase, got {self._steps}")
-        if not self.samplers:
-            raise ValueError("study.samplers must name at least one strategy, got none")
-        for run in self._runs(pipeline):
-            run.check()
+    def derive(self, pipeline: Pipeline, rows: Sequence[Row]) -> Sequence[Row]:
+        measure, (real, _) = pipeline.measure, pipeline.references()
+        references = real.figures, few_shot_row(pipeline).figures
 
-    def targets(self, pipeline: Pipeline) -> list[Node]:
-        return decoding(pipeline, self._runs(pipeline))
+        def bands(judge: str | None) -> list[dict[str, Any]]:
+            name = judge or measure.judges.headline.name
+            gap = kernel_distance(measure.few_shot.features[name], measure.in_domain[name])
+            judged = [as_judged(row, judge) for row in rows]
+            asked = [as_judged(row, judge) for row in references]
+            curves = by_column(judged, "strategy").values()
+            return [more for curve in curves for more in self._band(curve, *asked, gap=float(gap))]
 
-    def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.session.obtain(pipeline.inversion)
-        real, _ = pipeline.references()
-        measure = pipeline.measure
-        few_shot = measure.row("few-shot", "reference", measure.few_shot)
-        rows: list[Row] = []
-        pictures: dict[str, Tensor] = {}
-        for sampler in self.samplers:
-            found = []
-            for run in self._runs(pipeline, [sampler]):
-                found.append(strategy_row(run))
-                if sampler is self.samplers[0]:
-                    name = f"{pipeline.domain.name}/t = {run.settings.step}"
-                    pictures[name] = first_samples(run, _SHOWN)
-
-            def band(judge: str | None, found: Sequence[Row] = found) -> list[dict[str, Any]]:
-                name = judge or measure.judges.headline.name
-                gap = kernel_distance(measure.few_shot.features[name], measure.in_domain[name])
-                judged = [as_judged(row, judge) for row in found]
-                references = (as_judged(row.figures, judge) for row in (real, few_shot))
-                return self._band(judged, *references, gap=float(gap))
-
-            rows += by_each_judge(found, band)
-        return Measured(rows, pictures)
+        return by_each_judge(rows, bands)
 
     def _band(
         self, rows: Sequence[Row], real: Row, few_shot: Row, *, gap: float
     ) -> list[dict[str, Any]]:
-        """Which steps are usable, in what band, and what was asked of them.
+        """Usable steps, the band, and the thresholds.
 
         Args:
             rows: of one strategy, a step each.
-            real: figures of real pictures.
-            few_shot: figures of the few-shot pictures.
+            real: metrics of real images.
+            few_shot: metrics of the few-shot images.
             gap: distance of the target domain from the model's own.
         """
         relative = self.thresholds.relative_to(
@@ -175,103 +142,20 @@ class BandwidthStudy(Study):
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = [
             f"{domain}, {strategy}: {_band_of(curve)}."
-            for (domain, strategy), curve in _curves(rows)
+            for (domain, strategy), curve in _curves(rows).items()
         ]
-        for strategy in dict.fromkeys(row["strategy"] for row in rows):
+        for strategy in by_column(rows, "strategy"):
             sentences += _correlation(strategy, rows)
         return sentences
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        rows_of = by_domain(rows)
-        by_gap = sorted({(row["gap"], row["domain"]) for row in rows})
-        domains = [domain for _, domain in by_gap]
-        strategies = list(dict.fromkeys(row["strategy"] for row in rows))
-        steps = len({row["step"] for row in rows})
-        height = max(2.5, 0.34 * steps + 0.7)
-        # pictures as tall as the panels beside them, and their names
-        widths = [0.8 + min(_SHOWN * (height - 0.7) / steps, _WIDEST), 3.5, 3.5, 3.5]
-        figure, panels = panel_figure(
-            width=sum(widths),
-            height=height * len(domains) + 0.8,
-            rows=len(domains),
-            columns=4,
-            widths=widths,
-        )
-        for i, domain in enumerate(domains):
-            line = panels[4 * i : 4 * i + 4]
-            own = rows_of[domain]
-            strip = {k: x for k, x in pictures.items() if k.startswith(f"{domain}/")}
-            draw_strips(line[0], strip, title=f"{domain}\ngap {1e3 * own[0]['gap']:.0f}")
-            for axes, key, name, scale, asked in (
-                (line[1], "retention", "retention", 1.0, "retention_asked"),
-                (line[2], "authenticity", "novelty", 1.0, "novelty_asked"),
-                (line[3], "kid", "KID × 10³", 1e3, None),
-            ):
-                for k, strategy in enumerate(strategies):
-                    curve = [row for row in own if row["strategy"] == strategy]
-                    axes.errorbar(
-                        [row["step"] for row in curve],
-                        [scale * row[key] for row in curve],
-                        yerr=error_bars(curve, key, scale=scale),
-                        color=LINES[k % len(LINES)],
-                        marker=MARKERS[k % len(MARKERS)],
-                        markersize=4,
-                        capsize=2,
-                        label=strategy,
-                    )
-                    if k == 0 and len(curve) > 1 and curve[0]["band_low"] is not None:
-                        axes.axvspan(
-                            curve[0]["band_low"],
-                            curve[0]["band_high"],
-                            color=LINES[0],
-                            alpha=0.1,
-                            label=f"band of {strategy}",
-                        )
-                        axes.axvline(
-                            next(row["step"] for row in curve if row["chosen"]),
-                            color=LINES[0],
-                            linestyle=":",
-                            label="its chosen step",
-                        )
-                if asked is None:
-                    scale_kid(axes, "y", [row["kid"] for row in own])
-                else:
-                    axes.axhline(
-                        own[0][asked],
-                        color="#77808c",
-                        linestyle="--",
-                        linewidth=1,
-                        label="least share asked",
-                    )
-                    axes.set_ylim(-0.03, 1.03)
-                if i == 0:
-                    axes.set_title(name)
-                tick_values(axes, [row["step"] for row in own])
-                if i == len(domains) - 1:
-                    axes.set_xlabel("inversion step t")
-                axes.grid()
-        shown = [axes.get_legend_handles_labels() for axes in panels]
-        legend = {
-            label: handle
-            for handles, labels in shown
-            for handle, label in zip(handles, labels, strict=True)
-        }
-        add_legend(figure, list(legend.values()), list(legend), columns=5)
-        return figure
+        from ood_sampler.studies.figures.bandwidth import draw
 
-    def _runs(
-        self, pipeline: Pipeline, samplers: Sequence[Sampler] | None = None
-    ) -> list[Pipeline]:
-        return [
-            pipeline.variant(sampler=sampler, step=step)
-            for sampler in (self.samplers if samplers is None else samplers)
-            for step in self._steps
-        ]
+        return draw(rows, pictures)
 
 
 def _retention(row: Row) -> dict[str, float]:
-    """Of the captured fraction and its bounds, which change places."""
+    """One less the captured fraction, whose bounds change places."""
     ends = {"": "", "_low": "_high", "_high": "_low"}
     return {
         f"retention{end}": 1 - value
@@ -290,15 +174,18 @@ def _ends(band: Band | None) -> dict[str, float | bool | None]:
     return {key: None if band is None else getattr(band, name) for key, name in names.items()}
 
 
-def _curves(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
-    def key(row: Row) -> tuple[str, str]:
-        return row["domain"], row["strategy"]
-
-    return [(name, list(curve)) for name, curve in groupby(sorted(rows, key=key), key)]
+def _curves(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows of each domain and strategy, in the order of their names."""
+    found = {
+        (domain, strategy): curve
+        for domain, own in by_domain(rows).items()
+        for strategy, curve in by_column(own, "strategy").items()
+    }
+    return dict(sorted(found.items()))
 
 
 def _band_of(curve: Sequence[Row]) -> str:
-    """The band with the step of least KID in it, and whether the errors leave that step usable."""
+    """The band with its chosen step, and whether that step is usable beyond the errors."""
     first = curve[0]
     asked = (
         f"retention >= {first['retention_asked']:.2f} and novelty >= {first['novelty_asked']:.2f}"
@@ -311,11 +198,10 @@ def _band_of(curve: Sequence[Row]) -> str:
         return f"{told} (beyond the errors at {missed} of {len(curve)}, {TOO_FEW} at {left})"
     chosen = next(row for row in curve if row["chosen"])
     kept = (
-        f"KID {1e3 * chosen['kid']:.1f} ± {1e3 * chosen['kid_standard_error']:.1f} × 10⁻³ "
-        f"(precision {chosen['precision']:.2f}, near-copies {chosen['near_copies']:.2f}, retention "
-        f"{chosen['retention']:.2f}, novelty {chosen['authenticity']:.2f}; of the last two "
-        f"{first['retention_asked']:.2f} and {first['novelty_asked']:.2f} were asked, "
-        f"{_sure(chosen)})"
+        f"{quoted_kid(chosen)} (precision {chosen['precision']:.2f}, near-copies "
+        f"{chosen['near_copies']:.2f}, retention {chosen['retention']:.2f}, novelty "
+        f"{chosen['authenticity']:.2f}; of the last two {first['retention_asked']:.2f} and "
+        f"{first['novelty_asked']:.2f} were asked, {_sure(chosen)})"
     )
     if len(curve) == 1:
         return f"t = {chosen['step']}, the only step tried, is usable, {kept}"
@@ -348,8 +234,8 @@ def _sure(row: Row) -> str:
 
 
 def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
-    """How the width of the band orders with the domain gap."""
-    curves = [curve[0] for (_, s), curve in _curves(rows) if s == strategy]
+    """Rank correlation of the width of the band with the domain gap."""
+    curves = [curve[0] for (_, own), curve in _curves(rows).items() if own == strategy]
     if len(curves) < 4:
         return []
     widths = torch.tensor(
@@ -373,7 +259,7 @@ def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _domains_needed(rho: float, count: int) -> str:
-    r"""How many domains would do, as $\rho \sqrt{n - 1}$ is about standard normal without order."""
+    r"""Domains that would do: without order, $\rho \sqrt{n - 1}$ is about standard normal."""
     needed = math.ceil((_TWO_SIDED / rho) ** 2 + 1) if rho else math.inf
     if needed > _MOST_DOMAINS:
         return "too few domains to say"

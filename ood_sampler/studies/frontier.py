@@ -2,58 +2,41 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.report.annotate import Label, add_legend, entitle, place_labels
 from ood_sampler.report.columns import Column, Row
-from ood_sampler.report.plots import COLOURS, LINES, MARKERS, panel_figure, scale_kid, styled
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import TOO_FEW, Decision, Outcome, any_of, decide
-from ood_sampler.statistics.frontier import Trade, advantage, pareto
+from ood_sampler.statistics.frontier import Trade, advantage
 from ood_sampler.statistics.intervals import interval
-from ood_sampler.store.node import Node
-from ood_sampler.studies.base import (
-    Measured,
-    Study,
-    about,
-    attempted,
-    bounds,
-    by_each_judge,
-    check_fitting,
-    check_left,
-    decoding,
-    fitting,
-    standard_error,
-    strategy_row,
-    too_few,
-)
-from ood_sampler.studies.curves import by_domain, error_bars
+from ood_sampler.studies.rows import bounds, by_domain, by_each_judge, standard_error, too_few
+from ood_sampler.studies.sweep import SweepStudy, check_left, compared, fitting, pixel_controls
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LATENTS, PIXELS, REAL = "latents", "pixels", "real"
 
 
+SCALES = {"kid": 1e3}
+"""By which numbers are multiplied where they are shown."""
+
+
 @dataclass(frozen=True)
-class _Plane:
-    """Two figures that are traded for each other.
+class Plane:
+    """Two numbers that are traded for each other.
 
     Attributes:
-        key: of the advantage in a row.
-        cost: figure that should be low.
-        gain: figure that should be equal.
+        key: column of the advantage.
+        cost: column that should be low.
+        gain: column that should be equal.
         better: whether that one is good when high (1) or low (-1).
         words: the advantage.
-        label: of the second figure, for the axis.
     """
 
     key: str
@@ -61,64 +44,44 @@ class _Plane:
     gain: str
     better: int
     words: str
-    label: str
 
-    @property
-    def scale(self) -> float:
-        """Of the cost, as it is shown."""
-        return _SCALES.get(self.cost, 1.0)
+    def trade(self, row: Row) -> Trade:
+        """Both numbers of a row, with their errors."""
+        return Trade(
+            self.better * row[self.gain],
+            row[self.cost],
+            standard_error(row, self.gain),
+            standard_error(row, self.cost),
+        )
 
 
-_SCALES = {"kid": 1e3}
-_TITLES = {"kid": "KID × 10³, lower is better", "blend_five": "blend of five, lower is newer"}
-
-_PLANES = (
-    _Plane(
-        "kid_gain",
-        "kid",
-        "authenticity",
-        1,
-        "lower KID at equal authenticity",
-        "authenticity, higher is newer",
-    ),
-    _Plane(
-        "blend_gain",
-        "blend_five",
-        "precision",
-        1,
-        "a lower blend score at equal precision",
-        "precision, higher is more realistic",
-    ),
-    _Plane(
-        "blend_kid_gain",
-        "blend_five",
-        "kid",
-        -1,
-        "a lower blend score at equal KID",
-        "KID × 10³, lower is better",
-    ),
+PLANES = (
+    Plane("kid_gain", "kid", "authenticity", 1, "lower KID at equal authenticity"),
+    Plane("blend_gain", "blend_five", "precision", 1, "a lower blend score at equal precision"),
+    Plane("blend_kid_gain", "blend_five", "kid", -1, "a lower blend score at equal KID"),
 )
 
 
-class FrontierStudy(Study):
-    r"""Does decoding through the frozen model beat mixing the pictures, at equal novelty?
+class FrontierStudy(SweepStudy):
+    r"""Does decoding through the frozen model beat mixing the images, at equal novelty?
 
-    Every strategy that combines members alone is also applied to the few-shot pictures (the
-    pixel-space control). All controls together make a frontier of KID over authenticity, and two
-    of the blend score (variance that the best five few-shot pictures explain), over precision and
-    over KID. A setting of the latents lies beyond a frontier if its interval does, corrected for
-    the number of settings tried (`ood_sampler.statistics.frontier`).
+    Every strategy that only combines members is also applied to the few-shot images (the pixel
+    control). All controls together make a frontier of KID over authenticity, and two of the blend
+    score (variance that the best five few-shot images explain), over precision and over KID. A
+    setting of the latents lies beyond a frontier if its interval does, corrected for the number of
+    settings tried (`ood_sampler.statistics.frontier`).
 
     Args:
         steps: inversion steps.
         samplers: strategies of the latents; those that mix are the controls too.
-        controls: further strategies of the pictures, to extend their frontier.
+        controls: further strategies in pixels, to extend their frontier.
         etas: noise of decoding.
     """
 
     name = "frontier"
     title = "Frontier: fidelity against novelty, latents and pixels"
     needs = ("kid", "prdc", "authenticity", "near_copies", "blend")
+    tolerant = True
     headings = (
         Column("space", "space"),
         Column("strategy", "strategy"),
@@ -162,14 +125,8 @@ class FrontierStudy(Study):
     ) -> None:
         if not steps or not samplers or not etas:
             raise ValueError("study.steps, study.samplers and study.etas must not be empty")
-        self._steps = list(steps)
-        self.samplers = list(samplers.values())
+        super().__init__(samplers=samplers, steps=steps, etas=etas)
         self.controls = list(controls.values())
-        self.etas = list(etas)
-
-    @property
-    def steps(self) -> Sequence[int]:
-        return self._steps
 
     def check(self, pipeline: Pipeline) -> None:
         if not any(sampler.mixes for sampler in (*self.samplers, *self.controls)):
@@ -180,76 +137,33 @@ class FrontierStudy(Study):
                     f"study.controls must hold strategies that mix, got {label(sampler)}: a "
                     "strategy of the latents belongs into study.samplers"
                 )
-        check_fitting(pipeline, self.samplers)
-        controls = fitting(pipeline, self.controls)
-        for run in (*self._runs(pipeline), *(pipeline.variant(sampler=s) for s in controls)):
-            run.check()
+        super().check(pipeline)
+        for sampler in fitting(pipeline, self.controls):
+            pipeline.variant(sampler=sampler).check()
 
-    def targets(self, pipeline: Pipeline) -> list[Node]:
-        return decoding(pipeline, self._runs(pipeline))
-
-    def measure(self, pipeline: Pipeline) -> Measured:
-        pipeline.session.obtain(pipeline.inversion)
-        real = pipeline.measure.real()
-        rows: list[dict[str, Any]] = [
-            {
-                **about(pipeline),
-                "space": REAL,
-                "strategy": real.name,
-                "images": real.samples,
-                **real.figures,
-            }
-        ]
-        known: dict[str, Sampler] = {}
-        for sampler in fitting(pipeline, (*self.samplers, *self.controls)):
-            if sampler.mixes:
-                known.setdefault(label(sampler), sampler)
-        for name, sampler in known.items():
-            found = attempted(f"{name} in pixels", pipeline.in_pixels(sampler).sample_row)
-            if found is not None:
-                rows.append(
-                    {
-                        **about(pipeline),
-                        "space": PIXELS,
-                        "strategy": name,
-                        "images": found.samples,
-                        **found.figures,
-                    }
-                )
-        for run in self._runs(pipeline):
-            row = attempted(label(run.sampler), partial(strategy_row, run))
-            if row is not None:
-                rows.append({**row, "space": LATENTS})
-        latents = [row for row in rows if row["space"] == LATENTS]
-        pixels = [row for row in rows if row["space"] == PIXELS]
-        check_left(latents, "strategy")
-        check_left(pixels, "pixel control")
+    def derive(self, pipeline: Pipeline, rows: Sequence[Row]) -> Sequence[Row]:
+        about, real = self.about(pipeline), pipeline.measure.real()
+        mixed = pixel_controls(pipeline, (*self.samplers, *self.controls))
+        check_left(mixed, "pixel control")
+        pixels = [{**about, "space": PIXELS, **compared(row, name)} for name, row in mixed.items()]
 
         def gains(judge: str | None) -> list[dict[str, float]]:
             controls = [as_judged(row, judge) for row in pixels]
-            return [_gains(as_judged(row, judge), controls, len(latents)) for row in latents]
+            return [_gains(as_judged(row, judge), controls, len(rows)) for row in rows]
 
-        others = [row for row in rows if row["space"] != LATENTS]
-        return Measured([*others, *by_each_judge(latents, gains)])
+        latents = [{**row, "space": LATENTS} for row in rows]
+        others = [{**about, "space": REAL, **compared(real)}, *pixels]
+        return [*others, *by_each_judge(latents, gains)]
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences: list[str] = []
-        of_domains: dict[str, list[Outcome]] = {plane.key: [] for plane in _PLANES}
         domains = by_domain(rows)
-        for domain, own in domains.items():
-            latents = [row for row in own if row["space"] == LATENTS]
-            parts = []
-            for plane in _PLANES:
-                found = [decide(interval(row, plane.key), least=0) for row in latents]
-                outcomes = [decision.outcome for decision in found]
-                of_domains[plane.key].append(any_of(outcomes))
-                parts.append(_settings(latents, plane, found))
-            sentences.append(
-                f"{domain}, settings of the latents against the frontier of the pixel controls, "
-                f"beyond the error bars: {'; '.join(parts)}."
-            )
+        sentences = [
+            f"{domain}, settings of the latents against the frontier of the pixel controls, beyond "
+            f"the error bars: {'; '.join(_settings(own, plane) for plane in PLANES)}."
+            for domain, own in domains.items()
+        ]
         if len(domains) > 1:
-            told = (_domains(of_domains[plane.key], plane.words) for plane in _PLANES)
+            told = (_domains(list(domains.values()), plane) for plane in PLANES)
             sentences.append(
                 "Domains on which a setting of the latents lies beyond the pixel controls: "
                 f"{'; '.join(told)}."
@@ -258,140 +172,62 @@ class FrontierStudy(Study):
 
     def claims(self, rows: Sequence[Row]) -> Mapping[str, Outcome]:
         return {
-            f"{plane.words} than by mixing pixels, on {domain}": any_of(
-                [
-                    decide(interval(row, plane.key), least=0).outcome
-                    for row in own
-                    if row["space"] == LATENTS
-                ]
-            )
+            f"{plane.words} than by mixing pixels, on {domain}": _beyond(own, plane)
             for domain, own in by_domain(rows).items()
-            for plane in _PLANES
+            for plane in PLANES
         }
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = by_domain(rows)
-        figure, panels = panel_figure(
-            width=15, height=3.8 * len(domains) + 0.8, rows=len(domains), columns=3
-        )
-        strategies = list(dict.fromkeys(r["strategy"] for r in rows if r["space"] == LATENTS))
-        points: list[tuple[Axes, Sequence[Label]]] = []
-        for i, (domain, own) in enumerate(domains.items()):
-            for axes, plane in zip(panels[3 * i : 3 * i + 3], _PLANES, strict=True):
-                points.append((axes, _scatter(axes, own, strategies, plane)))
-                entitle(axes, f"{domain}: {_TITLES[plane.cost]}")
-                axes.set_xlabel(plane.label)
-        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
-        place_labels(figure, points)
-        return figure
+        from ood_sampler.studies.figures.frontier import draw
 
-    def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
-        return [
-            pipeline.variant(sampler=sampler, step=step, eta=eta)
-            for sampler, step, eta in product(
-                fitting(pipeline, self.samplers), self._steps, self.etas
-            )
-        ]
+        return draw(rows)
 
 
-def _settings(rows: Sequence[Row], plane: _Plane, found: Sequence[Decision]) -> str:
+def _decisions(rows: Sequence[Row], plane: Plane) -> list[tuple[Row, Decision]]:
+    """Settings of the latents, and whether each lies beyond the frontier of the controls."""
+    return [
+        (row, decide(interval(row, plane.key), least=0)) for row in rows if row["space"] == LATENTS
+    ]
+
+
+def _beyond(rows: Sequence[Row], plane: Plane) -> Outcome:
+    """Whether any setting of a domain does."""
+    return any_of([decision.outcome for _, decision in _decisions(rows, plane)])
+
+
+def _settings(rows: Sequence[Row], plane: Plane) -> str:
     """How many settings are better, worse and neither, and the best of them."""
-    outcomes = [decision.outcome for decision in found]
+    found = _decisions(rows, plane)
+    outcomes = [decision.outcome for _, decision in found]
     better, worse = outcomes.count("shown"), outcomes.count("refuted")
-    k = max(range(len(rows)), key=lambda k: float(rows[k][f"{plane.key}_low"]))
-    best = rows[k]
-    value, low, high = (f"{plane.scale * end:.3g}" for end in interval(best, plane.key))
+    best, decision = max(found, key=lambda each: float(each[0][f"{plane.key}_low"]))
+    scale = SCALES.get(plane.cost, 1.0)
+    value, low, high = (f"{scale * end:.3g}" for end in interval(best, plane.key))
     told = (
-        f"{better} of {len(rows)} have {plane.words}, for {worse} it is worse, for "
-        f"{len(rows) - better - worse} there are {TOO_FEW} "
+        f"{better} of {len(found)} have {plane.words}, for {worse} it is worse, for "
+        f"{len(found) - better - worse} there are {TOO_FEW} "
         f"({'most clearly' if better else 'the best is'} {best['strategy']} at t = {best['step']}, "
         f"η = {best['eta']:g}: by {value} [{low}, {high}]"
         f"{' × 10⁻³' if plane.cost == 'kid' else ''}"
     )
-    unclear = not better and found[k].outcome == "unclear"
-    return f"{told}, {too_few(found[k].factor, best)})" if unclear else f"{told})"
+    unclear = not better and decision.outcome == "unclear"
+    return f"{told}, {too_few(decision.factor, best)})" if unclear else f"{told})"
 
 
-def _domains(outcomes: Sequence[Outcome], words: str) -> str:
+def _domains(domains: Sequence[Sequence[Row]], plane: Plane) -> str:
+    outcomes = [_beyond(own, plane) for own in domains]
     shown, worse = outcomes.count("shown"), outcomes.count("refuted")
     return (
-        f"{shown} of {len(outcomes)} for {words} (on {worse} all settings are worse, on "
+        f"{shown} of {len(outcomes)} for {plane.words} (on {worse} all settings are worse, on "
         f"{len(outcomes) - shown - worse} there are {TOO_FEW})"
     )
 
 
 def _gains(row: Row, controls: Sequence[Row], comparisons: int) -> dict[str, float]:
-    """By how much a setting of the latents lies beyond the frontiers of the pixel controls."""
+    """Distance of a setting of the latents beyond the frontiers of the pixel controls."""
     found: dict[str, float] = {}
-    for plane in _PLANES:
-        frontier = [_trade(control, plane) for control in controls]
-        gained = advantage(_trade(row, plane), frontier, comparisons=comparisons)
+    for plane in PLANES:
+        frontier = [plane.trade(control) for control in controls]
+        gained = advantage(plane.trade(row), frontier, comparisons=comparisons)
         found |= bounds(plane.key, gained)
     return found
-
-
-def _trade(row: Row, plane: _Plane) -> Trade:
-    return Trade(
-        plane.better * row[plane.gain],
-        row[plane.cost],
-        standard_error(row, plane.gain),
-        standard_error(row, plane.cost),
-    )
-
-
-def _setting(row: Row) -> str:
-    return f"{row['step']}" + (f", η = {row['eta']:g}" if row["eta"] else "")
-
-
-def _scatter(
-    axes: "Axes", rows: Sequence[Row], strategies: Sequence[str], plane: _Plane
-) -> list[Label]:
-    """Draw all settings, and give their points, labelled those of the latents."""
-    cost, scale, across = plane.cost, plane.scale, _SCALES.get(plane.gain, 1.0)
-    pixels = [row for row in rows if row["space"] == PIXELS]
-    line = pareto([_trade(row, plane) for row in pixels])
-    axes.plot(
-        [across * plane.better * point.gain for point in line],
-        [scale * point.cost for point in line],
-        color=COLOURS["control"],
-        linewidth=2,
-        label="frontier of pixel controls",
-    )
-    shown = [("pixel controls", COLOURS["control"], "x", pixels)]
-    for k, strategy in enumerate(strategies):
-        own = [r for r in rows if r["space"] == LATENTS and r["strategy"] == strategy]
-        shown.append(
-            (
-                f"{strategy}, latents at step t",
-                LINES[k % len(LINES)],
-                MARKERS[k % len(MARKERS)],
-                own,
-            )
-        )
-    shown.append(
-        ("real pictures", COLOURS["reference"], "*", [r for r in rows if r["space"] == REAL])
-    )
-    labels = []
-    for name, colour, marker, points in shown:
-        axes.errorbar(
-            [across * row[plane.gain] for row in points],
-            [scale * row[cost] for row in points],
-            yerr=error_bars(points, cost, scale=scale),
-            linestyle="",
-            color=colour,
-            marker=marker,
-            markersize=6,
-            capsize=2,
-            elinewidth=0.8,
-            label=name,
-        )
-        for row in points:
-            text = _setting(row) if row["space"] == LATENTS else ""
-            labels.append(Label(text, across * row[plane.gain], scale * row[cost], colour))
-    directions: tuple[tuple[Literal["x", "y"], str], ...] = (("x", plane.gain), ("y", cost))
-    for direction, key in directions:
-        if key == "kid":
-            scale_kid(axes, direction, [row["kid"] for row in rows])
-    axes.grid()
-    return labels

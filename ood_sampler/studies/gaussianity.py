@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,32 +10,29 @@ from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.gaussianity import Gaussianity, Shape, gaussianity, most_tests
 from ood_sampler.latents.geometry import Criteria, set_criteria
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.report.annotate import add_legend, tick_values
 from ood_sampler.report.columns import Column, Row
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import all_of, decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.normality import SHAPIRO_RANGE
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import TensorSet
-from ood_sampler.studies.base import Measured, Study, about, bounds, too_few
-from ood_sampler.studies.curves import beside, by_domain, draw_curve, draw_decades, draw_level
+from ood_sampler.studies.base import Measured
 from ood_sampler.studies.in_domain import (
     FEW_SHOT,
     IN_DOMAIN,
-    SAMPLES,
-    Sources,
+    DiagnosticStudy,
     inversions,
+    too_few_of_each,
 )
+from ood_sampler.studies.rows import bounds, by_domain, by_step, quoted
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WHITE = "white noise"
 
 _REFERENCES = 10
-"""Latents that each one's distance and angles are averaged over, as in the paper."""
+"""Latents over which the distance and angles of each one are averaged, as in the paper."""
 
 _TRACES = {
     "mean": "a mean latent of a root mean square",
@@ -46,38 +42,34 @@ _TRACES = {
     "high_band": "power from 1/4 cycle a pixel on, over all",
     "radius_spread": "spread of the radius, over that of the chi law",
 }
-"""Figures with an interval in which white noise may differ from latents."""
+"""Numbers with an interval in which white noise may differ from latents."""
 
 _NO_TRACE = 0.1
-"""Difference from white noise, of figures that are 0 or 1 in it, that counts as none."""
-
-_PANELS = (
-    ("coordinate_distance", "Single coordinates", "Kolmogorov distance to normal", "linear"),
-    ("projection_distance", "Random directions", "Kolmogorov distance to normal", "linear"),
-    ("mean", "Mean latent", "root mean square of a coordinate", "linear"),
-    ("neighbours", "Neighbouring pixels", "correlation", "linear"),
-    ("low_band", "Power below 1/8 cycle a pixel", "over that at all frequencies", "log"),
-    ("radius_spread", "Radius about the mean", "spread, over that of the chi law", "log"),
-)
+"""Difference from white noise, where numbers are 0 or 1, that counts as none."""
 
 
-class GaussianityStudy(Study):
+class GaussianityStudy(DiagnosticStudy):
     r"""Compare inverted latents with white noise at some steps.
 
-    The few-shot pictures and, beside them, pictures of the model's own domain and as many draws of
+    The few-shot images and, beside them, images of the model's own domain and as many draws of
     $\mathcal{N}(0, I)$ (`ood_sampler.latents.gaussianity`).
 
     Args:
         steps: inversion steps.
-        count: pictures of each set, at most.
+        count: images of each set, at most.
         tests: coordinates and random directions that are tested for normality, 1 to 1250: of more,
             no distance to the normal law could be significant.
         tolerance: excess of the Kolmogorov distance over that of white noise that counts as small.
-        in_domain_root: pictures of the model's own domain; None takes samples of the model.
+        in_domain_root: images of the model's own domain; None takes samples of the model.
     """
 
     name = "gaussianity"
     title = "Gaussianity: are inverted latents white noise?"
+    least = SHAPIRO_RANGE[0]
+    caveat = (
+        "The in-domain set is made of the model's own samples, which began as white noise: "
+        "inverting them finds it again, more or less."
+    )
     headings = (
         Column("set", "set"),
         Column("in_domain", "in-domain set", meaning="Samples of the model began as noise."),
@@ -148,13 +140,12 @@ class GaussianityStudy(Study):
         lowest, highest = SHAPIRO_RANGE
         if not lowest <= count <= highest:
             raise ValueError(f"study.count must be in {lowest}..{highest}, got {count}")
-        self.sources = Sources(list(steps), count, in_domain_root)
+        super().__init__(steps=steps, count=count, in_domain_root=in_domain_root)
         self.tests = tests
         self.tolerance = tolerance
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
-        self.sources.check(pipeline, least=SHAPIRO_RANGE[0])
         d = math.prod(pipeline.latent_shape)
         if self.tests > d:
             raise ValueError(
@@ -165,95 +156,49 @@ class GaussianityStudy(Study):
         return inversions(self.sources, pipeline)
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        rows: list[Row] = []
-        few_shot = self.sources.few_shot(pipeline)
-        for name, run in ((FEW_SHOT, few_shot), (IN_DOMAIN, self.sources.in_domain(pipeline))):
-            for step, found in run.latents().items():
-                rows.append(self._row(pipeline, name, step, found))
-        noise = WhiteNoise(pipeline.latent_shape, rows[0]["images"], seed=pipeline.settings.seed)
-        rows.append(self._row(pipeline, WHITE, None, noise))
-        return Measured(rows)
+        sets: list[tuple[str, int | None, TensorSet]] = [
+            (name, step, latents)
+            for name, run in self.both(pipeline).items()
+            for step, latents in run.latents().items()
+        ]
+        count, seed = len(sets[0][2]), pipeline.settings.seed
+        sets.append((WHITE, None, WhiteNoise(pipeline.latent_shape, count, seed=seed)))
+        about = self.about(pipeline)
+        return Measured(
+            [
+                {
+                    **about,
+                    "set": name,
+                    "in_domain": self.sources.kind,
+                    "step": step,
+                    "images": len(latents),
+                    **_figures(gaussianity(latents, tests=self.tests, seed=seed)),
+                    **_geometry(latents),
+                }
+                for name, step, latents in sets
+            ]
+        )
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
         for domain, own in by_domain(rows).items():
-            curve = _curve(own, FEW_SHOT)
+            curve = curve_of(own, FEW_SHOT)
             white = next(row for row in own if row["set"] == WHITE)
             last = curve[-1]
             sentences += [
                 f"{domain}: {self._normal_from(curve, white)}; at t = {last['step']} "
                 f"{_shape_of(last)}.",
                 f"{domain}: {_traces_of(last, white)}.",
+                f"{domain}: {_geometry_of(last, white)}.",
             ]
-            sentences.append(f"{domain}: {_geometry_of(last, white)}.")
-            for other in _curve(own, IN_DOMAIN)[-1:]:
+            for other in curve_of(own, IN_DOMAIN)[-1:]:
                 sentences.append(f"{domain}: in-domain latents: {_traces_of(other, white)}.")
-        if any(row["in_domain"] == SAMPLES for row in rows):
-            sentences.append(
-                "The in-domain set is made of the model's own samples, which began as white noise: "
-                "inverting them finds it again, more or less."
-            )
-        return sentences
+        return sentences + self.caveats(rows)
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        figure, panels = panel_figure(width=12, height=7, rows=2, columns=3)
-        domains = by_domain(rows)
-        for axes, (key, title, label, scale) in zip(panels, _PANELS, strict=True):
-            self._draw_panel(axes, domains, key)
-            axes.set_title(title)
-            axes.set_ylabel(label)
-            if scale == "log":
-                draw_decades(axes)
-            elif key != "neighbours":
-                top = axes.get_ylim()[1]
-                axes.set_ylim(-0.04 * top, 1.04 * top)
-            axes.set_xlabel("inversion step t")
-            tick_values(axes, [row["step"] for row in rows if row["step"] is not None])
-            axes.grid()
-        add_legend(figure, *panels[0].get_legend_handles_labels(), columns=4)
-        return figure
+        from ood_sampler.studies.figures.gaussianity import draw
 
-    def _draw_panel(self, axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) -> None:
-        # one model's are the same for all domains
-        of_models = {rows[0]["model"]: rows for rows in reversed(list(domains.values()))}
-        count = len(domains) + len(of_models)
-        for k, (domain, own) in enumerate(domains.items()):
-            draw_curve(
-                axes,
-                _curve(own, FEW_SHOT),
-                key,
-                aside=beside(k, count),
-                color=LINES[k % len(LINES)],
-                marker=MARKERS[k % len(MARKERS)],
-                label=domain,
-            )
-        models = zip(sorted(of_models.items()), cycle("x+1234|"), strict=False)
-        for k, ((model, own), marker) in enumerate(models, len(domains)):
-            draw_curve(
-                axes,
-                _curve(own, IN_DOMAIN),
-                key,
-                aside=beside(k, count),
-                color="#77808c",
-                marker=marker,
-                linestyle="--",
-                label=f"{model}'s own domain",
-            )
-        white = next(row for rows in domains.values() for row in rows if row["set"] == WHITE)
-        draw_level(axes, white[key], label=WHITE)
-
-    def _row(self, pipeline: Pipeline, name: str, step: int | None, found: TensorSet) -> Row:
-        measured = gaussianity(found, tests=self.tests, seed=pipeline.settings.seed)
-        return {
-            **about(pipeline),
-            "set": name,
-            "in_domain": self.sources.kind,
-            "step": step,
-            "images": len(found),
-            **_figures(measured),
-            **_geometry(found),
-        }
+        return draw(rows)
 
     def _normal_from(self, curve: Sequence[Row], white: Row) -> str:
         small = white["coordinate_distance"] + self.tolerance
@@ -266,14 +211,11 @@ class GaussianityStudy(Study):
             f"within {self.tolerance:g} of white noise's Kolmogorov distance to the normal law "
             f"({white['coordinate_distance']:.3f})"
         )
-        if len(curve) == len(steps) == 1:
-            return f"single coordinates of the inverted latents are {within} at t = {steps[0]}"
+        told = "single coordinates of the inverted latents are"
         if not steps:
-            return (
-                f"single coordinates of the inverted latents are not {within} "
-                f"at t = {curve[-1]['step']}"
-            )
-        return f"single coordinates of the inverted latents are {within} from t = {steps[-1]} on"
+            return f"{told} not {within} at t = {curve[-1]['step']}"
+        at = f"at t = {steps[0]}" if len(curve) == 1 else f"from t = {steps[-1]} on"
+        return f"{told} {within} {at}"
 
 
 class WhiteNoise(TensorSet):
@@ -332,8 +274,9 @@ def _shape_figures(name: str, shape: Shape) -> dict[str, float]:
     return {f"{name}_{key}": value for key, value in vars(shape).items()}
 
 
-def _curve(rows: Sequence[Row], name: str) -> list[Row]:
-    return sorted((row for row in rows if row["set"] == name), key=lambda row: int(row["step"]))
+def curve_of(rows: Sequence[Row], name: str) -> list[Row]:
+    """Rows of a set in the order of their steps."""
+    return by_step(row for row in rows if row["set"] == name)
 
 
 def _shape_of(row: Row) -> str:
@@ -354,13 +297,12 @@ def _geometry_of(row: Row, white: Row) -> str:
 
 
 def _traces_of(row: Row, white: Row) -> str:
-    """Figures whose 95% interval does not touch that of white noise, and what of the others is.
+    """Numbers whose 95% interval does not touch that of white noise; then those still unclear.
 
-    Those that differ from white noise by less than a margin are alike, of the rest there are too
-    few latents to say.
+    The others differ from white noise by less than a margin.
 
     Two sets of white noise differ so in any of the six with a chance of 2% for 200 latents, 5% for
-    40 and 7% for 20, as measured: resampling makes too little of the spread of few.
+    40 and 7% for 20, as measured: resampling underestimates the spread of few.
     """
     traces, unclear = [], {}
     for key, name in _TRACES.items():
@@ -369,10 +311,7 @@ def _traces_of(row: Row, white: Row) -> str:
         apart = separation(interval(row, key), interval(white, key))
         found = order(apart, margin=_NO_TRACE)
         if found in ("lower", "higher"):
-            traces.append(
-                f"{name} {row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}] "
-                f"(white noise {abs(white[key]):.2f})"
-            )
+            traces.append(f"{name} {quoted(row, key)} (white noise {abs(white[key]):.2f})")
         elif found == "unclear":
             unclear[name] = decide(apart, least=-_NO_TRACE, most=_NO_TRACE)
     told = f"they keep traces: {'; '.join(traces)}"
@@ -380,7 +319,6 @@ def _traces_of(row: Row, white: Row) -> str:
         told = "they show no trace beyond white noise"
         told += "" if unclear else f", all six to within {_NO_TRACE}"
     if unclear:
-        factor = all_of(list(unclear.values())).factor
-        said = too_few(factor, row, name="pictures of each set", setting="study.count")
+        said = too_few_of_each(all_of(list(unclear.values())), row)
         told += f" ({'; '.join(unclear)}: {said})"
     return f"at t = {row['step']} {told}"

@@ -1,9 +1,10 @@
-"""The two sets that diagnostics compare: pictures of the target domain and of the model's own."""
+"""The two sets that diagnostics compare: images of the target domain and of the model's own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,30 +20,34 @@ from ood_sampler.data.split import Picture, Scan, inspect
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import to_uint8
+from ood_sampler.statistics.decision import Decision
 from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
+from ood_sampler.studies.base import Study
+from ood_sampler.studies.rows import too_few
 
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
 
 SAMPLES, PICTURES = "samples of the model", "real pictures"
-"""What the in-domain set may be of."""
+"""Kinds of the in-domain set."""
 
 _STAND_IN = MultistepSolver(steps=17, power=2)
-"""What decodes the samples that stand for the model's own domain: the default solver."""
+"""Solver of the samples that stand for the model's own domain: the default one."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Which pictures a diagnosis looks at.
+    """Images of a diagnosis.
 
     Attributes:
         steps: inversion steps.
-        count: pictures of each set, at most.
-        in_domain_root: folder or archive of pictures of the model's own domain; None takes samples
-            of the model in their place, from pure noise by `multistep` (17 intervals, power 2),
-            whatever the run's solver is, so that all solvers see the same set.
+        count: images of each set, at most.
+        in_domain_root: folder or archive of images of the model's own domain; None takes samples
+            of the model in their place, decoded from pure noise by `multistep` (17 intervals,
+            power 2) whatever the run's solver, so that all solvers see the same set.
     """
 
     steps: Sequence[int]
@@ -54,12 +59,12 @@ class Sources:
 
         Args:
             pipeline: of the run.
-            least: pictures that the diagnosis needs.
+            least: images that the diagnosis needs.
 
         Raises:
-            ValueError: a step is not one of the model's, there would be too few pictures, or the
+            ValueError: a step is not one of the model's, there would be too few images, or the
                 model's chain is too short for the samples that stand for its domain.
-            FileNotFoundError: the in-domain pictures are not there.
+            FileNotFoundError: the in-domain images do not exist.
         """
         if not self.steps:
             raise ValueError("study.steps must hold a step, got none")
@@ -101,27 +106,27 @@ class Sources:
 
     @property
     def kind(self) -> str:
-        """What the in-domain set is of."""
+        """Kind of the in-domain set."""
         return SAMPLES if self.in_domain_root is None else PICTURES
 
     @property
     def in_domain_count(self) -> int:
-        """Pictures of the model's own domain, at most."""
+        """Images of the model's own domain, at most."""
         return self.count if self.in_domain_root is None else min(self.count, len(self._source()))
 
     def few_shot(self, pipeline: Pipeline) -> Pipeline:
-        """The run on the first few-shot pictures alone, with latents of all steps."""
+        """The run on the first few-shot images alone, with latents of all steps."""
         images = pipeline.domain.few_shot
         if len(images) > self.count:
             images = Part(images, range(self.count))
         return self._at_all_steps(pipeline, replace(pipeline.domain, few_shot=images))
 
     def in_domain(self, pipeline: Pipeline) -> Pipeline:
-        """The run on pictures of the model's own domain, as its few-shot pictures.
+        """The run with images of the model's own domain as its few-shot images.
 
-        All of them where there are no more than `count`, else a choice that is always the same;
-        unreadable ones are left out. Samples of the model are rounded to 8 bits, as pictures are
-        stored. They are inverted along the flow of the model, whatever corrects that of others.
+        If there are more than `count`, a random choice that is always the same; unreadable ones
+        are left out. Samples of the model are rounded to 8 bits, as images are stored. They are
+        inverted along the flow of the model, whatever corrects that of others.
         """
         given = self.in_domain_root is not None
         images = self._pictures(pipeline) if given else self._samples(pipeline)
@@ -130,12 +135,12 @@ class Sources:
         return self._at_all_steps(pipeline.plain, domain)
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
-        """The run that makes samples in the place of pictures of the model's own domain."""
+        """The run whose samples stand for images of the model's own domain."""
         settings = replace(pipeline.settings, num_samples=self.count, in_domain=None)
         return replace(pipeline, codec=pipeline.model.codec(_STAND_IN), settings=settings)
 
     def planned(self, pipeline: Pipeline) -> Pipeline:
-        """As `in_domain`, but samples of the model need not be made yet."""
+        """As `in_domain`, but samples of the model need not exist yet."""
         if self.in_domain_root is not None:
             return self.in_domain(pipeline)
         return self._at_all_steps(
@@ -154,7 +159,7 @@ class Sources:
         return SourceImages(source, pictures, resolution=pipeline.model.resolution)
 
     def _chosen(self, source: ImageSource, most: int, pipeline: Pipeline) -> list[Picture]:
-        """The first readable pictures that differ, in a random order that is always the same."""
+        """The first readable images that differ, in a random order that is always the same."""
         look = partial(inspect, source, resolution=pipeline.model.resolution)
         return Scan(source, look, seed=0).take(most, IN_DOMAIN, {})
 
@@ -168,7 +173,7 @@ class Sources:
 
 
 class MadeImages(ImageSet):
-    """Images that a node makes, rounded to 8 bits, as pictures are stored.
+    """Images that a node makes, rounded to 8 bits, as images are stored.
 
     Args:
         node: decodes them.
@@ -186,6 +191,45 @@ class MadeImages(ImageSet):
     def __getitem__(self, index: int) -> Tensor:
         levels = to_uint8(self.node.output.open().take([self.kept[index]]))[0]
         return levels.float() / 127.5 - 1
+
+
+class DiagnosticStudy(Study):
+    """A study of few-shot images beside images of the model's own domain (`Sources`).
+
+    Args:
+        steps: inversion steps.
+        count: images of each set, at most.
+        in_domain_root: images of the model's own domain; None takes samples of the model.
+    """
+
+    least: ClassVar[int] = 2
+    """Images of each set that the diagnosis needs."""
+
+    caveat: ClassVar[str]
+    """A sentence of the conclusion where samples stand for images of the model's own domain."""
+
+    def __init__(self, *, steps: Sequence[int], count: int, in_domain_root: str | None) -> None:
+        self.sources = Sources(list(steps), count, in_domain_root)
+
+    def check(self, pipeline: Pipeline) -> None:
+        super().check(pipeline)
+        self.sources.check(pipeline, least=self.least)
+
+    def both(self, pipeline: Pipeline) -> dict[str, Pipeline]:
+        """The runs of both sets, each with latents of all steps."""
+        return {
+            FEW_SHOT: self.sources.few_shot(pipeline),
+            IN_DOMAIN: self.sources.in_domain(pipeline),
+        }
+
+    def caveats(self, rows: Sequence[Row]) -> list[str]:
+        """What must be said of the in-domain sets of some rows."""
+        return [self.caveat] if any(row["in_domain"] == SAMPLES for row in rows) else []
+
+
+def too_few_of_each(decision: Decision, row: Row) -> str:
+    """Say that sets are too small to tell, and how large ones would do."""
+    return too_few(decision.factor, row, name="pictures of each set", setting="study.count")
 
 
 def _own(images: ImageSet) -> TargetDomain:
@@ -212,6 +256,6 @@ def _reconstructions(run: Pipeline, *, step: int) -> Node:
 
 
 def of_both(sources: Sources, pipeline: Pipeline, node: Callable[[Pipeline], Node]) -> list[Node]:
-    """The same node of the few-shot and of the in-domain set, with a name of its own each."""
+    """The same node of the few-shot and the in-domain set, each with its own name."""
     own = node(sources.planned(pipeline))
     return [node(sources.few_shot(pipeline)), replace(own, name=f"{own.name} in-domain")]

@@ -1,7 +1,6 @@
 """Mode interference: samples that the model's own domain captures while they are decoded."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,39 +8,33 @@ from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.report.annotate import add_legend, entitle, tick_values
 from ood_sampler.report.columns import Column, Row
-from ood_sampler.report.plots import LINES, MARKERS, panel_figure, styled
 from ood_sampler.statistics.decision import decide, order, separation
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.ranks import rank_correlation
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import (
-    Measured,
-    Study,
+from ood_sampler.studies.base import Measured
+from ood_sampler.studies.rows import (
+    by_column,
+    by_domain,
     by_each_judge,
-    decoding,
-    strategy_row,
+    by_flow,
+    by_step,
+    flow_of,
+    quoted,
     too_few,
 )
-from ood_sampler.studies.curves import by_domain, error_bars
-from ood_sampler.studies.strips import draw_strips, first_samples
+from ood_sampler.studies.sweep import SweepStudy, check_increasing, few_shot_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = 6
-"""Samples of each setting in the figure."""
-
-_STRIPS = 3
-"""Steps of which the figure shows samples."""
-
 _LITTLE = 0.05
-"""Difference of the captured share that counts as none."""
+"""Difference in the captured share that counts as none."""
 
 
-class InterferenceStudy(Study):
+class InterferenceStudy(SweepStudy):
     r"""Captured fraction over the noise $\eta$ of decoding, at several inversion steps.
 
     (Zhu et al., 2023.) The run's solver must decode with $\eta > 0$. A run along the corrected flow
@@ -55,6 +48,7 @@ class InterferenceStudy(Study):
     name = "interference"
     title = "Mode interference: samples captured by the model's own domain"
     needs = ("captured",)
+    shown = 6
     headings = (
         Column("strategy", "strategy"),
         Column("step", "step t", digits=0),
@@ -75,46 +69,36 @@ class InterferenceStudy(Study):
     )
 
     def __init__(self, *, steps: Sequence[int], etas: Sequence[float]) -> None:
-        for name, values in (("steps", steps), ("etas", etas)):
-            if not values or list(values) != sorted(set(values)):
-                raise ValueError(f"study.{name} must increase, got {list(values)}")
-        self._steps = list(steps)
-        self.etas = list(etas)
+        check_increasing(steps=steps, etas=etas)
+        super().__init__(steps=steps, etas=etas)
 
-    @property
-    def steps(self) -> Sequence[int]:
-        return self._steps
+    def strip(self, run: Pipeline) -> str | None:
+        flow = flow_of({"correction": run.correction_weight})
+        return f"t = {run.settings.step}/η = {run.settings.eta:g}{flow}"
 
-    def check(self, pipeline: Pipeline) -> None:
-        for run in self._runs(pipeline):
-            run.check()
+    def runs(self, pipeline: Pipeline) -> list[Pipeline]:
+        return [run for flow in _flows(pipeline) for run in super().runs(flow)]
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
-        inversions = [flow.inversion for flow in _flows(pipeline)]
-        return [*inversions, *decoding(pipeline, self._runs(pipeline))]
+        return [*(flow.inversion for flow in _flows(pipeline)), *super().targets(pipeline)]
 
     def measure(self, pipeline: Pipeline) -> Measured:
         for flow in _flows(pipeline):
             pipeline.session.obtain(flow.inversion)
-        measure = pipeline.measure
-        real = measure.row("few-shot", "reference", measure.few_shot).figures
-        rows: list[Row] = []
-        pictures: dict[str, Tensor] = {}
-        for run in self._runs(pipeline):
-            row = {**strategy_row(run), "correction": run.correction_weight}
-            rows.append(row)
-            name = f"{run.domain.name}/t = {run.settings.step}/η = {run.settings.eta:g}"
-            pictures[name + _flow(row)] = first_samples(run, _SHOWN)
+        return super().measure(pipeline)
+
+    def derive(self, pipeline: Pipeline, rows: Sequence[Row]) -> Sequence[Row]:
+        real = few_shot_row(pipeline).figures
 
         def captured(judge: str | None) -> list[dict[str, Any]]:
             return [{"real_captured": as_judged(real, judge)["captured"]}] * len(rows)
 
-        return Measured(by_each_judge(rows, captured), pictures)
+        return by_each_judge(rows, captured)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         sentences = []
         for domain, every in by_domain(rows).items():
-            flows = _by_flow(every)
+            flows = by_flow(every)
             for flow, own in flows.items():
                 sentences += _of_flow(domain + flow, own)
             plain, *others = flows.values()
@@ -122,57 +106,10 @@ class InterferenceStudy(Study):
                 sentences += _compared(domain, plain, corrected)
         return sentences
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        domains = by_domain(rows)
-        columns = 1 + min(_STRIPS, len({row["step"] for row in rows}))
-        figure, panels = panel_figure(
-            width=3.5 * columns, height=3.4 * len(domains) + 0.6, rows=len(domains), columns=columns
-        )
-        legend: dict[str, Any] = {}
-        for i, (domain, own) in enumerate(domains.items()):
-            curve, *strips = panels[columns * i : columns * (i + 1)]
-            steps = sorted({row["step"] for row in own})
-            for (flow, rows_of_flow), k in product(_by_flow(own).items(), range(len(steps))):
-                line = [row for row in rows_of_flow if row["step"] == steps[k]]
-                if not line:
-                    continue
-                curve.errorbar(
-                    [row["eta"] for row in line],
-                    [row["captured"] for row in line],
-                    yerr=error_bars(line, "captured"),
-                    color=LINES[k % len(LINES)],
-                    marker=MARKERS[k % len(MARKERS)],
-                    linestyle="--" if flow else "-",
-                    markerfacecolor="none" if flow else None,
-                    capsize=3,
-                    label=f"t = {steps[k]}{flow}",
-                )
-            real = own[0]["real_captured"]
-            curve.axhline(real, color="#77808c", linestyle="--", label="real pictures")
-            curve.set_ylim(-0.03, 1.03)
-            entitle(curve, f"{domain}: captured share")
-            tick_values(curve, [row["eta"] for row in own])
-            weights = "; w: weight of the correction" if len(_by_flow(own)) > 1 else ""
-            curve.set_xlabel(f"noise of decoding η{weights}")
-            curve.grid()
-            handles, labels = curve.get_legend_handles_labels()
-            legend |= dict(zip(labels, handles, strict=True))
-            shown = steps if len(steps) <= len(strips) else [steps[0], steps[-2], steps[-1]]
-            for axes in strips:
-                axes.set_axis_off()
-            for axes, step in zip(strips, shown, strict=False):
-                prefix = f"{domain}/t = {step}/"
-                strip = {k: x for k, x in pictures.items() if k.startswith(prefix)}
-                draw_strips(axes, strip, title=f"t = {step}")
-        add_legend(figure, list(legend.values()), list(legend), columns=5)
-        return figure
+        from ood_sampler.studies.figures.interference import draw
 
-    def _runs(self, pipeline: Pipeline) -> list[Pipeline]:
-        return [
-            flow.variant(step=step, eta=eta)
-            for flow, step, eta in product(_flows(pipeline), self._steps, self.etas)
-        ]
+        return draw(rows, pictures)
 
 
 def _flows(pipeline: Pipeline) -> list[Pipeline]:
@@ -180,23 +117,10 @@ def _flows(pipeline: Pipeline) -> list[Pipeline]:
     return [pipeline.plain, pipeline] if pipeline.is_corrected else [pipeline]
 
 
-def _flow(row: Row) -> str:
-    """What tells a row along the corrected flow from the others."""
-    weight = row.get("correction", 0)
-    return f", w = {weight:g}" if weight else ""
-
-
-def _by_flow(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(_flow(row), []).append(row)
-    return found
-
-
 def _of_flow(name: str, own: Sequence[Row]) -> list[str]:
-    """What the captured share is along one flow, over step and noise."""
-    still = [row for row in own if row["eta"] == own[0]["eta"]]
-    low, high = (min(still, key=_step), max(still, key=_step))
+    """The captured share along one flow, over step and noise."""
+    still = by_step(row for row in own if row["eta"] == own[0]["eta"])
+    low, high = still[0], still[-1]
     noisy = max(own, key=lambda row: (row["eta"], row["step"]))
     told = f"{name}: at η = {own[0]['eta']:g} the captured share "
     if low is high:
@@ -209,8 +133,8 @@ def _of_flow(name: str, own: Sequence[Row]) -> list[str]:
         told += f"; at η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)}"
     real = own[0]["real_captured"]
     sentences = [f"{told} ({real:.2f} of real pictures of the domain)."]
-    for step in sorted({row["step"] for row in own}):
-        sentences += _with_noise(name, [row for row in own if row["step"] == step])
+    for line in by_column(by_step(own), "step").values():
+        sentences += _with_noise(name, line)
     return sentences
 
 
@@ -236,19 +160,15 @@ def _compared(domain: str, plain: Sequence[Row], corrected: Sequence[Row]) -> li
 
 
 def _more(apart: Interval, row: Row) -> str:
-    """How many samples would show an effect, or that there is little."""
+    """Samples that would show an effect, or that there is little of one."""
     decisions = [decide(apart, **limits) for limits in ({"least": 0.0}, {"most": 0.0})]
     decisions.append(decide(apart, least=-_LITTLE, most=_LITTLE))
     factors = [each.factor for each in decisions if each.factor is not None]
     return too_few(min(factors, default=None), row)
 
 
-def _step(row: Row) -> int:
-    return int(row["step"])
-
-
 def _share(row: Row) -> str:
-    return f"{row['captured']:.2f} [{row['captured_low']:.2f}, {row['captured_high']:.2f}]"
+    return quoted(row, "captured")
 
 
 def _with_noise(domain: str, line: Sequence[Row]) -> list[str]:

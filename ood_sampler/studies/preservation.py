@@ -1,65 +1,45 @@
 """What becomes of the model's own domain: frozen weights against fine-tuned ones."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ood_sampler.codecs.diffusion import DiffusionCodec
-from ood_sampler.metrics.comparison import kernel_difference
-from ood_sampler.metrics.judges import Described, Judge
-from ood_sampler.metrics.opinions import together
-from ood_sampler.models.finetuned import FineTunedModel
-from ood_sampler.models.frozen import FrozenModel, checksum
-from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune, finished
+from ood_sampler.models.frozen import checksum
+from ood_sampler.modules.finetuning import FineTuning, Tuned, finished
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.nodes import label, reader, selected
+from ood_sampler.pipeline.nodes import label
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.report.annotate import add_legend, entitle
 from ood_sampler.report.columns import Column, Row
-from ood_sampler.report.plots import COLOURS, panel_figure, scale_kid, styled
-from ood_sampler.statistics.decision import TOO_FEW, Order, decide, order
-from ood_sampler.statistics.intervals import interval, normal_interval
-from ood_sampler.store.artifacts import Artifact, Items
-from ood_sampler.store.files import digest
+from ood_sampler.statistics.decision import TOO_FEW, decide, order
+from ood_sampler.statistics.intervals import interval
 from ood_sampler.store.node import Node
-from ood_sampler.store.versions import code_version
-from ood_sampler.studies.base import (
-    Measured,
-    Study,
-    about,
-    bounds,
-    decoding,
-    too_few,
+from ood_sampler.studies.base import Measured, Study
+from ood_sampler.studies.original import (
+    Original,
+    features,
+    from_noise,
+    identical,
+    needs_own_samples,
+    of_another_seed,
 )
-from ood_sampler.studies.curves import Run, by_run, error_bars
-from ood_sampler.studies.strips import draw_strips
+from ood_sampler.studies.rows import RunRows, by_run, too_few
+from ood_sampler.studies.sweep import decoding
+from ood_sampler.studies.tuned import anew, codec_of, fine_tuned, tuning_folder, with_weights
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BEFORE = "frozen, before"
 AFTER = "frozen, after"
 TUNED = "fine-tuned"
 
-_LOOKS = {
-    BEFORE: (COLOURS["reference"], "o"),
-    AFTER: (COLOURS["strategy"], "s"),
-    TUNED: (COLOURS["control"], "D"),
-}
-"""Colour and marker of each method."""
-
 _SHOWN = 5
-"""Pictures of each method in the figure."""
+"""Images of each method in the figure."""
 
-_STRIPS = ("frozen, from noise", "frozen, for the target", "fine-tuned, same noise")
-"""Of pictures, from top to bottom."""
+STRIPS = ("frozen, from noise", "frozen, for the target", "fine-tuned, same noise")
+"""Of images, from top to bottom."""
 
 _BACKWARD = 3
 """Evaluations that a step of the training takes as long as, for each of its pictures."""
@@ -182,17 +162,17 @@ class PreservationStudy(Study):
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
-        _codec(pipeline)
+        codec_of(pipeline)
         few_shot = len(pipeline.domain.few_shot)
         self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
         nodes = decoding(pipeline, [pipeline])
-        if _needs_own_samples(pipeline):
-            nodes.append(replace(_of_another_seed(pipeline).in_domain, of="another seed"))
+        if needs_own_samples(pipeline):
+            nodes.append(replace(of_another_seed(pipeline).in_domain, of="another seed"))
         tuned = finished(tuning_folder(pipeline, self.fine_tuning))
         if tuned is not None:
-            nodes.append(replace(_with_weights(pipeline, tuned).in_domain, of="fine-tuned"))
+            nodes.append(replace(with_weights(pipeline, tuned).in_domain, of="fine-tuned"))
         return nodes
 
     def unstored(self, pipeline: Pipeline) -> list[Work]:
@@ -207,88 +187,73 @@ class PreservationStudy(Study):
         return work
 
     def measure(self, pipeline: Pipeline) -> Measured:
-        court = _Court.of(pipeline)
-        weights = checksum(_codec(pipeline).model.denoiser)
-        before = _from_noise(pipeline)
+        original = Original.of(pipeline)
+        weights = checksum(codec_of(pipeline).model.denoiser)
+        before = from_noise(pipeline)
         made = pipeline.sampled().described
         other, tuned = fine_tuned(pipeline, self.fine_tuning)
-        damaged = _from_noise(other)
-        with _anew(pipeline) as fresh:
-            after = _from_noise(fresh)
-            identical = _identical(before, after)
-            still = _features(fresh, "sample from noise", after)
-        own = _features(pipeline, "sample from noise", before)
-        strayed = _features(other, "sample of the fine-tuned model", damaged)
-        strategy = f"{label(pipeline.sampler)} at t = {pipeline.settings.step}"
+        damaged = from_noise(other)
+        with anew(pipeline) as fresh:
+            after = from_noise(fresh)
+            same = identical(before, after)
+            still = features(fresh, "sample from noise", after)
+        own = features(pipeline, "sample from noise", before)
+        strayed = features(other, "sample of the fine-tuned model", damaged)
+        frozen = {
+            "weights": weights,
+            "identical": None,
+            "made_by": "pure noise",
+            "held_out_loss": tuned.curve[0].validation,
+        }
         rows = [
+            {**original.row(BEFORE, own, own), **frozen},
             {
-                **court.row(BEFORE, own, own),
-                "weights": weights,
-                "identical": None,
-                "made_by": "pure noise",
-                "held_out_loss": tuned.curve[0].validation,
+                **original.row(AFTER, still, made),
+                **frozen,
+                "weights": checksum(codec_of(pipeline).model.denoiser),
+                "identical": same,
+                "made_by": f"{label(pipeline.sampler)} at t = {pipeline.settings.step}",
             },
             {
-                **court.row(AFTER, still, made),
-                "weights": checksum(_codec(pipeline).model.denoiser),
-                "identical": identical,
-                "made_by": strategy,
-                "held_out_loss": tuned.curve[0].validation,
-            },
-            {
-                **court.row(TUNED, strayed, strayed),
-                "weights": checksum(_codec(other).model.denoiser),
-                "identical": _identical(before, damaged),
-                "made_by": "pure noise",
-                "held_out_loss": tuned.best.validation,
-                "best_step": tuned.best.step,
-                "last_step": tuned.curve[-1].step,
-                "stopped": self.fine_tuning.is_over(tuned.curve),
-                **court.differences(strayed, own, made),
+                **original.row(TUNED, strayed, strayed),
+                **frozen,
+                "weights": checksum(codec_of(other).model.denoiser),
+                "identical": identical(before, damaged),
+                **self._training(tuned),
+                **original.differences(strayed, own, made),
                 "curve": [list(look) for look in tuned.curve],
                 "fine_tuning": asdict(self.fine_tuning),
             },
         ]
+        about = self.about(pipeline)
+        rows = [
+            {**about, **row, "weights": row["weights"][:_DIGITS], "sha256": row["weights"]}
+            for row in rows
+        ]
         first = range(min(_SHOWN, pipeline.settings.num_samples))
-        strips = _strips_of({row["method"]: row for row in rows})
-        shown = (before, pipeline.samples.output, damaged)
+        images = zip(STRIPS, (before, pipeline.samples.output, damaged), strict=True)
+        prefix = strips_of({row["method"]: row for row in rows})
         return Measured(
-            [
-                {**row, "weights": row["weights"][:_DIGITS], "sha256": row["weights"]}
-                for row in rows
-            ],
-            {
-                f"{strips}/{name}": images.open().take(first)
-                for name, images in zip(_STRIPS, shown, strict=True)
-            },
+            rows, {f"{prefix}/{name}": made.open().take(first) for name, made in images}
         )
 
+    def _training(self, tuned: Tuned) -> dict[str, Any]:
+        """Columns about the training of the copy."""
+        return {
+            "held_out_loss": tuned.best.validation,
+            "best_step": tuned.best.step,
+            "last_step": tuned.curve[-1].step,
+            "stopped": self.fine_tuning.is_over(tuned.curve),
+        }
+
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences = []
-        damages: list[Order] = []
-        costs: list[Order] = []
-        groups = by_run(rows, "method", _settings)
-        for name, group in groups.items():
-            before, after, tuned = group[BEFORE], group[AFTER], group[TUNED]
-            about_it = f"{before['model']} for {name}"
-            sentences.append(f"{about_it}: {_preserved(before, after)}")
-            sentences.append(
-                f"{about_it}: fine-tuning (held-out loss {before['held_out_loss']:.4f} to "
-                f"{tuned['held_out_loss']:.4f}, kept at step {tuned['best_step']} of "
-                f"{tuned['last_step']}{_ended(tuned)}) takes the FID of the original domain from "
-                f"{before['in_domain_fid']:.3g} to {tuned['in_domain_fid']:.3g}; "
-                f"{_verdict(tuned, 'damage')}."
-            )
-            sentences.append(
-                f"{about_it}: on the target, fine-tuning has FID {tuned['fid']:.3g}, precision "
-                f"{tuned['precision']:.2f}, recall {tuned['recall']:.2f} and authenticity "
-                f"{tuned['authenticity']:.2f}, {after['made_by']} by the frozen model FID "
-                f"{after['fid']:.3g}, {after['precision']:.2f}, {after['recall']:.2f} and "
-                f"{after['authenticity']:.2f}; {_verdict(tuned, 'cost')}."
-            )
-            damages.append(order(interval(tuned, "damage")))
-            costs.append(order(interval(tuned, "cost")))
+        groups = runs_of(rows)
+        sentences = [said for name, group in groups.items() for said in _told(name, group)]
         if len(groups) > 1:
+            damages, costs = (
+                [order(interval(group[TUNED], key)) for group in groups.values()]
+                for key in ("damage", "cost")
+            )
             domains = {(row["model"], row["domain"]) for row in rows}
             compared = f"{len(groups)} {'domains' if len(domains) == len(groups) else 'runs'}"
             sentences.append(
@@ -301,186 +266,29 @@ class PreservationStudy(Study):
             )
         return sentences
 
-    @styled
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
-        groups = by_run(rows, "method", _settings)
-        figure, panels = panel_figure(
-            width=13.5, height=0.4 + 3.9 * len(groups), rows=len(groups), columns=3
-        )
-        legend: dict[str, Any] = {}
-        for k, (title, group) in enumerate(groups.items()):
-            trade, loss, images = panels[3 * k : 3 * k + 3]
-            _draw_trade(trade, group)
-            _draw_loss(loss, group[TUNED])
-            names = [f"{_strips_of(group)}/{name}" for name in _STRIPS]
-            strips = {name: pictures[name] for name in names if name in pictures}
-            draw_strips(images, strips, title="Samples")
-            # names of the pictures take of the width
-            entitle(trade, f"{title}: before and after", room=0.75)
-            handles, labels = trade.get_legend_handles_labels()
-            legend |= dict(zip(labels, handles, strict=True))
-        add_legend(figure, list(legend.values()), list(legend), columns=3)
-        return figure
+        from ood_sampler.studies.figures.preservation import draw
+
+        return draw(rows, pictures)
 
 
-def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tuned]:
-    """The same run with a copy of its model, fine-tuned on the few-shot pictures.
-
-    Images of the copy are those of its own `in_domain()`; its artifacts are named by its weights.
-    """
-    few_shot = pipeline.domain.few_shot
-    tuned = fine_tune(
-        _codec(pipeline).model.denoiser,
-        torch.stack([few_shot[index] for index in range(len(few_shot))]),
-        settings,
-        seed=pipeline.settings.seed,
-        trainer=pipeline.session.trainer,
-        folder=tuning_folder(pipeline, settings),
-    )
-    return _with_weights(pipeline, tuned), tuned
-
-
-def _with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
-    model = FineTunedModel(_frozen(pipeline), tuned.weights)
-    return replace(pipeline, model=model, codec=model.codec(_codec(pipeline).solver))
-
-
-def _codec(pipeline: Pipeline) -> DiffusionCodec:
-    """That of a diffusion model of pixels, the only kind whose copy is trained here.
-
-    Raises:
-        ValueError: the model is of another kind.
-    """
-    if not isinstance(pipeline.codec, DiffusionCodec):
-        raise ValueError(
-            "study=preservation fine-tunes a diffusion model of pixels, got "
-            f"{pipeline.model.name}: choose such a model"
-        )
-    return pipeline.codec
-
-
-def _frozen(pipeline: Pipeline) -> FrozenModel:
-    """The model whose copy is trained."""
-    model = pipeline.model
-    if not isinstance(model, FrozenModel):
-        raise ValueError(f"study=preservation needs the weights of a file, got {model.name}")
-    return model
-
-
-def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
-    """Folder of the network that was fine-tuned on the few-shot pictures."""
-    few_shot = pipeline.domain.few_shot
-    key = {
-        "model": pipeline.model.digest,
-        "images": few_shot.digest,
-        "reader": reader(few_shot),
-        "settings": asdict(settings),
-        "seed": pipeline.settings.seed,
-        "machine": pipeline.session.machine,
-        "code": code_version(fine_tune, *pipeline.model.makers),
-    }
-    return pipeline.session.root / f"fine-tuning-{digest(key)[:16]}"
-
-
-@contextmanager
-def _anew(pipeline: Pipeline) -> Iterator[Pipeline]:
-    """The same run with an empty store: what the model in memory makes now."""
-    root = pipeline.session.root
-    root.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=root, prefix="after-") as folder:
-        yield replace(pipeline, session=replace(pipeline.session, root=Path(folder)))
-
-
-def _of_another_seed(pipeline: Pipeline) -> Pipeline:
-    """The same run with other noise."""
-    return replace(pipeline, settings=replace(pipeline.settings, seed=pipeline.settings.seed + 1))
-
-
-def _own_features(pipeline: Pipeline, judge: Judge) -> Path | None:
-    """Stored features of real pictures of the model's own domain."""
-    return pipeline.model.in_domain_file(judge.extractor.name)
-
-
-def _needs_own_samples(pipeline: Pipeline) -> bool:
-    """Whether samples of another seed stand for the model's own domain before a judge."""
-    return any(_own_features(pipeline, judge) is None for judge in pipeline.judges)
-
-
-@dataclass(frozen=True)
-class _Court:
-    """Figures of sets of samples, as each judge sees them.
-
-    Attributes:
-        pipeline: whose judges they are.
-        own: features of the model's own domain by judge, shape (M, D).
-        reference: what those of the headline are of.
-        few_shot: the few-shot pictures.
-        held_out: the held-out pictures.
-    """
-
-    pipeline: Pipeline
-    own: Mapping[str, Tensor]
-    reference: str
-    few_shot: Described
-    held_out: Described
-
-    @classmethod
-    def of(cls, pipeline: Pipeline) -> "_Court":
-        made = dict[str, Tensor]()
-        if _needs_own_samples(pipeline):
-            other = _of_another_seed(pipeline)
-            images = _from_noise(other)
-            made |= _features(other, "in-domain sample of another seed", images).features
-        headline = _own_features(pipeline, pipeline.judges.headline)
-        return cls(
-            pipeline=pipeline,
-            own=pipeline.in_domain_references(made),
-            reference="samples of another seed" if headline is None else "real pictures",
-            few_shot=pipeline.few_shot,
-            held_out=pipeline.held_out,
-        )
-
-    def row(self, method: str, noise: Described, samples: Described) -> dict[str, Any]:
-        """Figures of samples from noise and of those made for the target."""
-        return {
-            **about(self.pipeline),
-            "method": method,
-            "samples": len(noise),
-            "reference": self.reference,
-            **self._of_all(lambda judge: self._figures(judge, noise, samples)),
-        }
-
-    def differences(self, strayed: Described, own: Described, made: Described) -> dict[str, Any]:
-        """Difference of KIDs, in-domain and to the target, of a fine-tuned model and the frozen."""
-
-        def found(judge: Judge) -> dict[str, float]:
-            tuned, frozen, new = (each.features[judge.name] for each in (strayed, own, made))
-            held_out = self.held_out.features[judge.name]
-            damage = kernel_difference(tuned, frozen, self.own[judge.name])
-            cost = kernel_difference(tuned, new, held_out)
-            return bounds("damage", normal_interval(*damage)) | (
-                bounds("cost", normal_interval(*cost))
-            )
-
-        return self._of_all(found)
-
-    def _of_all(self, figures: Callable[[Judge], Mapping[str, Any]]) -> dict[str, Any]:
-        return together({judge.name: figures(judge) for judge in self.pipeline.judges})
-
-    def _figures(self, judge: Judge, noise: Described, samples: Described) -> dict[str, Any]:
-        name = judge.name
-        new = samples.features[name]
-        sets = {
-            "generated": new,
-            "new": new,
-            "few_shot": self.few_shot.features[name],
-            "held_out": self.held_out.features[name],
-        }
-        own = {"generated": noise.features[name], "held_out": self.own[name]}
-        in_domain = judge.figures(own, only=("fid", "kid"))
-        target = judge.figures(sets, only=("fid", "kid", "prdc", "authenticity", "near_copies"))
-        found = {f"in_domain_{key}": value for key, value in in_domain.items()} | target
-        return {key: value for key, value in found.items() if not isinstance(value, Tensor)}
+def _told(name: str, group: RunRows) -> list[str]:
+    """What became of the frozen model, of the original domain and of the target."""
+    before, after, tuned = group[BEFORE], group[AFTER], group[TUNED]
+    about = f"{before['model']} for {name}"
+    return [
+        f"{about}: {_preserved(before, after)}",
+        f"{about}: fine-tuning (held-out loss {before['held_out_loss']:.4f} to "
+        f"{tuned['held_out_loss']:.4f}, kept at step {tuned['best_step']} of "
+        f"{tuned['last_step']}{_ended(tuned)}) takes the FID of the original domain from "
+        f"{before['in_domain_fid']:.3g} to {tuned['in_domain_fid']:.3g}; "
+        f"{_verdict(tuned, 'damage')}.",
+        f"{about}: on the target, fine-tuning has FID {tuned['fid']:.3g}, precision "
+        f"{tuned['precision']:.2f}, recall {tuned['recall']:.2f} and authenticity "
+        f"{tuned['authenticity']:.2f}, {after['made_by']} by the frozen model FID "
+        f"{after['fid']:.3g}, {after['precision']:.2f}, {after['recall']:.2f} and "
+        f"{after['authenticity']:.2f}; {_verdict(tuned, 'cost')}.",
+    ]
 
 
 def _ended(tuned: Row) -> str:
@@ -516,89 +324,13 @@ def _preserved(before: Row, after: Row) -> str:
     )
 
 
-def _settings(run: Run) -> dict[str, object]:
-    """What runs of a sweep may differ in."""
-    return {"strategy": run[AFTER]["made_by"], **run[TUNED]["fine_tuning"]}
+def runs_of(rows: Sequence[Row]) -> dict[str, RunRows]:
+    """Rows of each run, by its domain and what runs of a sweep differ in."""
+    return by_run(
+        rows, "method", lambda run: {"strategy": run[AFTER]["made_by"], **run[TUNED]["fine_tuning"]}
+    )
 
 
-def _strips_of(run: Run) -> str:
-    """What labels of a run's pictures begin with, as other runs of a domain have others."""
+def strips_of(run: RunRows) -> str:
+    """What labels of a run's images begin with, as other runs of a domain have others."""
     return f"{run[TUNED]['domain']}/{run[AFTER]['made_by']}, {run[TUNED]['weights'][:_DIGITS]}"
-
-
-def _from_noise(run: Pipeline) -> Artifact:
-    """Samples of the model of a run from pure noise."""
-    run.session.obtain(run.in_domain)
-    images: Artifact = run.in_domain.output
-    return images
-
-
-def _features(pipeline: Pipeline, what: str, images: Artifact) -> Described:
-    kept = pipeline.finite(images.open(), what)
-    return pipeline.describe(what, Items(selected(images.open(), kept)), images.digest, kept)
-
-
-def _identical(images: Artifact, others: Artifact) -> float:
-    """Share of the items that are equal in all bits."""
-    pairs = zip(images.open().blocks(), others.open().blocks(), strict=True)
-    equal = [(a == b).flatten(1).all(1) for a, b in pairs]
-    return float(torch.cat(equal).double().mean())
-
-
-def _draw_trade(axes: "Axes", group: Mapping[str, Row]) -> None:
-    for method, row in group.items():
-        colour, marker = _LOOKS[method]
-        axes.errorbar(
-            row["in_domain_fid"],
-            1e3 * row["kid"],
-            xerr=error_bars([row], "in_domain_fid"),
-            yerr=error_bars([row], "kid", scale=1e3),
-            fmt=marker,
-            color=colour,
-            markersize=8,
-            capsize=3,
-            label=f"{method} (target by {row['made_by']})",
-        )
-    # methods are orders of magnitude apart, and a KID may be below 0
-    scale_kid(axes, "y", [row["kid"] for row in group.values()])
-    axes.margins(0.12)
-    axes.set_xlabel("FID to the original domain, 95% (left is better)")
-    axes.set_ylabel("KID × 10³ to the target, 95% (down is better)")
-    axes.grid()
-
-
-def _draw_loss(axes: "Axes", row: Row) -> None:
-    looks = row["curve"]
-    colour, _ = _LOOKS[TUNED]
-    axes.plot(
-        [step for step, _, _ in looks],
-        [validation for _, _, validation in looks],
-        color=colour,
-        marker="o",
-        markersize=4,
-        label="held-out pictures, averaged weights",
-    )
-    axes.plot(
-        [step for step, training, _ in looks if training is not None],
-        [training for _, training, _ in looks if training is not None],
-        color=COLOURS["reference"],
-        linewidth=1.4,
-        label="training pictures",
-    )
-    axes.axvline(
-        row["best_step"],
-        ymax=0.78,
-        color=colour,
-        linestyle="--",
-        linewidth=1.4,
-        label="weights kept",
-    )
-    axes.set_title("Fine-tuning")
-    axes.set_xlabel("step of the optimizer")
-    axes.set_ylabel("mean square error of the prediction")
-    # room for the legend above the curve
-    axes.margins(y=0.4)
-    axes.grid()
-    axes.legend(
-        loc="upper right", fontsize=9, frameon=True, framealpha=1, edgecolor="white", borderpad=0.1
-    )

@@ -21,9 +21,10 @@ from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import Work, work_of
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
-from ood_sampler.studies.base import Measured, Row, Study
+from ood_sampler.studies.base import Measured, Study
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 from tests.test_pipeline import count_evaluations
 

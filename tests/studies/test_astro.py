@@ -12,12 +12,12 @@ from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.metrics.morphology import Morphology
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.pipeline.settings import Settings
+from ood_sampler.report.columns import Row
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.store import sets
 from ood_sampler.studies import astro
 from ood_sampler.studies.astro import AstroStudy, _Values
-from ood_sampler.studies.base import Row
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 
 SCALE = FluxScale([1.0], [1e4])
@@ -188,12 +188,17 @@ def row(role: str, spectrum: tuple[float, float, float], **figures: float) -> di
     names = ("spectrum", "spectrum_low", "spectrum_high")
     return {
         "domain": "stars",
+        "run": "1",
         "set": role,
         "role": role,
         "images": 20,
         **dict(zip(names, spectrum, strict=True)),
         **figures,
     }
+
+
+def of_run(run: str, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**row, "run": run} for row in rows]
 
 
 def test_conclusion_follows_the_intervals() -> None:
@@ -242,14 +247,14 @@ def test_strategies_of_a_sweep_are_told_apart() -> None:
         {**row("strategy", (distance, 0.2, 0.39)), "set": name, "step": step}
         for name, step, distance in (("cog (2)", 500, 0.3), ("slerp", 500, 0.25))
     ]
-    sentences = study.conclude([runs[0], real, runs[1], real])
+    sentences = study.conclude([runs[0], real, *of_run("2", runs[1], real)])
     assert len(sentences) == 4
     assert sentences[0].startswith("stars, strategy cog (2): distances of 20 images of cog (2)")
     assert "power spectrum 0.3 [0.2, 0.39]" in sentences[0]
     assert sentences[2].startswith("stars, strategy slerp: distances of 20 images of slerp")
     assert "power spectrum 0.25 [0.2, 0.39]" in sentences[2]
     later = {**runs[0], "step": 700}
-    sentences = study.conclude([runs[0], real, later, real])
+    sentences = study.conclude([runs[0], real, *of_run("2", later, real)])
     assert [sentence.split(":")[0] for sentence in sentences[::2]] == [
         "stars, t 500",
         "stars, t 700",
@@ -273,7 +278,7 @@ def test_figure_has_a_line_of_panels_for_each_domain() -> None:
     assert len(figure.axes) == 6
     assert [text.get_text() for text in figure.axes[2].texts] == ["not measured"]
     assert len(figure.axes[5].patches) == 1
-    other = {**one, "set": "slerp", "step": 500}
+    other = {**one, "run": "2", "set": "slerp", "step": 500}
     figure = AstroStudy(morphology_images=0).draw([{**one, "step": 500}, other], {})
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[::2] == ["stars, strategy strategy: power", "stars, strategy slerp: power"]

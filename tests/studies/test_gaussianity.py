@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ood_sampler.latents.gaussianity import chi_mean, gaussianity
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import bitmap
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.gaussianity import (
     GaussianityStudy,
     WhiteNoise,

@@ -98,7 +98,7 @@ def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
     class Short:
         schedule = Schedule.linear(10)
 
-    short = replace(run, model=Short())  # type: ignore[arg-type]
+    short = replace(run, codec=Short())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"study\.in_domain_root must be pictures .* too short"):
         Sources([5], 12, None).check(short, least=2)
 

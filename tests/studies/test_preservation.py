@@ -23,7 +23,8 @@ from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.store.artifacts import Items
 from ood_sampler.store.node import Node
 from ood_sampler.studies.base import Measured
-from ood_sampler.studies.preservation import PreservationStudy, fine_tuned, tuning_folder
+from ood_sampler.studies.preservation import PreservationStudy
+from ood_sampler.studies.tuned import fine_tuned, tuning_folder
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 from tests.studies.conftest import work_left
 from tests.test_pipeline import count_evaluations
@@ -252,6 +253,7 @@ def row(method: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
     made: dict[str, Any] = {
         "model": "dogs",
         "domain": "cats",
+        "run": "1",
         "method": method,
         "samples": 50,
         "reference": "real pictures",
@@ -321,6 +323,7 @@ def test_several_domains_are_counted() -> None:
 
 def test_runs_of_one_domain_are_told_apart_by_their_settings() -> None:
     faster = group(fine_tuning={**asdict(SETTINGS), "learning_rate": 0.02}, best_step=10)
+    faster = [{**row, "run": "2"} for row in faster]
     sentences = STUDY.conclude([*group(), *faster])
     assert sentences[1].startswith("dogs for cats, learning_rate 0.01: fine-tuning")
     assert "kept at step 25 of 50" in sentences[1]
@@ -328,7 +331,7 @@ def test_runs_of_one_domain_are_told_apart_by_their_settings() -> None:
     assert "kept at step 10 of 50" in sentences[4]
     assert sentences[6].startswith("Of 2 runs, fine-tuning damages")
     # what differs is not among the settings, as a seed is not
-    again = STUDY.conclude([*group(), *group()])
+    again = STUDY.conclude([*group(), *({**row, "run": "2"} for row in group())])
     assert again[0].startswith("dogs for cats, run 1: the frozen")
     assert again[3].startswith("dogs for cats, run 2: the frozen")
 

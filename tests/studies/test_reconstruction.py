@@ -9,9 +9,10 @@ import torch
 from ood_sampler.diffusion.solvers import HeunSolver
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import to_uint8
 from ood_sampler.report.plots import bitmap
-from ood_sampler.studies.base import Measured, Row
+from ood_sampler.studies.base import Measured
 from ood_sampler.studies.files import read_studies, write_study
 from ood_sampler.studies.reconstruction import ReconstructionStudy
 from tests.conftest import RESOLUTION

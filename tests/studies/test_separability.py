@@ -9,8 +9,8 @@ from ood_sampler.latents.separability import auroc
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.modules.denoising import DenoisingLoss
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import bitmap
-from ood_sampler.studies.base import Row
 from ood_sampler.studies.separability import DETECTORS, SeparabilityStudy
 from tests.studies.conftest import work_left
 from tests.test_pipeline import pipeline

@@ -1,4 +1,4 @@
-"""Rows of pictures inside a figure."""
+"""Rows of images inside a figure."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -6,28 +6,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.annotate import entitle
-from ood_sampler.report.grid import gather, to_uint8
+from ood_sampler.report.grid import to_uint8
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def first_samples(run: Pipeline, count: int) -> Tensor:
-    """The first samples of a run, at most `count` of them, in [-1, 1]."""
-    return gather(run.samples.output.open(), range(min(count, run.settings.num_samples)))
+def under(pictures: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Images whose label begins with a prefix and a slash."""
+    return {label: x for label, x in pictures.items() if label.startswith(f"{prefix}/")}
 
 
 def draw_strips(axes: "Axes", strips: Mapping[str, Tensor], *, title: str) -> None:
-    """Show one row of pictures for each label.
+    """Show one row of images for each label.
 
     Args:
         axes: where to.
         strips: in [-1, 1], shape $(N, 3, R, R)$; what follows the last slash of a label is shown.
         title: above the rows.
     """
-    # their names take of the width
+    # the names take up some of the width
     entitle(axes, title, room=0.65)
     axes.set_axis_off()
     if not strips:

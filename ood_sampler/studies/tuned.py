@@ -1,0 +1,82 @@
+"""Runs of a copy of the model, fine-tuned on the few-shot images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ood_sampler.codecs.diffusion import DiffusionCodec
+from ood_sampler.models.finetuned import FineTunedModel
+from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune
+from ood_sampler.pipeline.nodes import reader
+from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.store.files import digest
+from ood_sampler.store.versions import code_version
+
+
+def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tuned]:
+    """The same run with a copy of its model, fine-tuned on the few-shot pictures.
+
+    Images of the copy are those of its own `in_domain()`; its artifacts are named by its weights.
+    """
+    few_shot = pipeline.domain.few_shot
+    tuned = fine_tune(
+        codec_of(pipeline).model.denoiser,
+        torch.stack([few_shot[index] for index in range(len(few_shot))]),
+        settings,
+        seed=pipeline.settings.seed,
+        trainer=pipeline.session.trainer,
+        folder=tuning_folder(pipeline, settings),
+    )
+    return with_weights(pipeline, tuned), tuned
+
+
+def with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
+    """The same run with the weights of the copy."""
+    frozen = pipeline.model
+    if not isinstance(frozen, FrozenModel):
+        raise ValueError(f"study=preservation needs the weights of a file, got {frozen.name}")
+    model = FineTunedModel(frozen, tuned.weights)
+    return replace(pipeline, model=model, codec=model.codec(codec_of(pipeline).solver))
+
+
+def codec_of(pipeline: Pipeline) -> DiffusionCodec:
+    """That of a diffusion model of pixels, the only kind whose copy is trained here.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    if not isinstance(pipeline.codec, DiffusionCodec):
+        raise ValueError(
+            "study=preservation fine-tunes a diffusion model of pixels, got "
+            f"{pipeline.model.name}: choose such a model"
+        )
+    return pipeline.codec
+
+
+def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
+    """Folder of the network that was fine-tuned on the few-shot pictures."""
+    few_shot = pipeline.domain.few_shot
+    key = {
+        "model": pipeline.model.digest,
+        "images": few_shot.digest,
+        "reader": reader(few_shot),
+        "settings": asdict(settings),
+        "seed": pipeline.settings.seed,
+        "machine": pipeline.session.machine,
+        "code": code_version(fine_tune, *pipeline.model.makers),
+    }
+    return pipeline.session.root / f"fine-tuning-{digest(key)[:16]}"
+
+
+@contextmanager
+def anew(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """The same run with an empty store: what the model in memory makes now."""
+    root = pipeline.session.root
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root, prefix="after-") as folder:
+        yield replace(pipeline, session=replace(pipeline.session, root=Path(folder)))
