@@ -71,7 +71,7 @@ class Study(ABC):
         key = {
             "study": self.name,
             "configuration": json.loads(json.dumps(vars(self), default=_configuration)),
-            "codec": pipeline.codec.identity,
+            "codec": pipeline.flow.identity,
             "sampler": configuration(pipeline.sampler),
             "settings": settings,
             "judges": list(pipeline.judges.names),
