@@ -15,7 +15,7 @@ from ood_sampler.store.versions import Maker
 
 
 class Autoencoder(nn.Module, ABC):
-    """Map images to the space that a latent diffusion model diffuses in, and back.
+    """Map images to the codes that a latent diffusion model diffuses, and back.
 
     Images are float32 in $[-1, 1]$, shape $(B, C, H, W)$.
     """
@@ -26,34 +26,34 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, z_0: Tensor) -> Tensor:
-        """Decode codes, quantised first where the autoencoder does so; not clipped."""
+        """Decode codes, quantising them first if the autoencoder does so; not clipped."""
 
 
 class AutoencoderModel(Protocol):
-    """What a codec asks of a model with an autoencoder."""
+    """A model with an autoencoder, as a codec needs it."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that its results depend on."""
+        """SHA-256 of everything that its results depend on."""
 
     @property
     def makers(self) -> tuple[type, ...]:
-        """Classes that it is made of."""
+        """Classes whose code its results depend on."""
 
     @property
     def autoencoder(self) -> Autoencoder | None:
-        """The autoencoder; None where the model diffuses images themselves."""
+        """The autoencoder; None if the model diffuses images themselves."""
 
 
 @dataclass(frozen=True)
 class AutoencoderCodec(Codec):
     r"""Encode, then invert the code; decode a latent to a code, then to an image.
 
-    The levels are those of the codec inside. What the autoencoder itself loses is the floor of
-    every reconstruction, whatever the solver (`floor`). Evaluations are those of the codec inside.
+    Levels and evaluations are those of the codec inside. The error of the autoencoder itself is the
+    floor of every reconstruction, whatever the solver (`floor`).
 
     Attributes:
-        model: whose autoencoder it is.
+        model: owner of the autoencoder.
         inside: maps codes to latents and back.
     """
 
@@ -111,7 +111,7 @@ class AutoencoderCodec(Codec):
         noise: SampleNoise | None = None,
         clip_x_0: bool = False,
     ) -> Tensor:
-        # codes have no range to be clipped to
+        # unlike images, codes have no range to clip to
         return self._autoencoder.decode(self.inside.decode(z, level, eta=eta, noise=noise))
 
     def clean(self, x_0: Tensor) -> Tensor:

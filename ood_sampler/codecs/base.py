@@ -14,24 +14,23 @@ from ood_sampler.store.versions import Maker
 class Codec(ABC):
     r"""Map images to latents of a level and back, with frozen weights.
 
-    Images are float32 in $[-1, 1]$, shape $(B, C, H, W)$. A level is a whole number whose meaning
-    is the codec's: the inversion step $t$ of a diffusion model, 0 of one that has a single kind of
-    latents. A codec is cheap until `networks` is asked for; what it costs and what its results
-    depend on is known without the weights.
+    Images are float32 in $[-1, 1]$, shape $(B, C, H, W)$. A level is an integer whose meaning the
+    codec defines: the inversion step $t$ of a diffusion model, 0 for a model with a single kind of
+    latents. Weights are loaded when `networks` is read; cost and identity are known without them.
     """
 
     stored: ClassVar[bool] = True
-    """Whether latents and images are stored; those that cost nothing are computed when read."""
+    """Whether latents and images are stored; cheap ones are computed when read instead."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Weights and settings that latents and images depend on, as JSON."""
+        """Weights and settings that determine latents and images, as JSON."""
 
     @property
     @abstractmethod
     def makers(self) -> tuple[Maker, ...]:
-        """Functions and classes whose code they depend on (`code_version`)."""
+        """Functions and classes whose code determines them (`code_version`)."""
 
     @property
     @abstractmethod
@@ -45,12 +44,12 @@ class Codec(ABC):
 
     @property
     def label(self) -> str:
-        """How it computes, in a few words."""
+        """Short description of the method."""
         return ""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How it computes, for records and tables."""
+        """Settings of the method, for records and tables."""
         return {}
 
     @property
@@ -69,10 +68,10 @@ class Codec(ABC):
 
     @abstractmethod
     def check(self, levels: Iterable[int], *, eta: float = 0.0) -> None:
-        """Refuse what the codec cannot do, before any weight is loaded.
+        """Refuse settings that the codec cannot use, before any weight is loaded.
 
         Raises:
-            ValueError: a level is none of its own, a setting does not fit the model, or decoding
+            ValueError: it does not have a level, a setting does not fit the model, or decoding
                 cannot add noise; the message begins with the key of the configuration.
             FileNotFoundError: weights are missing.
         """
@@ -105,7 +104,7 @@ class Codec(ABC):
         """
 
     def clean(self, x_0: Tensor) -> Tensor:
-        """Images in the space of the latents, without noise."""
+        """Map images to the space of the latents, without noise."""
         return x_0
 
     @abstractmethod

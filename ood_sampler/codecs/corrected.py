@@ -20,7 +20,7 @@ class FittedGaussian:
     """A Gaussian that a node fits.
 
     Attributes:
-        digest: of all that determines it.
+        digest: hash of everything that determines it.
         path: of its state.
     """
 
@@ -28,15 +28,15 @@ class FittedGaussian:
     path: Path
 
     def read(self) -> Gaussian:
-        """The Gaussian, one object for all who ask.
+        """Read the Gaussian, as one object for all callers.
 
         Raises:
-            FileNotFoundError: it is not there any more.
+            FileNotFoundError: it was removed.
         """
         return _read(self.path)
 
 
-# as many as a study with two domains takes at once
+# as many as a study with two domains uses at once
 @lru_cache(maxsize=4)
 def _read(path: Path) -> Gaussian:
     state = load_state(path)
@@ -47,14 +47,14 @@ def _read(path: Path) -> Gaussian:
 
 @dataclass(frozen=True)
 class CorrectedModel:
-    """What a diffusion model is with its score corrected; see `CorrectedDenoiser`.
+    """A diffusion model with corrected score; see `CorrectedDenoiser`.
 
     Attributes:
         model: the frozen model.
-        target: Gaussian of the few-shot pictures.
+        target: Gaussian of the few-shot images.
         own: Gaussian of the model's own domain.
         weight: of the correction.
-        fade: step below which it falls.
+        fade: step below which the weight falls.
     """
 
     model: DiffusionModel
@@ -65,18 +65,18 @@ class CorrectedModel:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that its results depend on."""
+        """SHA-256 of everything that its results depend on."""
         parts = [self.model.digest, self.target.digest, self.own.digest, self.weight, self.fade]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def makers(self) -> tuple[type, ...]:
-        """Classes that it is made of."""
+        """Classes whose code its results depend on."""
         return (type(self), CorrectedDenoiser, *self.model.makers)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of what the denoiser takes, without the batch."""
+        """Shape of one input of the denoiser."""
         return self.model.latent_shape
 
     @property
@@ -103,10 +103,10 @@ class CorrectedModel:
 def corrected(
     codec: Codec, target: FittedGaussian, own: FittedGaussian, *, weight: float, fade: int
 ) -> Codec:
-    """The codec of a diffusion model along the corrected flow.
+    """Correct the flow of a diffusion model's codec.
 
     Raises:
-        TypeError: it is the codec of another model.
+        TypeError: the codec is that of another kind of model.
     """
     if isinstance(codec, AutoencoderCodec):
         inside = corrected(codec.inside, target, own, weight=weight, fade=fade)

@@ -16,19 +16,19 @@ from ood_sampler.store.versions import Maker
 
 
 class DiffusionModel(Protocol):
-    """What a codec asks of a frozen diffusion model."""
+    """A frozen diffusion model, as a codec needs it."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that its results depend on."""
+        """SHA-256 of everything that its results depend on."""
 
     @property
     def makers(self) -> tuple[type, ...]:
-        """Classes that it is made of."""
+        """Classes whose code its results depend on."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of what the denoiser takes, without the batch."""
+        """Shape of one input of the denoiser."""
 
     @property
     def schedule(self) -> Schedule:
@@ -45,7 +45,7 @@ class DiffusionCodec(Codec):
 
     Attributes:
         model: the frozen model.
-        solver: grid and moves of both directions.
+        solver: grid and moves in both directions.
     """
 
     model: DiffusionModel

@@ -1,4 +1,4 @@
-"""Images as latents of themselves: what needs no model at all."""
+"""Images as their own latents, without a model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ood_sampler.store.versions import Maker
 
 @dataclass(frozen=True)
 class PixelCodec(Codec):
-    """The identity; a run with it mixes the pictures themselves, the control of every strategy.
+    """The identity; a run with it mixes the images themselves, the control of every strategy.
 
     Attributes:
         image_shape: $(C, H, W)$.

@@ -21,7 +21,6 @@ GROUPS = (
     "data",
     "solver",
     "correction",
-    "correction",
     "sampler",
     "metrics",
     "logger",

@@ -3,8 +3,8 @@ r"""The corrected flow: the in-domain Gaussian of the model's score replaced by 
 $$\hat\epsilon_c(x, t) = \hat\epsilon(x, t) + w(t)\,[\hat\epsilon_o(x, t) - \hat\epsilon_i(x, t)],
 \qquad \hat\epsilon_N(x, t) = \sigma_t (\alpha_t^2 C + \sigma_t^2 I)^{-1} (x - \alpha_t \mu).$$
 
-At high noise the score of any domain is nearly that of its Gaussian (Wang & Vastola, 2024): what
-pulls latents of another domain to the model's own is known there, and taken out.
+At high noise the score of any domain is nearly that of its Gaussian (Wang & Vastola, 2024). So the
+pull on latents of another domain towards the model's own is known there, and removed.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from ood_sampler.diffusion.gaussian import Gaussian, from_cosine, to_cosine
 
 
 class CorrectedDenoiser(Denoiser):
-    r"""A denoiser corrected by the difference of two Gaussians; solvers do not know.
+    r"""A denoiser corrected by the difference of two Gaussians, transparently for solvers.
 
-    $w(t)$ is the weight, and below the step `fade` falls linearly to 0 at step 0, where the network
-    alone knows.
+    $w(t)$ is the weight; below the step `fade` it falls linearly to 0 at step 0, where only the
+    network is reliable.
 
     Args:
         denoiser: of the frozen model.
-        target: $\mathcal{N}(\mu_o, C_o)$ of the few-shot pictures.
+        target: $\mathcal{N}(\mu_o, C_o)$ of the few-shot images.
         own: $\mathcal{N}(\mu_i, C_i)$ of the model's own domain.
-        weight: 0 is the denoiser itself, bit for bit.
+        weight: of the correction; at 0 the result is that of `denoiser`, bit for bit.
         fade: step below which the weight falls; 0 for none.
     """
 
@@ -44,7 +44,7 @@ class CorrectedDenoiser(Denoiser):
 
     @property
     def network(self) -> Any:  # noqa: ANN401 what the denoiser inside calls so
-        """The network inside, which may be set: to be compiled, for example."""
+        """The network inside; settable, for example to compile it."""
         return getattr(self.denoiser, "network", None)
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 as PyTorch has it
@@ -71,12 +71,12 @@ class CorrectedDenoiser(Denoiser):
             each = zip(x_t.split(1), t.expand(len(x_t)), strict=True)
             return torch.cat([self._corrected(estimate, by_gaussian, x, s) for x, s in each])
         found = estimate(x_t, t)
-        # read back to the host, which what is kept for each step is worth
+        # copied to the host, which pays off as results per step are kept
         step = int(t)
         weight = self.weight * (min(1.0, step / self.fade) if self.fade else 1.0)
         if not weight:
             return found
-        # in full precision, whatever the network computes in
+        # in full precision, whatever that of the network
         with torch.autocast(x_t.device.type, enabled=False):
             y, scales = to_cosine(x_t), self.schedule.scales(step)
             difference = by_gaussian(self.target, y, *scales) - by_gaussian(self.own, y, *scales)

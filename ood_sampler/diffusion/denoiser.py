@@ -1,4 +1,4 @@
-"""What a frozen diffusion model knows: the noise in a noisy image."""
+"""Denoisers: estimates of the noise in a noisy image."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class NetworkDenoiser(Denoiser):
         network: maps $(x_t, t)$ to $(B, C', H, W)$ with $C' \ge C$; `t` has shape $(B,)$. With a
             label it maps $(x_t, t, y)$, where `y` has shape $(B,)$.
         schedule: the schedule that the network was trained with.
-        label: the one class that a class-conditional network is asked about, >= 0.
+        label: the class given to a class-conditional network, >= 0.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class NetworkDenoiser(Denoiser):
         return super().train(False)
 
     def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Ask the network, whatever it predicts; shape and precision of `x_t`."""
+        """Return the network's own prediction, with shape and precision of `x_t`."""
         t = t.to(x_t.device).expand(len(x_t))
         labels = () if self.label is None else (torch.full_like(t, self.label),)
         prediction: Tensor = self.network(x_t, t, *labels)
@@ -104,7 +104,7 @@ class SampleDenoiser(NetworkDenoiser):
 
 
 class GaussianDenoiser(Denoiser):
-    r"""The exact denoiser of $\mathcal{N}(\mu, v I)$ data: the closed form that tests rest on.
+    r"""The exact denoiser of $\mathcal{N}(\mu, v I)$ data, in closed form, for tests.
 
     $\hat x_0 = \mu + \alpha_t v (x_t - \alpha_t \mu) / (\alpha_t^2 v + \sigma_t^2)$, so that
     $\hat\epsilon = \sigma_t (x_t - \alpha_t \mu) / (\alpha_t^2 v + \sigma_t^2)$.

@@ -1,9 +1,10 @@
-r"""The Gaussian of a domain, fitted to few pictures, and the noise that it sees in noisy ones.
+r"""The Gaussian of a domain, fitted to few images, and its estimate of the noise in images.
 
-$C = (1 - \rho) E + \rho S$: the empirical covariance $E$ of $N$ pictures, shrunk to a stationary
-one. $S$ is diagonal in the cosine basis, with a block of the channels at each frequency, the same
-at all frequencies of a radius. So $\alpha_t^2 C + \sigma_t^2 I$ is, in the basis that makes $S$
-diagonal, a diagonal matrix plus one of rank $N$, and is inverted by Woodbury's formula.
+$C = (1 - \rho) E + \rho S$: the empirical covariance $E$ of $N$ images, shrunk to a stationary
+one. $S$ is block-diagonal in the cosine basis, with a block of the channels at each frequency, the
+same at all frequencies of a radius. So in the basis that makes $S$ diagonal,
+$\alpha_t^2 C + \sigma_t^2 I$ is a diagonal matrix plus one of rank $N$, and is inverted by
+Woodbury's formula.
 """
 
 import math
@@ -16,22 +17,22 @@ from torch import Tensor, nn
 from ood_sampler.store.sets import TensorSet
 
 SMALLEST = 4
-"""Pictures that a Gaussian is fitted to, at least: two in each half."""
+"""Fewest images to fit a Gaussian to: two in each half."""
 
 ROUNDING = (2 / 255) ** 2 / 12
-"""Variance of rounding to 8 bits, of values in $[-1, 1]$: no covariance is singular."""
+"""Variance of rounding values in $[-1, 1]$ to 8 bits; keeps covariances from being singular."""
 
 _LEAST_SHRINKAGE = 0.02
 _TRIALS = 11
-"""Shrinkages that are tried: to within 0.01."""
+"""Shrinkages that are tried, for an accuracy of 0.01."""
 
 _COLUMNS = 2**15
-"""Coordinates that are in memory as float64 at once, of all pictures."""
+"""Coordinates of all images in memory as float64 at a time."""
 
 
 @cache
 def cosine_basis(n: int) -> Tensor:
-    r"""The orthonormal cosine basis (DCT-II) of `n` points, one vector a row, float64."""
+    r"""The orthonormal cosine basis (DCT-II) of `n` points, one vector per row, float64."""
     k, x = torch.arange(n, dtype=torch.float64), torch.arange(n, dtype=torch.float64)
     basis = torch.cos(math.pi / n * k[:, None] * (x + 0.5)) * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
@@ -58,11 +59,11 @@ def from_cosine(y: Tensor) -> Tensor:
 def smooth_over_radius(blocks: Tensor) -> Tensor:
     r"""Average blocks over frequencies of about the same radius, keeping their sum.
 
-    A frequency counts for the two whole radii about its own, more for the nearer one, and takes
-    its average from them likewise.
+    A frequency contributes to the two integer radii around its own, more to the nearer one, and
+    takes its average from them likewise.
 
     Args:
-        blocks: one for each frequency, shape (H, W, ...).
+        blocks: one per frequency, shape (H, W, ...).
     """
     height, width = blocks.shape[:2]
     vertical, horizontal = torch.arange(height)[:, None], torch.arange(width)
@@ -84,8 +85,8 @@ def fit_gaussian(
 
     Args:
         images: at least `SMALLEST`, shape $(N, C, H, W)$.
-        noise: variance of the noise under which the Gaussian is used, $\sigma_t^2 / \alpha_t^2$ of
-            the lowest level; rounding to 8 bits is added.
+        noise: variance of the noise under which the Gaussian is used, $\sigma_t^2 / \alpha_t^2$ at
+            the lowest level; that of rounding to 8 bits is added.
         shrinkage: $\rho$; None takes that at which each half of the images is most likely under
             the Gaussian of the other half, both with the noise.
 
@@ -180,7 +181,7 @@ def rotate_back(rotation: Tensor, x: Tensor) -> Tensor:
 
 
 def highest(function: Callable[[float], float]) -> float:
-    """Where a function with one maximum is highest in (0, 1], by golden sections."""
+    """Find where a function with a single maximum is highest in (0, 1], by golden sections."""
     golden = (math.sqrt(5) - 1) / 2
     low, high = _LEAST_SHRINKAGE, 1.0
     tried = {high: function(high)}
@@ -208,11 +209,11 @@ def _columns(x: Tensor) -> Iterator[Tensor]:
 class Gaussian(nn.Module):
     r"""$\mathcal{N}(\mu, C)$ data under noise: $\mathcal{N}(\alpha \mu, \alpha^2 C + \sigma^2 I)$.
 
-    All images are coefficients in the cosine basis. The matrix of Woodbury's formula, $N \times N$,
-    is made once for each noise level and kept.
+    All images are coefficients in the cosine basis. The $N \times N$ matrix of Woodbury's formula
+    is computed once per noise level and kept.
 
     Args:
-        state: as `fit_gaussian` returns it.
+        state: result of `fit_gaussian`.
     """
 
     mean: Tensor
@@ -234,7 +235,7 @@ class Gaussian(nn.Module):
     def x_0(self, y: Tensor, alpha: float, sigma: float) -> Tensor:
         r"""Denoised images: $\mu + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (y - \alpha \mu)$.
 
-        It is $(y - \sigma \hat\epsilon) / \alpha$, and finite where $\alpha = 0$.
+        It is $(y - \sigma \hat\epsilon) / \alpha$, but finite where $\alpha = 0$.
         """
         solved, deviations = self._solve(y, alpha, sigma), self.deviations.to(y)
         outer = (solved.flatten(1) @ deviations.T @ deviations).reshape(solved.shape)

@@ -1,4 +1,4 @@
-"""Reproducible randomness: sample `i` draws from `(seed, i)` and from nothing else."""
+"""Reproducible randomness: draws for sample `i` depend on `(seed, i)` alone."""
 
 import math
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ class Stream(IntEnum):
 
 
 class SampleNoise:
-    """Random draws for a batch of samples, one counter-based stream a sample.
+    """Random draws for a batch of samples, one counter-based stream per sample.
 
     Philox (Salmon et al., 2011) with the key `(seed, i)` and the stream in its counter: no draw
-    depends on the batch, the worker or the device that a sample lands on, and any sample can be
-    drawn without those before it. (`torch.Generator` on the CPU keeps only 32 bits of its seed.)
+    depends on the batch, worker or device of a sample, and any sample can be drawn without those
+    before it. (`torch.Generator` on the CPU keeps only 32 bits of its seed.)
 
     Args:
         seed: of the run, in $[0, 2^{64})$.
-        indices: the samples' numbers within the run.
-        stream: what the draws are for.
+        indices: of the samples within the run.
+        stream: purpose of the draws.
 
     Raises:
         ValueError: `seed` is out of range.
@@ -49,8 +49,8 @@ class SampleNoise:
     def attempts(self, sample: int, numbers: Sequence[int]) -> Self:
         """Noise for some attempts at one sample of the batch.
 
-        Attempt `k` at sample `i` depends on `(seed, i, k)` alone, and on none of the draws that
-        sample `i` has already made.
+        Attempt `k` at sample `i` depends on `(seed, i, k)` alone, not on earlier draws for sample
+        `i`.
         """
         made = copy(self)
         index = self.indices[sample]
@@ -61,7 +61,7 @@ class SampleNoise:
         return made
 
     def only(self, samples: Sequence[int]) -> Self:
-        """Streams of some samples of the batch, which go on where they are."""
+        """Streams of some samples of the batch, which continue from their current positions."""
         made = copy(self)
         made.indices = [self.indices[sample] for sample in samples]
         made.generators = [self.generators[sample] for sample in samples]
@@ -80,12 +80,12 @@ class SampleNoise:
         return torch.from_numpy(np.stack(draws))
 
     def choice(self, population: int, k: int) -> Tensor:
-        """Draw `k` distinct integers below `population` for each sample, shape (samples, k)."""
+        """Draw `k` distinct integers below `population` per sample, shape (samples, k)."""
         draws = [g.choice(population, size=k, replace=False) for g in self.generators]
         return torch.from_numpy(np.stack(draws))
 
 
 def _generator(seed: int, index: int, attempt: int, stream: Stream) -> np.random.Generator:
-    """Draws count through the lower half of the counter; its upper half tells streams apart."""
+    """Make a generator whose draws use the lower half of the counter, streams the upper half."""
     key = np.array((seed, index), dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, attempt, stream]))

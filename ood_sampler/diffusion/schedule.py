@@ -47,7 +47,7 @@ class Schedule(nn.Module):
         self._alpha_bars: list[float] = alpha_bars.tolist()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move to another device, but stay in float64 where a model is cast to half precision."""
+        """Move to another device, but stay in float64 when a model is cast to half precision."""
         alpha_bars = self.alpha_bars
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.alpha_bars = alpha_bars.to(self.alpha_bars.device)
@@ -90,7 +90,7 @@ class Schedule(nn.Module):
         Lin et al., 2024, *Common diffusion noise schedules and sample steps are flawed*, Alg. 1.
 
         Raises:
-            ValueError: the chain has one step alone.
+            ValueError: the chain has only one step.
         """
         if self.T < 2:
             raise ValueError(f"T must be >= 2 to end in zero signal-to-noise ratio, got {self.T}")
@@ -108,14 +108,14 @@ class Schedule(nn.Module):
 
     @classmethod
     def _of(cls, alpha_bars: Tensor) -> Self:
-        r"""A schedule by its $\bar\alpha_0, \dots, \bar\alpha_{T-1}$."""
+        r"""Build a schedule from its $\bar\alpha_0, \dots, \bar\alpha_{T-1}$."""
         schedule = cls.__new__(cls)
         nn.Module.__init__(schedule)
         schedule._set(torch.cat([alpha_bars.new_ones(1), alpha_bars]))
         return schedule
 
     def is_pure_noise(self, step: int) -> bool:
-        r"""Whether nothing of the image is left at a step: $\alpha_t = 0$."""
+        r"""Whether a step keeps nothing of the image: $\alpha_t = 0$."""
         return self._alpha_bars[step + 1] == 0
 
     @property
@@ -134,14 +134,14 @@ class Schedule(nn.Module):
         Args:
             t: integer timesteps in $[-1, T-1]$, any shape.
         """
-        # an index of shape () would be read back to the host
+        # indexing with shape () would copy the index to the host
         alpha_bar_t = self.alpha_bars.take(t.to(self.alpha_bars.device) + 1)
         return alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
 
     def scales(self, step: int) -> tuple[float, float]:
         r"""Look up $(\alpha_t, \sigma_t)$ of one step, for the coefficients of a solver.
 
-        On the host, so that nothing waits for a device.
+        On the host, so as not to wait for a device.
         """
         alpha_bar = self._alpha_bars[step + 1]
         return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
@@ -157,7 +157,7 @@ def check_latent_step(step: int, schedule: Schedule) -> int:
     """Return `step` if images can be inverted to it.
 
     Raises:
-        ValueError: `step` is no noise level of the model, or keeps nothing of an image.
+        ValueError: `step` is not a noise level of the model, or keeps nothing of an image.
     """
     if check_step(step, schedule.T) > schedule.last_invertible:
         raise ValueError(
@@ -182,13 +182,13 @@ def check_step(step: int, T: int) -> int:
 def trunk(T: int, steps: int, *, power: int = 1) -> Tensor:
     r"""Grid over the whole chain: $t_i = T (i / n)^p - 1$, rounded, $i = 0, \dots, n$.
 
-    Where rounding makes neighbours equal, near clean data, they are one point.
+    Points that rounding makes equal, near clean data, are merged.
 
     Args:
         T: number of noise levels of the model.
         steps: $n$, intervals over the whole chain, in $1, \dots, T$.
         power: $p$, 1 to 4; 1 spaces the points evenly, 2 as the quadratic grid of Song et al.,
-            2021, with most points near clean data, where inversion makes its error.
+            2021, with most points near clean data, where most of the inversion error arises.
 
     Raises:
         ValueError: `steps` or `power` is out of range.
@@ -197,7 +197,7 @@ def trunk(T: int, steps: int, *, power: int = 1) -> Tensor:
         raise ValueError(f"steps must be in 1..{T}, got {steps}")
     if not isinstance(power, int) or not 1 <= power <= 4:
         raise ValueError(f"power must be 1, 2, 3 or 4, got {power}")
-    # in integers: halves, which go up, would round differently on other processors
+    # in integers, halves rounded up: floats would round them differently on other processors
     i, whole = torch.arange(steps + 1), 2 * steps**power
     points: Tensor = (CLEAN + (2 * T * i**power + steps**power) // whole).unique()
     return points
@@ -206,10 +206,9 @@ def trunk(T: int, steps: int, *, power: int = 1) -> Tensor:
 def grid(step: int, *, T: int, steps: int, power: int = 1) -> Tensor:
     r"""Increasing timesteps from clean data to exactly `step`.
 
-    The grid follows the trunk of the whole chain and leaves it for `step` at the last point before
-    it, or at the one before that if the last interval would be less than half of its neighbour. So
-    the grids of several steps share one trunk, and a latent does not depend on which other steps
-    were asked for in the same pass.
+    The grid follows the trunk of the whole chain up to the last point before `step`, or the point
+    before that if the last interval would be less than half of its neighbour. So the grids of
+    several steps share one trunk, and a latent does not depend on other steps in the same pass.
 
     Args:
         step: the last timestep, in $0, \dots, T-1$.

@@ -1,4 +1,4 @@
-"""How far a set of latents is from white noise, in numbers."""
+"""Measure how far a set of latents is from white noise."""
 
 import math
 from dataclasses import dataclass
@@ -21,28 +21,28 @@ from ood_sampler.statistics.resampling import draws as resample
 from ood_sampler.store.sets import TensorSet
 
 ERROR_RATE = 0.05
-"""Chance that any test at all rejects a set of independent normal latents."""
+"""Chance that at least one test rejects a set of independent normal latents."""
 
 DRAWS = 100_000
-"""Simulated normal sets."""
+"""Number of simulated normal sets."""
 
 _FAMILY = 4
-"""Tests a coordinate: two of it, and two of a direction."""
+"""Tests per coordinate: two of the coordinate, and two of a direction."""
 
 _STANDARD_ERRORS = 1.959964
-"""From the mean of a normal distribution to the ends of its 95% interval."""
+"""Standard errors from the mean of a normal distribution to the ends of its 95% interval."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Normality of some numbers that each latent has, averaged over those numbers.
+    """Normality of several variables of a latent, averaged over the variables.
 
     Attributes:
         distance: Kolmogorov-Smirnov distance to the normal law of the same mean and variance.
         shapiro: 1 - W.
-        skewness: its absolute value.
+        skewness: absolute value of the skewness.
         kurtosis: excess over the normal law.
-        rejected: share of the numbers that a test rejects after Holm's correction over all tests
+        rejected: share of the variables that a test rejects after Holm's correction over all tests
             of the set.
     """
 
@@ -55,22 +55,22 @@ class Shape:
 
 @dataclass(frozen=True)
 class Gaussianity:
-    r"""What is known about a set of latents; white noise gives the values in brackets.
+    r"""Statistics of a set of latents; white noise gives the values in brackets.
 
     Attributes:
         mean: root mean square over coordinates of the mean latent, corrected for its sampling
-            error [0]; the interval is that of the jackknife.
+            error [0]; with a jackknife interval.
         deviation: mean over coordinates of the standard deviation [1].
-        deviation_spread: standard deviation over coordinates of the same
+        deviation_spread: standard deviation over coordinates of the standard deviation
             [$1 / \sqrt{2 (N - 1)}$].
         radius: mean distance to the mean latent over that of the chi law of variance 1 [1].
         radius_spread: standard deviation of that distance over that of the chi law of the set's own
             variance [1].
-        radius_p: of the test that it is 1.
-        neighbours: correlation of pixels side by side and one above the other [0].
+        radius_p: p-value of the test that `radius_spread` is 1.
+        neighbours: correlation of horizontal and vertical neighbours [0].
         colours: correlation of two colours of a pixel [0]; None for one colour.
-        low: power at frequencies below 1/8 cycle a pixel over that at all [1].
-        high: power at frequencies of 1/4 cycle a pixel and above over that at all [1].
+        low: power at frequencies below 1/8 cycle per pixel, relative to all [1].
+        high: power at frequencies from 1/4 cycle per pixel on, relative to all [1].
         coordinates: normality of single coordinates.
         projections: normality along random directions.
     """
@@ -94,8 +94,8 @@ def gaussianity(
 ) -> Gaussianity:
     r"""Compare a set of latents with white noise, in three passes over it.
 
-    Space is looked at about the mean latent. Intervals are bootstrapped over the latents, but that
-    of the mean.
+    Spatial statistics are those of deviations from the mean latent. Intervals are bootstrapped over
+    the latents, except that of the mean.
 
     Args:
         latents: shape $(C, H, W)$ each.
@@ -123,7 +123,7 @@ def gaussianity(
         centred = block.double() - mean
         flat = centred.flatten(1)
         coordinates.append(flat[:, chosen])
-        # float32, as a product of large matrices takes long
+        # float32, as a product of large matrices is slow
         projections.append((flat.float() @ directions).double())
         per_latent.append(_measure(centred))
         along_mean.append(flat @ mean.flatten())
@@ -162,7 +162,7 @@ def gaussianity(
 
 
 def most_tests(draws: int = DRAWS) -> int:
-    """Coordinates whose tests can all reject after Holm's correction.
+    """Largest number of coordinates whose tests can all reject after Holm's correction.
 
     The smallest p-value of a distance is 1 / (1 + draws), and the strictest level of the family is
     the rate over its size.
@@ -186,9 +186,9 @@ def _mean_size(squares: Tensor, along: Tensor, mean_square: float, d: int) -> In
 
     $U = \frac{1}{n} \sum_i h_i$ with $h_i = \frac{1}{n - 1} \sum_{j \ne i} z_i \cdot z_j$ is
     unbiased for $\lVert \mu \rVert^2$, and its jackknife variance is
-    $\frac{4}{n} \big( \frac{n - 1}{n - 2} \big)^2 \text{Var}(h_i)$ (Efron & Stein, 1981): too
-    large, never too small, in the mean; about twice the true one where $\mu = 0$. A negative
-    square counts as 0.
+    $\frac{4}{n} \big( \frac{n - 1}{n - 2} \big)^2 \text{Var}(h_i)$ (Efron & Stein, 1981): on
+    average never too small, and about twice the true one if $\mu = 0$. A negative square counts
+    as 0.
 
     Args:
         squares: $\lVert z_i - \bar z \rVert^2$, shape $(n,)$.
@@ -197,7 +197,7 @@ def _mean_size(squares: Tensor, along: Tensor, mean_square: float, d: int) -> In
         d: dimension of a latent.
     """
     n = len(squares)
-    # z_i with the sum of all, less with itself
+    # product of z_i with the sum of all, minus that with itself
     others = (n * (along + mean_square) - squares - 2 * along - mean_square) / (n - 1)
     value = float(others.mean())
     error = 2 * (n - 1) / (n - 2) * float(others.std()) / math.sqrt(n)
@@ -207,7 +207,7 @@ def _mean_size(squares: Tensor, along: Tensor, mean_square: float, d: int) -> In
 
 
 def _measure(centred: Tensor) -> Tensor:
-    """Squared norm, and means over a latent: neighbours, colours, low band, high band."""
+    """Compute the squared norm, and means over a latent: neighbours, colours, low and high band."""
     bands = band_power(centred)
     colours = colour_products(centred) if centred.shape[1] > 1 else torch.zeros(len(centred))
     columns = [
@@ -221,7 +221,7 @@ def _measure(centred: Tensor) -> Tensor:
 
 
 def _shapes(sets: list[Tensor], draws: int) -> list[Shape]:
-    """Normality of some matrices, the tests of all of them being one family."""
+    """Measure the normality of some matrices, with all tests as one family."""
     values = torch.cat(sets, dim=1)
     distance = lilliefors_distance(values)
     W, p = shapiro_wilk(values)
@@ -241,7 +241,7 @@ def _shapes(sets: list[Tensor], draws: int) -> list[Shape]:
 
 
 def _two_sided(statistic: float, freedom: int) -> float:
-    """Chance that a chi-squared variable is as far out on its side, twice."""
+    """Two-sided p-value of a chi-squared statistic: twice the chance of its smaller tail."""
     half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)
     below = float(torch.special.gammainc(half[0], half[1]))
     above = float(torch.special.gammaincc(half[0], half[1]))

@@ -9,7 +9,7 @@ from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.store.sets import TensorSet
 
 ROUNDS = 32
-"""Draws of references that each member of a set is measured against."""
+"""Draws of references for each member of a set."""
 
 _DESCENTS = 200
 
@@ -41,12 +41,11 @@ def gram(latents: TensorSet, centre: Tensor) -> Tensor:
 
 
 def criteria(latents: Tensor, references: Tensor) -> Criteria:
-    r"""Measure latents, each against references of its own.
+    r"""Measure latents, each against its own references.
 
     Args:
         latents: $z$, shape $(B, \dots)$.
-        references: $r_j$, shape $(B, k, \dots)$, $k \ge 2$; their float64 copy is the memory that
-            it takes.
+        references: $r_j$, shape $(B, k, \dots)$, $k \ge 2$; a float64 copy of them is in memory.
 
     Raises:
         ValueError: there are fewer than two references.
@@ -62,8 +61,8 @@ def member_criteria(products: Tensor, references: int, noise: SampleNoise) -> Cr
 
     Args:
         products: $z_i \cdot z_j$ of the members, shape $(N, N)$.
-        references: others a measurement, $k \ge 2$.
-        noise: chooses the others, one stream a member.
+        references: other members per measurement, $k \ge 2$.
+        noise: chooses the others, one stream per member.
 
     Returns:
         Criteria of shape $(32 N,)$.
@@ -89,7 +88,7 @@ def set_criteria(latents: TensorSet, references: int) -> tuple[Tensor, Criteria]
 
     Args:
         latents: the set, three or more.
-        references: others a measurement; at most as many as there are.
+        references: other members per measurement; capped at their number.
 
     Returns:
         $z_i \cdot z_j$, shape $(N, N)$, and the criteria of `member_criteria`.
@@ -100,9 +99,9 @@ def set_criteria(latents: TensorSet, references: int) -> tuple[Tensor, Criteria]
 
 
 def criteria_of_products(squares: Tensor, products: Tensor, between: Tensor) -> Criteria:
-    r"""Measure latents of which inner products alone are known.
+    r"""Measure latents from their inner products alone.
 
-    Two latents at one place, or one at the origin, make a right angle.
+    Two equal latents, or one at the origin, make a right angle.
 
     Args:
         squares: $z \cdot z$, shape $(B,)$.
@@ -134,10 +133,10 @@ def arc_over_chord(cosine: Tensor) -> Tensor:
 
 
 def frechet_mean(cosines: Tensor) -> Tensor:
-    r"""Mean on the sphere of unit vectors of which inner products alone are known.
+    r"""Mean on the sphere of unit vectors, from their inner products alone.
 
-    $m = \sum_i a_i u_i$ of unit length, at which $\sum_i \arccos(m \cdot u_i)^2$ is least: by
-    gradient descent along great circles from the normalised mean (Fletcher et al., 2004, alg. 1).
+    The unit vector $m = \sum_i a_i u_i$ minimises $\sum_i \arccos(m \cdot u_i)^2$, by gradient
+    descent along great circles from the normalised mean (Fletcher et al., 2004, alg. 1).
 
     Args:
         cosines: $u_i \cdot u_j$, shape $(N, N)$, float64; their mean must not be zero.
@@ -149,7 +148,7 @@ def frechet_mean(cosines: Tensor) -> Tensor:
     for _ in range(_DESCENTS):
         cosine = cosines @ a
         pull = arc_over_chord(cosine) / len(a)
-        # the mean of the logarithms, which are u_i - cosine_i m but for their lengths
+        # the mean of the logarithms, which are u_i - cosine_i m up to their lengths
         step = pull - (pull @ cosine) * a
         angle = (step @ cosines @ step).clamp(min=0).sqrt()
         a = angle.cos() * a + torch.sinc(angle / torch.pi) * step
@@ -165,8 +164,8 @@ def slerp(z_1: Tensor, z_2: Tensor, u: Tensor) -> Tensor:
     $$z = \big((1-u)\lVert z_1\rVert + u \lVert z_2\rVert\big)
     \frac{\sin((1-u)\theta)\,\hat z_1 + \sin(u\theta)\,\hat z_2}{\sin\theta}$$
 
-    Nearly parallel directions are interpolated linearly; between opposite ones the path is not
-    defined, and the linear one is taken.
+    Nearly parallel directions are interpolated linearly, and so are opposite ones, between which
+    the path is undefined.
 
     Args:
         z_1: first ends, shape $(B, \dots)$.
@@ -177,7 +176,7 @@ def slerp(z_1: Tensor, z_2: Tensor, u: Tensor) -> Tensor:
     norm_a, norm_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     a, b = a / norm_a, b / norm_b
     v = u.double()[:, None]
-    # atan2 keeps its accuracy where the cosine is close to one
+    # atan2 stays accurate where the cosine is close to one
     theta = 2 * torch.atan2((a - b).norm(dim=1, keepdim=True), (a + b).norm(dim=1, keepdim=True))
     straight = theta.sin() < 1e-6
     sine = torch.where(straight, torch.ones_like(theta), theta.sin())
@@ -189,7 +188,7 @@ def slerp(z_1: Tensor, z_2: Tensor, u: Tensor) -> Tensor:
 
 
 def combine(latents: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
-    r"""Combine latents so that the Gaussian they come from is kept (Bodin et al., 2024).
+    r"""Combine latents, preserving the Gaussian that they come from (Bodin et al., 2024).
 
     $$z = \Big(1 - \frac{\sum_i w_i}{\sqrt{\sum_i w_i^2}}\Big) \mu
     + \frac{\sum_i w_i z_i}{\sqrt{\sum_i w_i^2}}$$

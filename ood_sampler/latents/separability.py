@@ -1,4 +1,4 @@
-"""Can two sets of latents be told apart? Distances, detectors and how good they are."""
+"""Tell two sets of latents apart: distances, detectors and their accuracy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,23 +21,23 @@ from ood_sampler.statistics.resampling import (
 from ood_sampler.store.sets import TensorSet
 
 CROSS_VALIDATED = math.sqrt(2)
-r"""What resampling finds too little spread of the AUROC of `Pair.linear`, as a factor.
+r"""Factor by which resampling underestimates the spread of the AUROC of `Pair.linear`.
 
 Resampling the scores takes the detector as given. But the score of latent $i$ is nearly the sum of
 $\pm z_i \cdot z_j$ over the latents $j$ that the detector has learnt from, and every product is in
-the scores of both: where they are noise, each counts twice, and the variance is double. There is
-no unbiased estimate of it from one set of folds (Bengio & Grandvalet, 2004); the rule of Nadeau &
-Bengio, 2003, gives a factor of 1.5 for five folds. The standard deviation over simulated pairs is
-1.06 to 1.44 times as large as resampling finds it, and least where the AUROC is near 1.
+the scores of both: if they are noise, each counts twice, which doubles the variance. One set of
+folds gives no unbiased estimate of it (Bengio & Grandvalet, 2004); the rule of Nadeau & Bengio,
+2003, gives a factor of 1.5 for five folds. In simulated pairs the factor of the standard deviation
+is 1.06 to 1.44, and least where the AUROC is near 1.
 """
 
 
 class Detection(NamedTuple):
-    """How well scores tell outside pictures (positive, higher scores) from in-domain ones.
+    """Accuracy of scores that tell outside images (positive, higher scores) from in-domain ones.
 
     Attributes:
-        auroc: chance that an outside picture scores higher than an in-domain one.
-        fpr95: share of in-domain pictures taken for outside ones where 95% of these are found.
+        auroc: chance that an outside image scores higher than an in-domain one.
+        fpr95: false-positive rate, of in-domain images, at a true-positive rate of 95%.
     """
 
     auroc: Interval
@@ -68,7 +68,7 @@ class Joined(TensorSet):
         where = torch.as_tensor(list(indices), dtype=torch.long)
         early = where < n
         items = torch.empty(len(where), *self.shape)
-        # a stored set has no shape to give for no items
+        # a stored set has no shape for an empty selection
         if early.any():
             items[early] = self.first.take(where[early].tolist())
         if not early.all():
@@ -77,7 +77,7 @@ class Joined(TensorSet):
 
 
 class Pair:
-    r"""Two sets of latents, by their inner products: no matrix of $d \times d$ is ever made.
+    r"""Two sets of latents, compared by inner products, without any $d \times d$ matrix.
 
     Args:
         outside: latents of the target domain.
@@ -104,13 +104,13 @@ class Pair:
         self.d = math.prod(outside.shape)
 
     def distance(self, *, replicates: int = REPLICATES, seed: int = 0) -> Interval:
-        r"""Distance of the means in units in which 1 begins to be separable.
+        r"""Distance of the means, in units where sets become separable at about 1.
 
         $\lVert \mu_{out} - \mu_{in} \rVert / (\sigma d^{1/4})$ with $\sigma^2$ the mean variance
         of a coordinate within the sets. The squared distance of the sample means would be too
-        large by $\sigma^2 d (1/n + 1/m)$; products of different latents alone are averaged, so
-        that it is unbiased, and 0 stands for a negative one. The bootstrap leaves out products of
-        a latent with its own copies for the same reason.
+        large by $\sigma^2 d (1/n + 1/m)$. Averaging only products of different latents makes it
+        unbiased; a negative one counts as 0. For the same reason the bootstrap leaves out products
+        of a latent with its own copies.
         """
         n, m = self.outside, len(self.products) - self.outside
         counts = [
@@ -121,7 +121,7 @@ class Pair:
         return percentiles(float(value), self._distance(*counts))
 
     def _distance(self, outside: Tensor, inside: Tensor) -> Tensor:
-        """Of sets in which latents stand so many times, shape (replicates, latents) each."""
+        """Distance in resampled sets, from counts of their latents, (replicates, latents) each."""
         n, K = self.outside, self.products
         parts = (outside, K[:n, :n]), (inside, K[n:, n:])
         squared = -2 * ((outside @ K[:n, n:]) * inside).sum(dim=1)
@@ -140,9 +140,8 @@ class Pair:
         r"""Held-out scores of Fisher's linear discriminant, shape (latents,).
 
         $w = \Sigma^{-1} (m_{out} - m_{in})$ with the covariance within the sets shrunk towards
-        $\sigma^2 I$ as Ledoit & Wolf, 2004, do, which leaves nothing to choose. Each latent is
-        scored by the discriminant of the folds that it is not in: 0 halfway between the two means,
-        1/2 and -1/2 at them.
+        $\sigma^2 I$ as by Ledoit & Wolf, 2004, without free parameters. Each latent is scored by
+        the discriminant of the other folds: 0 halfway between the two means, 1/2 and -1/2 at them.
         """
         scores = torch.empty(len(self.products), dtype=torch.float64)
         for train, test in self._folds(folds, seed):
@@ -155,11 +154,11 @@ class Pair:
         return scores
 
     def typicality(self, *, folds: int = 5, seed: int = 0) -> Tensor:
-        r"""Held-out scores of a detector that knows the in-domain set alone, shape (latents,).
+        r"""Held-out scores of a detector fitted to the in-domain set alone, shape (latents,).
 
         $|r - \bar r|$ with $r$ the distance to the mean of the in-domain latents of the other folds
         and $\bar r$ the mean of these latents' distances, each to the mean of the others: a
-        Gaussian lies on a shell, and what lies off it on either side is not typical of it.
+        Gaussian lies on a shell, and latents off it on either side are not typical of it.
         """
         K = self.products
         scores = torch.empty(len(K), dtype=torch.float64)
@@ -180,7 +179,7 @@ class Pair:
         return scores[: self.outside], scores[self.outside :]
 
     def _folds(self, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-        """Training and test latents; both sets are spread evenly."""
+        """Training and test latents of each fold; both sets are spread evenly over folds."""
         generator = torch.Generator().manual_seed(seed)
         n, m = self.outside, len(self.products) - self.outside
         fold = torch.cat([torch.randperm(size, generator=generator) % folds for size in (n, m)])
@@ -190,7 +189,7 @@ class Pair:
 def discriminant(train: Tensor, test: Tensor, *, outside: Tensor, d: int) -> Tensor:
     r"""Score latents by Fisher's discriminant of others, from inner products alone.
 
-    With the rows $z_i$ about the mean of their own class, $S = Z^\top Z / n$, $\mu = \text{tr} S
+    With rows $z_i$ centred on the mean of their own class, $S = Z^\top Z / n$, $\mu = \text{tr} S
     / d$ and $\Sigma = (1 - \rho) S + \rho \mu I$, the matrix inversion lemma gives
     $\Sigma^{-1} \delta \propto \delta - (1 - \rho) Z^\top (\rho \mu n I + (1 - \rho) Z Z^\top)^{-1}
     Z \delta$.
@@ -261,24 +260,24 @@ def detection(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Detection:
-    """Measure scores, with intervals bootstrapped over the pictures of both sets.
+    """Measure scores, with intervals bootstrapped over the images of both sets.
 
-    A figure of 0 or 1 is as uncertain as a share of none or all of the pictures of the smaller set
+    A value of 0 or 1 is as uncertain as a share of none or all images of the smaller set
     (`beside_the_edge`).
 
-    With `spread=CROSS_VALIDATED` intervals of the AUROC of `Pair.linear` held the truth in 95.8 to
-    98.8% of 400 simulated pairs each, of 40 and 40 latents or 100 and 100 of white noise in 1,200
-    dimensions with an AUROC of 0.5 to 0.98, and in 93.5 to 98% where coordinates had heavy tails or
-    unequal variances; plain ones in 77 to 93%. Those of the false positives, of which resampling
-    finds the spread (0.9 to 1.2 times as large), held it in 88 to 98%. Scores of `Pair.typicality`
-    need no factor (92 to 95%).
+    With `spread=CROSS_VALIDATED`, intervals of the AUROC of `Pair.linear` covered the truth in 95.8
+    to 98.8% of 400 simulated pairs each (40 and 40 or 100 and 100 latents of white noise in 1,200
+    dimensions, AUROC 0.5 to 0.98), and in 93.5 to 98% with heavy tails or unequal variances of
+    coordinates; plain intervals in 77 to 93%. Intervals of the false-positive rate, whose spread
+    resampling does find (0.9 to 1.2 times as large), covered it in 88 to 98%. Scores of
+    `Pair.typicality` need no factor (92 to 95%).
 
     Args:
-        positive: scores of outside pictures, shape (n,).
-        negative: scores of in-domain pictures, shape (m,).
-        spread: factor by which the AUROC varies more than resampled scores; not 1 takes a normal
-            interval of its log odds, as the AUROC is skewed near 1.
-        replicates: resampled sets.
+        positive: scores of outside images, shape (n,).
+        negative: scores of in-domain images, shape (m,).
+        spread: factor by which the AUROC varies more than resampled scores; if not 1, its interval
+            is normal in the log odds, as the AUROC is skewed near 1.
+        replicates: number of resampled sets.
         seed: of the resampling.
     """
     chosen = zip(
@@ -303,7 +302,7 @@ def detection(
 def log_odds_interval(value: float, resampled: Tensor, spread: float) -> Interval:
     r"""95% interval of a share that varies more than its resampled values.
 
-    With their standard deviation $s$ and the factor $f$ it is normal in the log odds
+    With their standard deviation $s$ and the factor $f$ it is normal in the log odds,
     $\log(a / (1 - a)) \pm 1.96 f s / (a (1 - a))$. A share of 0 or 1 is its own interval.
     """
     if not 0 < value < 1:
@@ -316,7 +315,7 @@ def log_odds_interval(value: float, resampled: Tensor, spread: float) -> Interva
 
 
 def _wins(positive: Tensor, negative: Tensor) -> Tensor:
-    """Matrix of 1, 1/2 and 0 for a positive above, at and below a negative."""
+    """Compare each positive with each negative: 1 if above, 1/2 if equal, 0 if below."""
     above = positive[:, None] > negative[None, :]
     level = positive[:, None] == negative[None, :]
     return above.double() + level.double() / 2

@@ -1,16 +1,16 @@
-"""Where in space latents differ from white noise: neighbours, colours, frequencies."""
+"""Spatial differences between latents and white noise: neighbours, colours, frequencies."""
 
 import torch
 from torch import Tensor
 
 LOW, HIGH = 1 / 8, 1 / 4
-"""Cycles a pixel that the low band ends at and the high band begins at."""
+"""Cycles per pixel where the low band ends and the high band begins."""
 
 
 def neighbour_products(centred: Tensor) -> Tensor:
-    r"""Mean product of horizontal and of vertical neighbours in each latent, shape $(B, 2)$.
+    r"""Mean product of horizontal and of vertical neighbours per latent, shape $(B, 2)$.
 
-    Over the mean square it is the correlation at a distance of one pixel: 0 for white noise.
+    Divided by the mean square it is the correlation at a distance of one pixel: 0 for white noise.
 
     Args:
         centred: latents about their mean, shape $(B, C, H, W)$, $H, W \ge 2$.
@@ -21,7 +21,7 @@ def neighbour_products(centred: Tensor) -> Tensor:
 
 
 def colour_products(centred: Tensor) -> Tensor:
-    r"""Mean product of two colours of a pixel in each latent, over pairs of colours, shape $(B,)$.
+    r"""Mean product of two colours of a pixel per latent, over pairs of colours, shape $(B,)$.
 
     Args:
         centred: latents about their mean, shape $(B, C, H, W)$, $C \ge 2$.
@@ -33,17 +33,17 @@ def colour_products(centred: Tensor) -> Tensor:
 
 
 def frequencies(height: int, width: int) -> Tensor:
-    """Radial frequency of each Fourier coefficient in cycles a pixel, shape (height, width)."""
+    """Radial frequency of each Fourier coefficient in cycles per pixel, shape (height, width)."""
     vertical = torch.fft.fftfreq(height, dtype=torch.float64)
     horizontal = torch.fft.fftfreq(width, dtype=torch.float64)
     return torch.hypot(vertical[:, None], horizontal[None, :])
 
 
 def band_power(centred: Tensor) -> Tensor:
-    r"""Power of each latent in the low, middle and high band, shape $(B, 3)$.
+    r"""Power in the low, middle and high band per latent, shape $(B, 3)$.
 
-    The mean over a band of $|\hat z|^2 / (H W)$, of which each is $\sigma^2$ for white noise of the
-    variance $\sigma^2$ and the mean over all is the mean square.
+    The mean over a band of $|\hat z|^2 / (H W)$: $\sigma^2$ for white noise of variance $\sigma^2$.
+    The mean over all frequencies is the mean square.
 
     Args:
         centred: latents about their mean, shape $(B, C, H, W)$.

@@ -1,4 +1,4 @@
-"""Attribution: the few-shot pictures that explain a sample best, and how much each explains."""
+"""Attribution: the few-shot images that explain a sample best, with the share of each."""
 
 from typing import NamedTuple
 
@@ -8,27 +8,27 @@ from ood_sampler.metrics.blend import best_pair, correlation, select
 
 
 class Attribution(NamedTuple):
-    """Few-shot rows of each sample in order of choice, and their shares, float64: $(N, m)$."""
+    """Few-shot rows per sample in order of choice, and their shares, float64: $(N, m)$."""
 
     indices: Tensor
     shares: Tensor
 
 
 def attribution(samples: Tensor, reference: Tensor, *, size: int = 5) -> Attribution:
-    r"""Attribute each sample to the reference vectors that its blend score rests on.
+    r"""Attribute each sample to the reference vectors behind its blend score.
 
-    They are those of `forward_selection` from the `best_pair`, of which the one that explains more
-    alone comes first. The share of the $k$-th is what it adds to those before it,
+    `forward_selection` chooses them, starting from the `best_pair`, of which the vector that
+    explains more alone comes first. The share of the $k$-th is its addition to those before it,
 
     $$s_k = R^2_k - R^2_{k-1}, \qquad R^2_0 = 0, \qquad \sum_{k=1}^m s_k = R^2_m$$
 
-    so that a vector that resembles an earlier one gets little, and the shares of five add up to the
-    blend score of five. Vectors added after the sample is explained have a share of 0.
+    so that a vector similar to an earlier one gets little, and five shares add up to the blend
+    score of five. Vectors added after the sample is fully explained have a share of 0.
 
     Args:
         samples: Images flattened, shape $(N, D)$.
         reference: The few-shot set, shape $(M, D)$, $M \ge 2$.
-        size: How many vectors to choose, at least 2; all of them where $M$ is smaller.
+        size: Number of vectors to choose, at least 2; all if $M$ is smaller.
 
     Returns:
         The attribution of each sample, $m = \min(M, \text{size})$.

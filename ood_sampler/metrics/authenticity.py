@@ -15,13 +15,13 @@ from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 def nearest(samples: Tensor, reference: Tensor) -> Neighbours:
-    """Find the nearest row of `reference`, $(M, D)$, for each of `samples`, $(N, D)$."""
+    """Find the nearest row of `reference`, $(M, D)$, to each row of `samples`, $(N, D)$."""
     check_sets(samples=samples, reference=reference)
     return kth_nearest(samples, reference, k=1)
 
 
 def authentic(samples: Tensor, reference: Tensor) -> Tensor:
-    """Tell which samples count in `authenticity`: bool, shape $(N,)$."""
+    """Tell which samples are authentic (`authenticity`), bool, shape $(N,)$."""
     check_sets(reference=reference, rows=2)
     reference = distinct(reference)
     distance, indices = nearest(samples, reference)
@@ -37,9 +37,9 @@ def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
     $$\frac{1}{N} \sum_i \mathbb{1}\big[\|s_i - r_{(i)}\| > \min_{j \ne (i)} \|r_{(i)} - r_j\|\big],
     \qquad (i) = \arg\min_j \|s_i - r_j\|$$
 
-    (Alaa et al., 2022, sec. 4.2). A reference vector that occurs several times counts once: it
-    would be 0 from its own nearest, and each copy of it authentic. Where only one is left, it has
-    no neighbour to say how far new images lie, and no sample counts as authentic.
+    (Alaa et al., 2022, sec. 4.2). Equal reference vectors count as one: else their nearest
+    neighbour would be at distance 0, and any sample near them authentic. If only one is left, it
+    has no neighbour to compare with, and no sample counts as authentic.
 
     Args:
         samples: Shape $(N, D)$.
@@ -52,7 +52,7 @@ def authenticity(samples: Tensor, reference: Tensor) -> Tensor:
 
 
 class Authenticity(SetMetric):
-    """`authenticity` of new images beside the few-shot pictures.
+    """`authenticity` of new images with the few-shot images as reference.
 
     Args:
         seed: of the resampling.

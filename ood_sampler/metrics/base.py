@@ -1,4 +1,4 @@
-"""The interface of a metric: named sets of vectors come in, figures of them go out."""
+"""The interface of a metric: from named sets of vectors to named values."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,23 +10,23 @@ from torchmetrics import Metric
 from ood_sampler.metrics.feature_sets import stack
 
 Figures: TypeAlias = Mapping[str, float | Tensor]
-"""Numbers by name, with `<name>_low` and `<name>_high` as the bounds of their intervals; tensors of
-shape $(N,)$ hold a value for each image."""
+"""Values by name, with `<name>_low` and `<name>_high` as the bounds of their intervals; tensors of
+shape $(N,)$ hold a value per image."""
 
 
 class SetMetric(Metric, ABC):
-    """A metric of sets of vectors, one an image: features of a judge, or pixels.
+    """A metric of sets of vectors, one vector per image: features of a judge, or pixels.
 
-    A new metric names the sets that it needs in `sets` and computes its `figures`; a line in
-    `conf/metrics` adds it to all runs. The sets are
+    To add a metric, name the sets that it needs in `sets`, compute its values in `figures`, and add
+    a line to `conf/metrics`. The sets are
 
-    - `generated`: images to compare with the held-out pictures,
-    - `new`: images that should be new beside the few-shot pictures: those of `generated`, but
-      held-out pictures in the row of real pictures,
-    - `held_out`, `few_shot`: the pictures of the target domain,
+    - `generated`: images to compare with the held-out images,
+    - `new`: images that should differ from the few-shot images: those of `generated`, but in the
+      row of real images the held-out ones,
+    - `held_out`, `few_shot`: the images of the target domain,
     - `in_domain`: images of the model's own domain.
 
-    Arguments of the constructor are kept as public attributes: figures are stored under them.
+    Arguments of the constructor are kept as public attributes, as results are stored under them.
     """
 
     is_differentiable = False
@@ -41,7 +41,7 @@ class SetMetric(Metric, ABC):
 
     @property
     def settings(self) -> dict[str, float | str]:
-        """What the figures depend on besides the sets."""
+        """Arguments that the values depend on besides the sets."""
         return {
             name: value
             for name, value in vars(self).items()
@@ -55,7 +55,7 @@ class SetMetric(Metric, ABC):
                 getattr(self, name).append(vectors[name].detach())
 
     def compute(self) -> Figures:
-        """Compute the figures of all that was added.
+        """Compute the values from all vectors added.
 
         Raises:
             ValueError: a set is empty, or the sets do not fit each other.
@@ -64,4 +64,4 @@ class SetMetric(Metric, ABC):
 
     @abstractmethod
     def figures(self, *args: Any, **vectors: Any) -> Figures:  # noqa: ANN401 each names its sets
-        """Compute the figures from the sets, each of shape $(N, D)$, by their names."""
+        """Compute the values from the sets, each of shape $(N, D)$, passed by name."""

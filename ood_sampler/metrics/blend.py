@@ -1,4 +1,4 @@
-"""Blend score: how much of a sample a few few-shot pictures explain as a linear combination."""
+"""Blend score: the share of a sample that a linear combination of few-shot images explains."""
 
 from typing import NamedTuple
 
@@ -9,25 +9,25 @@ from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.feature_sets import check_sets
 from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
-# A vector with less than this share of its variance left beside those already chosen adds nothing.
-# Correlations are rounded at about 1e-15, which moves R^2 by 1e-7 at most then.
+# A vector adds nothing if those already chosen leave less than this share of its variance.
+# Rounding of correlations, about 1e-15, then changes R^2 by 1e-7 at most.
 _SPANNED = 1e-8
-# A row whose variance is this small beside its squared mean is constant up to rounding.
+# A row counts as constant if its variance is at most this share of its squared mean.
 _CONSTANT = 1e-24
-# Bound the memory: columns centred in float64 at a time, samples compared at a time.
+# Bounds on memory: columns centred in float64 at a time, samples compared at a time.
 _COLUMNS = 4096
 _ROWS = 128
 
 
 class BlendFit(NamedTuple):
-    """$R^2$ of each sample, float64 in [0, 1], $(N,)$, and the reference rows used, $(N, m)$."""
+    """$R^2$ per sample, float64 in [0, 1], $(N,)$, and the reference rows used, $(N, m)$."""
 
     r_squared: Tensor
     indices: Tensor
 
 
 class Selection(NamedTuple):
-    """What each vector chosen adds to $R^2$, float64, and the reference rows, both $(N, m)$."""
+    """Gain in $R^2$ from each chosen vector, float64, and the reference rows, both $(N, m)$."""
 
     gains: Tensor
     indices: Tensor
@@ -86,14 +86,14 @@ def best_pair(samples: Tensor, reference: Tensor) -> BlendFit:
 def forward_selection(samples: Tensor, reference: Tensor, start: Tensor, *, size: int) -> BlendFit:
     r"""Regress each sample, with intercept, on `size` reference vectors, chosen greedily.
 
-    Begins with those in `start` and adds, one by one, the vector that raises $R^2$ most. The result
-    is a lower bound of the best subset of that size, which is out of reach of a search.
+    Starts with `start` and adds, one by one, the vector that raises $R^2$ most. The result is a
+    lower bound for the best subset of that size, which is infeasible to search for.
 
     Args:
         samples: Images flattened, or features, shape $(N, D)$.
         reference: The few-shot set, shape $(M, D)$, $M \ge 2$.
-        start: Distinct reference rows for each sample, shape $(N, s)$: those of `best_pair`.
-        size: How many vectors in all, at least $s$; all of them where $M$ is smaller.
+        start: Distinct reference rows per sample, shape $(N, s)$, as from `best_pair`.
+        size: Number of vectors in all, at least $s$; all if $M$ is smaller.
 
     Returns:
         The fit of each sample, $m = \min(M, \text{size})$, in the order of choice.
@@ -103,7 +103,7 @@ def forward_selection(samples: Tensor, reference: Tensor, start: Tensor, *, size
 
 
 def select(samples: Tensor, reference: Tensor, start: Tensor, *, size: int) -> Selection:
-    """Choose as `forward_selection` does, and tell what each choice adds to $R^2$."""
+    """Choose as `forward_selection` does, and return the gain in $R^2$ from each choice."""
     _check(samples, reference)
     if size < start.shape[1]:
         raise ValueError(f"size must be at least that of start ({start.shape[1]}), got {size}")
@@ -126,12 +126,12 @@ def _join(blocks: list[BlendFit]) -> BlendFit:
 
 
 def _search_pairs(with_sample: Tensor, among: Tensor) -> BlendFit:
-    """Search all pairs, from correlations of shapes $(n, M)$ and $(M, M)$."""
+    """Search all pairs, given correlations of shapes $(n, M)$ and $(M, M)$."""
     count = len(among)
     free = 1 - among.square()
     weight = torch.where(free > _SPANNED, 1 / free, 0)
     single = with_sample.square()
-    # A pair explains at least as much as its better half, also where the other is parallel to it.
+    # A pair explains at least as much as its better half, even if the other is parallel to it.
     first = single.argmax(dim=1)
     best = single.gather(1, first[:, None])[:, 0]
     second = (first + 1) % count
@@ -147,7 +147,7 @@ def _search_pairs(with_sample: Tensor, among: Tensor) -> BlendFit:
 
 
 def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> Selection:
-    """Forward selection by Gram-Schmidt on the correlations (each row has its own choice)."""
+    """Select forward by Gram-Schmidt on the correlations; each row has its own choice."""
     rest = with_sample.clone()
     free = among.diagonal().repeat(len(rest), 1)
     directions: list[Tensor] = []
@@ -164,7 +164,7 @@ def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> 
 
         free_new = free.gather(1, new)
         scale = torch.where(free_new > _SPANNED, free_new.rsqrt(), 0)
-        # The new unit direction's product with each reference vector, earlier directions removed.
+        # Product of each reference vector with the new unit direction, orthogonal to earlier ones.
         direction = among[new[:, 0]]
         for earlier in directions:
             direction = direction - earlier.gather(1, new) * earlier
@@ -176,7 +176,7 @@ def _select(with_sample: Tensor, among: Tensor, start: Tensor, *, size: int) -> 
 
 
 class BlendScore(SetMetric):
-    """Mean `best_pair` and `forward_selection` to five of new images on the few-shot pictures.
+    """Mean blend scores of new images on few-shot images: `best_pair`, `forward_selection` of five.
 
     `blend_pair_each` is the score of each image on its best pair.
 

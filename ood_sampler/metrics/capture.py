@@ -1,4 +1,4 @@
-"""Captured fraction: samples of a target domain that fell to the model's own domain."""
+"""Captured fraction: share of samples that fell to the model's own domain."""
 
 from torch import Tensor
 
@@ -10,14 +10,14 @@ from ood_sampler.statistics.intervals import mean_interval, with_bounds
 def captured(samples: Tensor, in_domain: Tensor, target: Tensor, *, nearest_k: int) -> Tensor:
     r"""Tell which samples have most of their $k$ nearest neighbours in the in-domain set.
 
-    Neighbours are taken among both reference sets together. For odd $k$ and $m = (k + 1) / 2$ the
-    majority is in-domain exactly if the $m$-th nearest in-domain vector is nearer than the $m$-th
-    nearest target vector; at equal distance the sample is not captured.
+    Neighbours come from both reference sets together. For odd $k$ and $m = (k + 1) / 2$ the
+    majority is in-domain if and only if the $m$-th nearest in-domain vector is nearer than the
+    $m$-th nearest target vector; at equal distance the sample is not captured.
 
     Args:
         samples: Shape $(N, D)$.
         in_domain: Shape $(M, D)$.
-        target: Shape $(M, D)$, as many as in-domain, as the vote favours the denser set.
+        target: Shape $(M, D)$, as many vectors as in-domain, as the vote favours the denser set.
         nearest_k: $k$, odd, at most $2 M - 1$.
 
     Returns:
@@ -59,7 +59,7 @@ def _majority(nearest_k: int) -> int:
 
 
 def equal_sized(in_domain: Tensor, target: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Cut the larger reference set to the size of the smaller, by `seed`."""
+    """Subsample the larger reference set to the size of the smaller, by `seed`."""
     size = min(len(in_domain), len(target))
     if len(in_domain) > size:
         in_domain = subsample(in_domain, size, seed=seed)
@@ -69,11 +69,11 @@ def equal_sized(in_domain: Tensor, target: Tensor, *, seed: int) -> tuple[Tensor
 
 
 class CapturedFraction(SetMetric):
-    """Share of generated images that are `captured`, the larger reference set cut to the smaller.
+    """Share of generated images that are `captured`, with reference sets of `equal_sized`.
 
     Args:
         nearest_k: $k$, odd.
-        seed: of what is cut, and of the resampling.
+        seed: of the subsampling and the resampling.
     """
 
     higher_is_better = False

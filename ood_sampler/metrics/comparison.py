@@ -1,4 +1,4 @@
-"""Which of two sets of samples is nearer to the same pictures."""
+"""Compare two sets of samples by their distance to the same images."""
 
 from torch import Tensor
 
@@ -16,12 +16,12 @@ from ood_sampler.metrics.kernel import (
 
 
 def kernel_difference(first: Tensor, second: Tensor, reference: Tensor) -> KernelEstimate:
-    r"""`kernel_distance` of `first` to `reference` less that of `second`, with its standard error.
+    r"""`kernel_distance` of `first` to `reference` minus that of `second`, with standard error.
 
-    The kernel within the reference drops out of the value, and from the error what its vectors do
-    to both sets alike: two errors of their own would count it twice. The variance is that of
-    `kernel_terms` over three sets. The two sets are independent; the error is too large for images
-    made from the same noise, which differ by less.
+    The kernel within the reference cancels in the value. In the error, the common effect of its
+    vectors on both sets cancels, which two separate errors would count twice. The variance is that
+    of `kernel_terms` over three sets. The two sets are taken as independent; for images made from
+    the same noise, which differ by less, the error is too large.
 
     Args:
         first: Shape $(n, D)$, $n \ge 4$.
@@ -40,7 +40,7 @@ def kernel_difference(first: Tensor, second: Tensor, reference: Tensor) -> Kerne
 def difference_terms(
     xx: WithinPairs, yy: WithinPairs, xr: BetweenPairs, yr: BetweenPairs
 ) -> KernelTerms:
-    """Make the terms of `kernel_difference` from the sums over pairs, `r` being the reference."""
+    """Compute the terms of `kernel_difference` from sums over pairs; `r` is the reference."""
     shared = mean_variance(2 * (xr.columns / len(xr.rows) - yr.columns / len(yr.rows)))
     between = 4 * (xr.variance + yr.variance)
     return KernelTerms(

@@ -1,4 +1,4 @@
-"""Degradations of known strength: what a judge makes of them tells what it can see."""
+"""Degradations of known strength, to measure the sensitivity of a judge."""
 
 import io
 import math
@@ -17,48 +17,48 @@ from ood_sampler.metrics.features import quantise
 from ood_sampler.store.sets import TensorSet
 
 MIXED_IN = 0.1
-"""Share of in-domain images mixed into pictures of the target domain."""
+"""Share of in-domain images mixed into images of the target domain."""
 
 _REACH = 4
-"""Standard deviations at which the kernel of a blur ends."""
+"""Radius of a blur kernel in standard deviations."""
 
 _CLUSTERED = 8
-"""Side in pixels to which pictures are averaged before modes are looked for."""
+"""Side in pixels to which images are averaged before the search for modes."""
 
 _MODES, _LEAST_MODE = 5, 0.1
-"""Clusters that modes are looked for among, and the share of the pictures that makes one."""
+"""Clusters in the search for a mode, and the least share of images that a mode has."""
 
 _ROUNDS = 100
-"""Most rounds of k-means."""
+"""Rounds of k-means, at most."""
 
 
 @dataclass(frozen=True)
 class Degradation(ABC):
-    """A change to a set of pictures. Each picture depends on (set, seed, its number) alone."""
+    """A change to a set of images. Each image depends on (set, seed, its index) alone."""
 
     kind: ClassVar[str]
-    """Shared by degradations that differ in strength."""
+    """Name shared by degradations that differ only in strength."""
 
     beyond: ClassVar[str] = "or more"
-    """What follows `words` where stronger ones are meant too."""
+    """Words appended to `words` if stronger ones are meant too."""
 
     @property
     @abstractmethod
     def strength(self) -> float:
-        """Larger is stronger, among those of one kind."""
+        """Strength; larger is stronger within a kind."""
 
     @property
     @abstractmethod
     def words(self) -> str:
-        """The degradation in words, with its strength and its unit."""
+        """The degradation in words, with strength and unit."""
 
     def kept(self, pictures: TensorSet, *, seed: int) -> Sequence[int]:
-        """Numbers of the pictures that the degraded set consists of."""
+        """Indices of the images in the degraded set."""
         return range(len(pictures))
 
     @abstractmethod
     def picture(self, pictures: TensorSet, number: int, *, seed: int) -> Tensor:
-        """Degrade one picture of a set, shape $(3, H, W)$, in $[-1, 1]$ or beyond."""
+        """Degrade one image of a set, shape $(3, H, W)$, in $[-1, 1]$ or beyond."""
 
 
 def degrade(
@@ -68,13 +68,13 @@ def degrade(
     seed: int,
     numbers: Sequence[int] | None = None,
 ) -> Tensor:
-    """Degrade pictures of a set and round them to 8 bits, as picture files are.
+    """Degrade images of a set and round them to 8 bits, as in image files.
 
     Args:
-        degradation: what is done to them.
-        pictures: in $[-1, 1]$, shape $(3, H, W)$ each; others of them are mixed in.
+        degradation: to apply.
+        pictures: images in $[-1, 1]$, shape $(3, H, W)$ each; some degradations mix them.
         seed: of all random choices.
-        numbers: which are made, $n$ of them; none for all that the degradation keeps.
+        numbers: $n$ indices of images to degrade; None takes all that the degradation keeps.
 
     Returns:
         Shape $(n, 3, H, W)$, uint8.
@@ -87,7 +87,7 @@ def degrade(
 
 @dataclass(frozen=True)
 class Blend(Degradation):
-    """Double exposures: the mean of each picture and of `count` - 1 others of the set."""
+    """Double exposures: the mean of each image and `count` - 1 others of the set."""
 
     count: int
     kind: ClassVar[str] = "blend"
@@ -127,7 +127,7 @@ class Blur(Degradation):
 
 @dataclass(frozen=True)
 class Noise(Degradation):
-    """White Gaussian noise with a standard deviation of `deviation` times the range of values."""
+    """White Gaussian noise with a standard deviation of `deviation` times the value range."""
 
     deviation: float
     kind: ClassVar[str] = "noise"
@@ -143,13 +143,13 @@ class Noise(Degradation):
     def picture(self, pictures: TensorSet, number: int, *, seed: int) -> Tensor:
         picture = pictures.take([number])[0]
         draws = _generator(seed, number).standard_normal(picture.shape, dtype=np.float32)
-        # from -1 to 1
+        # values range from -1 to 1
         return picture + 2 * self.deviation * torch.from_numpy(draws)
 
 
 @dataclass(frozen=True)
 class Jpeg(Degradation):
-    """JPEG of a quality from 1 to 95, colours at half the resolution (4:2:0)."""
+    """JPEG at a quality from 1 to 95, with colours at half the resolution (4:2:0)."""
 
     quality: int
     kind: ClassVar[str] = "JPEG"
@@ -173,7 +173,7 @@ class Jpeg(Degradation):
 
 @dataclass(frozen=True)
 class Paste(Degradation):
-    """A square of another picture of the set, `share` of the area, pasted in where it was."""
+    """A square of another image of the set, `share` of the area, pasted at the same place."""
 
     share: float
     kind: ClassVar[str] = "paste"
@@ -218,10 +218,10 @@ class Hue(Degradation):
 
 @dataclass(frozen=True)
 class MissingMode(Degradation):
-    """`share` of the pictures are left out: those nearest to the centre of a mode.
+    """`share` of the images left out: those nearest to the centre of a mode.
 
-    Modes are clusters of k-means on pictures averaged to 8x8 pixels, so that no judge has a say in
-    them. Of those that hold a tenth of the pictures, the one farthest from the mean is taken.
+    Modes are k-means clusters of images averaged to 8x8 pixels, independent of any judge. Of those
+    with at least a tenth of the images, the one farthest from the mean is taken.
     """
 
     share: float
@@ -256,9 +256,9 @@ class MissingMode(Degradation):
 
 @dataclass(frozen=True)
 class InDomain(Degradation):
-    """`share` of the pictures replaced by images of the model's own domain.
+    """`share` of the images replaced by images of the model's own domain.
 
-    Where all are replaced, the set is as large as there are such images.
+    If all are replaced, the set has as many images as `images`.
 
     Args:
         share: above 0, at most 1.
@@ -291,7 +291,7 @@ class InDomain(Degradation):
     def picture(self, pictures: TensorSet, number: int, *, seed: int) -> Tensor:
         if self.share == 1:
             return self.images.take([number])[0]
-        # place of the picture in a random order, whose first ones are replaced
+        # place of the image in a random order; the first ones are replaced
         order = np.random.default_rng(seed).permutation(len(pictures))
         place = int(np.flatnonzero(order == number)[0])
         if place < round(self.share * len(pictures)):
@@ -300,7 +300,7 @@ class InDomain(Degradation):
 
 
 def degradations(in_domain: TensorSet) -> list[Degradation]:
-    """All that a judge is asked to see, each kind from weak to strong."""
+    """All degradations shown to a judge, each kind from weak to strong."""
     return [
         *(Blend(count) for count in (2, 3, 5)),
         *(Blur(sigma) for sigma in (0.015, 0.03, 0.06)),
@@ -314,7 +314,7 @@ def degradations(in_domain: TensorSet) -> list[Degradation]:
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Convolve with a Gaussian of `sigma` pixels, cut at four of them, mirrored at the edges.
+    """Convolve with a Gaussian of `sigma` pixels, cut at four `sigma`, mirrored at the edges.
 
     Args:
         images: Shape $(N, C, H, W)$; the kernel's radius must be below $H$ and $W$.
@@ -347,11 +347,11 @@ def turn_hue(images: Tensor, angle: float) -> Tensor:
 
 
 def k_means(points: Tensor, count: int, *, seed: int) -> Tensor:
-    """Cluster points by Lloyd's rounds from centres of k-means++ (Arthur & Vassilvitskii, 2007).
+    """Cluster points by Lloyd's algorithm from k-means++ centres (Arthur & Vassilvitskii, 2007).
 
     Args:
         points: Shape $(N, D)$.
-        count: clusters, at most $N$; of equal points some may stay empty.
+        count: clusters, at most $N$; with equal points some may stay empty.
         seed: of the first centres.
 
     Returns:
@@ -374,7 +374,7 @@ def k_means(points: Tensor, count: int, *, seed: int) -> Tensor:
 
 
 def _spread_centres(points: Tensor, count: int, generator: np.random.Generator) -> Tensor:
-    """Draw points with chances in proportion to their squared distance to those drawn before."""
+    """Draw points with chances proportional to their squared distance to earlier ones."""
     chosen = [int(generator.integers(len(points)))]
     while len(chosen) < count:
         squared = torch.cdist(points, points[chosen]).amin(dim=1).square()
@@ -392,7 +392,7 @@ def _nearest_centre(points: Tensor, centres: Tensor) -> Tensor:
 def _others(
     pictures: TensorSet, number: int, count: int, generator: np.random.Generator
 ) -> list[int]:
-    """Numbers of `count` other pictures of the set; more of them begin with the same ones."""
+    """Indices of `count` other images of the set; a larger `count` begins with the same ones."""
     if count >= len(pictures):
         raise ValueError(f"pictures must be more than {count} to be mixed, got {len(pictures)}")
     order: list[int] = generator.permutation(len(pictures) - 1)[:count].tolist()

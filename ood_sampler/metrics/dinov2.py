@@ -1,4 +1,4 @@
-"""Features of DINOv2, which was trained without labels: what the field recommends for new work."""
+"""Features of DINOv2, trained without labels and recommended by the field for new work."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from ood_sampler.metrics.weights import find_weights
 from ood_sampler.store.tensor_files import read_state
 
 SIZE = 224
-"""Side in pixels of the images that the network sees, as in torch-fidelity and dgm-eval."""
+"""Side in pixels of the network's input, as in torch-fidelity and dgm-eval."""
 
 _PATCH = 14
 _HEAD = 64
-"""Channels of one head of attention."""
+"""Channels per attention head."""
 
 _GRID = 37
-"""Patches a side of the images of 518 pixels that the positions in the file belong to."""
+"""Patches per side, at 518 pixels, for which the file holds positions."""
 
 _OFFSET = 0.1
-"""Added to the grid asked for when positions are resized, as its authors do."""
+"""Added to the requested grid when positions are resized, as its authors do."""
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the colours of ImageNet, for values in [0, 1]."""
+"""Mean and standard deviation of ImageNet's colours, for values in [0, 1]."""
 
 
 class _Variant(NamedTuple):
@@ -98,10 +98,10 @@ class _Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The network of DINOv2 (Oquab et al., 2024, appendix B), its weights named as in its files.
+    """The network of DINOv2 (Oquab et al., 2024, appendix B), with weights named as in its files.
 
-    Pre-normalised blocks of attention and perceptron, each scaled channel by channel before it is
-    added (Touvron et al., 2021), on patches of 14 pixels and one class token.
+    Pre-normalised blocks of attention and perceptron, scaled channel by channel before the residual
+    sum (Touvron et al., 2021), on patches of 14 pixels and one class token.
     """
 
     def __init__(self, width: int, depth: int) -> None:
@@ -109,7 +109,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, _PATCH, stride=_PATCH)})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + _GRID**2, width))
-        # Used in training alone, but in the files.
+        # Used only in training, but present in the files.
         self.mask_token = nn.Parameter(torch.zeros(1, width))
         self.blocks = nn.Sequential(*(_Block(width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -124,7 +124,7 @@ class VisionTransformer(nn.Module):
         return normalised
 
     def _positions(self, side: int) -> Tensor:
-        """Resize the positions of patches to a grid of this side, (1, width, side, side)."""
+        """Resize patch positions to a grid of `side` patches, (1, width, side, side)."""
         grid: Tensor = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (_GRID, _GRID))
         if side == _GRID:
             return grid
@@ -136,21 +136,21 @@ class VisionTransformer(nn.Module):
 class Dinov2Features(FeatureExtractor):
     """The class token of DINOv2 (Oquab et al., 2024), after the last normalisation.
 
-    Stein et al. (2023) recommend it in the place of Inception, as ViT-L/14. Images are quantised
-    to 8 bits, as files hold them, and resized to 224x224. Features are left as they are, as in
-    dgm-eval and torch-fidelity: the last normalisation gives all of them about the same size.
+    Stein et al. (2023) recommend it instead of Inception, as ViT-L/14. Images are quantised to 8
+    bits, as in files, and resized to 224x224. Features are not normalised, as in dgm-eval and
+    torch-fidelity: the last layer normalisation gives all of them about the same size.
 
-    torch-fidelity 0.4 refuses a file of weights and otherwise runs what `torch.hub` fetches from
-    the network. Here the network is part of the package, and the file is read as data alone.
+    torch-fidelity 0.4 accepts no file of weights, and runs code that `torch.hub` downloads. Here
+    the network is part of the package, and the file is read as data only.
 
     Args:
-        variant: `vit-s-14`, `vit-b-14` or `vit-l-14`. Any other than the last is part of the name.
-        weights: the file of weights, or the folder it lies in; none for the `checkpoints` folder
-            of `torch.hub`.
-        download: fetch the file if it is not there.
+        variant: `vit-s-14`, `vit-b-14` or `vit-l-14`; all but the last are part of the name.
+        weights: the file of weights, or its folder; None takes the `checkpoints` folder of
+            `torch.hub`.
+        download: fetch the file if it is missing.
 
     Raises:
-        FileNotFoundError: the weights are not there.
+        FileNotFoundError: the weights are missing.
         ValueError: `variant` is unknown, or the file holds other weights.
     """
 
@@ -181,7 +181,7 @@ class Dinov2Features(FeatureExtractor):
             address=VARIANTS[variant].address,
             download=download,
         )
-        # no memory for weights that are replaced at once
+        # no memory for weights that are replaced immediately
         with torch.device("meta"):
             self.network = VisionTransformer(width, depth)
         try:

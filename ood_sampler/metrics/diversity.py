@@ -1,4 +1,4 @@
-"""Diversity around each few-shot picture, after Intra-LPIPS (Ojha et al., 2021)."""
+"""Diversity around each few-shot image, after Intra-LPIPS (Ojha et al., 2021)."""
 
 from typing import NamedTuple
 
@@ -12,31 +12,30 @@ from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 class Diversity(NamedTuple):
-    """Mean distance within clusters, NaN without any, and that of each cluster, float64, $(c,)$."""
+    """Mean distance within clusters, NaN without clusters, and per cluster, float64, $(c,)$."""
 
     value: Tensor
     clusters: Tensor
 
 
 def diversity(samples: Tensor, reference: Tensor) -> Diversity:
-    r"""Intra-LPIPS of the few-shot literature, with the distance of features in the place of LPIPS.
+    r"""Intra-LPIPS of the few-shot literature, with a distance of features instead of LPIPS.
 
     1. Each sample belongs to its nearest reference vector; $C_j$ are the samples of $r_j$.
-       Reference vectors that are the same up to rounding count as one.
+       Reference vectors that are equal up to rounding count as one.
     2. The distance within a cluster is the mean over all pairs of its members.
-    3. Diversity is the mean over the $c$ clusters with at least two members, which count the same
-       whatever their size:
+    3. Diversity is the mean over the $c$ clusters with at least two members, whatever their size:
 
     $$\frac{1}{c} \sum_{j : |C_j| \ge 2} \binom{|C_j|}{2}^{-1} \sum_{s, s' \in C_j, s < s'}
     \|s - s'\|$$
 
     A cluster of one or none has no distance and is left out, as in the code of Ojha et al. (2021);
-    other code counts an empty cluster as 0, so that published figures are of two kinds. Left out,
-    a picture that samples never come near costs nothing: read the value beside $c$. Published
-    figures take the 50 first or 50 random members of a cluster; here all count, which estimates
-    the same mean with less noise. Copies of one picture score 0.
+    other code counts an empty cluster as 0, so that published values are of two kinds. A few-shot
+    image that no sample comes near then costs nothing: read the value together with $c$. Published
+    values use the first 50 or 50 random members of a cluster; here all count, which estimates the
+    same mean with less noise. Copies of one image score 0.
 
-    `IntraLpips` is the same with LPIPS itself.
+    `IntraLpips` does the same with LPIPS itself.
 
     Args:
         samples: Shape $(N, D)$.
@@ -54,9 +53,9 @@ def diversity(samples: Tensor, reference: Tensor) -> Diversity:
 
 
 class IntraClusterDiversity(SetMetric):
-    """`diversity` of new images around the few-shot pictures, and the number of clusters.
+    """`diversity` of new images around the few-shot images, and the number of clusters.
 
-    The value is left out without clusters, its interval with a single one.
+    Without clusters the value is left out; with a single one, its interval.
 
     Args:
         seed: of the resampling.

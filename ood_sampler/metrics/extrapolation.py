@@ -1,4 +1,4 @@
-"""Fréchet distance of endless sets, extrapolated (Chong & Forsyth, 2020)."""
+"""Fréchet distance extrapolated to infinite sets (Chong & Forsyth, 2020)."""
 
 import torch
 from torch import Tensor
@@ -12,26 +12,26 @@ _SMALLEST = 0.5
 """Share of the vectors in the smallest subsets."""
 
 VECTORS_A_FEATURE = 4
-"""Fewest vectors for each feature, of which the smallest subsets have two: below, their covariances
-are nearly singular and the law fails."""
+"""Fewest vectors per feature. The smallest subsets then have two per feature; with fewer, their
+covariances are nearly singular and the law fails."""
 
 
 def frechet_limit(x: Tensor, y: Tensor, *, points: int = 8, seed: int = 0) -> FrechetEstimate:
-    r"""Extrapolate the Fréchet distance of two sets to endless ones.
+    r"""Extrapolate the Fréchet distance of two sets to infinite sets.
 
     Its bias falls like $1/N$ (Chong & Forsyth, 2020, sec. 3.2). Random subsets of both sets, a
     share $f$ of each, therefore lie on $d(f) = d_\infty + b / f$; the line of least squares through
     `points` of them, evenly spaced in $1/f$ from 1 to 2, gives $d_\infty$. (The original shrinks
     the generated set alone, as its real set is large.) The limit may be below 0.
 
-    The standard error is that of the fit and that of the distance of the whole sets,
-    `infinitesimal_jackknife`, whose leading term does not depend on $f$, together.
+    The standard error combines that of the fit and that of the distance of the whole sets
+    (`infinitesimal_jackknife`), whose leading term does not depend on $f$.
 
     Args:
         x: Shape $(n, D)$, $n \ge 4 D$.
         y: Shape $(m, D)$, $m \ge 4 D$.
-        points: At least 3.
-        seed: Of the subsets; they do not depend on the order of the vectors.
+        points: Number of subset sizes, at least 3.
+        seed: Of the subsets, which do not depend on the order of the vectors.
 
     Raises:
         ValueError: A set is too small for the law, or there are too few points.
@@ -59,7 +59,7 @@ def _distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _intercept(abscissa: Tensor, ordinate: Tensor) -> tuple[Tensor, Tensor]:
-    """Intercept of the line of least squares, and the variance of its estimate."""
+    """Intercept of the least-squares line, and the variance of its estimate."""
     centred = abscissa - abscissa.mean()
     spread = centred.square().sum()
     slope = (centred @ ordinate) / spread
@@ -69,9 +69,9 @@ def _intercept(abscissa: Tensor, ordinate: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FrechetLimit(SetMetric):
-    """FID of endless sets: `frechet_limit` of generated and held-out images, with its interval.
+    """FID of infinite sets: `frechet_limit` of generated and held-out images, with its interval.
 
-    Left out of sets with fewer than `VECTORS_A_FEATURE` vectors for each feature.
+    Left out for sets with fewer than `VECTORS_A_FEATURE` vectors per feature.
 
     Args:
         points: as for `frechet_limit`.

@@ -1,4 +1,4 @@
-"""Sets of feature vectors, shape $(N, D)$: their checks, and distances between their rows."""
+"""Sets of feature vectors, shape $(N, D)$: checks, and distances between rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 # 8 MB of float64 distances or kernel values at a time.
 _BLOCK_ENTRIES = 2**20
-# Of the sum of two squared norms; a product of 10,000 terms in float64 stays below.
+# Relative to the sum of two squared norms; a product of 10,000 terms in float64 stays below.
 _ROUNDING = 1e-12
-# Of features in float32, relative to their norm: one image in batches of several sizes stays below.
+# Relative to the norm of float32 features; the same image in batches of other sizes stays below.
 _SAME = 1e-5
 
 
@@ -34,16 +34,16 @@ def check_sets(*, rows: int = 1, **sets: Tensor) -> None:
                 f"{name} must be as wide as {first} ({width}), got {features.shape[1]}: "
                 "use one feature extractor for all sets"
             )
-        # a sum, which is many times faster, is finite only if all values are, or overflows
+        # fast: only if the sum is not finite, as with overflow, are all values checked
         if not features.sum().isfinite() and not features.isfinite().all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
 def stack(batches: Tensor | Sequence[Tensor], *, name: str) -> Tensor:
-    """Join the batches a metric has collected.
+    """Join the batches that a metric has collected.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no batches.
     """
     if len(batches) == 0:
         raise ValueError(f"{name} must not be empty, got no batch: call update before compute")
@@ -52,9 +52,9 @@ def stack(batches: Tensor | Sequence[Tensor], *, name: str) -> Tensor:
 
 
 def subsample(features: Tensor, size: int, *, seed: int) -> Tensor:
-    """Draw `size` rows without replacement; the rows drawn do not depend on their order."""
+    """Draw `size` rows without replacement, whatever the order of the rows."""
     rows = features.contiguous().numpy(force=True)
-    # Any total order serves; that of the raw bytes tells all distinct rows apart.
+    # Any total order will do; that of the raw bytes separates all distinct rows.
     keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
     order = torch.from_numpy(keys.argsort(kind="stable")).to(features.device)
     draw = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:size]
@@ -62,10 +62,9 @@ def subsample(features: Tensor, size: int, *, seed: int) -> Tensor:
 
 
 class RowBlock(NamedTuple):
-    """Some rows of a set in float64, shape $(b, D)$, and room for $(b, m)$ float64 values.
+    """Some rows of a set in float64, shape $(b, D)$, and a buffer for $(b, m)$ float64 values.
 
-    The room is the same memory for all blocks: new memory for each would be spread over the heap
-    by what is kept in between, and add up.
+    All blocks share the buffer: new ones would fragment the heap and add up.
     """
 
     rows: slice
@@ -84,7 +83,7 @@ def row_blocks(x: Tensor, *, columns: int) -> Iterator[RowBlock]:
 
 
 class Neighbours(NamedTuple):
-    """One neighbour of each vector: float64 distances and row indices, both $(N,)$."""
+    """One neighbour per vector: float64 distances and row indices, both $(N,)$."""
 
     distance: Tensor
     indices: Tensor
@@ -93,8 +92,8 @@ class Neighbours(NamedTuple):
 class DistanceBlock(NamedTuple):
     """Squared distances of some rows of $x$ to all of $y$, float64, $(b, m)$, until the next block.
 
-    Each is lowered by a bound of its rounding error: a tie, whatever the order of vectors, is not
-    above what it ties with.
+    Each is lowered by a bound on its rounding error, so that it never exceeds a value it ties with,
+    whatever the order of vectors.
     """
 
     rows: slice
@@ -104,7 +103,7 @@ class DistanceBlock(NamedTuple):
 def distance_blocks(x: Tensor, y: Tensor) -> Iterator[DistanceBlock]:
     r"""Compare all rows of `x`, $(n, D)$, with all of `y`, $(m, D)$, some rows at a time.
 
-    $\|x\|^2 + \|y\|^2 - 2 x^\top y$, about the mean of `y` to lose few digits, is several times
+    $\|x\|^2 + \|y\|^2 - 2 x^\top y$, centred on the mean of `y` for accuracy, is several times
     faster than differences, but neither exactly symmetric nor 0 for equal vectors.
     """
     mean = y.mean(dim=0, dtype=torch.float64)
@@ -120,8 +119,8 @@ def distance_blocks(x: Tensor, y: Tensor) -> Iterator[DistanceBlock]:
 def kth_nearest(x: Tensor, y: Tensor, *, k: int) -> Neighbours:
     """Find the `k`-th nearest row of `y`, $(m, D)$, for each row of `x`, $(n, D)$; $k = 1, 2, ...$.
 
-    Of several at equal distance any may be found. The distances are those of differences: exact
-    for small integers, symmetric, and 0 for equal vectors.
+    In a tie any may be found. Distances are computed from differences: exact for small integers,
+    symmetric, and 0 for equal vectors.
     """
     distance = torch.empty(len(x), dtype=torch.float64, device=x.device)
     indices = torch.empty(len(x), dtype=torch.int64, device=x.device)
@@ -134,10 +133,10 @@ def kth_nearest(x: Tensor, y: Tensor, *, k: int) -> Neighbours:
 
 
 def same(distance: Tensor, features: Tensor) -> Tensor:
-    """Tell which vectors are, up to the rounding of a network, one with their neighbour.
+    """Tell which vectors equal their neighbour up to the rounding of a network.
 
     Args:
-        distance: To that neighbour, or to several, shape $(..., N)$.
+        distance: To the neighbour, or to several, shape $(..., N)$.
         features: The vectors, shape $(N, D)$.
     """
     norm: Tensor = torch.linalg.vector_norm(features.double(), dim=1)
@@ -145,7 +144,7 @@ def same(distance: Tensor, features: Tensor) -> Tensor:
 
 
 def distinct(features: Tensor) -> Tensor:
-    """Keep one of each vector that occurs several times, up to the rounding of a network."""
+    """Drop duplicate vectors, equal up to the rounding of a network."""
     number = torch.arange(len(features), device=features.device)
     repeated = torch.zeros_like(number, dtype=torch.bool)
     for rows, squared in distance_blocks(features, features):

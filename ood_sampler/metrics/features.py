@@ -1,4 +1,4 @@
-"""Feature extractors: the spaces in which the metrics compare sets of images."""
+"""Feature extractors: the spaces in which metrics compare sets of images."""
 
 import hashlib
 import warnings
@@ -18,7 +18,7 @@ from ood_sampler.metrics.weights import find_weights
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "features32"
 _TINY = 1e-6
-"""Size of features below which they stay small."""
+"""Least size by which features are divided: smaller ones stay small."""
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -27,8 +27,8 @@ INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e9
 class FeatureExtractor(nn.Module, ABC):
     r"""Map images to feature vectors with a frozen network.
 
-    `name` and `width` identify the space, `protocol` says in words how an image enters the
-    network: figures under different protocols are not comparable.
+    `name` and `width` identify the space; `protocol` says how images enter the network. Metrics
+    under different protocols are not comparable.
     """
 
     name: str
@@ -72,7 +72,7 @@ def unit_size(features: Tensor) -> Tensor:
 
 
 def normalised_convolution(channels_in: int, channels_out: int, *, pool: bool) -> nn.Sequential:
-    """Return a 3x3 convolution, halving where `pool`, batch normalisation and GELU."""
+    """Return a 3x3 convolution, halving if `pool`, batch normalisation and GELU."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
         nn.MaxPool2d(2) if pool else nn.Identity(),
@@ -84,9 +84,9 @@ def normalised_convolution(channels_in: int, channels_out: int, *, pool: bool) -
 class FeatureNetwork(nn.Module):
     r"""Classify $32 \times 32$ images with a stem and three blocks of two convolutions.
 
-    The stem looks at $2 \times 2$ patches, each block halves the resolution
+    The stem convolves $2 \times 2$ patches, each block halves the resolution
     ($31 \to 15 \to 7 \to 3$), and the maximum over the last $3 \times 3$ positions gives the
-    features: 2.0 M parameters.
+    features. 2.0 M parameters.
     """
 
     size = 32
@@ -116,10 +116,9 @@ class FeatureNetwork(nn.Module):
 class EmbeddedFeatures(FeatureExtractor):
     r"""The penultimate layer of the classifier that ships with the package.
 
-    The mean $f$ over an image and its mirror image, so that left and right do not count, divided by
-    its root mean square, so that no image counts more than others for the size of its features: the
-    kernel of KID becomes $(1 + \cos(f, f'))^3$. Weights are stored in float16 and computed in
-    float32.
+    Features are averaged over an image and its mirror image, which makes them mirror-invariant, and
+    divided by their root mean square, so that all images have equal weight: the kernel of KID
+    becomes $(1 + \cos(f, f'))^3$. Weights are stored in float16 and computed in float32.
     """
 
     name = "features32"
@@ -157,14 +156,14 @@ def in_domain_features(domain: str) -> Tensor:
     """Return an in-domain reference: `EmbeddedFeatures` of 1,000 real images, (1000, 256).
 
     Args:
-        domain: the class of CIFAR-10 whose test images they are, `dog` or `ship`.
+        domain: class of the test images in CIFAR-10, `dog` or `ship`.
     """
     features: Tensor = load_file(EMBEDDED / f"{domain}_test_features.safetensors")["features"]
     return features
 
 
 def read_reference(file: Path, extractor: FeatureExtractor) -> Tensor:
-    """Read stored features of real in-domain pictures, (N, width).
+    """Read stored features of real in-domain images, (N, width).
 
     Raises:
         ValueError: the file is damaged, or its features were made with other weights.
@@ -185,16 +184,16 @@ def read_reference(file: Path, extractor: FeatureExtractor) -> Tensor:
 
 
 def quantise(images: Tensor) -> Tensor:
-    r"""Round images in $[-1, 1]$ to the nearest of the 256 levels of a picture file, uint8."""
+    r"""Round images in $[-1, 1]$ to the 256 levels of an image file, uint8."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def find_inception(weights: str | Path | None, *, download: bool) -> Path:
-    """Return the checked path of clean-fid's Inception; see `find_weights`.
+    """Return the path of clean-fid's Inception, verified; see `find_weights`.
 
-    A TorchScript file is a program: only the one with the known SHA-256 is run.
+    A TorchScript file is a program: only the file with the known SHA-256 is run.
     """
-    # clean-fid and its dependencies take seconds to import, and most runs do without.
+    # clean-fid and its dependencies take seconds to import, and most runs do not need them.
     from cleanfid.downloads_helper import inception_url
 
     return find_weights(
@@ -207,10 +206,10 @@ def find_inception(weights: str | Path | None, *, download: bool) -> Path:
 
 
 class InceptionFeatures(FeatureExtractor):
-    """The pool3 layer of Inception with the resize of clean-fid (Parmar et al., 2022).
+    """The pool3 layer of Inception with the resizing of clean-fid (Parmar et al., 2022).
 
-    The TensorFlow network of 2015, as TorchScript, fed with PIL's antialiased bicubic
-    interpolation of uint8 images: the space of published FID and KID.
+    The TensorFlow network of 2015 as TorchScript, on uint8 images resized by PIL's antialiased
+    bicubic interpolation: the space of published FID and KID.
     """
 
     name = "inception"
@@ -229,7 +228,7 @@ class InceptionFeatures(FeatureExtractor):
 
         self.resize: Callable[[np.ndarray], np.ndarray] = build_resizer("clean")
         with warnings.catch_warnings():
-            # torch has deprecated TorchScript; whoever asks for this network cannot change that.
+            # torch has deprecated TorchScript, which users of this network cannot change.
             warnings.filterwarnings("ignore", r"`torch\.jit\.load`", FutureWarning)
             self.network = InceptionV3W(str(path.parent), download=False)
         self.requires_grad_(False).eval()

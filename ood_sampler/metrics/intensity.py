@@ -1,4 +1,4 @@
-"""Distance between distributions of numbers: of intensities, or of one number an image."""
+"""Distance between distributions of numbers: intensities, or one number per image."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,17 @@ from ood_sampler.statistics.intervals import centred_interval
 from ood_sampler.statistics.resampling import Interval, resampling_weights
 
 _KNOTS = 2048
-"""Values between which the distribution functions are integrated, at most."""
+"""Knots between which distribution functions are integrated, at most."""
 
 
 def wasserstein_distance(values: Tensor, reference: Tensor, *, seed: int = 0) -> Interval:
     """1-Wasserstein distance between all values of two sets of images that fit into memory.
 
-    It is `area_distance` with all different values as knots, which is exact, or 2,048 quantiles of
-    more than that.
+    It is `area_distance` with all distinct values as knots, which is exact, or 2,048 quantiles if
+    there are more.
 
     Args:
-        values: Those of each image, shape $(N, P)$.
+        values: Values of each image, shape $(N, P)$.
         reference: Likewise, shape $(M, Q)$.
         seed: Of the resampling.
     """
@@ -35,11 +35,11 @@ def areas(values: Tensor, knots: Tensor) -> Tensor:
     $$\Big(\int_{-\infty}^{k_1} F \, dv, \quad \int_{k_1}^{k_2} F \, dv, \quad \dots, \quad
     \int_{k_K}^{\infty} (F - 1) \, dv\Big)$$
 
-    computed from the values, so that it is exact whatever the knots.
+    computed from the values, and so exact for any knots.
 
     Args:
-        values: Those of each image, shape $(N, P)$.
-        knots: Never decreasing, shape $(K,)$.
+        values: Values of each image, shape $(N, P)$.
+        knots: Non-decreasing, shape $(K,)$.
 
     Returns:
         Float64, shape $(N, K + 1)$.
@@ -47,10 +47,10 @@ def areas(values: Tensor, knots: Tensor) -> Tensor:
     values, knots = values.double().contiguous(), knots.double()
     index = torch.bucketize(values, knots)
     none = values.new_zeros(len(values), len(knots) + 1)
-    # each value adds a step, which reaches from it to the upper end of its bin ...
+    # each value adds a step, from the value to the upper end of its bin ...
     upper_ends = torch.cat([knots, knots[-1:]])
     area = none.scatter_add(1, index, upper_ends[index] - values)
-    # ... and over the whole width of those above
+    # ... and over the whole width of the bins above
     count = none.scatter_add(1, index, torch.ones_like(values))
     below = count.cumsum(dim=1) - count
     widths = torch.nn.functional.pad(knots.diff(), (1, 1))
@@ -62,10 +62,9 @@ def area_distance(first: Tensor, reference: Tensor, *, seed: int = 0) -> Interva
 
     $$W_1 = \int |F(v) - G(v)| \, dv$$
 
-    in the unit of the values, with $F$, $G$ the means of the distribution functions. It is exact if
-    these do not cross between two knots, and otherwise too small by less than the width of the bins
-    in which they do. The interval is that of `centred_interval`, with the images of both sets
-    resampled.
+    in the unit of the values, with $F$, $G$ the mean distribution functions. It is exact if they do
+    not cross between two knots, and otherwise too small by less than the width of the bins where
+    they cross. The interval is that of `centred_interval`, with the images of both sets resampled.
 
     Args:
         first: Shape $(N, K + 1)$.

@@ -1,4 +1,4 @@
-"""Judges: feature spaces in which sets of images are compared, several of them at once."""
+"""Judges: feature spaces in which sets of images are compared."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.features import FeatureExtractor
 
 THUMBNAIL = 64
-"""Side in pixels to which larger images are averaged for what is measured of pixels."""
+"""Side in pixels to which larger images are averaged for metrics of pixels."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """A set of images as the metrics see it.
+    """A set of images, described for metrics.
 
     Attributes:
-        features: of each judge by name, the headline's first, shape $(N, D)$.
-        thumbnails: the images, averaged to at most `THUMBNAIL` pixels a side, shape (N, 3, h, w).
+        features: by judge, the headline's first, shape $(N, D)$.
+        thumbnails: images averaged to at most `THUMBNAIL` pixels per side, shape (N, 3, h, w).
     """
 
     features: Mapping[str, Tensor]
@@ -31,7 +31,7 @@ class Described:
 
     @property
     def headline(self) -> Tensor:
-        """Features of the first judge."""
+        """Features of the headline judge."""
         return next(iter(self.features.values()))
 
     def take(self, indices: Sequence[int] | slice) -> "Described":
@@ -58,30 +58,31 @@ class Judge:
 
     @property
     def name(self) -> str:
-        """Of the space."""
+        """Name of the feature space."""
         return self.extractor.name
 
     def figures(
         self, sets: Mapping[str, Tensor], *, only: Iterable[str] | None = None
     ) -> dict[str, float | Tensor]:
-        """Compute the figures of sets of features; see `SetMetric` for their names.
+        """Compute the metrics of sets of features; see `SetMetric` for the names of sets.
 
         Args:
             sets: of shape $(N, D)$.
-            only: metrics of the configuration that are computed; None computes all.
+            only: metrics of the configuration to compute; None computes all.
         """
         return figures_of(self.metrics, sets, only=only)
 
 
 class Judges(Sequence[Judge]):
-    """The judges of a run. The first is the headline: what is decided rests on it.
+    """The judges of a run. The first is the headline judge, on which decisions rest.
 
     Args:
         judges: names among `spaces`.
-        spaces: what makes each feature space, by name.
-        collection: metrics of features, computed by each judge.
+        spaces: constructors of feature spaces, by name.
+        collection: metrics of features, computed for each judge.
         pictures: metrics of pixels, computed once.
-        nearest_k: neighbours of metrics that count them; odd, as the captured fraction is a vote.
+        nearest_k: number of neighbours in metrics that count them; odd, as the captured fraction
+            is a vote.
         seed: of the metrics.
 
     Raises:
@@ -129,12 +130,12 @@ class Judges(Sequence[Judge]):
 
     @property
     def headline(self) -> Judge:
-        """The first."""
+        """The first judge."""
         return self._judges[0]
 
     @property
     def names(self) -> list[str]:
-        """Of all, the headline's first."""
+        """Names of all judges, the headline first."""
         return [judge.name for judge in self._judges]
 
     def check(self, counts: Mapping[str, int]) -> None:
@@ -154,7 +155,7 @@ class Judges(Sequence[Judge]):
 def figures_of(
     metrics: MetricCollection, sets: Mapping[str, Tensor], *, only: Iterable[str] | None = None
 ) -> dict[str, float | Tensor]:
-    """Feed sets of vectors to metrics and read their figures; see `Judge.figures`."""
+    """Compute metrics from sets of vectors; see `Judge.figures`."""
     chosen = metrics if only is None else _collected({name: metrics[name] for name in only})
     chosen.update(**sets)
     found: Figures = chosen.compute()
@@ -163,12 +164,12 @@ def figures_of(
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Average images to at most `THUMBNAIL` pixels a side; smaller ones stay as they are."""
+    """Average images to at most `THUMBNAIL` pixels per side; smaller ones stay unchanged."""
     return images if images.shape[-1] <= THUMBNAIL else adaptive_avg_pool2d(images, THUMBNAIL)
 
 
 def _collected(metrics: Mapping[str, Metric]) -> MetricCollection:
-    """Each judge has its own; what they share is found by no group of torchmetrics."""
+    """Copy the metrics for one judge; torchmetrics' compute groups would find nothing to share."""
     return MetricCollection(
         {name: metric.clone() for name, metric in metrics.items()}, compute_groups=False
     )

@@ -24,11 +24,11 @@ class KernelEstimate(NamedTuple):
 
 
 class KernelTerms(NamedTuple):
-    r"""An estimate and its variance: the first order, of single vectors, and the second, of pairs.
+    r"""An estimate and its variance: first order, of single vectors, and second, of pairs.
 
-    Where two distributions agree, no vector alone tells them apart: the first order is 0. Its
-    estimate is unbiased and may be negative, where it counts as 0. That of the second is unbiased
-    and at least 0.
+    If two distributions agree, no single vector tells them apart, and the first order is 0. Its
+    estimate is unbiased and may be negative, which counts as 0. That of the second order is
+    unbiased and at least 0.
     """
 
     value: Tensor
@@ -42,17 +42,17 @@ class KernelTerms(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        r"""95% interval of a distance (not of a difference), which reaches farther up than down.
+        r"""95% interval of a distance (not of a difference), longer upwards than downwards.
 
-        A small distance found has a small error found, and as many errors on both sides would miss
-        a truth above it in up to one case of five. Like Wilson's interval of a share (1927), this
-        holds all $\theta$ from which $\hat\theta$ is at most 1.96 of the errors *there* away, which
-        grow with the distance. With $v$ the second order and $s$ the error of `estimate`, they are
+        A small estimate comes with a small error, so a symmetric interval would miss a larger true
+        distance in up to one case of five. Like Wilson's interval of a share (1927), this one holds
+        all $\theta$ that are at most 1.96 errors *at* $\theta$ from $\hat\theta$, which grow with
+        the distance. With $v$ the second order and $s$ the error of `estimate`, this error is
 
         $$\sqrt{v + b \max(\theta, 0)}, \qquad b = \frac{s^2}{\max(\hat\theta, 0) + \sqrt v}$$
 
-        where $b$ is the ratio of first order to distance, drawn to $\sqrt v$ near 0, where it is
-        not known (its value for a shift where noise has eight equal dimensions).
+        where $b$ is the ratio of first order to distance, pulled to $\sqrt v$ near 0, where it is
+        unknown (its value for a shift if noise has eight equal dimensions).
         """
         value, null = float(self.value), math.sqrt(float(self.second_order))
         scale = max(value, 0.0) + null
@@ -88,7 +88,7 @@ class WithinPairs(NamedTuple):
         n, total = len(self.rows), self.rows.sum()
         alone = 2 * self.rows.square().sum() / (n - 2) - total.square() / ((n - 1) * (n - 2))
         interaction = (self.squares - alone) / (n * (n - 3))
-        # rounding of equal vectors
+        # equal vectors may give less than 0 by rounding
         return 2 * interaction.clamp(min=0) / (n * (n - 1))
 
 
@@ -105,7 +105,7 @@ class BetweenPairs(NamedTuple):
 
     @property
     def variance(self) -> Tensor:
-        r"""As of `WithinPairs`, $\rho / (n m)$: the residual of a two-way layout."""
+        r"""Second order as for `WithinPairs`, $\rho / (n m)$: the residual of a two-way layout."""
         n, m, total = len(self.rows), len(self.columns), self.rows.sum()
         alone = self.rows.square().sum() / m + self.columns.square().sum() / n
         residual = self.squares - alone + total.square() / (n * m)
@@ -118,13 +118,13 @@ class BetweenPairs(NamedTuple):
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
-    r"""Unbiased squared maximum mean discrepancy over the whole of both sets.
+    r"""Unbiased squared maximum mean discrepancy of both whole sets.
 
     $$\frac{\sum_{i \ne j} k(x_i, x_j)}{n (n - 1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{m (m - 1)}
     - \frac{2 \sum_{i, j} k(x_i, y_j)}{n m}, \qquad k(x, y) = (x^\top y / D + 1)^3$$
 
-    (Gretton et al., 2012, eq. 3; Bińkowski et al., 2018, eq. 4). Its mean over draws from one
-    distribution is 0, so it is negative about half of the time there.
+    (Gretton et al., 2012, eq. 3; Bińkowski et al., 2018, eq. 4). For two sets from one distribution
+    its mean is 0, so it is negative about half of the time.
 
     Args:
         x: Shape $(n, D)$, $n \ge 2$.
@@ -140,7 +140,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
 def jackknife(x: Tensor, y: Tensor) -> KernelEstimate:
     """`kernel_distance` of the whole sets and its bias-corrected jackknife standard error.
 
-    See `kernel_terms`, which holds the interval too.
+    See `kernel_terms`, which has the interval too.
     """
     return kernel_terms(x, y).estimate
 
@@ -152,10 +152,11 @@ def kernel_terms(x: Tensor, y: Tensor) -> KernelTerms:
     \frac{2 \rho_{xx}}{n (n - 1)} + \frac{2 \rho_{yy}}{m (m - 1)} + \frac{4 \rho_{xy}}{n m}$$
 
     (Hoeffding, 1948; Sutherland et al., 2017, app. A) with $\zeta_x$ the variance over $x$ of its
-    mean kernel with $x'$ less that with $y$, and $\rho$ as in `WithinPairs`. The jackknife finds
-    the first order without bias and the second twice (Efron & Stein, 1981), so the second is
-    estimated by itself and taken off. Nothing is drawn: no seed and no order matters, and it is the
-    error of the value reported, while the spread over random subsets is that of a smaller set.
+    mean kernel with $x'$ minus that with $y$, and $\rho$ as in `WithinPairs`. The jackknife
+    estimates the first order without bias but counts the second twice (Efron & Stein, 1981), so the
+    second is estimated separately and subtracted. No seed or order matters, as nothing is drawn,
+    and this is the error of the reported value; the spread over random subsets would be that of a
+    smaller set.
 
     Args:
         x: Shape $(n, D)$, $n \ge 4$.
@@ -166,7 +167,7 @@ def kernel_terms(x: Tensor, y: Tensor) -> KernelTerms:
 
 
 def distance_terms(xx: WithinPairs, yy: WithinPairs, xy: BetweenPairs) -> KernelTerms:
-    """`kernel_terms` from the sums over pairs, which several comparisons of a set may share."""
+    """Compute `kernel_terms` from sums over pairs, which several comparisons can share."""
     return KernelTerms(
         value=xx.mean + yy.mean - 2 * xy.mean,
         first_order=first_order(xx, xy) + first_order(yy, xy.swapped),
@@ -175,7 +176,7 @@ def distance_terms(xx: WithinPairs, yy: WithinPairs, xy: BetweenPairs) -> Kernel
 
 
 def first_order(xx: WithinPairs, xy: BetweenPairs) -> Tensor:
-    r"""Unbiased estimate of $4 \zeta_x / n$: the jackknife over $x$ less what pairs add to it."""
+    r"""Unbiased estimate of $4 \zeta_x / n$: the jackknife over $x$ minus the part of pairs."""
     n, m = len(xx.rows), len(xy.columns)
     jackknifed = mean_variance(2 * (xx.rows / (n - 2) - xy.rows / m))
     return jackknifed - 2 * (n - 1) / (n - 2) * xx.variance - 4 * xy.variance
@@ -206,7 +207,7 @@ def between_pairs(x: Tensor, y: Tensor) -> BetweenPairs:
 
 
 def _kernel_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    r"""Compute $k(x_i, y_j)$ for some rows of `x` at a time, float64, $(b, m)$, until the next."""
+    r"""Compute $k(x_i, y_j)$ for blocks of rows of `x`, float64, $(b, m)$, valid until the next."""
     y = y.double()
     for rows, values, room in row_blocks(x, columns=len(y)):
         torch.mm(values, y.T, out=room)

@@ -13,25 +13,25 @@ from ood_sampler.faults import install
 MEASURES = ("concentration", "asymmetry", "gini", "m20")
 
 BAD = 2
-"""From this flag on `statmorph` takes a measurement for bad."""
+"""Least flag that `statmorph` gives to bad measurements."""
 
 _THRESHOLD = 1.5
-"""Standard deviations of the background from which on a pixel belongs to a source."""
+"""Standard deviations of the background above which a pixel belongs to a source."""
 
 _SMALLEST_NOISE = 1e-3
-"""Of the brightest pixel: a background without noise still has a weight."""
+"""Least noise relative to the brightest pixel, so that a noiseless background has a weight."""
 
 _MEDIAN_TO_DEVIATION = 1.4826
 
 
 class Morphology(NamedTuple):
-    r"""Measures of each image, float64, $(N,)$, NaN where `flag`, int64, is `BAD` or above.
+    r"""Measures per image, float64, $(N,)$, NaN where `flag`, int64, is `BAD` or above.
 
     Attributes:
         concentration: $C = 5 \log_{10}(r_{80} / r_{20})$ (Conselice, 2003).
-        asymmetry: $A$, the part that a rotation by 180 degrees changes, less that of the background
+        asymmetry: $A$, the part changed by a rotation of 180 degrees, minus that of the background
             (same).
-        gini: How unequally pixels share the flux, 0 to 1 (Lotz et al., 2004).
+        gini: Inequality of the flux between pixels, 0 to 1 (Lotz et al., 2004).
         m20: $M_{20}$, logarithm of the second moment of the brightest fifth of the flux over that
             of all (same).
         flag: 0 good, 1 suspect, 2 bad, 4 nothing could be measured.
@@ -45,10 +45,10 @@ class Morphology(NamedTuple):
 
 
 def check_statmorph() -> None:
-    """Say what to install unless `statmorph` is there.
+    """Check that `statmorph` is installed.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not; says what to install.
     """
     try:
         import statmorph  # noqa: F401
@@ -61,7 +61,7 @@ def check_statmorph() -> None:
 def morphology(images: Tensor) -> Morphology:
     """Measure the largest source of each image; a failure is flagged, not left out.
 
-    The background is the median of the border, its noise the scaled median deviation there; the
+    The background is the median of the border, and its noise the scaled median deviation there. The
     source is the largest connected region of pixels above 1.5 standard deviations.
 
     Args:
@@ -73,7 +73,7 @@ def morphology(images: Tensor) -> Morphology:
     check_statmorph()
     logger = logging.getLogger("astropy")
     level = logger.level
-    # one line for each doubtful picture, which its flag says as well
+    # one line per doubtful image, which has a flag anyway
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def _measure(image: np.ndarray) -> tuple[float, float, float, float, int]:
     noise = max(noise, _SMALLEST_NOISE * signal.max())
     if noise <= 0:
         return (np.nan, np.nan, np.nan, np.nan, 4)
-    # sizes of sources do not depend on the unit, and some sums overflow without this
+    # morphology does not depend on the unit, and some sums would overflow
     signal, noise = signal / signal.max(), noise / signal.max()
     source = _largest(signal > _THRESHOLD * noise)
     if not source.any():

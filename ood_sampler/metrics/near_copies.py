@@ -9,7 +9,7 @@ from ood_sampler.metrics.feature_sets import same
 from ood_sampler.statistics.intervals import share_interval, with_bounds
 
 _ONE_IN = 100
-"""Of so many held-out images one may be as near as a near-copy."""
+"""Held-out images per one that may be as near as a near-copy."""
 
 
 def copy_distance(reference: Tensor, held_out: Tensor) -> Tensor:
@@ -19,10 +19,10 @@ def copy_distance(reference: Tensor, held_out: Tensor) -> Tensor:
 
     $$\tau = d_{(k)}, \qquad k = \lfloor m / 100 \rfloor + 1$$
 
-    Fewer than 100 images have no 1% quantile: there $\tau$ is the least of all distances. New real
-    images then fall below it in $k / (m + 1)$ of cases on average.
+    Fewer than 100 images have no 1% quantile: $\tau$ is then the least distance. On average, new
+    real images fall below $\tau$ in $k / (m + 1)$ of cases.
 
-    A held-out image that is itself a reference is not new and does not count; where all are, only
+    A held-out image that is itself a reference is not new and does not count; if all are, only
     exact copies are near-copies, and $\tau = 0$.
 
     Args:
@@ -43,17 +43,17 @@ def near_copies(samples: Tensor, reference: Tensor, held_out: Tensor) -> Tensor:
     $$\mathbb{1}\big[\min_j \|s_i - r_j\| < \tau\big]$$
 
     with the `copy_distance` $\tau$. An exact copy always counts, up to the rounding of a network.
-    The mean is the share of near-copies. Its interval, `share_interval`, is that of more samples
-    at this $\tau$. That $\tau$ itself comes from few images shows in the row of held-out images:
-    $k - 1$ of $m$ lie below $\tau$, and the upper bound of their interval is that of the share of
-    all new real images below it, without further assumptions, for that share is distributed as
+    The mean is the share of near-copies. Its interval, `share_interval`, treats $\tau$ as fixed.
+    The uncertainty of $\tau$ itself shows in the row of held-out images: $k - 1$ of $m$ lie below
+    $\tau$, and the upper bound of their interval is also that of the share of all new real images
+    below $\tau$, without further assumptions, as that share is distributed as
     $\text{Beta}(k, m - k + 1)$. (Resampling cannot show it: no resampled minimum is lower.)
     So compare the two intervals.
 
     Args:
         samples: Shape $(N, D)$.
         reference: The few-shot set, shape $(M, D)$.
-        held_out: Real images that are in no other set, shape $(m, D)$.
+        held_out: Real images in no other set, shape $(m, D)$.
 
     Returns:
         Bool, shape $(N,)$.

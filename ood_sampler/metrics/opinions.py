@@ -1,4 +1,4 @@
-"""Names of figures in a row: plain for the headline judge, `<judge>/<figure>` for the others."""
+"""Names of metrics in a row: plain for the headline judge, `<judge>/<metric>` for the others."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -9,30 +9,30 @@ _OF = "/"
 
 
 def of_judge(judge: str, key: str) -> str:
-    """Name a figure of a judge that is not the headline."""
+    """Name a metric of a judge other than the headline."""
     return f"{judge}{_OF}{key}"
 
 
 def together(opinions: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """Figures of all judges as one row: those of the first, the headline, by their plain names."""
+    """Join all judges' metrics in one row; those of the first, the headline, keep plain names."""
     (_, headline), *others = opinions.items()
     named = {of_judge(name, key): value for name, own in others for key, value in own.items()}
     return {**headline, **named}
 
 
 def plain(key: str) -> str:
-    """The name of a figure, whoever is its judge."""
+    """Name of a metric without its judge."""
     return key.rpartition(_OF)[2]
 
 
 def second_judges(rows: Iterable[Mapping[str, object]]) -> list[str]:
-    """Judges other than the headline whose figures are in some rows, in their order."""
+    """Judges other than the headline with metrics in some rows, in their order."""
     keys = (key.rpartition(_OF)[0] for row in rows for key in row if _OF in key)
     return list(dict.fromkeys(keys))
 
 
 def as_judged(row: Mapping[str, T], judge: str | None) -> dict[str, T]:
-    """A row with the figures of one judge in the place of the headline's; none is the headline."""
+    """A row with one judge's metrics in place of the headline's; None keeps the headline's."""
     found = {key: value for key, value in row.items() if _OF not in key}
     if judge is not None:
         prefix = of_judge(judge, "")

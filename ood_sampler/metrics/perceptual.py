@@ -1,4 +1,4 @@
-"""Intra-LPIPS (Ojha et al., 2021): diversity around each few-shot picture, as LPIPS sees it."""
+"""Intra-LPIPS (Ojha et al., 2021): diversity around each few-shot image, measured by LPIPS."""
 
 from collections.abc import Iterator
 from importlib.resources import as_file, files
@@ -17,19 +17,19 @@ from ood_sampler.statistics.intervals import mean_interval, with_bounds
 from ood_sampler.store.tensor_files import read_state
 
 SIDE = 64
-"""Side in pixels of the images that LPIPS sees: the last of its maps has 4x4 positions then."""
+"""Side in pixels of the input of LPIPS: its last map then has 4x4 positions."""
 
 _ADDRESS = "https://download.pytorch.org/models/vgg16-397923af.pth"
 _SHA256 = "397923af"
-"""How the SHA-256 of that file begins, as its name says."""
+"""First digits of the file's SHA-256, as in its name."""
 
 _LAYERS = (3, 8, 15, 22, 29)
-"""Of VGG-16: the last rectified map of each resolution."""
+"""Layers of VGG-16: the last rectified map of each resolution."""
 
 _TINY = 1e-10
 """Added to the length of a feature, as in the code of LPIPS."""
 
-# Bound the memory: an embedding takes 2 MB.
+# Bounds memory: an embedding takes 2 MB.
 _BATCH = 32
 _REFERENCES = 256
 
@@ -44,15 +44,15 @@ class LpipsEmbedding(nn.Module):
     \| \sqrt{w_l} \odot (\hat y^l_{hw} - \hat y'^l_{hw}) \|^2 = \| e(x) - e(x') \|^2$$
 
     Images are resized to 64x64, small ones enlarged, by antialiased bicubic interpolation. The
-    literature uses 256x256: its figures are not comparable.
+    literature uses 256x256: its values are not comparable.
 
     Args:
-        weights: torchvision's VGG-16, or the folder it lies in; none for the `checkpoints` folder
-            of `torch.hub`.
-        download: fetch the file if it is not there.
+        weights: torchvision's VGG-16, or its folder; None takes the `checkpoints` folder of
+            `torch.hub`.
+        download: fetch the file if it is missing.
 
     Raises:
-        FileNotFoundError: the weights are not there.
+        FileNotFoundError: the weights are missing.
         ValueError: the file holds other weights.
     """
 
@@ -66,7 +66,7 @@ class LpipsEmbedding(nn.Module):
 
         from torchvision.models import vgg16
 
-        # no memory for weights that are replaced at once, or for the classifier
+        # no memory for the classifier, or for weights that are replaced immediately
         with torch.device("meta"):
             self.layers = vgg16(weights=None).features[: _LAYERS[-1] + 1]
         state = {
@@ -129,27 +129,27 @@ def as_images(vectors: Tensor) -> Tensor:
 
 
 class IntraLpips(SetMetric):
-    r"""Mean LPIPS of new images that belong to the same few-shot picture (Ojha et al., 2021).
+    r"""Mean LPIPS of new images that belong to the same few-shot image (Ojha et al., 2021).
 
-    The `diversity` of pixels in the place of features, with LPIPS as the distance, both to assign
-    images to pictures and within clusters. LPIPS is a squared distance, so that its mean over the
-    pairs of a cluster needs no pairs:
+    The `diversity` of pixels instead of features, with LPIPS as the distance, both to assign new to
+    few-shot images and within clusters. As LPIPS is a squared distance, its mean over the pairs of
+    a cluster needs no pairs:
 
     $$\binom{n}{2}^{-1} \sum_{i < j} \|e_i - e_j\|^2
     = \frac{2}{n - 1} \Big( \sum_i \|e_i\|^2 - n \|\bar e\|^2 \Big)$$
 
-    Its figures are `intra_lpips`, with the bounds of an interval over clusters where there are two,
-    and `intra_lpips_clusters`, the number of clusters with at least two members. Without any such
-    cluster `intra_lpips` is missing.
+    Its values are `intra_lpips`, with an interval over clusters if there are two, and
+    `intra_lpips_clusters`, the number of clusters with at least two members. Without such clusters
+    `intra_lpips` is missing.
 
     Args:
-        weights: torchvision's VGG-16, or the folder it lies in; none for the `checkpoints` folder
-            of `torch.hub`.
-        download: fetch the file if it is not there.
+        weights: torchvision's VGG-16, or its folder; None takes the `checkpoints` folder of
+            `torch.hub`.
+        download: fetch the file if it is missing.
         seed: of the resampling of clusters.
 
     Raises:
-        FileNotFoundError: the weights are not there.
+        FileNotFoundError: the weights are missing.
         ValueError: the file holds other weights.
     """
 
@@ -164,7 +164,7 @@ class IntraLpips(SetMetric):
         self.seed = seed
 
     def figures(self, **vectors: Tensor) -> Figures:
-        """Compute the figures of flattened images in $[-1, 1]$, $(N, 3 h^2)$ and $(M, 3 h^2)$."""
+        """Compute the values of flattened images in $[-1, 1]$, $(N, 3 h^2)$ and $(M, 3 h^2)$."""
         new, few_shot = vectors["new"], vectors["few_shot"]
         check_sets(few_shot=few_shot, new=new)
         images, pictures = as_images(new), as_images(distinct(few_shot))
@@ -183,13 +183,13 @@ class IntraLpips(SetMetric):
         return figures
 
     def nearest(self, images: Tensor, pictures: Tensor) -> Tensor:
-        """Find the picture that is nearest to each image by LPIPS, index of shape $(N,)$."""
+        """Find the nearest few-shot image to each image by LPIPS, index of shape $(N,)$."""
         least = torch.full((len(images),), torch.inf, device=images.device)
         found = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         for start in range(0, len(pictures), _REFERENCES):
             block = torch.cat(list(self._embed(pictures[start : start + _REFERENCES])))
             lengths = block.square().sum(1)
-            # less the squared length of each image, which is the same for all pictures
+            # without the squared length of the image, which is the same for all few-shot images
             parts = [lengths - 2 * embedded @ block.T for embedded in self._embed(images)]
             distance, index = torch.cat(parts).min(dim=1)
             found = torch.where(distance < least, start + index, found)

@@ -1,4 +1,4 @@
-"""Radially averaged power spectra of pictures or fields, and how far those of two sets differ."""
+"""Radially averaged power spectra of images or fields, and a distance between those of two sets."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from ood_sampler.statistics.intervals import centred_interval
 from ood_sampler.statistics.resampling import Interval, resampling_weights
 
 _FLOOR = 1e-30
-"""Power of a constant field, whose logarithm is still a number."""
+"""Power of a constant field, so that its logarithm is finite."""
 
 _BINS_AN_OCTAVE = 4
 
 
 def wave_numbers(resolution: int) -> Tensor:
-    """Mean wave number of each bin of `log_spectra`, in cycles a side, float64, $(K,)$."""
+    """Mean wave number of each bin of `log_spectra`, in cycles per side, float64, $(K,)$."""
     length, bins = _modes(resolution)
     counted = bins >= 0
     total = torch.zeros(int(bins.max()) + 1, dtype=torch.float64)
@@ -28,8 +28,8 @@ def log_spectra(fields: Tensor) -> Tensor:
     \Big\rangle_{q \in k}$$
 
     over the modes $q \ne 0$ in a ring; white noise of variance $\sigma^2$ has $P = \sigma^2$ at all
-    $k$. Rings are four an octave, rounded to whole wave numbers, up to the $R / 2$ of the grid. Of
-    several bands the logarithms are averaged, so that none counts more for its unit.
+    $k$. There are four rings per octave, rounded to whole wave numbers, up to the $R / 2$ of the
+    grid. Logarithms are averaged over bands, so that no band counts more for its unit.
 
     Args:
         fields: Shape $(N, C, R, R)$.
@@ -65,7 +65,7 @@ def spectrum_distance(spectra: Tensor, reference: Tensor, *, seed: int = 0) -> I
     sets resampled.
 
     Args:
-        spectra: Of `log_spectra`, shape $(N, K)$.
+        spectra: From `log_spectra`, shape $(N, K)$.
         reference: Likewise, shape $(M, K)$.
         seed: Of the resampling.
     """

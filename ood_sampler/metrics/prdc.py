@@ -24,7 +24,7 @@ class ManifoldScores(NamedTuple):
 
 
 def manifold_scores(real: Tensor, generated: Tensor, *, nearest_k: int) -> ManifoldScores:
-    """Find what each vector adds to `precision_recall_density_coverage`.
+    """Compute the contribution of each vector to `precision_recall_density_coverage`.
 
     Returns:
         Precision and density of each generated vector, $(M,)$, recall and coverage of each real
@@ -55,19 +55,19 @@ def manifold_scores(real: Tensor, generated: Tensor, *, nearest_k: int) -> Manif
 def precision_recall_density_coverage(
     real: Tensor, generated: Tensor, *, nearest_k: int
 ) -> ManifoldScores:
-    r"""Compare two sets by the balls that reach from each vector to its $k$-th nearest other.
+    r"""Compare two sets by balls around each vector that reach its $k$-th nearest other.
 
     With $B(x)$ the closed ball about $x$ within its own set, $x$ real and $g$ generated:
 
     - precision: share of $g$ in at least one $B(x)$ (Kynkäänniemi et al., 2019, eq. 2);
     - recall: share of $x$ in at least one $B(g)$ (same, eq. 3);
-    - density: mean over $g$ of the number of $B(x)$ that hold it, over $k$ (Naeem et al., 2020,
+    - density: mean over $g$ of the number of $B(x)$ that contain it, over $k$ (Naeem et al., 2020,
       eq. 4);
-    - coverage: share of $x$ whose $B(x)$ holds at least one $g$ (same, eq. 6).
+    - coverage: share of $x$ whose $B(x)$ contains at least one $g$ (same, eq. 6).
 
     The balls are closed ($\le$), so that equal sets score precision = recall = coverage = 1 even
     with duplicates; equality is up to a relative rounding of 1e-12. The package `prdc` uses open
-    balls: the same unless a distance ties with a radius.
+    balls, which differ only if a distance ties with a radius.
 
     Args:
         real: Shape $(N, D)$.
@@ -87,7 +87,7 @@ def precision_recall_density_coverage(
 class PRDC(SetMetric):
     """`precision_recall_density_coverage` of generated and held-out images.
 
-    Intervals are those of the images that a share is of, the other set staying as it is.
+    Intervals resample the images that a share counts, and keep the other set fixed.
 
     Args:
         nearest_k: $k$.

@@ -1,4 +1,4 @@
-"""How close a decoded image is to the one that was inverted: MSE, PSNR, SSIM."""
+"""Closeness of a decoded image to the inverted one: MSE, PSNR, SSIM."""
 
 from typing import NamedTuple, cast
 
@@ -11,12 +11,12 @@ from ood_sampler.metrics.feature_sets import stack
 
 _DATA_RANGE = 2.0
 _WINDOW = 11
-# SSIM needs several kilobytes a pixel for its windows.
+# SSIM needs several kilobytes per pixel for its windows.
 _PIXELS = 2**16
 
 
 class ReconstructionScores(NamedTuple):
-    """Float64 scores of each image, shape $(N,)$; `psnr` in dB, infinite for equal images."""
+    """Float64 scores per image, shape $(N,)$; `psnr` in dB, infinite for equal images."""
 
     mse: Tensor
     psnr: Tensor
@@ -27,8 +27,8 @@ def reconstruction(x: Tensor, x_0: Tensor) -> ReconstructionScores:
     r"""Compare images with their originals, one by one.
 
     $\text{MSE}$ is the mean over channels and pixels of $(x - x_0)^2$, $\text{PSNR} =
-    10 \log_{10} (4 / \text{MSE})$ as images span $[-1, 1]$, SSIM that of torchmetrics (Wang et al.,
-    2004: Gaussian window of 11 pixels, $\sigma = 1.5$, mean over channels).
+    10 \log_{10} (4 / \text{MSE})$ as images span $[-1, 1]$, and SSIM is that of torchmetrics (Wang
+    et al., 2004: Gaussian window of 11 pixels, $\sigma = 1.5$, mean over channels).
 
     Args:
         x: Images in [-1, 1], shape $(B, C, H, W)$, $H, W \ge 11$.
@@ -59,7 +59,7 @@ def _scores(x: Tensor, x_0: Tensor) -> ReconstructionScores:
 
 
 class Reconstruction(Metric):
-    """`reconstruction` of every image, so that means and medians do not depend on batches.
+    """`reconstruction` per image, so that means and medians do not depend on batches.
 
     `compute` returns `ReconstructionScores`; torchmetrics squeezes those of a single image to $()$.
     """

@@ -1,4 +1,4 @@
-"""Weights of networks that others have published: found in a file, or fetched."""
+"""Published weights of networks: find their file, or fetch it."""
 
 import hashlib
 from pathlib import Path
@@ -13,15 +13,15 @@ def find_weights(
     """Return the path of a file of weights.
 
     Args:
-        weights: the file, or the folder it lies in; none for the `checkpoints` folder of
-            `torch.hub`, where other programs leave it as well.
-        key: of the configuration, below which `weights` and `download` stand.
-        address: where the file is published.
-        download: fetch the file if it is not there.
-        sha256: how its SHA-256 begins, in hex, where that is known.
+        weights: the file, or its folder; None takes the `checkpoints` folder of `torch.hub`, where
+            other programs leave it too.
+        key: of the configuration, which holds `weights` and `download`.
+        address: URL of the file.
+        download: fetch the file if it is missing.
+        sha256: first digits of its SHA-256, in hex, if known.
 
     Raises:
-        FileNotFoundError: the file is not there and `download` is off or fails.
+        FileNotFoundError: the file is missing, and `download` is off or fails.
         ValueError: the file has another SHA-256.
     """
     path = Path(torch.hub.get_dir(), "checkpoints") if weights is None else Path(weights)

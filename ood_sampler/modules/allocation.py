@@ -1,4 +1,4 @@
-"""Memory of large feature maps on the CPU: kept while a stage runs, and given back at its end."""
+"""Memory of large feature maps on the CPU: kept while a stage runs, then returned."""
 
 import ctypes
 from contextlib import suppress
@@ -16,12 +16,12 @@ def keep_freed_memory() -> None:
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
         if not library.mallopt(_MMAP_THRESHOLD, _BYTES):
-            # older versions take no threshold that high
+            # older versions reject a threshold that high
             library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, 4 * _BYTES)
 
 
 def return_freed_memory() -> None:
-    """Give the system back what `keep_freed_memory` kept."""
+    """Return to the system the memory that `keep_freed_memory` kept."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -12,7 +12,7 @@ Mode = Literal["default", "reduce-overhead"]
 
 
 class CompiledNetwork(nn.Module):
-    """Call a network through `torch.compile`; each size of a batch is compiled once.
+    """Call a network through `torch.compile`, which compiles once per batch size.
 
     Args:
         network: any.
@@ -29,7 +29,7 @@ class CompiledNetwork(nn.Module):
         self.compiled = torch.compile(network, mode=mode, dynamic=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        # a graph writes each result to the same place, and solvers keep earlier ones
+        # a graph overwrites its last result, but solvers keep earlier ones
         torch.compiler.cudagraph_mark_step_begin()
         try:
             prediction: Tensor = self.compiled(*inputs)

@@ -1,4 +1,4 @@
-"""Pictures to denoising losses: how strange the frozen model finds them."""
+"""Map images to denoising losses: how strange the frozen model finds them."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ from ood_sampler.modules.prediction import Batch, CodecStage, OnNonFinite
 
 
 class DenoisingLoss(CodecStage):
-    r"""Compute the noise error for each picture and each of some steps.
+    r"""Compute the noise error of each image at some steps.
 
     $\lVert \epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t) \rVert^2 / d$ (Ho et
-    al., 2020, eq. 14), whatever the model was trained on, with noise $\epsilon$ that depends on
+    al., 2020, eq. 14), whatever the model predicts, with noise $\epsilon$ that depends on
     `(seed, i, t)` alone.
 
     Args:
         codec: of the frozen diffusion model.
         at: the steps; the result of step `t` is named `str(t)`, shape $(B, 1)$.
         seed: of the noise.
-        names: of the pictures, for errors.
+        names: of the images, for messages.
         on_nonfinite: whether NaN or infinity ends the stage, or is stored.
     """
 
@@ -61,5 +61,5 @@ class DenoisingLoss(CodecStage):
 
 
 def loss_at(step: int) -> str:
-    """What the stage makes, for messages that go on with a picture's name."""
+    """Name a loss, for messages that go on with an image's name."""
     return f"the denoising loss at step {step} of picture"

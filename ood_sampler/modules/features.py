@@ -1,4 +1,4 @@
-"""Pictures to feature vectors."""
+"""Map images to feature vectors."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from ood_sampler.modules.prediction import Batch, Stage
 
 
 class FeatureExtraction(Stage):
-    """Compute the features of pictures, once an image.
+    """Compute the features of images, once per image.
 
     Args:
-        extractor: maps pictures in $[-1, 1]$ to vectors.
-        what: kind of the pictures, for errors.
-        names: of the pictures, likewise.
+        extractor: maps images in $[-1, 1]$ to vectors.
+        what: kind of the images, for messages.
+        names: of the images, likewise.
 
     Raises:
         NonFiniteError: a feature is NaN or infinite.

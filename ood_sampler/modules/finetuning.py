@@ -28,7 +28,7 @@ TIMES = 4
 """Steps of the chain at which each held-out image is denoised."""
 
 _CLIP = 1.0
-"""Norm that gradients are clipped to."""
+"""Norm to which gradients are clipped."""
 
 _KEY = "study.fine_tuning"
 """Key of the settings, for messages."""
@@ -38,11 +38,11 @@ _RESUME = "resume"
 
 
 class Look(NamedTuple):
-    """One look at the losses: mean square errors of the prediction.
+    """One validation: mean square errors of the prediction.
 
     Attributes:
         step: of the optimizer.
-        training: mean over the batches since the look before; None for the frozen weights.
+        training: mean over the batches since the last validation; None for the frozen weights.
         validation: of the averaged weights, on the held-out part.
     """
 
@@ -53,15 +53,15 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a network is fine-tuned.
+    """Settings of a fine-tuning.
 
     Attributes:
-        steps: of the optimizer, at most.
+        steps: steps of the optimizer, at most.
         learning_rate: of Adam.
         batch_size: images per step.
-        validate_every: steps between two looks at the held-out part.
-        patience: looks in a row without a lower loss, until the training stops.
-        validation_share: part of the few-shot images that is held out, in (0, 1).
+        validate_every: steps between validations on the held-out part.
+        patience: validations in a row without a lower loss before the training stops.
+        validation_share: share of the few-shot images that is held out, in (0, 1).
         ema_decay: decay of the averaged weights, reached gradually.
 
     Raises:
@@ -88,7 +88,7 @@ class FineTuning:
         _check(0 <= self.ema_decay < 1, "ema_decay", "be in [0, 1)", self.ema_decay)
 
     def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
-        """Divide the numbers of the few-shot images into a training and a held-out part.
+        """Divide the indices of the few-shot images into a training and a held-out part.
 
         Raises:
             ValueError: one of the parts would be empty.
@@ -103,7 +103,7 @@ class FineTuning:
         return sorted(order[held_out:]), sorted(order[:held_out])
 
     def is_over(self, curve: Sequence[Look]) -> bool:
-        """Whether the lowest held-out loss is as many looks ago as patience lasts."""
+        """Whether the last `patience` validations found no lower held-out loss."""
         losses = [look.validation for look in curve]
         return len(losses) - 1 - losses.index(min(losses)) >= self.patience
 
@@ -119,7 +119,7 @@ class Tuned:
 
     Attributes:
         weights: file of the averaged weights at the lowest held-out loss.
-        curve: all looks at the losses; the first is at the frozen weights.
+        curve: all validations; the first is of the frozen weights.
     """
 
     weights: Path
@@ -127,7 +127,7 @@ class Tuned:
 
     @property
     def best(self) -> Look:
-        """Where the weights come from."""
+        """The validation that chose the weights."""
         return min(self.curve, key=lambda look: look.validation)
 
 
@@ -136,15 +136,15 @@ class DenoiserFineTuning(NoiseTraining):
 
     $$\mathbb{E} \lVert \epsilon - \epsilon_\theta(x_t, t) \rVert^2 / d$$
 
-    (Ho et al., 2020, eq. 14) is the loss of Zhu et al. (2023), whose networks predict the noise. Of
-    other networks it is the error of what they predict themselves, see `prediction_error`. Steps
-    are antithetic: with each $t$ the batch holds $T - 1 - t$.
-    Nothing but `(seed, step)` is drawn from, so dropout is off. The loss of the averaged weights on
-    held-out images, with the same noise at every look, decides when to stop and which weights
-    are kept; losses so far and the kept weights are part of a checkpoint.
+    (Ho et al., 2020, eq. 14) is the loss of Zhu et al. (2023), whose networks predict the noise.
+    For other networks it is the error of their own prediction, see `prediction_error`. Steps are
+    antithetic: with each $t$ the batch holds $T - 1 - t$.
+    All randomness depends on `(seed, step)` alone, so dropout is off. The loss of the averaged
+    weights on held-out images, with the same noise at every validation, decides when to stop and
+    which weights to keep. A checkpoint holds these weights and the losses so far.
 
     Args:
-        denoiser: the frozen model; it is copied and not touched.
+        denoiser: the frozen model; it is copied and stays unchanged.
         images: training images in $[-1, 1]$, shape $(N, C, H, W)$; mirrored at random.
         held_out: images for early stopping, shape $(M, C, H, W)$.
         settings: how to train.
@@ -166,7 +166,7 @@ class DenoiserFineTuning(NoiseTraining):
         settings: FineTuning,
         seed: int,
     ) -> None:
-        # one layout, whatever a stage made of the model: the last digits depend on it
+        # a fixed memory layout, as a stage may have changed it and the last digits depend on it
         network = copy.deepcopy(denoiser).requires_grad_(True)
         network = network.to(memory_format=torch.channels_last)
         super().__init__(
@@ -181,7 +181,7 @@ class DenoiserFineTuning(NoiseTraining):
         self.settings = settings
         self.best = copy.deepcopy(self.ema)
         self.register_buffer("held_out", held_out, persistent=False)
-        # of each look, training and validation; NaN are those to come
+        # training and validation loss of each validation; NaN for those to come
         looks = 1 + -(-settings.steps // settings.validate_every)
         self.register_buffer("losses", torch.full((looks, 2), math.nan, dtype=torch.float64))
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
@@ -198,7 +198,7 @@ class DenoiserFineTuning(NoiseTraining):
         return loss
 
     def error(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Mean square error of the prediction for each image, shape (B,)."""
+        """Mean square error of the prediction per image, shape (B,)."""
         x_t, alpha_t, sigma_t = self.diffuse(x_0, t, eps)
         error = prediction_error(denoiser, x_t, t, x_0, eps, alpha_t, sigma_t)
         return error.square().flatten(1).mean(1)
@@ -208,7 +208,7 @@ class DenoiserFineTuning(NoiseTraining):
         """Mean error of the averaged weights on the held-out part.
 
         Image `i` is denoised at `TIMES` steps spread over the chain, drawn from `(seed, i)`, the
-        same at every look.
+        same at every validation.
         """
         T, total = self.schedule.T, 0.0
         numbers = range(len(self.held_out))
@@ -224,7 +224,7 @@ class DenoiserFineTuning(NoiseTraining):
         return total / (TIMES * len(self.held_out))
 
     def curve(self) -> list[Look]:
-        """The looks so far."""
+        """The validations so far."""
         every, steps = self.settings.validate_every, self.settings.steps
         return [
             Look(min(row * every, steps), training if row else None, validation)
@@ -233,7 +233,7 @@ class DenoiserFineTuning(NoiseTraining):
         ]
 
     def look(self, step: int) -> None:
-        """Measure the held-out loss, keep the weights if it is the lowest, stop if it stays above.
+        """Measure the held-out loss, keep the weights at its lowest, stop once patience ends.
 
         Raises:
             ValueError: the loss is not finite.
@@ -299,7 +299,7 @@ def fine_tune(
     folder: Path,
     checkpoint_every: int = 100,
 ) -> Tuned:
-    """Fine-tune a copy of a model on one device, once; a killed training is resumed.
+    """Fine-tune a copy of a model on one device, once, resuming a killed training.
 
     Args:
         denoiser: the frozen model.
@@ -307,7 +307,7 @@ def fine_tune(
         settings: how to train.
         seed: of the split, the batches and the noise.
         trainer: makes the Lightning trainer from its keyword arguments.
-        folder: of the result, named by all that determines it.
+        folder: of the result, named by a content hash.
         checkpoint_every: steps that a killed training loses, at most.
 
     Raises:
@@ -328,7 +328,7 @@ def fine_tune(
             best: Any = module.best
             save_json(folder / "curve.json", {"looks": [list(look) for look in module.curve()]})
             save_state(folder / "weights.safetensors", best.network.state_dict())
-            # five times as large as the weights
+            # it is five times as large as the weights
             (folder / f"{_RESUME}.ckpt").unlink(missing_ok=True)
     tuned = finished(folder)
     if tuned is None:
@@ -359,7 +359,7 @@ def _fit(
             )
         ],
         max_steps=steps,
-        # whatever the run's own trainer has: one process trains
+        # a single process trains, whatever the run's own trainer has
         devices=1,
         strategy="auto",
         gradient_clip_val=_CLIP,

@@ -1,4 +1,4 @@
-"""Pictures to latents."""
+"""Map images to latents."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from ood_sampler.modules.prediction import Batch, CodecStage, OnNonFinite
 
 
 class Inversion(CodecStage):
-    """Invert pictures to the latents of one or several levels in one pass.
+    """Invert images to the latents of one or several levels in one pass.
 
     Args:
         codec: the frozen model.
         at: the levels; the result of level `t` is named `str(t)`.
-        names: of the pictures, for errors.
+        names: of the images, for messages.
         on_nonfinite: whether NaN or infinity ends the stage, or is stored.
     """
 
@@ -42,5 +42,5 @@ class Inversion(CodecStage):
 
 
 def latent_at(level: int) -> str:
-    """What an inversion makes, for messages that go on with a picture's name."""
+    """Name a latent, for messages that go on with an image's name."""
     return f"the latent at step {level} of picture"

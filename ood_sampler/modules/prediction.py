@@ -21,14 +21,14 @@ from ood_sampler.store.artifacts import Artifact
 log = logging.getLogger(__name__)
 
 Batch = tuple[list[int], Tensor]
-"""Numbers of the items, and the items."""
+"""Indices of the items, and the items."""
 
 OnNonFinite = Literal["raise", "skip"]
-"""Whether NaN or infinity from the network ends a stage, or the image is left out later on."""
+"""Whether NaN or infinity from the network ends a stage, or the image is left out later."""
 
 
 LEAVE_OUT = "check the weights, or leave it out with on_nonfinite=skip"
-"""Remedy where the image need not end the stage."""
+"""Remedy if the image can be left out."""
 
 
 class NonFiniteError(ValueError):
@@ -36,8 +36,8 @@ class NonFiniteError(ValueError):
 
     Args:
         what: kind of the results.
-        names: of those that are not finite.
-        remedy: what a user may do besides computing in float32.
+        names: of the non-finite ones.
+        remedy: for the user, besides computing in float32.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class NonFiniteError(ValueError):
 
 
 class Stage(lightning.LightningModule):
-    """Turn a batch of items into one result each, for one or several artifacts.
+    """Compute one result per item, for one or several artifacts.
 
-    `predict_step` takes `(indices, items)` and returns artifact name -> tensor, first axis as the
-    items.
+    `predict_step` takes `(indices, items)` and returns artifact name -> tensor, whose first axis
+    is that of the items.
     """
 
     def on_predict_start(self) -> None:
-        """Make convolutions on the CPU faster; the last digits alone change."""
+        """Make convolutions on the CPU faster; only the last digits change."""
         if self.device.type == "cpu":
             keep_freed_memory()
             self.to(memory_format=torch.channels_last)
@@ -73,10 +73,10 @@ class Stage(lightning.LightningModule):
     def check_finite(
         self, results: Tensor, names: Sequence[object], what: str, *, remedy: str = LEAVE_OUT
     ) -> Tensor:
-        """Return `results` if every one is finite.
+        """Return `results` if all are finite.
 
         Raises:
-            NonFiniteError: one is not; names it.
+            NonFiniteError: one is not finite; names it.
         """
         finite = are_finite(results)
         if not finite.all():
@@ -86,7 +86,7 @@ class Stage(lightning.LightningModule):
 
 
 class CodecStage(Stage):
-    """A stage of a codec, whose networks go where the stage goes.
+    """A stage with a codec, whose networks move to the device of the stage.
 
     Args:
         codec: the frozen model.
@@ -100,18 +100,18 @@ class CodecStage(Stage):
 
 
 def are_finite(items: Tensor) -> Tensor:
-    """Which items hold finite numbers alone, shape (N, ...) to (N,)."""
+    """Whether all numbers of an item are finite, shape (N, ...) to (N,)."""
     return items.flatten(1).isfinite().all(1)
 
 
 class ShardLoader(lightning.LightningDataModule):
-    """Batches of the shards still missing; no batch crosses a shard, no shard two processes."""
+    """Batches of the missing shards; each batch lies in one shard, each shard in one process."""
 
     def __init__(
         self, items: Dataset[Tensor], artifact: Artifact, shards: Sequence[int], *, batch_size: int
     ) -> None:
         super().__init__()
-        # a process may find no shard left for it
+        # there may be no shard for a process
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.items = items
         self.artifact = artifact
@@ -119,7 +119,7 @@ class ShardLoader(lightning.LightningDataModule):
         self.batch_size = batch_size
 
     def batches(self, rank: int, world_size: int) -> Iterator[list[int]]:
-        """Item numbers of each batch of one process."""
+        """Item indices of each batch of one process."""
         for shard in self.shards[rank::world_size]:
             first = shard * self.artifact.shard
             end = first + self.artifact.expected(shard)
@@ -136,8 +136,8 @@ class Prefetched:
     """Batches in order, the next one read in the background while the last one is computed.
 
     Args:
-        items: what is read.
-        batches: numbers of the items of each batch.
+        items: data set to read from.
+        batches: indices of the items of each batch.
     """
 
     def __init__(self, items: Dataset[Tensor], batches: Sequence[list[int]]) -> None:
@@ -162,13 +162,13 @@ class Prefetched:
 
 
 class ShardWriter(Callback):
-    """Gather the results of a shard and store it as soon as it is whole, in the background.
+    """Gather the results of a shard and store it in the background once it is complete.
 
-    While a shard is written the next one is computed; no more than that waits in memory.
+    The next shard is computed meanwhile; no further one waits in memory.
 
     Args:
         artifacts: by the name of the result.
-        shards: that are computed, by all processes together.
+        shards: computed by all processes together.
     """
 
     def __init__(self, artifacts: Mapping[str, Artifact], shards: Sequence[int]) -> None:
@@ -205,22 +205,22 @@ class ShardWriter(Callback):
                 for name, artifact in self.artifacts.items()
             ]
         if trainer.received_sigterm:
-            # Lightning only notes the signal, and its prediction loop does not look
+            # Lightning only notes the signal, and its prediction loop does not check for it
             raise KeyboardInterrupt
 
     def on_predict_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Wait for the other processes: one that fails while it leaves would end them too.
+        """Wait for the other processes, as one that fails on leaving would end them too.
 
-        A barrier would give up after half an hour, and a shard may take longer.
+        A barrier gives up after half an hour, but a shard may take longer.
         """
         self.finish()
         self.background.shutdown()  # type: ignore[union-attr]
         files = [a.shard_path(shard) for a in self.artifacts.values() for shard in self.shards]
         while (
             trainer.world_size > 1
-            and not trainer.received_sigterm  # one that fails has the others ended
+            and not trainer.received_sigterm  # a process that fails gets the others ended
             and not all(file.exists() for file in files)
         ):
             time.sleep(0.1)
@@ -231,17 +231,17 @@ class ShardWriter(Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Keep what was computed before the stage failed."""
+        """Store shards completed before the stage failed."""
         try:
             self.finish()
         except OSError as error:
-            # why the stage failed is told instead
+            # the error of the stage itself matters more
             log.warning("a shard was not kept: %s", error)
         if self.background is not None:
             self.background.shutdown()
 
     def finish(self) -> None:
-        """Wait for the shards that are being written.
+        """Wait until all shards are written.
 
         Raises:
             OSError: one could not be written.
@@ -261,14 +261,14 @@ def compute(
     batch_size: int,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Compute the shards that are missing from any of the artifacts.
+    """Compute the shards that any of the artifacts misses.
 
     Args:
-        stage: the work; its `predict_step` returns one tensor an artifact.
-        items: item `i` leads to result `i` of every artifact.
-        artifacts: by name, all with the same number of items a shard.
+        stage: its `predict_step` returns one tensor per artifact.
+        items: item `i` gives result `i` of every artifact.
+        artifacts: by name, all with the same number of items per shard.
         trainer: makes the Lightning trainer from its keyword arguments.
-        batch_size: items a call of the network.
+        batch_size: items per forward pass.
         callbacks: further callbacks of the trainer.
 
     Raises:
@@ -298,5 +298,5 @@ def compute(
 
 
 def _last_line(error: Exception) -> str:
-    """The error itself, where the text is the traceback of a process."""
+    """Extract the error itself from the traceback of another process."""
     return str(error).strip().splitlines()[-1]

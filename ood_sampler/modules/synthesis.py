@@ -1,4 +1,4 @@
-"""Latents to images."""
+"""Map latents to images."""
 
 from torch import Tensor
 
@@ -17,8 +17,8 @@ class Synthesis(CodecStage):
         codec: the frozen model.
         level: of the latents.
         eta: noise of decoding: 0 deterministic, 1 DDPM.
-        clip_x_0: clip every denoised image; right from pure noise only.
-        seed: of the noise that `eta` > 0 adds.
+        clip_x_0: clip every denoised image; correct only from pure noise.
+        seed: of the noise added if `eta` > 0.
         on_nonfinite: whether NaN or infinity ends the stage, or is stored.
     """
 

@@ -13,7 +13,7 @@ from ood_sampler.modules.prediction import Batch, CodecStage
 from ood_sampler.modules.trainer import TrainerFactory, make_trainer
 
 _WARM_UP, _TIMED = 1, 2
-"""Numbers of calls; the first one of a process also chooses kernels and allocates."""
+"""Numbers of calls; the first of a process also chooses kernels and allocates memory."""
 
 
 class Timing(CodecStage):
@@ -30,7 +30,7 @@ class Timing(CodecStage):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         _, z = batch
         start = time.perf_counter()
-        self.codec.probe(z).sum().item()  # waits for the device
+        self.codec.probe(z).sum().item()  # `item` waits for the device
         self.seconds.append(time.perf_counter() - start)
         return {}
 
@@ -50,7 +50,7 @@ class _Noise(Dataset[Batch]):
 def seconds_per_evaluation(
     codec: Codec, level: int, batch_size: int, *, trainer: TrainerFactory
 ) -> float:
-    """Seconds of the network for one image and one evaluation, from two timed batches.
+    """Seconds per image and network evaluation, from two timed batches.
 
     They run in the trainer's precision, on its devices: several GPUs share the work, several
     processes on one CPU share its cores.

@@ -1,4 +1,4 @@
-"""Lightning trainers that do nothing but drive a stage, and what they compute in."""
+"""Lightning trainers that only drive a stage, and their precision."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from ood_sampler.modules.compilation import Compile, Mode
 
 _MOST_DEVICES = 4096
-"""Lightning makes a list of them before it looks at their number."""
+"""Limit on devices, as Lightning lists them all before it checks their number."""
 
 TrainerFactory = Callable[..., lightning.Trainer]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""What a stage may compute in; the others would cast the feature network too."""
+"""Precisions of a stage; the others would cast the feature network too."""
 
 
 def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> lightning.Trainer:
-    """Make a trainer that does nothing but drive a stage.
+    """Make a trainer that only drives a stage.
 
     Raises:
         ValueError: the trainer's settings do not fit this machine.
@@ -35,7 +35,7 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            # a denoiser may take gradients, which inference mode does not allow
+            # a denoiser may need gradients, which inference mode forbids
             inference_mode=False,
         )
     except (MisconfigurationException, TypeError) as error:
@@ -55,7 +55,7 @@ def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> ligh
 
 
 def machine(trainer: lightning.Trainer) -> str:
-    """Kind of device, precision, compilation: results differ with them in the last digits."""
+    """Kind of device, precision, compilation: the last digits of results depend on them."""
     device = trainer.strategy.root_device.type
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     tf32 = any(isinstance(callback, TF32) and callback.allowed for callback in callbacks)
@@ -68,10 +68,10 @@ def machine(trainer: lightning.Trainer) -> str:
 
 
 class TF32(Callback):
-    """Let a GPU round the factors of float32 products to 10 bits, or not.
+    """Allow or forbid a GPU to round the factors of float32 products to 10 bits.
 
     Args:
-        allowed: whether it may; PyTorch's own default allows it for convolutions alone.
+        allowed: whether it may; PyTorch's own default allows it for convolutions only.
     """
 
     def __init__(self, *, allowed: bool) -> None:
@@ -92,7 +92,7 @@ def lightning_trainer(
     callbacks: Sequence[Callback] = (),
     **settings: Any,  # noqa: ANN401
 ) -> lightning.Trainer:
-    """Make a Lightning trainer that computes as told.
+    """Make a Lightning trainer with `TF32` and `Compile` set.
 
     Args:
         tf32: see `TF32`.
@@ -109,6 +109,6 @@ def lightning_trainer(
     own: list[Callback] = [TF32(allowed=tf32)]
     if compile is not None:
         own.append(Compile(compile))
-    # processes are started here: a cluster's job would count its own, of which there is one
+    # processes start here: a cluster's environment would count those of the job, a single one
     environment = LightningEnvironment()
     return lightning.Trainer(callbacks=[*callbacks, *own], plugins=environment, **settings)

@@ -19,8 +19,8 @@ from ood_sampler.diffusion.schedule import Schedule
 class NoiseTraining(lightning.LightningModule, ABC):
     r"""Base of trainings of a noise estimate: batches, noise, averaged weights.
 
-    Images stay in memory; batch `k` is drawn from `(seed, k)` alone, so that a resumed training
-    goes on as if it had not stopped.
+    Images stay in memory. Batch `k` depends on `(seed, k)` alone, so that a resumed training
+    continues as if it had not stopped.
 
     Args:
         network: to train.
@@ -61,7 +61,7 @@ class NoiseTraining(lightning.LightningModule, ABC):
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         r"""Draw $(x_0, t, \epsilon)$ of one training step."""
-        # seeds of a run may be as large as those of a generator
+        # a run's seed may be as large as a generator's
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
         n = self.batch_size
         index = torch.randint(len(self.images), (n,), generator=generator)
@@ -81,7 +81,7 @@ class NoiseTraining(lightning.LightningModule, ABC):
         return x_t, alpha_t, sigma_t
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # averaged here and not at the end of the batch, which comes after checkpoints are written
+        # averaged here, as checkpoints are written before the end of the batch
         super().optimizer_step(*args, **kwargs)
         k = self.global_step
         decay = min(self.ema_decay, (1 + k) / (10 + k))
@@ -102,9 +102,9 @@ def prediction_error(
 ) -> Tensor:
     r"""Difference of prediction and target, shape $(B, C, H, W)$.
 
-    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, of all others, $\epsilon$.
-    The noise error of the first two would be this one times $\alpha_t$ and
-    $-\alpha_t / \sigma_t$: next to nothing at the noisy end of the chain, where sampling begins.
+    The prediction is $v = \alpha_t \epsilon - \sigma_t x_0$, $x_0$ or, for all other denoisers,
+    $\epsilon$. For the first two, the noise error is this one times $\alpha_t$ and
+    $-\alpha_t / \sigma_t$: almost zero at the noisy end of the chain, where sampling begins.
     """
     match denoiser:
         case VelocityDenoiser():
@@ -121,12 +121,13 @@ class DenoiserTraining(NoiseTraining):
     $$\mathbb{E}\, \min(1, \gamma / \mathrm{SNR}_t) \lVert v - v_\theta(x_t, t) \rVert^2, \qquad
     v = \alpha_t \epsilon - \sigma_t x_0, \qquad \mathrm{SNR}_t = \alpha_t^2 / \sigma_t^2$$
 
-    A network that predicts $\epsilon$ instead must hand its input on to a part in $1 / \alpha_t$
-    where there is hardly a signal (6e-3 at $t = 999$ of a linear schedule): small ones do not, and
-    their samples end as noise. The minimum is that of the plain loss; the weight keeps the least
-    noisy steps, whose noise cannot be known, from drowning the others.
+    A network that predicts $\epsilon$ must reproduce its input to a relative error of $\alpha_t$
+    where there is hardly any signal (6e-3 at $t = 999$ of a linear schedule). Small networks fail,
+    and their samples end as noise. The minimum is that of the plain loss; the weight keeps the
+    least noisy steps, whose noise cannot be known, from dominating.
 
-    The steps of one batch are stratified over the chain: $t = \lfloor T u^p \rfloor$ with even $u$.
+    Steps of one batch are stratified over the chain: $t = \lfloor T u^p \rfloor$ with evenly spaced
+    $u$.
 
     Args:
         network: maps $(x_t, t)$ to $v$.
@@ -135,15 +136,15 @@ class DenoiserTraining(NoiseTraining):
         batch_size: images per step.
         learning_rate: of AdamW, after the warm-up.
         warmup_steps: steps of linear warm-up.
-        decay_share: last part of the training, in $[0, 1]$, over which the rate falls to zero.
+        decay_share: last share of the training, in $[0, 1]$, in which the rate falls to zero.
         ema_decay: decay of the averaged weights, reached gradually.
-        snr_clip: gamma of the weight, > 0: small ones leave the least noisy steps untrained.
+        snr_clip: gamma of the weight, > 0: a small one leaves the least noisy steps untrained.
         steps_power: $p > 0$; above 1 less noisy steps are drawn more often.
         seed: of batches and noise.
     """
 
     prediction_type = "v_prediction"
-    """What the network learns, in the words of diffusers' schedulers."""
+    """Target of the network, as diffusers' schedulers name it."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class DenoiserTraining(NoiseTraining):
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
         x_0, t, eps = self.batch(self.global_step)
         x_t, alpha_t, sigma_t = self.diffuse(x_0, t, eps)
-        # on a CPU the fused attention takes ten times as long backwards as the plain one
+        # in the backward pass on a CPU, fused attention is ten times slower than plain attention
         on_cpu = x_t.device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             difference = self.network(x_t, t).float() - (alpha_t * eps - sigma_t * x_0)

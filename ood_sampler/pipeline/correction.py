@@ -1,4 +1,4 @@
-"""The correction of a run's flow: its settings, and the Gaussians that it needs."""
+"""The correction of a run's flow: its settings and its Gaussians."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +24,13 @@ OWN = "the model's own domain"
 
 @dataclass(frozen=True)
 class GaussianCorrection:
-    """Replace the in-domain Gaussian of the model's score by that of the few-shot pictures.
+    """Replace the in-domain Gaussian of the model's score by that of the few-shot images.
 
     Attributes:
         weight: of the correction; 0 is the plain flow.
-        fade: step below which it falls, to 0 at clean data.
-        in_domain: pictures or samples that the model's own Gaussian is fitted to, at most.
-        in_domain_root: folder, zip archive or LMDB database with pictures of the model's own
+        fade: step below which the weight falls, to 0 at clean data.
+        in_domain: images or samples to which the model's own Gaussian is fitted, at most.
+        in_domain_root: folder, zip archive or LMDB database with images of the model's own
             domain; None takes samples of the model.
         resolution: of the model.
 
@@ -56,14 +56,14 @@ class GaussianCorrection:
 
     @property
     def label(self) -> str:
-        """The correction in a few words."""
+        """Short description of the correction."""
         return f"gaussian (weight {self.weight:g}, fade {self.fade})"
 
     @cached_property
     def pictures(self) -> ImageSet | None:
-        """Pictures of the model's own domain, in an order that is always the same; None if none.
+        """Images of the model's own domain in a fixed order; None if no folder is set.
 
-        Unreadable ones and repeats are left out.
+        Unreadable ones and duplicates are left out.
 
         Raises:
             FileNotFoundError: `in_domain_root` does not exist.
@@ -76,10 +76,10 @@ class GaussianCorrection:
         return SourceImages(source, chosen, resolution=self.resolution)
 
     def check(self, few_shot: int, *, T: int) -> None:
-        """Refuse too few pictures, and a fade beyond the chain.
+        """Refuse too few images, and a fade beyond the chain.
 
         Raises:
-            ValueError: there are too few, or `fade` is none of the model's steps.
+            ValueError: there are too few, or `fade` is not a step of the model.
             FileNotFoundError: `in_domain_root` does not exist.
         """
         if self.fade >= T - 1:
@@ -106,16 +106,16 @@ class GaussianCorrection:
         *,
         inputs: Sequence[Node],
     ) -> Node:
-        """A Gaussian fitted to images in the space that a codec's flow is in.
+        """Node of a Gaussian fitted to images in the space of a codec's flow.
 
         Args:
-            name: what the images are of.
-            session: where it is made.
+            name: of the images.
+            session: makes the node.
             codec: of the plain flow.
-            images: opens them.
-            key: all that determines each of them.
-            count: of the images.
-            inputs: nodes that make them.
+            images: opens the images.
+            key: all that determines each image.
+            count: number of images.
+            inputs: nodes that make the images.
 
         Raises:
             ValueError: the codec has no flow to correct.
@@ -143,4 +143,4 @@ class GaussianCorrection:
 
 
 def no_correction() -> None:
-    """The plain flow: what `correction=none` stands for."""
+    """The plain flow, for `correction=none`."""

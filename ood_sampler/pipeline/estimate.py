@@ -17,12 +17,12 @@ class Work:
 
     @property
     def evaluations(self) -> int:
-        """In all."""
+        """Network evaluations of all images."""
         return self.images * self.evaluations_each
 
 
 def work_of(targets: Iterable[Node]) -> list[Work]:
-    """What the network has still to do for some nodes, stage by stage."""
+    """Remaining network evaluations of some nodes, stage by stage."""
     nodes = [(node, node.evaluations_each()) for node in reached(targets)]
     costly = [(node, evaluations) for node, evaluations in nodes if evaluations]
     names = Counter(node.name for node, _ in costly)
@@ -37,9 +37,9 @@ class Estimate:
     """The cost of a run.
 
     Attributes:
-        work: of each stage of the network.
+        work: of each stage that uses the network.
         batch_size: images per forward pass.
-        seconds_per_evaluation: of one image, as timed on this machine.
+        seconds_per_evaluation: per image, timed on this machine.
         disk: bytes still to write.
     """
 
@@ -49,7 +49,7 @@ class Estimate:
     disk: int
 
     def text(self, of: str = "") -> str:
-        """A line per stage, and their sum.
+        """Write a line per stage, and their sum.
 
         Args:
             of: name of the estimate, if there are several.

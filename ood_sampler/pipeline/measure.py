@@ -1,4 +1,4 @@
-"""Figures of one set of images after the other, each stored once measured."""
+"""Measure sets of images, storing the metrics of each."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +21,19 @@ from ood_sampler.store.versions import Maker, code_version
 
 REAL = "real pictures"
 SIZE_DEPENDENT = ("fid", "recall", "coverage")
-"""Scores that fewer images make worse, so that only sets of equal size compare."""
+"""Scores that get worse with fewer images, and so are compared only between sets of equal size."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the figures of a set of images.
+    """One line of the table: the metrics of a set of images.
 
     Attributes:
-        name: what the images are.
-        role: what they are for.
-        samples: how many they are.
-        figures: of the headline judge by name, of others as `<judge>/<figure>`.
-        each: what figures are of each image, likewise.
+        name: of the images.
+        role: purpose of the images.
+        samples: number of images.
+        figures: metrics of the headline judge by name, of others as `<judge>/<metric>`.
+        each: metrics with a value per image, likewise.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Row:
     each: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as it stands in `metrics.json`."""
+        """The row as written to `metrics.json`."""
         return {"name": self.name, "role": self.role, "samples": self.samples, **self.figures}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Figures of one set after the other, each stored once measured."""
+    """Measure sets of images against one domain, storing the metrics of each."""
 
     judges: Judges
     root: Path
@@ -59,13 +59,13 @@ class Measure:
     count: int
 
     def row(self, name: str, role: str, samples: Described) -> Row:
-        """All figures of a set of made images."""
+        """Compute all metrics of a set of generated images."""
         return self._row(name, role, samples, new=samples)
 
     def real(self) -> Row:
-        """The floor: few-shot against held-out pictures, of the size of the other sets.
+        """The floor: few-shot against held-out images, as many as in the other sets.
 
-        Authenticity and blend score are those of held-out pictures, as real images that are new.
+        Authenticity and blend score are those of held-out images: real ones that are new.
         """
         return self._row(
             REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
@@ -74,8 +74,7 @@ class Measure:
     def own(self, samples: Described) -> Row:
         """The ceiling: samples of the model's own domain.
 
-        Where they are fewer than the other sets, scores that depend on the number of images are
-        left out.
+        If the other sets are larger, scores that depend on the number of images are left out.
         """
         row = self.row(IN_DOMAIN, "reference", samples)
         if len(samples) >= self.count:
@@ -85,9 +84,9 @@ class Measure:
         return replace(row, figures=comparable)
 
     def above(self, row: Row, images: Described, samples: Described) -> Row:
-        """Add to the row of a set by how much its KID exceeds that of the samples.
+        """Add to the row of a set the difference between its KID and that of the samples.
 
-        Both are distances to the same held-out pictures, whose part of the error drops out.
+        Both are distances to the same held-out images, whose part of the error drops out.
         """
         opinions: dict[str, dict[str, float | None]] = {}
         for judge in self.judges:
@@ -105,7 +104,7 @@ class Measure:
         return replace(row, figures={**row.figures, **together(opinions)})
 
     def _row(self, name: str, role: str, samples: Described, new: Described) -> Row:
-        """Judge a set: its likeness to the held-out pictures, and the novelty of `new`."""
+        """Measure the likeness of a set to the held-out images, and the novelty of `new`."""
         pixels = {
             "generated": samples.thumbnails,
             "new": new.thumbnails,
@@ -124,7 +123,7 @@ class Measure:
             }
             opinions[judge.name] = self._figures(judge.metrics, sets)
         headline, *others = self.judges.names
-        # None for what one judge can tell and another cannot
+        # None for metrics that only other judges can compute
         known = sorted({key for figures in opinions.values() for key in figures})
         for other in others:
             opinions[other] = {key: opinions[other].get(key) for key in known}
@@ -139,7 +138,7 @@ class Measure:
         )
 
     def _figures(self, metrics: MetricCollection, sets: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Figures of sets of vectors."""
+        """Compute the metrics of sets of vectors, or read them if they are stored."""
         key = {
             "metrics": {
                 name: [type(metric).__name__, code_version(type(metric)), metric.settings]
@@ -152,7 +151,7 @@ class Measure:
     def _stored(
         self, key: Mapping[str, Any], compute: Callable[[], Figures], *, makers: Sequence[Maker]
     ) -> dict[str, Any]:
-        """What `compute` finds, computed unless that was done before by the same code."""
+        """Read the result of `compute`, calling it only if the same code has not stored it."""
         code = code_version(*makers)
         path = self.root / f"measure-{digest({**key, 'code': code})[:16]}" / "figures.json"
         stored = load_json(path)

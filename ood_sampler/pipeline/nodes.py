@@ -1,4 +1,4 @@
-"""The nodes of a run: each stored result with all that determines it, its inputs and its cost."""
+"""The nodes of a run: each stored result with its key, its inputs and its cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,19 +36,19 @@ from ood_sampler.store.versions import Maker, code_version
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """What a run makes, known before any of it is made.
+    """The nodes of a run, known before any of them is made.
 
     Attributes:
         model: the frozen model.
         codec: the model as a map between images and latents.
-        domain: few-shot and held-out pictures.
+        domain: few-shot and held-out images.
         sampler: the strategy.
         judges: feature spaces and metrics.
-        settings: the numbers.
+        settings: the numbers of the run.
         session: where and how nodes are made.
-        also: further steps whose latents the same inversion should leave, for a sweep.
-        correction: of the flow that few-shot pictures are inverted and samples decoded along; None
-            takes that of the model.
+        also: further steps for which the inversion keeps latents, for a sweep.
+        correction: of the flow along which few-shot images are inverted and samples decoded; None
+            takes the flow of the model.
     """
 
     model: Model
@@ -63,7 +63,7 @@ class Nodes:
 
     @property
     def title(self) -> str:
-        """Strategy, step, noise and correction, which tell samples of several runs apart."""
+        """Strategy, step, noise and correction, to tell samples of several runs apart."""
         if not self.codec.stored:
             return f"{label(self.sampler)} in pixels"
         eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
@@ -72,12 +72,12 @@ class Nodes:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """$(C, H, W)$ of an image."""
+        """Shape of an image, $(C, H, W)$."""
         return (self.model.channels, self.model.resolution, self.model.resolution)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Of a latent of the run's step."""
+        """Shape of a latent at the run's step."""
         return self.codec.shape(self.settings.step)
 
     @property
@@ -87,7 +87,7 @@ class Nodes:
 
     @property
     def controls(self) -> list[Self]:
-        """The same linear combinations of pictures: what needs no model at all."""
+        """The same linear combinations of images instead of latents, without a model."""
         controls: list[Sampler] = [LerpSampler(), CogSampler(references=2)]
         known = [configuration(control) for control in controls]
         if self.sampler.mixes and configuration(self.sampler) not in known:
@@ -96,7 +96,7 @@ class Nodes:
         return [self.in_pixels(c) for c in controls if few_shot >= c.minimum_images]
 
     def in_pixels(self, sampler: Sampler) -> Self:
-        """The run of a strategy on the pictures themselves, its control."""
+        """The control of a strategy: its run on the images themselves."""
         return replace(
             self,
             codec=PixelCodec(self.image_shape),
@@ -113,7 +113,7 @@ class Nodes:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether the flow is another one than the model's own."""
+        """Whether the flow differs from the model's own."""
         return self.correction_weight > 0
 
     @property
@@ -128,7 +128,7 @@ class Nodes:
 
     @cached_property
     def flow(self) -> Codec:
-        """The codec that few-shot pictures are inverted and samples decoded with."""
+        """The codec that inverts few-shot images and decodes samples."""
         if self.correction is None or not self.gaussians:
             return self.codec
         fitted = (FittedGaussian(n.output.digest, n.output.path) for n in self.gaussians)
@@ -138,7 +138,7 @@ class Nodes:
 
     @cached_property
     def gaussians(self) -> list[Node]:
-        """Gaussians of the few-shot pictures and of the model's own domain, for the correction."""
+        """Gaussians of the few-shot images and of the model's own domain, for the correction."""
         if self.correction is None or not self.is_corrected:
             return []
         pictures = self.correction.pictures
@@ -150,7 +150,7 @@ class Nodes:
         return [self._gaussian_of("the target", self.domain.few_shot, self.correction), own]
 
     def _own_gaussian(self, correction: GaussianCorrection) -> Node:
-        """The Gaussian of samples of the model, the same ones for all its runs."""
+        """The Gaussian of samples of the model; all its runs share the samples."""
         settings = replace(self.settings, num_samples=correction.in_domain, in_domain=None, seed=0)
         made = replace(self.plain, settings=settings).in_domain
 
@@ -165,7 +165,7 @@ class Nodes:
 
     @property
     def about_gaussians(self) -> str:
-        """What the Gaussians of the correction were fitted to, and their shrinkage."""
+        """Remarks on the Gaussians of the correction: their images and shrinkage."""
         told = []
         for node in self.gaussians:
             state = load_state(node.output.path) or {}
@@ -186,7 +186,7 @@ class Nodes:
 
     @cached_property
     def inversion(self) -> Node:
-        """Latents of the few-shot pictures at every step asked for, in one pass."""
+        """Latents of the few-shot images at all requested steps, in one pass."""
         few_shot = self.domain.few_shot
         return self._encoded(
             "invert",
@@ -200,7 +200,7 @@ class Nodes:
     @cached_property
     def in_domain_inversion(self) -> Node | None:
         """Latents of the model's own domain, if the strategy asks for them."""
-        # the number of images that a run compares with must not matter
+        # independent of the number of images that the run compares with
         count = self.sampler.in_domain_images
         if not count:
             return None
@@ -222,7 +222,7 @@ class Nodes:
 
     @cached_property
     def fit(self) -> Node:
-        """What the strategy learns from the latents."""
+        """Parameters of the strategy, fitted to the latents."""
         count = len(self.domain.few_shot)
         state = StoredState(self.session.root, "fit", self._fit_key, count)
         return Node(
@@ -295,7 +295,7 @@ class Nodes:
 
     @cached_property
     def in_domain(self) -> Node:
-        """What the model makes from pure noise, along its own flow."""
+        """Images that the model makes from pure noise, along its own flow."""
         if self.is_corrected:
             return self.plain.in_domain
         return self._decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
@@ -311,16 +311,16 @@ class Nodes:
         inputs: Sequence[Node] = (),
         of: str = "",
     ) -> Node:
-        """Features of a set of images, as one of the judges sees them.
+        """Features of a set of images in the space of one judge.
 
         Args:
-            judge: whose feature space it is.
-            name: what the images are.
-            images: opens them, in [-1, 1].
-            images_digest: of all that determines them.
+            judge: owner of the feature space.
+            name: of the set.
+            images: opens the images, in [-1, 1].
+            images_digest: hash of everything that determines them.
             names: one per image, for messages.
             inputs: node that makes the images.
-            of: what made them.
+            of: origin of the images.
         """
         extractor = judge.extractor
         key = {
@@ -347,7 +347,7 @@ class Nodes:
 
     @property
     def targets(self) -> list[Node]:
-        """All that a run makes."""
+        """All nodes of a run."""
         nodes = [*self.inversions, self.reconstructions, self.samples, self.in_domain]
         made = [("samples", self.samples, self.title), ("in-domain", self.in_domain, "")]
         made += [("samples", run.samples, run.title) for run in self.controls]
@@ -373,11 +373,11 @@ class Nodes:
 
     @cached_property
     def inverted(self) -> InvertedSet:
-        """The latents that the strategy may use, and their pictures.
+        """Finite latents, which the strategy may use, and their images.
 
         Raises:
-            NonFiniteError: one is not finite, and the settings do not allow for that.
-            ValueError: too few are.
+            NonFiniteError: a latent is not finite, and the settings do not allow that.
+            ValueError: too few latents are finite.
         """
         for each in self.inversions:
             if each.missing_items():
@@ -396,14 +396,14 @@ class Nodes:
 
     @property
     def fitted(self) -> Fitted:
-        """What the strategy learned."""
+        """Read the fitted parameters of the strategy."""
         fitted = load_state(self.fit.output.path)
         if fitted is None:
             raise FileNotFoundError(f"{self.fit.output.path} was removed during the run")
         return fitted
 
     def inverted_set(self, latents: TensorSet, images: TensorSet) -> InvertedSet:
-        """Latents of the run's step as strategies see them."""
+        """Latents of the run's step, as strategies take them."""
         shape = self.latent_shape
         clean = Computed(images, torch.no_grad()(self.codec.clean), shape)
         return InvertedSet(
@@ -416,7 +416,7 @@ class Nodes:
     def finite(
         self, items: TensorSet, what: str, names: Sequence[object] | None = None
     ) -> list[int]:
-        """Numbers of the items that are finite (`Session.finite`)."""
+        """Indices of the finite items (`Session.finite`)."""
         return self.session.finite(items, what, names, on_nonfinite=self.settings.on_nonfinite)
 
     @property
@@ -492,7 +492,7 @@ class Nodes:
         of: str = "",
         count: int | None = None,
     ) -> Node:
-        """Decoded latents of a level, the first `count` of them if that is given."""
+        """Decoded latents of a level: the first `count`, if given."""
         source = latents.outputs[str(level)] if len(latents.outputs) > 1 else latents.output
         count = count or source.count
         key = {
@@ -551,7 +551,7 @@ def configuration(part: Sampler) -> dict[str, Any]:
 
 
 def label(sampler: Sampler) -> str:
-    """A strategy and its arguments, for tables."""
+    """Name a strategy with its arguments, for tables."""
     arguments = ", ".join(str(value) for value in vars(sampler).values() if value is not None)
     if sampler.recipe:
         arguments = f"{sampler.recipe}: {arguments}"
@@ -560,7 +560,7 @@ def label(sampler: Sampler) -> str:
 
 
 def reader(images: ImageSet) -> str:
-    """Hash of the code that reads images, whichever set holds them."""
+    """Hash of the code that reads images from a set, or from the set behind a part."""
     made = [type(images)]
     while isinstance(images, Part):
         images = images.images
@@ -569,23 +569,23 @@ def reader(images: ImageSet) -> str:
 
 
 def made_by(images: ImageSet) -> list[Node]:
-    """Nodes that make a set of images; none of real pictures."""
+    """Nodes that make a set of images; none for real images."""
     node: Node | None = getattr(images, "node", None)
     return [] if node is None else [node]
 
 
 def selected(items: TensorSet, kept: Sequence[int]) -> TensorSet:
-    """Some items of a set; the set itself where these are all."""
+    """Some items of a set; the set itself if these are all."""
     return items if len(kept) == len(items) else Selected(items, kept)
 
 
 def taken(images: ImageSet) -> Taken:
-    """Pictures as a tensor set."""
+    """Images as a tensor set."""
     return Taken(images, len(images))
 
 
 def _drawing(sampler: Sampler) -> str:
-    """Hash of the code that fits and draws, with what that is handed."""
+    """Hash of the code that fits and draws, and of the classes handed to it."""
     return code_version(type(sampler), SampleNoise, TensorSet)
 
 
@@ -598,4 +598,4 @@ def _same(images: ImageSet) -> Dataset[Tensor]:
 
 
 def _nothing(unfinished: Mapping[str, Any]) -> None:
-    """What is computed when read needs no work."""
+    """Do nothing, as the items are computed when they are read."""

@@ -1,4 +1,4 @@
-"""A run: nodes made, images described and measured."""
+"""A run: make its nodes, then describe and measure the images."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,17 +33,17 @@ from ood_sampler.store.node import Node, reached
 from ood_sampler.store.sets import Taken, TensorSet
 
 SMALLEST = 11
-"""Pixels a side that SSIM needs."""
+"""Least side in pixels that SSIM needs."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that were made.
+    """Generated images.
 
     Attributes:
-        images: those that are finite.
-        numbers: of these, where some were left out.
-        described: these as the metrics see them.
+        images: the finite ones.
+        numbers: their indices among all.
+        described: their features and thumbnails, for metrics.
     """
 
     images: TensorSet
@@ -53,17 +53,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a run found, and where its pictures are.
+    """All results of a run.
 
     Attributes:
-        near_copies: whether each sample is one.
-        attribution: the few-shot pictures that explain each sample best.
-        numbers: of the samples, where some were left out.
-        originals: the few-shot pictures that `reconstructions` belong to.
+        near_copies: whether each sample is a near-copy.
+        attribution: the few-shot images that explain each sample best.
+        numbers: indices of the samples among all drawn.
+        originals: the few-shot images that were reconstructed.
         autoencoder: errors of the autoencoder alone, as `reconstruction`; empty without one.
-        left_out: what the network returned NaN or infinity for, a sentence each.
-        remarks: of the strategy about its fit, likewise.
-        weights: checksum of the network in memory before and after the run; it is frozen.
+        left_out: a sentence per item left out because the network returned NaN or infinity.
+        remarks: of the strategy about its fit, a sentence each.
+        weights: checksum of the frozen network in memory before and after the run.
     """
 
     rows: list[Row]
@@ -94,7 +94,7 @@ class Pipeline(Nodes):
         step: int | None = None,
         eta: float | None = None,
     ) -> Self:
-        """The same run with another strategy, step or noise of decoding; None keeps the run's."""
+        """Copy the run with another strategy, step or decoding noise; None keeps the run's."""
         settings = replace(
             self.settings,
             step=self.settings.step if step is None else step,
@@ -104,7 +104,7 @@ class Pipeline(Nodes):
         return replace(self, sampler=chosen, also=(), settings=settings)
 
     def check(self) -> None:
-        """Find every mistake that can be found before work starts.
+        """Check everything that can be checked before work starts.
 
         Raises:
             ValueError: a step, count, size or strategy does not fit the model or the domain.
@@ -135,11 +135,11 @@ class Pipeline(Nodes):
     def estimate(
         self, targets: Iterable[Node] | None = None, unstored: Sequence[Work] = ()
     ) -> Estimate:
-        """What nodes will cost, from two timed forward passes.
+        """Estimate the cost of nodes from two timed forward passes.
 
         Args:
             targets: the nodes; None takes those of the run.
-            unstored: work besides them.
+            unstored: further work.
 
         Raises:
             ValueError: as `check`, and if the weights do not load.
@@ -159,12 +159,12 @@ class Pipeline(Nodes):
         return Estimate(work, batch_size, seconds, disk)
 
     def run(self) -> Outcome:
-        """Do what is not done yet, and measure."""
+        """Compute missing results, and measure."""
         self.check()
         before = self._weights()
         for node in self.inversions:
             self.session.obtain(node)
-        # a strategy may refuse what is left of the latents
+        # the strategy may refuse the remaining latents
         _ = self.inverted
         originals, reconstructions = self.reconstructed()
         autoencoder = self._autoencoder_alone()
@@ -248,18 +248,18 @@ class Pipeline(Nodes):
         return Samples(images, numbers, described)
 
     def sample_row(self) -> Row:
-        """The figures of the strategy."""
+        """The row of the strategy."""
         role = "strategy" if self.codec.stored else "control"
         name = label(self.sampler) if self.codec.stored else self.title
         return self.measure.row(name, role, self.sampled().described)
 
     def references(self) -> list[Row]:
-        """The floor and the ceiling: real pictures, and samples of the model's own domain."""
+        """The floor and the ceiling: real images, and samples of the model's own domain."""
         return [self.measure.real(), self.measure.own(self.own.described)]
 
     @cached_property
     def measure(self) -> Measure:
-        """What sets of images are measured against."""
+        """The sets that images are measured against."""
         return Measure(
             judges=self.judges,
             root=self.session.root,
@@ -271,12 +271,12 @@ class Pipeline(Nodes):
 
     @property
     def few_shot(self) -> Described:
-        """The few-shot pictures as the metrics see them."""
+        """The few-shot images, described for metrics."""
         return self._described("few-shot", self.domain.few_shot)
 
     @property
     def held_out(self) -> Described:
-        """The held-out pictures as the metrics see them."""
+        """The held-out images, described for metrics."""
         return self._described("held-out", self.domain.held_out)
 
     @property
@@ -285,10 +285,10 @@ class Pipeline(Nodes):
         return self.in_domain_references(self.own.described.features)
 
     def in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of the model's own domain by judge: of real pictures where some are stored.
+        """Features of the model's own domain by judge: of real images if stored, else of samples.
 
         Args:
-            samples: features of samples of the model, which stand for them elsewhere.
+            samples: features of samples of the model, by judge.
         """
         found = dict(samples)
         for judge in self.judges:
@@ -298,7 +298,7 @@ class Pipeline(Nodes):
         return found
 
     def latents(self) -> dict[int, TensorSet]:
-        """Invert, and give the finite latents of each step."""
+        """Invert, and return the finite latents of each step."""
         self.session.obtain(self.inversion)
         names = self.domain.few_shot.names
         found = {}
@@ -309,7 +309,7 @@ class Pipeline(Nodes):
         return found
 
     def reconstructed(self) -> tuple[TensorSet, TensorSet]:
-        """The few-shot pictures and, inverted and decoded, the same ones."""
+        """The few-shot images, and the same images inverted and decoded."""
         self.session.obtain(self.reconstructions)
         few_shot, count = self.domain.few_shot, self.reconstructions.count
         names = few_shot.names[:count]
@@ -321,7 +321,7 @@ class Pipeline(Nodes):
         return selected(Taken(few_shot, count), kept), selected(decoded, kept)
 
     def features_of(self, judge: Judge, name: str, images: ImageSet) -> Tensor:
-        """Features of pictures as a judge sees them, stored."""
+        """Compute features of images in the space of one judge, or read them if stored."""
         node = self.features(judge, name, lambda: images, images.digest, images.names)
         return self._read(node)
 
@@ -334,14 +334,14 @@ class Pipeline(Nodes):
         *,
         of: str = "",
     ) -> Described:
-        """Features and thumbnails of images.
+        """Compute features and thumbnails of images.
 
         Args:
-            name: what the images are.
+            name: of the set.
             images: in [-1, 1].
-            images_digest: of all that determines them.
+            images_digest: hash of everything that determines them.
             names: one per image, for messages.
-            of: what made them, for the progress.
+            of: origin of the images, for the progress bar.
         """
         features = {
             judge.name: self._read(
@@ -357,14 +357,14 @@ class Pipeline(Nodes):
         return torch.cat(list(node.output.open().blocks()))
 
     def _described(self, name: str, images: ImageSet) -> Described:
-        """Real pictures as the metrics see them, kept in memory."""
+        """Describe real images, and keep the result in memory."""
         key = (name, images.digest, tuple(self.judges.names))
         return self.session.once(
             key, lambda: self.describe(name, images, images.digest, images.names)
         )
 
     def _autoencoder_alone(self) -> dict[str, list[float]]:
-        """Errors of the pictures that went through the autoencoder alone, if there is one."""
+        """Reconstruction errors of the autoencoder alone, if there is one."""
         if not isinstance(self.codec, AutoencoderCodec):
             return {}
         settings = replace(self.settings, step=0, eta=0.0)
@@ -376,8 +376,8 @@ class Pipeline(Nodes):
         return " ".join(checksum(network) for network in self.codec.networks.values())
 
     def _disk(self, targets: Iterable[Node]) -> int:
-        """Bytes still to write: pictures and latents as float32, features, files of the run."""
-        # a byte a value as PNG; physical units are in samples.npy and in samples.fits
+        """Bytes still to write: images and latents as float32, features, files of the run."""
+        # a byte per value as PNG; physical units go to samples.npy and samples.fits
         scale = self.domain.scale
         each = 1 if scale is None else 1 + 2 * scale.dtype.itemsize
         stored: int = sum(
@@ -387,7 +387,7 @@ class Pipeline(Nodes):
 
 
 def compare(originals: TensorSet, reconstructions: TensorSet) -> dict[str, list[float]]:
-    """MSE, PSNR and SSIM of reconstructed pictures, one value a picture."""
+    """MSE, PSNR and SSIM of reconstructed images, one value per image."""
     metric = Reconstruction()
     for x, x_0 in zip(reconstructions.blocks(), originals.blocks(), strict=True):
         metric.update(x, x_0)
@@ -396,11 +396,11 @@ def compare(originals: TensorSet, reconstructions: TensorSet) -> dict[str, list[
 
 
 def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolution: int) -> None:
-    """Find mistakes that need no data to be seen.
+    """Check everything that can be checked without data.
 
     Raises:
         ValueError: a step or the grid does not fit the model's chain, the solver cannot decode with
-            this eta, or pictures are too small.
+            this eta, or images are too small.
         FileNotFoundError: weights are missing.
     """
     codec.check([settings.step, *also], eta=settings.eta)

@@ -1,4 +1,4 @@
-"""The step and the strategy of a run, chosen on the few-shot pictures alone."""
+"""Choose the step and the strategy of a run on the few-shot images alone."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,15 @@ from ood_sampler.store.node import Node
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-"""Value of a setting that the search is to choose."""
+"""Value of a setting that the search chooses."""
 
 _FEWEST = 16
-"""Pictures of the validation part, for a kernel distance that means something."""
+"""Fewest images of the validation part for a meaningful kernel distance."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Strategies to choose from, by names of their own; stands where a run's strategy would."""
+    """Named strategies to choose from, in the place of a run's strategy."""
 
     samplers: Mapping[str, Sampler]
 
@@ -44,12 +44,12 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a candidate showed.
+    """The result of a candidate.
 
     Attributes:
         step: inversion step.
         sampler: label of the strategy.
-        samples: how many it was judged by.
+        samples: number of samples.
         point: retention, novelty, near-copies and distance to the validation part.
         usable: whether it keeps the domain and makes new images.
     """
@@ -61,7 +61,7 @@ class Trial:
     usable: bool
 
     def as_dict(self) -> dict[str, float | int | str | bool]:
-        """The trial as it stands in a table."""
+        """The trial as a row of a table."""
         return {
             "step": self.step,
             "sampler": self.sampler,
@@ -77,13 +77,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner, and what it was chosen from.
+    """The winner and all trials.
 
     Attributes:
         step: inversion step.
         sampler: the strategy.
         trials: of all candidates, those with more samples later.
-        evaluations: of the network that they took, each stored.
+        evaluations: network evaluations of the search.
         remark: the choice in a sentence.
     """
 
@@ -97,24 +97,24 @@ class Choice:
 class Search:
     r"""Successive halving (Jamieson & Talwalkar, 2016) over steps and strategies.
 
-    The few-shot pictures are split; candidates are fitted to one part, and the KID of their
-    samples to the other one ranks them; those it does not tell apart, by its errors, are ranked by
-    their near-copies and novelty (`ranked`), and none is nearer than real pictures are. A
-    candidate is usable if it keeps the target domain and makes new images: retention (one less the
-    captured fraction) and authenticity must be at least the stated shares of what the validation
-    part itself reaches, and near-copies must not exceed those of the validation part beyond doubt.
-    After each round the best of the usable ones go on with more samples; where none is usable, the
-    ones that miss least do. Held-out pictures are not looked at.
+    The few-shot images are split. Candidates are fitted to one part and ranked by the KID of their
+    samples to the other; candidates with equal KID, within errors, are ranked by near-copies and
+    novelty (`ranked`), and none counts as nearer than real images. A candidate is usable if it
+    keeps the target domain and makes new images: retention (1 minus the captured fraction) and
+    authenticity must be at least the stated shares of the validation part's own, and near-copies
+    must not exceed those of the validation part beyond doubt. After each round the best usable
+    candidates go on with more samples, or those that miss least if none is usable. Held-out images
+    stay unused.
 
     Args:
         steps: inversion steps that `inversion.step=auto` tries.
-        validation: share of the few-shot pictures that candidates are compared with, in (0, 1).
-        samples: of a candidate in each round, increasing.
+        validation: share of the few-shot images that candidates are compared with, in (0, 1).
+        samples: per candidate in each round, increasing.
         keep: share of the candidates that go on, in (0, 1).
         retention: least share of the validation part's own retention.
         novelty: least share of the validation part's own authenticity.
-        near_copies: share of near-copies beyond that of the validation part that is still allowed:
-            the lower bound of the difference (95%) may not lie above it.
+        near_copies: largest excess of near-copies over the share of the validation part: an upper
+            limit for the lower bound (95%) of the difference.
 
     Raises:
         ValueError: a number is out of its range.
@@ -147,10 +147,10 @@ class Search:
         self.thresholds = Thresholds(retention, novelty, near_copies)
 
     def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
-        """Numbers of the pictures to fit and to validate with.
+        """Indices of the images to fit and to validate with.
 
         Raises:
-            ValueError: there are too few pictures.
+            ValueError: there are too few images.
         """
         validating = round(self.validation * count)
         if min(validating, count - validating) < _FEWEST:
@@ -165,10 +165,10 @@ class Search:
     def check(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
     ) -> None:
-        """Find what would end the search, before any work.
+        """Check, before any work, everything that would end the search.
 
         Raises:
-            ValueError: there are too few few-shot pictures or samples, or a step or a strategy
+            ValueError: there are too few few-shot images or samples, or a step or a strategy
                 does not fit.
         """
         if pipeline.codec.schedule is not None:
@@ -193,7 +193,7 @@ class Search:
     def work(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
     ) -> list[Work]:
-        """What the network has to do at most, round by round."""
+        """Network evaluations, at most, round by round."""
         candidates, before, work = len(steps) * len(samplers), 0, []
         largest = max(pipeline.codec.decoding_evaluations(step) for step in steps)
         for number, samples in enumerate(self.samples, start=1):
@@ -205,9 +205,9 @@ class Search:
     def targets(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
     ) -> list[Node]:
-        """Latents of the model's own domain that candidates ask for, and those of a part.
+        """Latents of the model's own domain that candidates need, and of the images to fit.
 
-        The part of the pictures to fit has latents of its own where the flow depends on them.
+        The images to fit have separate latents if the flow depends on them.
         """
         runs = self._candidates(pipeline, steps, samplers)
         own = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
@@ -219,7 +219,7 @@ class Search:
         """Choose among all combinations.
 
         Args:
-            pipeline: the run; its step and its strategy do not count.
+            pipeline: the run; its step and its strategy are ignored.
             steps: to choose from.
             samplers: to choose from.
 
@@ -272,15 +272,15 @@ class Search:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Compares candidates with the validation part; no held-out picture is looked at.
+    """Compare candidates with the validation part; held-out images stay unused.
 
     Attributes:
         headline: the judge that decides.
-        few_shot: features of all few-shot pictures, shape $(N, D)$.
+        few_shot: features of all few-shot images, shape $(N, D)$.
         in_domain: features of the model's own domain, by judge.
-        fit: numbers of the few-shot pictures that candidates are fitted to.
-        validation: numbers of those that they are compared with.
-        thresholds: what makes a candidate usable, as shares of what real pictures reach.
+        fit: indices of the few-shot images that candidates are fitted to.
+        validation: indices of those that they are compared with.
+        thresholds: conditions for a usable candidate, as shares of what real images reach.
     """
 
     headline: Judge
@@ -322,7 +322,7 @@ class _Judge:
 
     @cached_property
     def _usual_copies(self) -> Interval:
-        """Share of near-copies among pictures of the validation part, which are new."""
+        """Share of near-copies in the validation part, whose images are new."""
         validating = self._few_shot(self.validation)
         sets = {"new": validating, "few_shot": self._few_shot(self.fit), "held_out": validating}
         judge = self.headline
@@ -330,19 +330,19 @@ class _Judge:
 
     @cached_property
     def floor(self) -> float:
-        """Distance of real pictures to the validation part."""
+        """Distance of real images to the validation part."""
         return float(kernel_distance(self._few_shot(self.fit), self._few_shot(self.validation)))
 
     @cached_property
     def relative(self) -> Thresholds:
-        """The thresholds as shares of what real pictures, new to the fit part, reach."""
-        # retention of the fit part, as a picture of the validation part is its own neighbour
+        """Thresholds scaled by what real images, new to the fit part, reach."""
+        # retention of the fit part, as an image of the validation part is its own neighbour
         kept = self.point(0, self._few_shot(self.fit)).retention
         new = float(authenticity(self._few_shot(self.validation), self._few_shot(self.fit)))
         return self.thresholds.relative_to(retention=kept, novelty=new)
 
     def order(self, trials: Sequence[Trial]) -> list[int]:
-        """Indices: usable ones as `ranked`; then the others, by what they lack."""
+        """Indices of trials: usable ones as `ranked`, then the others, by how much they miss."""
         usable = [i for i, trial in enumerate(trials) if trial.usable]
         others = [i for i, trial in enumerate(trials) if not trial.usable]
         best = ranked([trials[i].point for i in usable], floor=self.floor)
@@ -371,19 +371,19 @@ def _words(trial: Trial) -> str:
 
 
 def _round(name: str, images: int, stages: Sequence[StageRecord]) -> StageRecord:
-    """The stages of all candidates as one; evaluations an image differ between steps."""
+    """Join the stages of all candidates, whose evaluations per image differ between steps."""
     seconds = sum(stage.seconds for stage in stages)
     return StageRecord(name, images, 0, seconds, all(stage.cached for stage in stages))
 
 
 def _computed(samples: int, before: int, run: Pipeline) -> int:
-    """Samples that are computed to have so many: a shard that is not full is made anew."""
+    """Samples to compute for so many: a shard that is not full is computed anew."""
     shard: int = run.samples.output.shard
     return samples - before // shard * shard
 
 
 def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sampler) -> Pipeline:
-    """The run of a candidate, of the part of the pictures to fit."""
+    """The run of a candidate on the images to fit."""
     session, progress = pipeline.session, pipeline.session.progress
     return replace(
         pipeline.variant(step=step, sampler=sampler),
@@ -393,7 +393,7 @@ def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sa
 
 
 def _copy_latents(whole: Pipeline, part: Pipeline, fit: Sequence[int]) -> None:
-    """Give the run of a part the latents that the whole set has already."""
+    """Copy latents from the run of the whole set to that of a part."""
     step = str(part.settings.step)
     latents = whole.inversion.outputs[step].open()
     copy = part.inversion.outputs[step]

@@ -1,4 +1,4 @@
-"""Make nodes: what is missing is computed once, whoever else runs, and its cost is recorded."""
+"""Make nodes: compute missing results in one process at a time, and record the cost."""
 
 import logging
 import time
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PIXELS = {"cpu": 2**16, "cuda": 2**20}
-"""Default pixels per forward pass: the caches of a CPU are small, a GPU has many cores to fill."""
+"""Default pixels per forward pass: a CPU has small caches, a GPU many cores to fill."""
 
 _MOST_IMAGES = 64
-"""Images per forward pass, unless set."""
+"""Images per forward pass, at most, unless set."""
 
 
 @dataclass
 class StageRecord:
-    """What a stage cost in this run."""
+    """Cost of a stage in this run."""
 
     name: str
     images: int
@@ -46,14 +46,14 @@ class StageRecord:
 
 @dataclass
 class Session:
-    """Where and how nodes are made, and what came of it.
+    """Where and how nodes are made, and a record of it.
 
     Attributes:
         root: folder of the artifacts.
         trainer: makes Lightning trainers.
-        progress: makes the callbacks that show a stage's progress, from its name and size.
-        stages: what was made, in order.
-        left_out: what the network returned NaN or infinity for, a sentence each.
+        progress: makes the progress callbacks of a stage from its name and size.
+        stages: cost of all stages so far, in order.
+        left_out: a sentence per item left out because the network returned NaN or infinity.
     """
 
     root: Path
@@ -66,7 +66,7 @@ class Session:
 
     @cached_property
     def machine(self) -> str:
-        """Kind of device and precision, which the last digits depend on.
+        """Kind of device and precision, which affect the last digits.
 
         Raises:
             ValueError: the trainer's settings do not fit this machine.
@@ -81,12 +81,12 @@ class Session:
     def artifact(
         self, stage: str, key: Mapping[str, Any], count: int, shape: Sequence[int]
     ) -> Artifact:
-        """One object per artifact, so that its shards are read and verified once."""
+        """Return one object per artifact, so that its shards are verified once."""
         artifact = Artifact(self.root, stage, key, count, shape)
         return self._artifacts.setdefault((self.root, artifact.digest, count), artifact)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Keep in memory what is asked for again and again."""
+        """Compute a value once, and keep it in memory."""
         key = (self.root, key)
         if key not in self._kept:
             self._kept[key] = make()
@@ -94,9 +94,9 @@ class Session:
         return found
 
     def obtain(self, node: Node) -> None:
-        """Make what is missing of a node, and of what it is made of.
+        """Make the missing items of a node and of its inputs.
 
-        Of several processes one computes; the others wait and take its results.
+        Of several processes one computes; the others wait for its results.
         """
         if node.missing_items():
             for each in node.inputs:
@@ -114,7 +114,7 @@ class Session:
         ):
             record.cached = not own
             if own:
-                # another process may have made some while this one waited
+                # another process may have made some while this one waited for the lock
                 node.make(node.unfinished())
 
     def compute(
@@ -126,13 +126,13 @@ class Session:
         *,
         batch_size: int,
     ) -> None:
-        """Compute artifacts by a Lightning stage.
+        """Compute artifacts with a Lightning stage.
 
         Args:
-            title: what the progress is called.
-            stage: made for the names of the artifacts.
-            items: item `i` leads to result `i` of every artifact.
-            artifacts: that are not whole.
+            title: of the progress bar.
+            stage: makes the stage from the names of the artifacts.
+            items: item `i` gives result `i` of every artifact.
+            artifacts: the unfinished ones, by name.
             batch_size: images per forward pass.
         """
         missing = max(artifact.missing_items() for artifact in artifacts.values())
@@ -149,14 +149,14 @@ class Session:
     def recorded(
         self, name: str, images: int, evaluations_each: int, of: str = ""
     ) -> Iterator[StageRecord]:
-        """Record what the block costs."""
+        """Record the cost of the block."""
         record = StageRecord(name, images, evaluations_each)
         start = time.perf_counter()
         yield record
         record.seconds = time.perf_counter() - start
         seconds = "done before" if record.cached else f"{record.seconds:.1f} s"
         journal.info("stage %s; %d images, %s", f"{name}: {of}" if of else name, images, seconds)
-        # what this run has done before is told of once
+        # a cache hit on a stage that this run made is not recorded again
         if not (record.cached and any(stage.name == name for stage in self.stages)):
             self.stages.append(record)
 
@@ -168,16 +168,16 @@ class Session:
         *,
         on_nonfinite: OnNonFinite,
     ) -> list[int]:
-        """Numbers of the items that are finite; the others are reported by name and left out.
+        """Indices of the finite items; the others are reported by name and left out.
 
         Args:
-            items: all of them.
+            items: all items.
             what: kind of the items, for messages.
-            names: of the items; None takes their numbers.
-            on_nonfinite: whether others end the run.
+            names: of the items; None takes their indices.
+            on_nonfinite: whether a non-finite item ends the run.
 
         Raises:
-            NonFiniteError: there are others, and they end the run.
+            NonFiniteError: an item is not finite, and ends the run.
         """
         good = torch.cat([are_finite(block) for block in items.blocks()]).tolist()
         names = range(len(items)) if names is None else names

@@ -12,13 +12,13 @@ class Settings:
     """The numbers of a run.
 
     Attributes:
-        step: the inversion step $t$ of the latents.
-        eta: of the decoding.
+        step: inversion step $t$ of the latents.
+        eta: noise of decoding: 0 deterministic, 1 DDPM.
         clip_x_0: clip denoised images while decoding.
         num_samples: images to make.
         seed: of all draws.
-        batch_size: images per forward pass; no result depends on it. None takes what suits
-            resolution and device: 64 at 32x32, one on the CPU and 16 on a GPU at 256x256.
+        batch_size: images per forward pass; no result depends on it. None chooses by resolution
+            and device: 64 at 32x32; at 256x256 one on a CPU and 16 on a GPU.
         on_nonfinite: whether NaN or infinity from the network ends the run, or the image is left
             out and named.
         round_trip: few-shot images decoded from their own latents; None decodes all.

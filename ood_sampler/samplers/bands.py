@@ -10,20 +10,19 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 
 
 class BandsSampler(Sampler):
-    r"""Take low frequencies from one inverted latent and the others from a second one.
+    r"""Take low frequencies from one inverted latent and the rest from another.
 
     With the orthogonal projection $L$ on radial frequencies $|f| \le f_c$ of each channel and
     $H = I - L$,
 
     $$z = \mu + L (z_1 - \mu) + H (z_2 - \mu) = L z_1 + H z_2,$$
 
-    so that the mean need not be known. Each frequency comes from one latent: mean and power
-    spectrum of the set are kept whatever it is, and for independent
-    $z_1, z_2 \sim \mathcal{N}(\mu, \Sigma)$ so is $\Sigma$ if it commutes with $L$, as that of a
-    stationary field does.
+    so that the mean need not be known. As each frequency comes from one latent, mean and power
+    spectrum of any set are kept. For independent $z_1, z_2 \sim \mathcal{N}(\mu, \Sigma)$ so is
+    $\Sigma$ if it commutes with $L$, as for a stationary field.
 
     Args:
-        cutoff: $f_c > 0$, cycles an image; below the highest frequency of a latent, half the
+        cutoff: $f_c > 0$, cycles per image; below the highest frequency of a latent, half the
             diagonal in pixels.
 
     Raises:
@@ -57,7 +56,7 @@ class BandsSampler(Sampler):
         z_1 = inverted.latents.take(index[:, 0].tolist())
         z_2 = inverted.latents.take(index[:, 1].tolist())
         low = _frequencies(*z_1.shape[-2:]) <= self.cutoff
-        # one transform an item: a batched one may round differently in another batch
+        # one transform per item: a batched one may round differently in another batch
         coarse = [
             torch.fft.irfft2(torch.fft.rfft2(difference) * low, s=difference.shape[-2:])
             for difference in z_1 - z_2
@@ -66,7 +65,7 @@ class BandsSampler(Sampler):
 
 
 def _frequencies(height: int, width: int) -> Tensor:
-    """Radial frequencies of `rfft2`, cycles an image, shape (height, width // 2 + 1)."""
+    """Radial frequencies of `rfft2`, cycles per image, shape (height, width // 2 + 1)."""
     vertical = torch.fft.fftfreq(height, 1 / height)
     horizontal = torch.fft.rfftfreq(width, 1 / width)
     return torch.hypot(vertical[:, None], horizontal)

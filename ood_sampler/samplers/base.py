@@ -10,20 +10,20 @@ from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.store.sets import TensorSet
 
 Fitted = dict[str, Tensor]
-"""What a strategy learned from the inverted set; stored beside the run."""
+"""Fitted parameters of a strategy, stored beside the run."""
 
 
 @dataclass(frozen=True)
 class InvertedSet:
-    """The few-shot pictures and their latents.
+    """The few-shot images and their latents.
 
     Attributes:
         images: $N$ images in the space of the latents, without noise: $x_0$ in $[-1, 1]$ itself,
-            or its code where an autoencoder stands around the model.
-        latents: $x_t$ of the same pictures, in the same order, of the same shape.
+            or its code if the model diffuses codes of an autoencoder.
+        latents: $x_t$ of the same images, in the same order, of the same shape.
         schedule: noise schedule of a diffusion model; None for other kinds.
         step: the step $t$ of the latents.
-        in_domain: latents of the model's own domain at the same step, for strategies that ask for
+        in_domain: latents of the model's own domain at the same step, for strategies that need
             them (`Sampler.in_domain_images`); None for others.
     """
 
@@ -38,7 +38,7 @@ class InvertedSet:
         """The noise schedule.
 
         Raises:
-            ValueError: the model is no diffusion model.
+            ValueError: the model is not a diffusion model.
         """
         if self.schedule is None:
             raise ValueError("this strategy needs the noise schedule of a diffusion model")
@@ -46,44 +46,44 @@ class InvertedSet:
 
 
 class GaveUpError(ValueError):
-    """A strategy can make nothing of these latents; others may, and settings of its own."""
+    """A strategy fails on these latents; another strategy or other settings may not."""
 
 
 class Sampler(ABC):
-    """A strategy. Its constructor arguments are its configuration; it keeps no other state.
+    """A strategy. Its constructor arguments are its configuration and its only state.
 
-    A strategy is one file: a subclass, and a YAML file in `conf/sampler/` that names it.
+    To add a strategy, write one file with a subclass, and a YAML file in `conf/sampler/` for it.
     """
 
     @property
     def mixes(self) -> bool:
-        """Whether draws are made of members alone: then they have a pixel-space control."""
+        """Whether draws mix only members of the set, and so have a pixel-space control."""
         return False
 
     @property
     def recipe(self) -> str:
-        """Which published recipe it is where there are several, for tables; empty by default."""
+        """Name of the published recipe if there are several, for tables; empty by default."""
         return ""
 
     @property
     def in_domain_images(self) -> int:
-        """Latents of the model's own domain that `fit` needs; none by default.
+        """Number of latents of the model's own domain that `fit` needs; 0 by default.
 
-        The number must not depend on that of the samples, nor may any sample.
+        It must not depend on the number of samples, as no sample may.
         """
         return 0
 
     @property
     def minimum_images(self) -> int:
-        """Fewest inverted pictures it can work with."""
+        """Fewest inverted images that the strategy can use."""
         return 1
 
     def check(self, inverted: InvertedSet) -> None:
         """Refuse a set that the strategy cannot use.
 
         Raises:
-            GaveUpError: there are too few pictures.
-            ValueError: a setting does not fit them, or the step.
+            GaveUpError: there are too few images.
+            ValueError: a setting does not fit the images or the step.
         """
         if len(inverted.latents) < self.minimum_images:
             raise GaveUpError(
@@ -92,20 +92,20 @@ class Sampler(ABC):
             )
 
     def fit(self, inverted: InvertedSet) -> Fitted:
-        """Learn what the draws need; nothing by default.
+        """Fit the parameters of the draws; none by default.
 
         Raises:
-            GaveUpError: the strategy can make nothing of the latents.
+            GaveUpError: the strategy fails on these latents.
         """
         return {}
 
     def remarks(self, fitted: Fitted) -> list[str]:
-        """What the report should say of the fit, a sentence each; nothing by default."""
+        """Remarks on the fit for the report, a sentence each; none by default."""
         return []
 
     @abstractmethod
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
-        """Draw one latent for each stream of `noise`, shape $(B, C, H, W)$, float32.
+        """Draw one latent per stream of `noise`, shape $(B, C, H, W)$, float32.
 
         Raises:
             GaveUpError: the strategy cannot make one.

@@ -1,4 +1,4 @@
-"""A point of the great circle through two inverted latents."""
+"""A random point on the great circle through two inverted latents."""
 
 import math
 from typing import Literal
@@ -12,10 +12,10 @@ from ood_sampler.statistics.moments import mean_and_variance
 
 
 class CircleSampler(Sampler):
-    r"""Turn by an angle $\varphi$ uniform on the whole circle through two inverted latents.
+    r"""Turn by a uniform angle $\varphi$ on the circle through two inverted latents.
 
     About the origin, as published (Diff-II: Wang & Chen, 2025), with $\theta$ the angle between
-    the two, an ellipse through both, and a circle if their norms are equal:
+    the two; an ellipse unless their norms are equal:
 
     $$z = \frac{\sin(\theta + \varphi)\, z_1 - \sin(\varphi)\, z_2}{\sin\theta}$$
 
@@ -24,8 +24,8 @@ class CircleSampler(Sampler):
     $$z = \mu + \cos(\varphi)(z_1 - \mu) + \sin(\varphi)(z_2 - \mu)$$
 
     As $\cos^2 + \sin^2 = 1$, independent $z_1, z_2 \sim \mathcal{N}(\mu, \Sigma)$ give
-    $z \sim \mathcal{N}(\mu, \Sigma)$ at every angle; and as $\cos\varphi \sin\varphi$ has the mean
-    zero, two members drawn without repetition give mean and covariance of the set exactly.
+    $z \sim \mathcal{N}(\mu, \Sigma)$ at every angle. As $\cos\varphi \sin\varphi$ has mean zero,
+    two members drawn without repetition give mean and covariance of the set exactly.
 
     Args:
         centre: `origin` or `mean`.
@@ -61,7 +61,7 @@ class CircleSampler(Sampler):
             mean = fitted["mean"]
             return mean + phi.cos() * (z_1 - mean) + phi.sin() * (z_2 - mean)
         theta = _angle(z_1, z_2).reshape(phi.shape)
-        # one direction makes no circle: the first is taken as it is
+        # parallel latents define no circle: the first is returned
         straight = theta.sin() < 1e-6
         sine = torch.where(straight, torch.ones_like(theta), theta.sin())
         weight_1 = torch.where(straight, torch.ones_like(theta), (theta + phi).sin() / sine)
@@ -73,5 +73,5 @@ def _angle(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Angles at the origin, radians, float64, shape (B,)."""
     a, b = z_1.flatten(1).double(), z_2.flatten(1).double()
     a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
-    # atan2 keeps its accuracy where the cosine is close to one
+    # atan2 stays accurate where the cosine is close to one
     return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))

@@ -1,4 +1,4 @@
-"""Linear combinations that keep the Gaussian of the inverted set, or of a part of it."""
+"""Linear combinations that keep the Gaussian of the inverted set, or of a neighbourhood."""
 
 import math
 from functools import cache
@@ -12,36 +12,36 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.statistics.moments import mean_and_variance
 
 CAP = 0.8
-"""Largest share of a latent if nothing is said; see `experiments/cog_cap`."""
+"""Default of the largest share of a latent; see `experiments/cog_cap`."""
 
 _DRAWS = 2**14
 _LEAST_ACCEPTED = 1e-3
 
 _NORMALS = 2**22
-"""Random numbers that the mean square of the sum of weights is measured with."""
+"""Random numbers for estimating the mean square of the sum of weights."""
 
 
 class CogSampler(Sampler):
     r"""Combine inverted latents and correct mean and covariance (Bodin et al., 2024).
 
     $k$ latents are drawn without repetition; their weights $w / \lVert w \rVert$ are uniform on the
-    part of the positive sphere on which no share $w_i^2 / \sum_j w_j^2$ is above a cap. Without one
-    (`cap=1`, as published) a single latent often carries nearly all, and the image is a copy: of
-    three, one has a share above 0.9 in 15% of draws.
+    part of the positive sphere on which no share $w_i^2 / \sum_j w_j^2$ exceeds a cap. Without a
+    cap (`cap=1`, as published) a single latent often dominates, and the image is a copy: of three,
+    one has a share above 0.9 in 15% of draws.
 
     The mean is that of the set, so that deviations from it cancel in part: with
-    $S = \sum_i w_i / \lVert w \rVert$, the covariance of a combination of $N$ members is
-    $(N - \mathbb{E} S^2) / N$ of the set's. `spread` makes up for it,
+    $S = \sum_i w_i / \lVert w \rVert$, a combination of $N$ members has $(N - \mathbb{E} S^2) / N$
+    of the set's covariance. `spread` corrects for this,
 
     $$z = \hat\mu + \sqrt{\frac{N}{N - \mathbb{E} S^2}}
     \sum_i \frac{w_i}{\lVert w \rVert} (z_i - \hat\mu).$$
 
     Neighbours blend better: with `among`, the latents are drawn from the neighbourhood of a random
-    member, itself and those nearest to it, and mean and $N$ are those of the neighbourhood. It is
-    a Gaussian fitted locally.
+    member, including the member itself, and mean and $N$ are those of the neighbourhood. This is a
+    Gaussian fitted locally.
 
     Args:
-        references: $k \ge 2$, latents a combination.
+        references: $k \ge 2$, latents per combination.
         cap: largest share of a latent, at most 1 and well above $1/k$; None takes `CAP`.
         among: members of a neighbourhood, at least `references`; None takes the whole set.
 
@@ -121,21 +121,21 @@ class CogSampler(Sampler):
 
 
 def _combine(latents: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """One combination of the latents, its deviation from the mean scaled, shape (1, C, H, W)."""
+    """Combine latents, scaling the deviation from the mean, shape (1, C, H, W)."""
     return mean + scale * (combine(latents[None], weights[None], mean) - mean)
 
 
 def spread(members: int, references: int, *, cap: float) -> float:
-    r"""$\sqrt{N / (N - \mathbb{E} S^2)}$, what deviations from the mean of a set are scaled by.
+    r"""Scale of deviations from the mean of a set, $\sqrt{N / (N - \mathbb{E} S^2)}$.
 
     Two of $N$ members drawn without repetition have the covariance $-P / (N - 1)$, with $P$ that
-    of one; $\sum_i v_i z_i$ with $\lVert v \rVert = 1$ has then
+    of one. Then $\sum_i v_i z_i$ with $\lVert v \rVert = 1$ has
     $P (1 - (S^2 - 1) / (N - 1)) = P (N - S^2) / (N - 1)$, and $P N / (N - 1)$ is the unbiased
     covariance of the set.
 
     Args:
         members: $N$, at least `references`.
-        references: weights a combination.
+        references: weights per combination.
         cap: of their shares, as for `capped_weights`.
     """
     return math.sqrt(members / (members - squared_sum(references, cap=cap)))
@@ -143,9 +143,9 @@ def spread(members: int, references: int, *, cap: float) -> float:
 
 @cache
 def squared_sum(count: int, *, cap: float) -> float:
-    r"""$\mathbb{E} (\sum_i w_i)^2 / \lVert w \rVert^2$ of weights as `capped_weights` draws them.
+    r"""$\mathbb{E} (\sum_i w_i)^2 / \lVert w \rVert^2$ for the weights of `capped_weights`.
 
-    It is $1 + 2 (k - 1) / \pi$ without a cap; with one it is measured, to 0.002 for few weights.
+    It is $1 + 2 (k - 1) / \pi$ without a cap, else simulated, to 0.002 for few weights.
     """
     if cap >= 1:
         return 1 + 2 * (count - 1) / math.pi
@@ -157,15 +157,15 @@ def squared_sum(count: int, *, cap: float) -> float:
 
 
 def capped_weights(noise: SampleNoise, count: int, *, cap: float) -> Tensor:
-    r"""Draw weights of which none has a share above a cap, shape (B, count).
+    r"""Draw weights whose shares are all at most a cap, shape (B, count).
 
-    Absolute values of a standard normal vector have a direction that is uniform on the positive
-    part of the sphere; each stream draws until all its shares $w_i^2 / \sum_j w_j^2$ are small
-    enough, so that the direction is uniform there.
+    Absolute values of a standard normal vector have a uniform direction on the positive part of the
+    sphere. Each stream draws until no share $w_i^2 / \sum_j w_j^2$ exceeds the cap, which keeps the
+    direction uniform on what is left.
 
     Args:
-        noise: one stream a sample.
-        count: weights a sample.
+        noise: one stream per sample.
+        count: weights per sample.
         cap: at least `smallest_cap(count)`; 1 takes the first draw.
     """
     weights = noise.normal(count).abs()
@@ -182,8 +182,8 @@ def largest_share(weights: Tensor) -> Tensor:
 
 @cache
 def smallest_cap(count: int) -> float:
-    """Cap that at least one draw of weights in a thousand meets, upwards to three decimals."""
-    # more weights have smaller shares: from here on the cap is too careful, and memory bounded
+    """Smallest cap met by at least one draw in a thousand, rounded up to three decimals."""
+    # more weights have smaller shares: this cap is then too large, but memory stays bounded
     count = min(count, 256)
     normal = torch.randn(_DRAWS, count, generator=torch.Generator().manual_seed(0))
     share = float(largest_share(normal).quantile(_LEAST_ACCEPTED))
@@ -191,13 +191,11 @@ def smallest_cap(count: int) -> float:
 
 
 def neighbours(products: Tensor, count: int) -> Tensor:
-    """Numbers of the members nearest to each, the nearest first, shape (N, count).
-
-    Each comes before all others in its own row.
+    """Indices of the members nearest to each, itself first, then by distance, shape (N, count).
 
     Args:
         products: inner products of the members about any centre, shape (N, N).
-        count: members a row, itself included, in 1..N.
+        count: members per row, itself included, in 1..N.
     """
     squares = products.diagonal()
     squared = squares[:, None] - 2 * products + squares

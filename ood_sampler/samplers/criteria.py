@@ -1,4 +1,4 @@
-"""What strategies that keep the geometric criteria of an inverted set have in common."""
+"""Base of strategies that keep the geometric criteria of an inverted set."""
 
 import math
 from abc import ABC
@@ -18,21 +18,21 @@ _UNITS = ("", "°", "°")
 
 @dataclass(frozen=True)
 class Targets:
-    """Values of the criteria and how far from them a latent may be, each of shape (3,)."""
+    """Target values of the criteria and their tolerances, each of shape (3,)."""
 
     values: Tensor
     tolerances: Tensor
 
     def deviations(self, measured: Criteria) -> Tensor:
-        """Distances from the values in tolerances, signed, shape (B, 3): 1 is the edge."""
+        """Signed distances from the values in units of the tolerances, shape (B, 3)."""
         return (torch.stack(measured, dim=1) - self.values.double()) / self.tolerances.double()
 
     def passed(self, measured: Criteria) -> Tensor:
-        """Which latents are within each tolerance, shape (B, 3)."""
+        """Whether latents are within each tolerance, shape (B, 3)."""
         return self.deviations(measured).abs() <= 1
 
     def describe(self, measured: Criteria) -> str:
-        """How many latents met each criterion, and where they were instead."""
+        """Say how many latents met each criterion, and the values found."""
         shares = self.passed(measured).double().mean(0).tolist()
         return ", ".join(
             f"{name} {value:.6g} +- {tolerance:.3g}{unit} (met by {share:.2%}, mean "
@@ -49,7 +49,7 @@ class Targets:
         )
 
     def hardest(self, measured: Criteria) -> str:
-        """Name of the criterion that fewest latents met, the farthest of those in a tie."""
+        """Name of the criterion that fewest latents met; in a tie, that with the largest miss."""
         shares = self.passed(measured).double().mean(0).tolist()
         distances = self.deviations(measured).abs().mean(0).tolist()
         return min(
@@ -73,19 +73,19 @@ class CriteriaOptions(TypedDict):
 class CriteriaSampler(Sampler, ABC):
     r"""Draw latents with the mean distance and angles of the inverted ones (Zhu et al., 2023).
 
-    A latent is measured against random inverted ones. Values that are not given are the means over
-    the inverted latents, each against others; tolerances that are not given are a share of the
-    standard deviation there.
+    A latent is measured against random inverted ones. Values default to the means over the inverted
+    latents, each measured against others; tolerances default to a multiple of the standard
+    deviation there.
 
     Args:
-        references: inverted latents a measurement, >= 2; at most their number less one is used.
+        references: inverted latents per measurement, >= 2; capped at their number minus one.
         distance: mean distance to the references, > 0, or None for the measured value.
         origin_angle: mean angle at the origin with a reference, degrees, or None.
         pair_angle: mean angle at the latent between two references, degrees, or None.
-        tolerance: of a criterion, > 0, in standard deviations of it among the inverted latents.
-        distance_tolerance: > 0, instead of the measured one; or None.
-        origin_angle_tolerance: > 0, degrees, instead of the measured one; or None.
-        pair_angle_tolerance: > 0, degrees, instead of the measured one; or None.
+        tolerance: of each criterion, > 0, in its standard deviations among the inverted latents.
+        distance_tolerance: > 0, overrides `tolerance`; or None.
+        origin_angle_tolerance: > 0, degrees, overrides `tolerance`; or None.
+        pair_angle_tolerance: > 0, degrees, overrides `tolerance`; or None.
 
     Raises:
         ValueError: a number is out of its range.
@@ -115,21 +115,21 @@ class CriteriaSampler(Sampler, ABC):
 
     @property
     def minimum_images(self) -> int:
-        # each is measured against two others
+        # each member is measured against two others
         return 3
 
     @property
     def measured_alone(self) -> bool:
-        """Whether values and tolerances all come from the set."""
+        """Whether all values and tolerances are measured on the set."""
         given = [getattr(self, f"{name}{end}") for name in CRITERIA for end in ("", "_tolerance")]
         return all(value is None for value in given)
 
     def references_of(self, latents: TensorSet) -> int:
-        """References a measurement, as many as a member of the set has others at most."""
+        """References per measurement, capped at the number of other members."""
         return min(self.references, len(latents) - 1)
 
     def measure(self, latents: TensorSet) -> tuple[Tensor, Targets]:
-        """Inner products of the set, shape (N, N), float64, and what its members ask of a draw."""
+        """Inner products of the set, shape (N, N), float64, and the targets of a draw."""
         products, measured = set_criteria(latents, self.references)
         values, tolerances = [], []
         for name, members in zip(CRITERIA, measured, strict=True):
@@ -141,7 +141,7 @@ class CriteriaSampler(Sampler, ABC):
 
 
 def targets_of(fitted: Fitted) -> Targets:
-    """What `fit` stored of the criteria."""
+    """Read the targets that `fit` stored."""
     return Targets(fitted["values"], fitted["tolerances"])
 
 
@@ -150,10 +150,10 @@ def take_rows(latents: TensorSet, index: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         latents: the set.
-        index: their numbers, with repetitions, shape (B, k).
+        index: of the members, with repetitions, shape (B, k).
 
     Returns:
-        Different ones, shape (n, d), and where each of `index` is among them, shape (B, k).
+        The distinct members, shape (n, d), and the row of each `index` in them, shape (B, k).
     """
     numbers, places = index.unique(return_inverse=True)
     return latents.take(numbers.tolist()).flatten(1), places

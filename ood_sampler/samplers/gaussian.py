@@ -15,7 +15,7 @@ class GaussianSampler(Sampler):
     (Zhu et al., 2023, sec. 4.)
 
     Args:
-        covariance: `scalar`, one variance for all coordinates (the mean of theirs), or `diagonal`.
+        covariance: `scalar`, the mean variance for all coordinates, or `diagonal`.
 
     Raises:
         ValueError: `covariance` is neither.

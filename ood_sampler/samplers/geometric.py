@@ -20,19 +20,19 @@ from ood_sampler.samplers.criteria import (
 from ood_sampler.statistics.moments import mean_and_variance
 
 _PROBES = 32
-"""Draws that `fit` checks the construction by."""
+"""Draws with which `fit` checks the construction."""
 
 _CHOICES = 8
-"""Draws of references that one is taken from."""
+"""Draws of references, of which the best is taken."""
 
 _BLOCK_BYTES = 2**25
-"""Of the references that are in memory at a time."""
+"""Bytes of references in memory at a time."""
 
 _ITERATIONS = 4
 
 
 class GeometricSampler(CriteriaSampler):
-    r"""Put a random direction on the shell on which the three criteria hold.
+    r"""Place a random direction on the shell where the three criteria hold.
 
     With the mean $\mu$ of the set, its unit vector $\hat\mu$ and random references $r_j$,
 
@@ -40,17 +40,17 @@ class GeometricSampler(CriteriaSampler):
     v \perp \textstyle\sum_j r_j,$$
 
     and $v$ is free otherwise. Then $z \cdot z = h^2 + \rho^2$ and $z \cdot r_j$ is
-    $h \hat\mu \cdot r_j + \rho v \cdot r_j$, whose last term has the mean zero, and they fix the
+    $h \hat\mu \cdot r_j + \rho v \cdot r_j$, whose last term has mean zero. These determine the
     criteria: the distances are $\sqrt{z \cdot z - 2 z \cdot r_j + r_j \cdot r_j}$, the cosines at
     the origin $z \cdot r_j / (\lVert z \rVert \lVert r_j \rVert)$, and those at the latent
     $(r_j - z) \cdot (r_l - z) / (\lVert r_j - z \rVert \lVert r_l - z \rVert)$.
 
-    The component $h$ and the radius $\rho$ are solved for each sample, from the measured ones: a
-    member has the mean square norm $h^2 + \rho^2$, and $h \lVert \mu \rVert$ is the mean product of
-    two members. Distance and pair angle both follow from the radius
-    ($\lVert r_j - r_l \rVert = 2 D \sin(P/2)$ for equal distances $D$): of eight draws of
-    references the one is taken whose distances from each other fit best, and the misfit that is
-    left is shared by least squares, in tolerances.
+    The component $h$ and the radius $\rho$ are solved per sample, starting from the measured ones:
+    $h^2 + \rho^2$ is the mean square norm of members, and $h \lVert \mu \rVert$ the mean product of
+    two. As distance $D$ and pair angle $P$ both follow from the radius
+    ($\lVert r_j - r_l \rVert = 2 D \sin(P/2)$ for equal distances), eight draws of references are
+    made, and the one whose mutual distances fit best is taken. The remaining misfit is distributed
+    by least squares, in units of the tolerances.
 
     Args:
         covariance: of the free directions: `scalar`, all alike, or `diagonal`, in proportion to
@@ -72,10 +72,10 @@ class GeometricSampler(CriteriaSampler):
         self.covariance = covariance
 
     def fit(self, inverted: InvertedSet) -> Fitted:
-        """Measure the shell, and the shares of draws that meet the criteria on it.
+        """Measure the shell, and the shares of draws on it that meet the criteria.
 
-        One is against the references that each draw was solved for, one against others: the
-        tolerances are narrower than what the choice of references changes.
+        One share is against the references that each draw was solved for, one against others, as
+        the choice of references changes the criteria by more than the tolerances.
 
         Raises:
             GaveUpError: the latents are all equal, or none of 32 draws meets them.
@@ -124,7 +124,7 @@ class GeometricSampler(CriteriaSampler):
         targets: Targets,
         noise: SampleNoise,
     ) -> Tensor:
-        """Share of measurements of latents against references at random that meet the criteria."""
+        """Share of measurements against random references that meet the criteria."""
         z, k = drawn.double().flatten(1), self.references_of(inverted.latents)
         beside = torch.cat([z @ b.double().flatten(1).T for b in inverted.latents.blocks()], dim=1)
         shares = []
@@ -148,7 +148,7 @@ class GeometricSampler(CriteriaSampler):
     def _make(
         self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise
     ) -> tuple[Tensor, Criteria]:
-        """Latents, and their criteria against their own references."""
+        """Make latents, and measure them against their own references."""
         axis = fitted["axis"].flatten()
         targets = targets_of(fitted)
         index = self.choose_references(fitted, noise)
@@ -173,7 +173,7 @@ class GeometricSampler(CriteriaSampler):
         return (h * axis + rho * torch.stack(v)).reshape(len(v), *inverted.latents.shape), measured
 
     def choose_references(self, fitted: Fitted, noise: SampleNoise) -> Tensor:
-        """Numbers of each latent's references, shape (B, k): of some draws the most usual one."""
+        """Indices of the references, the best-fitting of some draws, shape (B, k)."""
         products = fitted["products"]
         n = len(products)
         k = min(self.references, n - 1)
@@ -204,7 +204,7 @@ def _free(x: Tensor, axis: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Shell:
-    r"""All that the criteria of $z = h \hat\mu + \rho v$ depend on beside $h$ and $\rho$.
+    r"""All quantities besides $h$ and $\rho$ that the criteria of $z = h \hat\mu + \rho v$ need.
 
     Attributes:
         along: $\hat\mu \cdot r_j$, shape $(B, k)$.
@@ -223,7 +223,7 @@ class _Shell:
         return criteria_of_products(place.square().sum(1), products, self.between)
 
     def solve(self, targets: Targets, start: Tensor) -> tuple[Tensor, Criteria]:
-        r"""Nearest to the criteria, in tolerances, by Gauss-Newton from $(h, \rho)$ of the set."""
+        r"""Fit $(h, \rho)$ to the criteria, in tolerances, by Gauss-Newton from `start`."""
         radius = start[1].clamp(min=1e-30)
         step = 1e-4 * radius * torch.eye(2, dtype=start.dtype)
         place = start.expand(len(self.along), 2)
@@ -233,7 +233,7 @@ class _Shell:
                 (targets.deviations(self.criteria(place + move)) - misfit) / (1e-4 * radius)
                 for move in step
             ]
-            # a move by the whole radius weighs as much as one tolerance
+            # a change by the whole radius weighs as much as one tolerance
             pull = (place - start) / radius.square()
             first, second = (
                 (slope * misfit).sum(1) + p for slope, p in zip(slopes, pull.unbind(1), strict=True)

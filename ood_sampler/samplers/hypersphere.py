@@ -1,4 +1,4 @@
-"""The cluster of the inverted set on its sphere."""
+"""Draws from the cluster of the inverted set on the unit sphere."""
 
 import math
 from itertools import count
@@ -14,24 +14,24 @@ from ood_sampler.store.sets import TensorSet
 
 
 class HypersphereSampler(Sampler):
-    r"""Project the set to the unit sphere, draw from the cluster there, put a norm back.
+    r"""Project the set to the unit sphere, draw from the cluster there, and restore a norm.
 
     (Ramachandran et al., 2024.) The norm is that of a random member. With $u_i = z_i / |z_i|$:
 
     `tangent`: the Gaussian of the set in the tangent space at its Fréchet mean $m$ (Fletcher et
-    al., 2004), with all correlations of the members, drawn through them: with $\xi_i$ standard
-    normal, the angles $\theta_i$ from $m$ and $\log_m u_i = \frac{\theta_i}{\sin\theta_i}
-    (u_i - m \cos\theta_i)$, whose mean is zero,
+    al., 2004), with all correlations of the members. With $\xi_i$ standard normal, the angles
+    $\theta_i$ from $m$ and $\log_m u_i = \frac{\theta_i}{\sin\theta_i} (u_i - m \cos\theta_i)$,
+    whose mean is zero,
 
     $$v = \frac{1}{\sqrt{N-1}} \sum_i \xi_i \log_m u_i, \quad
     u = m \cos|v| + \frac{v}{|v|} \sin|v|.$$
 
-    `vmf`: von Mises-Fisher, density $\propto e^{\kappa m \cdot u}$, alike in all directions, with
-    $m$ along $\bar u = \frac{1}{N} \sum_i u_i$ and $\kappa = R (d - R^2) / (1 - R^2)$ (Banerjee et
+    `vmf`: von Mises-Fisher, density $\propto e^{\kappa m \cdot u}$, isotropic about $m$, which lies
+    along $\bar u = \frac{1}{N} \sum_i u_i$, with $\kappa = R (d - R^2) / (1 - R^2)$ (Banerjee et
     al., 2005, eq. 4.4) at $R^2 = (N \lVert \bar u \rVert^2 - 1) / (N - 1)$, the mean cosine of two
-    members: the length of the mean itself is too large by chance, and $\kappa$ of ten members in
-    3,072 dimensions by a factor of two. No concentration, $\kappa = 0$, stands for a negative
-    $R^2$. The cosine is drawn by Wood's rejection (1994), see `_von_mises_fisher`.
+    members. The length of $\bar u$ itself is too large by chance, which doubles $\kappa$ for ten
+    members in 3,072 dimensions. A negative $R^2$ gives no concentration, $\kappa = 0$. The cosine
+    is drawn by Wood's rejection (1994), see `_von_mises_fisher`.
 
     Args:
         cluster: `tangent` or `vmf`.
@@ -95,7 +95,7 @@ class HypersphereSampler(Sampler):
 
 
 def concentration(cosines: Tensor, d: int) -> Tensor:
-    r"""$\kappa$ of von Mises-Fisher from the cosines of a set, without the bias of few members.
+    r"""Estimate $\kappa$ of von Mises-Fisher from cosines, without the bias of few members.
 
     $\mathbb{E} \lVert \bar u \rVert^2 = R^2 + (1 - R^2) / N$ with $R$ the length of the
     expectation; see `HypersphereSampler`.
@@ -111,12 +111,12 @@ def concentration(cosines: Tensor, d: int) -> Tensor:
 
 
 def _weighted_sums(latents: TensorSet, weights: Tensor) -> list[Tensor]:
-    """Sums of a set with some weights, shape (B, N), each float64 of shape (d,), in one pass."""
+    """Sum a set with weights of shape (B, N), in one pass; float64 sums of shape (d,)."""
     sums = [torch.zeros(math.prod(latents.shape), dtype=torch.float64) for _ in weights]
     start = 0
     for block in latents.blocks():
         rows = block.double().flatten(1)
-        # one product an item: a batched one may round differently in another batch
+        # one product per item: a batched one may round differently in another batch
         for total, row in zip(sums, weights.double(), strict=True):
             total += row[start : start + len(rows)] @ rows
         start += len(rows)
@@ -124,7 +124,7 @@ def _weighted_sums(latents: TensorSet, weights: Tensor) -> list[Tensor]:
 
 
 def _exponential(m: Tensor, v: Tensor) -> Tensor:
-    """The point of the sphere that a tangent vector at `m` leads to."""
+    """Map a tangent vector at `m` to a point of the sphere."""
     angle = v.norm()
     point: Tensor = angle.cos() * m + torch.sinc(angle / math.pi) * v
     return point
@@ -135,8 +135,8 @@ def _von_mises_fisher(m: Tensor, kappa: float, noise: SampleNoise, sample: int) 
 
     His beta variate is a component $t$ of a uniform direction, so that one vector of normals gives
     the proposal, the cosine $w = (x_0 + t) / (1 + x_0 t)$ with $\kappa (1 - x_0^2) = (d - 1) x_0$,
-    and the direction across. It is accepted with the probability
-    $(e^{s / (1 + s)} / (1 + s))^{d - 1}$, $s = x_0 t$: more than 0.7 where $d$ is large.
+    and the direction across. It is accepted with probability
+    $(e^{s / (1 + s)} / (1 + s))^{d - 1}$, $s = x_0 t$: more than 0.7 for large $d$.
     """
     d = len(m)
     ratio = 2 / (d - 1 + math.hypot(2 * kappa, d - 1))

@@ -18,12 +18,12 @@ class LowRankSampler(Sampler):
 
     With the eigenvalues $\lambda_j$ of the sample covariance in $d$ dimensions and rank $q$,
     $s^2 = \sum_{j>q} \lambda_j / (d - q)$ and $\Lambda_j = \lambda_j - s^2$
-    (Tipping & Bishop, 1999, eq. 8). The eigenvectors come from the $N \times N$ Gram matrix, so
-    that no $d \times d$ matrix is ever made.
+    (Tipping & Bishop, 1999, eq. 8). The eigenvectors come from the $N \times N$ Gram matrix,
+    without any $d \times d$ matrix.
 
-    Directions beyond those that the set can tell from noise take variance away from all others,
-    and with $q = N - 1$ nothing is left for them: draws then lie in the span of the set. So the
-    rank is that under which latents left out are likeliest (`best_rank`), and at most $N - 2$.
+    Directions that the set cannot tell from noise take variance from all others. With $q = N - 1$
+    nothing is left for the others: draws then lie in the span of the set. So the rank is that of
+    the highest likelihood of held-out latents (`best_rank`), at most $N - 2$.
 
     Args:
         rank: number of principal directions, >= 1; None chooses it by cross-validation.
@@ -77,15 +77,15 @@ class LowRankSampler(Sampler):
         factors = fitted["factors"].flatten(1)
         coordinates = noise.normal(1, len(factors))
         white = noise.normal(*fitted["mean"].shape)
-        # one product an item: a batched one may round differently in another batch
+        # one product per item: a batched one may round differently in another batch
         drawn = torch.cat([row @ factors for row in coordinates]).reshape(white.shape)
         return fitted["mean"] + drawn + fitted["noise_std"] * white
 
 
 def best_rank(products: Tensor, d: int) -> int:
-    """The rank with the highest likelihood of latents left out, the smallest of those in a tie.
+    """Find the rank with the highest likelihood of held-out latents, the smallest in a tie.
 
-    Each of five parts of the set is left out once (`held_out_log_likelihoods`). The rank may be 0.
+    Each of five parts of the set is held out once (`held_out_log_likelihoods`). The rank may be 0.
 
     Args:
         products: inner products of the set about any centre, shape (N, N), float64, N >= 3.
@@ -103,7 +103,7 @@ def best_rank(products: Tensor, d: int) -> int:
 def held_out_log_likelihoods(products: Tensor, d: int, *, out: Tensor) -> Tensor:
     r"""Log-likelihood of latents under probabilistic PCA of the others, for each rank, float64.
 
-    With the projections $p_j$ of $x - \mu$ on the directions,
+    With projections $p_j$ of $x - \mu$ on the directions,
 
     $$-2 \log p(x) = \sum_{j \le q} \Big(\log \lambda_j + \frac{p_j^2}{\lambda_j}\Big)
     + (d - q) \log s^2 + \frac{\lVert x - \mu \rVert^2 - \sum_{j \le q} p_j^2}{s^2}
@@ -112,11 +112,11 @@ def held_out_log_likelihoods(products: Tensor, d: int, *, out: Tensor) -> Tensor
     Args:
         products: inner products of the set about any centre, shape (N, N), float64.
         d: dimension of a latent.
-        out: which latents are left out, shape (N,); at least two are not.
+        out: which latents are held out, shape (N,); at least two are not.
 
     Returns:
-        Sums over the latents left out, for the ranks from 0 to two less than the others, and below
-        $d$.
+        Sums over the held-out latents, for ranks from 0 to the number of others minus two, and
+        below $d$.
     """
     tiny = torch.finfo(products.dtype).tiny
     own, other = products[~out][:, ~out], products[out][:, ~out]

@@ -1,4 +1,4 @@
-"""Forward noising of the few-shot pictures: the baseline that any clever scheme must beat."""
+"""Forward noising of the few-shot images: the baseline that every strategy must beat."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 
 
 class NoisedSampler(Sampler):
-    r"""$x_t = \alpha_t x_0 + \sigma_t z$, a random few-shot picture noised (Meng et al., 2022)."""
+    r"""$x_t = \alpha_t x_0 + \sigma_t z$, a random few-shot image noised (Meng et al., 2022)."""
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         index = noise.choice(len(inverted.images), 1)[:, 0]

@@ -10,9 +10,9 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 class PermutationSampler(Sampler):
     r"""Permute the pixels of a random inverted latent (RIVAL: Zhang et al., 2023, sec. 3).
 
-    $z_{c, p} = z_{1; c, \pi(p)}$ with a permutation $\pi$ drawn for each sample, the same for all
-    channels: it keeps the distribution of pixel values, with the correlations of the channels, and
-    the norm; it makes the spectrum white.
+    $z_{c, p} = z_{1; c, \pi(p)}$ with a permutation $\pi$ drawn per sample, the same for all
+    channels. It keeps the norm and the distribution of pixel values, with correlations between
+    channels, but makes the spectrum white.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Candidates that keep the geometric criteria of the inverted set: the selection of the paper."""
+"""Selection of candidates that keep the geometric criteria of the inverted set, as in the paper."""
 
 import logging
 import math
@@ -24,34 +24,34 @@ from ood_sampler.samplers.slerp import SlerpSampler
 log = logging.getLogger(__name__)
 
 AS_IN_TEXT, AS_IN_CODE = "as in the text", "as in the code"
-"""The recipe of the paper, which its public code does not follow."""
+"""Names of the paper's two recipes, as its public code differs from its text."""
 
 _ENOUGH = 100
-"""Accepted candidates that the acceptance rate is measured by: its error is then a tenth."""
+"""Accepted candidates that suffice to measure the acceptance rate, to a relative error of 0.1."""
 
 _BLOCK = 64
 _BLOCK_BYTES = 2**23
-"""Of the references of a block of candidates."""
+"""Bytes of the references of a block of candidates."""
 
 
 class RejectionSampler(CriteriaSampler):
     r"""Draw candidates until one meets the three geometric criteria (Zhu et al., 2023).
 
-    The text and the public code of the paper have different candidates: `slerp` those of the text,
-    `in_domain` those of the code.
+    Text and public code of the paper have different candidates: `slerp` is that of the text,
+    `in_domain` that of the code.
 
-    Each candidate is measured against references of its own, as references that are unusually far
-    from each other would allow none: of equal distances $D$ to them follows the pair angle $P$,
-    $\lVert r_j - r_l \rVert = 2 D \sin(P / 2)$. The first within all tolerances is taken.
-    In the pixel-space control of `slerp` the criteria are those of the pictures; values and
-    tolerances that are given are those of latents, and leave no control.
+    Each candidate is measured against its own references, as references unusually far from each
+    other would allow none: equal distances $D$ to them determine the pair angle $P$,
+    $\lVert r_j - r_l \rVert = 2 D \sin(P / 2)$. The first candidate within all tolerances is taken.
+    In the pixel-space control of `slerp` the criteria are those of the images; given values and
+    tolerances apply to latents only, so there is no control.
 
     Args:
         candidates: `slerp`, between two inverted latents at one of 20 interior points; `in_domain`,
-            likewise between one and a draw from $\mathcal{N}(\mu_i, s_i^2 I)$ of latents of the
+            likewise between an inverted latent and a draw from $\mathcal{N}(\mu_i, s_i^2 I)$ of the
             model's own domain; `gaussian`, draws from $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of
             the set.
-        attempts: candidates a sample at most, >= 1.
+        attempts: candidates per sample, at most; >= 1.
         options: values and tolerances of the criteria, see `CriteriaSampler`.
 
     Raises:
@@ -116,13 +116,13 @@ class RejectionSampler(CriteriaSampler):
         return [f"rejection: about {rate:.3g} % of the candidates meet the criteria"]
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
-        """Draw as the interface says, and log the share of accepted candidates.
+        """Draw latents (`Sampler.draw`), and log the share of accepted candidates.
 
         Raises:
             GaveUpError: no candidate of `attempts` for a sample meets the criteria.
         """
         targets = targets_of(fitted)
-        # the same in every batch, as a product may round differently in another shape
+        # the same for every batch, as products may round differently in another shape
         size = min(self._largest_block(inverted), math.ceil(1 / float(fitted["acceptance"])))
         drawn, made = [], 0
         for sample in range(len(noise)):
@@ -147,19 +147,19 @@ class RejectionSampler(CriteriaSampler):
         return torch.stack(drawn)
 
     def _blocks(self, size: int) -> Iterator[range]:
-        """Numbers of the attempts, some at a time."""
+        """Indices of the attempts, in blocks."""
         for start in range(0, self.attempts, size):
             yield range(start, min(start + size, self.attempts))
 
     def _largest_block(self, inverted: InvertedSet) -> int:
-        """Candidates at a time whose references stay small."""
+        """Candidates per block, limited by the memory of their references."""
         each = 4 * math.prod(inverted.latents.shape) * self.references_of(inverted.latents)
         return min(_BLOCK, max(1, _BLOCK_BYTES // each))
 
     def _try(
         self, fitted: Fitted, inverted: InvertedSet, attempts: SampleNoise
     ) -> tuple[Tensor, Criteria]:
-        """Candidates, one an attempt, measured."""
+        """Draw and measure candidates, one per attempt."""
         latents = inverted.latents
         index = attempts.choice(len(latents), self.references_of(latents))
         z = self._proposal().draw(fitted, inverted, attempts)

@@ -1,4 +1,4 @@
-"""Spherical interpolation, the mixing of the paper."""
+"""Spherical interpolation, as in the paper."""
 
 from dataclasses import replace
 from typing import Literal
@@ -11,7 +11,7 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 
 IN_DOMAIN_IMAGES = 256
-"""Latents that the Gaussian of the model's own domain is fitted to."""
+"""Number of latents to which the Gaussian of the model's own domain is fitted."""
 
 
 class SlerpSampler(Sampler):
@@ -23,8 +23,8 @@ class SlerpSampler(Sampler):
     Args:
         partner: `pair`, a second inverted latent; `gaussian`, a draw from
             $\mathcal{N}(\mu, \mathrm{diag}(s_j^2))$ of the set; `in_domain`, a draw from
-            $\mathcal{N}(\mu_i, s_i^2 I)$ of latents of the model's own domain, $s_i^2$ being the
-            mean of the variances of all coordinates.
+            $\mathcal{N}(\mu_i, s_i^2 I)$ of latents of the model's own domain, with $s_i^2$ the
+            mean variance of all coordinates.
         points: $m \ge 1$.
 
     Raises:

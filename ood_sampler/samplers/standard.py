@@ -9,7 +9,7 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 class StandardSampler(Sampler):
     r"""Draw from $\mathcal{N}(0, I)$; only meaningful at $t = T - 1$.
 
-    Or at the step before, where nothing can be inverted to the last one.
+    Or at the step before, if the last keeps nothing of the image.
     """
 
     def check(self, inverted: InvertedSet) -> None:

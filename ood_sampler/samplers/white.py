@@ -1,4 +1,4 @@
-"""Fresh noise in combinations of inverted latents: out of the span of the few-shot pictures."""
+"""Combinations of inverted latents with fresh noise, which leave the span of the set."""
 
 import math
 
@@ -15,11 +15,11 @@ class WhiteSampler(CogSampler):
     $$z = \hat\mu + \sqrt{1 - v^2}\,(z_\mathrm{cog} - \hat\mu) + v n, \qquad
     n \sim \mathcal{N}(0, I),$$
 
-    with $z_\mathrm{cog}$ and $\hat\mu$ of `CogSampler`. Where latents are nearly white, as along
-    the corrected flow, this keeps their Gaussian.
+    with $z_\mathrm{cog}$ and $\hat\mu$ of `CogSampler`. If latents are nearly white, as along the
+    corrected flow, this keeps their Gaussian.
 
     Args:
-        references: $k \ge 2$, latents a combination.
+        references: $k \ge 2$, latents per combination.
         fresh: $v$ in $[0, 1]$; 0 is `cog`.
         cap: as for `CogSampler`.
 

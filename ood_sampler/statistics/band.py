@@ -1,4 +1,4 @@
-"""Which settings are usable and which is best; the band of usable inversion steps."""
+"""Find usable settings, the best of them, and the band of usable inversion steps."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,17 +8,17 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Point:
-    """What samples of one step are like.
+    """Metrics of the samples of one step.
 
     Attributes:
         step: inversion step $t$.
-        retention: share of samples that stay in the target domain, one less the captured fraction.
+        retention: share of samples in the target domain, 1 minus the captured fraction.
         novelty: share of samples that are new (authenticity).
         distance: to the target domain, lower is better (KID).
         error: standard error of `distance`.
         near_copies: share of samples nearer to a few-shot image than new real images are.
-        excess: by how much that share exceeds that of new real images beyond doubt: the lower
-            bound of the difference, which may be negative.
+        excess: lower bound of the difference between this share and that of new real images; may
+            be negative.
     """
 
     step: float
@@ -32,12 +32,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a step must keep to be usable.
+    """Conditions under which a step is usable.
 
     Attributes:
         retention: least share of samples in the target domain, in (0, 1].
         novelty: least share of samples that are new, in (0, 1].
-        near_copies: largest share of near-copies beyond that of new real images, in [0, 1).
+        near_copies: largest excess of near-copies over the share of new real images, in [0, 1).
 
     Raises:
         ValueError: a share is out of range.
@@ -55,9 +55,9 @@ class Thresholds:
             raise ValueError(f"near_copies must be in [0, 1), got {self.near_copies}")
 
     def relative_to(self, *, retention: float, novelty: float) -> "Thresholds":
-        """The same shares of what real new pictures of the domain reach.
+        """Scale the thresholds by what new real images of the domain reach.
 
-        A domain near the model's own loses some real pictures to it as well.
+        A domain near the model's own loses some real images to it as well.
         """
         tiny = 1e-9
         return replace(
@@ -67,9 +67,9 @@ class Thresholds:
         )
 
     def lack(self, point: Point) -> float:
-        """By how much a step misses the thresholds, 0 if it is usable.
+        """Amount by which a step misses the thresholds, 0 if it is usable.
 
-        Near-copies lower the novelty too, so the larger of these two counts.
+        Near-copies lower the novelty too, so only the larger miss of the two counts.
         """
         retention, *new = (max(0.0, asked - value) for value, asked in self._compared(point))
         return retention + max(new)
@@ -79,7 +79,7 @@ class Thresholds:
         return self.lack(point) == 0
 
     def crossing(self, inside: Point, outside: Point) -> float:
-        """Where the first of the shares, interpolated, misses its threshold on the way out."""
+        """Step at which the first share, interpolated, falls below its threshold on the way out."""
         shares = [1.0]
         for (a, asked), (b, _) in zip(self._compared(inside), self._compared(outside), strict=True):
             if b < asked:
@@ -87,23 +87,23 @@ class Thresholds:
         return inside.step + min(shares) * (outside.step - inside.step)
 
     def _compared(self, point: Point) -> Iterator[tuple[float, float]]:
-        """What a step reaches, and what it must at least."""
+        """Pairs of the value that a step reaches and the least that it must."""
         yield point.retention, self.retention
         yield point.novelty, self.novelty
         yield -point.excess, -self.near_copies
 
 
 def ranked(points: Sequence[Point], *, floor: float = 0.0) -> list[int]:
-    """Order settings from the best one on, nearest first, those not told apart by novelty.
+    """Order settings from best to worst, by distance and, among equals, by novelty.
 
-    A distance is told from another if they differ by more than the standard error of their
-    difference (the one-standard-error rule of Breiman et al., 1984, sec. 3.4.3). Of the settings
-    not told apart from the nearest, that with fewest near-copies comes first, then that of
-    highest novelty. This is repeated with those that are left.
+    Distances count as equal if they differ by at most the standard error of their difference (the
+    one-standard-error rule of Breiman et al., 1984, sec. 3.4.3). Of the settings equal to the
+    nearest, the one with fewest near-copies comes first, then the one of highest novelty. This is
+    repeated for the rest.
 
     Args:
         points: the settings.
-        floor: distance that real images reach. Less is chance, and counts as no nearer.
+        floor: distance that real images reach. Lower ones are chance, and count as the floor.
 
     Returns:
         Indices of `points`.
@@ -132,8 +132,8 @@ class Band:
     """The usable steps around the chosen one.
 
     Attributes:
-        low: where the step begins to be usable, interpolated between steps tried.
-        high: where it ends to be.
+        low: its lower end, interpolated between steps tried.
+        high: its upper end, likewise.
         chosen: the best step tried in it, see `ranked`.
         open_low: nothing lower was tried, so that the band may begin below `low`.
         open_high: nothing higher was tried, so that it may end above `high`.
@@ -147,18 +147,18 @@ class Band:
 
     @property
     def width(self) -> float:
-        """In steps; at least this much where an end is open."""
+        """Width in steps, a lower bound if an end is open."""
         return self.high - self.low
 
 
 def find_band(curve: Sequence[Point], thresholds: Thresholds, *, floor: float = 0.0) -> Band | None:
     """Find the band that holds the best usable step; None if no step is usable.
 
-    Between two steps tried, what makes them usable is interpolated linearly.
+    Between two steps tried, the shares are interpolated linearly.
 
     Args:
         curve: at least one point, steps increasing.
-        thresholds: what makes a step usable.
+        thresholds: conditions under which a step is usable.
         floor: see `ranked`.
 
     Raises:

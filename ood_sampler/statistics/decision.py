@@ -1,9 +1,9 @@
 r"""One rule for all claims: shown, refuted, or too few images to say.
 
-A claim is that a quantity lies within some limits. It is shown where the whole interval of the
-quantity does, refuted where the whole interval lies outside, and unclear in between: a difference
-that is not shown is never read as none. "No worse than" needs a stated margin: the claim that a
-difference is below it.
+A claim says that a quantity lies within some limits. It is shown if the whole interval of the
+quantity lies inside, refuted if it lies outside, and unclear otherwise: a difference that is not
+shown is never read as none. "No worse than" needs a stated margin: it claims that the difference
+is below the margin.
 """
 
 import math
@@ -19,20 +19,20 @@ Order = Literal["lower", "higher", "alike", "unclear"]
 TOO_FEW = "too few images to say"
 
 _STANDARD_ERRORS = 2
-"""Between an estimate and the ends of its interval."""
+"""Standard errors between an estimate and the ends of its interval."""
 
 _MOST = 100
-"""Times as many images, beyond which a number of them helps nobody."""
+"""Factor beyond which advice on more images is no use."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What an interval says of a claim.
+    """The outcome of a claim.
 
     Attributes:
         outcome: shown, refuted, or unclear.
-        factor: of an unclear one, how many times as many images would settle it if the estimate
-            stayed what it is; None where that is no practical number.
+        factor: if unclear, how many times as many images would settle the claim at the same
+            estimate; None if that is impractical.
     """
 
     outcome: Outcome
@@ -44,9 +44,9 @@ class Pool:
     """Images that an interval rests on.
 
     Attributes:
-        count: how many they are.
-        name: what they are.
-        setting: key of the configuration that says how many.
+        count: number of images.
+        name: kind of the images.
+        setting: key of the configuration that sets the number.
     """
 
     count: int
@@ -57,8 +57,9 @@ class Pool:
 def decide(found: Interval, *, least: float = -math.inf, most: float = math.inf) -> Decision:
     r"""Decide whether a quantity lies between `least` and `most`.
 
-    The ends of an interval come nearer to the estimate as $1 / \sqrt{n}$: an end that reaches
-    $h$ beyond a limit which is $g$ from the estimate needs $(h / g)^2$ times as many images.
+    The distance from the estimate to an end of its interval shrinks as $1 / \sqrt{n}$: if it is
+    $h$, and the limit in between is $g$ from the estimate, the claim needs $(h / g)^2$ times as
+    many images.
     """
     value, low, high = found
     if least < low and high < most:
@@ -77,7 +78,7 @@ def decide(found: Interval, *, least: float = -math.inf, most: float = math.inf)
 
 
 def all_of(decisions: Sequence[Decision]) -> Decision:
-    """What holds of several claims at once: one that is refuted refutes them."""
+    """Whether several claims all hold: refuted if one is."""
     outcomes = [decision.outcome for decision in decisions]
     if "refuted" in outcomes:
         return Decision("refuted")
@@ -96,7 +97,7 @@ def any_of(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def order(difference: Interval, *, margin: float = 0.0) -> Order:
-    """Say whether the first of two quantities is lower, higher, or alike to within a margin."""
+    """Say whether the first of two quantities is lower, higher, or equal within a margin."""
     if decide(difference, most=0).outcome == "shown":
         return "lower"
     if decide(difference, least=0).outcome == "shown":
@@ -106,19 +107,19 @@ def order(difference: Interval, *, margin: float = 0.0) -> Order:
 
 
 def estimated(value: float, error: float) -> Interval:
-    """Interval of two standard errors on both sides."""
+    """Interval of two standard errors on each side."""
     return Interval(value, value - _STANDARD_ERRORS * error, value + _STANDARD_ERRORS * error)
 
 
 def separation(a: Interval, b: Interval) -> Interval:
-    """Interval of `a - b` whatever their dependence: beyond 0 where the two do not overlap."""
+    """Interval of `a - b` for any dependence: it excludes 0 if the two do not overlap."""
     return Interval(a.value - b.value, a.low - b.high, a.high - b.low)
 
 
 def counted(outcomes: Sequence[str], *, yes: str = "shown", no: str = "refuted") -> str:
-    """Count all outcomes of claims alike, in words for the first two.
+    """Count the outcomes of similar claims; `yes` and `no` name the first two.
 
-    Those that judges dispute are told of where there are any.
+    Outcomes disputed between judges are stated if there are any.
     """
     shown, refuted, disputed = (outcomes.count(o) for o in ("shown", "refuted", "disputed"))
     left = len(outcomes) - shown - refuted - disputed
@@ -127,10 +128,10 @@ def counted(outcomes: Sequence[str], *, yes: str = "shown", no: str = "refuted")
 
 
 def advice(factor: float | None, *pools: Pool) -> str:
-    r"""Say how many images would settle what is unclear.
+    r"""Say how many images would settle an unclear claim.
 
-    Squared errors are taken as the sum of $1 / n$ over the sets. More images of the first set alone
-    are named where they suffice, else more of all.
+    The squared error is taken as the sum of $1 / n$ over the sets. If more images of the first set
+    suffice, only these are named, else more of all.
 
     Args:
         factor: of a `Decision`.
@@ -147,14 +148,14 @@ def advice(factor: float | None, *pools: Pool) -> str:
 
 
 def _alone(count: int, others: list[int], factor: float) -> float | None:
-    """Images of one set that make all of the error smaller by the factor, the others staying."""
+    """Images of one set that reduce the total squared error by `factor`, the others unchanged."""
     stays = sum(1 / other for other in others)
     left = (1 / count + stays) / factor - stays
     return 1 / left if left > 0 and 1 / left <= _MOST * count else None
 
 
 def _rounded_up(count: float) -> int:
-    """To two significant digits."""
+    """Round up to two significant digits."""
     unit: int = 10 ** max(math.floor(math.log10(count)) - 1, 0)
     return math.ceil(round(count / unit, 6)) * unit
 

@@ -1,4 +1,4 @@
-"""Trade-offs: what one set of points reaches at the same value of the other coordinate."""
+"""Trade-offs: compare sets of points in one coordinate at equal values of the other."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ood_sampler.statistics.resampling import Interval
 
 @dataclass(frozen=True)
 class Trade:
-    """One setting, by what should be high and by what should be low.
+    """One setting: a gain, which should be high, and a cost, which should be low.
 
     Attributes:
         gain: higher is better.
@@ -27,7 +27,7 @@ class Trade:
 
 
 def pareto(points: Sequence[Trade]) -> list[Trade]:
-    """Those that no other point beats in both, by increasing gain (and so by increasing cost)."""
+    """Points that no other beats in both coordinates, by increasing gain (and so cost)."""
     kept: list[Trade] = []
     for point in sorted(points, key=lambda p: (-p.gain, p.cost)):
         if not kept or point.cost < kept[-1].cost:
@@ -36,26 +36,26 @@ def pareto(points: Sequence[Trade]) -> list[Trade]:
 
 
 def advantage(point: Trade, others: Sequence[Trade], *, comparisons: int = 1) -> Interval:
-    r"""How much less a point costs than a frontier does at the same gain.
+    r"""Difference in cost between a frontier and a point at the same gain.
 
-    Between two points of the frontier the cost is interpolated linearly; below and above all of
-    them it is that of the nearest one. An error of a gain moves the cost along the slope $b$ of
-    the segment (beyond the ends, of the nearest one): with the share $s$ of the way from $l$ to
-    $r$, and $s = 0$ or 1 beyond the ends,
+    The cost of the frontier is interpolated linearly between its points, and beyond its ends it is
+    that of the nearest one. An error of a gain moves the cost along the slope $b$ of the segment
+    (beyond the ends, of the nearest one). At the share $s$ of the way from $l$ to $r$, with $s = 0$
+    or 1 beyond the ends,
 
     $$\sigma^2 = \sigma_c^2 + (1-s)^2 \sigma_{c,l}^2 + s^2 \sigma_{c,r}^2
     + b^2 \big(\sigma_g^2 + (1-s)^2 \sigma_{g,l}^2 + s^2 \sigma_{g,r}^2\big),$$
 
-    all taken as independent; where both were measured against the same pictures, the interval is
-    too wide. That the frontier is the best of many noisy points favours the frontier.
+    with all errors taken as independent; if both were measured against the same images, the
+    interval is too wide. Selecting the best of many noisy points favours the frontier.
 
     Args:
-        point: the one in question.
-        others: what it is compared with, at least one.
-        comparisons: $m$, of which this is one: the level is $1 - 0.05 / m$ (Bonferroni).
+        point: the point in question.
+        others: points that it is compared with, at least one.
+        comparisons: $m$, number of all such comparisons: the level is $1 - 0.05 / m$ (Bonferroni).
 
     Returns:
-        The difference, positive where the point is better, with its interval.
+        The difference, positive if the point is better, with its interval.
 
     Raises:
         ValueError: there is nothing to compare with.

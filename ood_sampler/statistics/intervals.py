@@ -1,4 +1,4 @@
-"""95% confidence intervals of figures: of means over images, and from standard errors."""
+"""95% confidence intervals: of means over images, and from standard errors."""
 
 import math
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from ood_sampler.statistics.resampling import (
 
 _TAIL = 0.025
 STANDARD_ERRORS = 1.959964
-"""From the mean of a normal distribution to where a tail of this share begins."""
+"""Standard errors from the mean of a normal distribution to where a tail of `_TAIL` begins."""
 
 
 def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
     """Bootstrap interval of a mean over images, by percentiles.
 
-    Resampling finds no spread where all values are equal. For numbers, the bounds are then the
-    mean; those of a share of none or all lie `beside_the_edge`.
+    Resampling finds no spread if all values are equal. The bounds are then the mean of numbers, or
+    those of `beside_the_edge` for a share of none or all.
 
     Args:
-        values: One for each image, shape $(n,)$, in any order; their type is bool exactly if the
-            mean is a share of the images.
+        values: One per image, shape $(n,)$, in any order; bool if and only if the mean is a share
+            of the images.
         seed: Of the resampling.
     """
     is_share = values.dtype == torch.bool
@@ -43,8 +43,8 @@ def mean_interval(values: Tensor, *, seed: int = 0) -> Interval:
 def share_interval(found: Tensor) -> Interval:
     """Interval of a share of independent images (Clopper & Pearson, 1934).
 
-    It covers the truth in at least 95% of cases however few images there are; resampling does not
-    where a share is small.
+    It covers the truth in at least 95% of cases for any number of images; resampling does not for
+    a small share.
 
     Args:
         found: Whether each image counts, bool, shape $(n,)$.
@@ -55,7 +55,7 @@ def share_interval(found: Tensor) -> Interval:
 
 
 def _largest_share(count: int, total: int) -> float:
-    """The share of which so few would be found, or fewer, with a chance of `_TAIL`."""
+    """The share for which `count` or fewer of `total` have a chance of `_TAIL`."""
     if count == total:
         return 1.0
     k = torch.arange(count + 1, dtype=torch.float64)
@@ -68,9 +68,9 @@ def _largest_share(count: int, total: int) -> float:
 
 
 def difference_interval(first: Interval, second: Interval) -> Interval:
-    """Interval of `first` less `second`, of independent images.
+    """Interval of `first` minus `second`, from independent images.
 
-    MOVER (Zou & Donner, 2008); of shares, method 10 of Newcombe (1998).
+    MOVER (Zou & Donner, 2008); for shares, method 10 of Newcombe (1998).
     """
     value = first.value - second.value
     below = math.hypot(first.value - first.low, second.high - second.value)
@@ -79,7 +79,7 @@ def difference_interval(first: Interval, second: Interval) -> Interval:
 
 
 def normal_interval(value: Tensor, standard_error: Tensor) -> Interval:
-    """Interval of an estimate that is normal about the truth."""
+    """Interval of an estimate distributed normally about the truth."""
     reach = STANDARD_ERRORS * float(standard_error)
     return Interval(float(value), float(value) - reach, float(value) + reach)
 
@@ -87,8 +87,8 @@ def normal_interval(value: Tensor, standard_error: Tensor) -> Interval:
 def centred_interval(value: float, resampled: Tensor) -> Interval:
     """Bootstrap interval of a distance, at least 0, from its resampled values, shape (replicates,).
 
-    Resampled sets lie farther apart than the sets themselves, as a distance is never negative:
-    their values are shifted so that their mean is the distance found, whose own bias stays in.
+    As a distance is never negative, resampled sets lie farther apart than the sets themselves.
+    Their values are shifted so that their mean is the distance found, which keeps its own bias.
     """
     _, low, high = percentiles(
         value, value + resampled.double() - resampled.double().mean(), level=1 - 2 * _TAIL
@@ -103,7 +103,7 @@ def resampled_means(values: Tensor, *, seed: int) -> Tensor:
 
 
 def with_bounds(intervals: Mapping[str, Interval]) -> dict[str, float]:
-    """Name figures and their bounds as they stand in a row: `<key>`, `<key>_low`, `<key>_high`."""
+    """Name values and bounds as in a row of a table: `<key>`, `<key>_low`, `<key>_high`."""
     figures: dict[str, float] = {}
     for key, (value, low, high) in intervals.items():
         figures |= {key: value, f"{key}_low": low, f"{key}_high": high}
@@ -111,5 +111,5 @@ def with_bounds(intervals: Mapping[str, Interval]) -> dict[str, float]:
 
 
 def interval(figures: Mapping[str, Any], key: str) -> Interval:
-    """Read a figure and its bounds, named as by `with_bounds`."""
+    """Read a value and its bounds, named as by `with_bounds`."""
     return Interval(*(float(figures[f"{key}{end}"]) for end in ("", "_low", "_high")))

@@ -1,7 +1,7 @@
-"""Are numbers normal? Tests that hold at their stated rate, and effect sizes beside them.
+"""Tests of normality that keep their stated error rate, and effect sizes.
 
-All take a matrix, shape $(n, m)$: `n` independent draws of `m` variables, of which mean and
-variance are not known.
+All take a matrix, shape $(n, m)$: `n` independent draws of `m` variables of unknown mean and
+variance.
 """
 
 from functools import cache
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 SHAPIRO_RANGE = (12, 5000)
-"""Draws that Royston's approximations hold for."""
+"""Numbers of draws for which Royston's approximations hold."""
 
 _BLOCK = 2**22
-"""Numbers of a block of simulated sets."""
+"""Numbers per block of simulated sets."""
 
 
 def lilliefors_distance(values: Tensor) -> Tensor:
@@ -30,17 +30,17 @@ def lilliefors_distance(values: Tensor) -> Tensor:
 
 
 def lilliefors_p(distance: Tensor, n: int, *, draws: int = 100_000) -> Tensor:
-    r"""Share of normal sets of `n` draws whose distance is as large.
+    r"""Share of normal sets of `n` draws with at least this distance.
 
     The law of Kolmogorov and Smirnov would be wrong here: mean and variance are those of the
-    sample, which lies closer to its own normal law than to the true one. The share is that among
-    simulated sets, $(1 + \#) / (1 + \text{draws})$, which never rejects too often (Davison &
+    sample, which lies closer to its own normal law than to the true one. The share is estimated
+    from simulated sets, $(1 + \#) / (1 + \text{draws})$, which never rejects too often (Davison &
     Hinkley, 1997, sec. 4.2).
 
     Args:
-        distance: of `lilliefors_distance`, any shape.
-        n: draws that it was found for.
-        draws: simulated sets.
+        distance: from `lilliefors_distance`, any shape.
+        n: draws behind each distance.
+        draws: number of simulated sets.
     """
     simulated = _simulated(n, draws)
     below = torch.searchsorted(simulated, distance.contiguous(), side="left")
@@ -104,13 +104,13 @@ def _standardised(values: Tensor) -> Tensor:
 
 
 def _positive(variance: Tensor) -> Tensor:
-    """A variable that is constant stays at 0 and is not normal."""
+    """Replace zero variances, so that a constant variable stays at 0 and is not normal."""
     return variance.clamp(min=torch.finfo(variance.dtype).tiny)
 
 
 @cache
 def _simulated(n: int, draws: int) -> Tensor:
-    """Distances of normal sets in increasing order: a table, the same in every run."""
+    """Sorted distances of simulated normal sets, the same in every run."""
     generator = torch.Generator().manual_seed(0)
     each = max(1, _BLOCK // n)
     distances = [

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 _EXACT = 8
-"""Largest sample of which all permutations are tried, 40,320."""
+"""Largest sample for which all permutations are tried, 40,320."""
 
 _DRAWN = 20_000
 
 
 def ranks(x: Tensor) -> Tensor:
-    """Ranks from 1, equal values sharing the mean of theirs, shape (n,), float64."""
+    """Ranks from 1, equal values sharing their mean rank, shape (n,), float64."""
     below = (x[None] < x[:, None]).sum(1).double()
     equal = (x[None] == x[:, None]).sum(1).double()
     return below + (equal + 1) / 2
@@ -26,9 +26,9 @@ def rank_correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
         y: likewise.
 
     Returns:
-        The correlation of the ranks, 0 where one of them is constant, and the share of
-        permutations that reach its absolute value: of all of them up to eight pairs, of drawn
-        ones and the one found above.
+        The correlation of the ranks, 0 if one of them is constant, and the share of permutations
+        that reach its absolute value: of all of them for up to eight pairs, else of random ones
+        and the observed one.
 
     Raises:
         ValueError: there are fewer than three pairs.
@@ -48,6 +48,6 @@ def rank_correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
         order = torch.rand(_DRAWN, n, generator=generator).argsort(1)
     rho = float(a @ b) / scale
     reached = int(((b[order] @ a).abs() / scale >= abs(rho) - 1e-12).sum())
-    # the order found is one of those that are possible, and may not be among those drawn
+    # the observed order is a possible one, but may not be among those drawn
     found = n > _EXACT
     return rho, (reached + found) / (len(order) + found)

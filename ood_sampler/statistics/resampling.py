@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 REPLICATES = 1000
-"""Resampled sets of a bootstrap."""
+"""Number of resampled sets of a bootstrap."""
 
 
 class Interval(NamedTuple):
@@ -21,14 +21,14 @@ class Interval(NamedTuple):
 def draws(count: int, *, replicates: int, seed: int) -> Tensor:
     """Draw with replacement from `count` items, shape (replicates, count).
 
-    Equal arguments give equal draws, so that figures of one set of images stay paired.
+    Equal arguments give equal draws, so that metrics of one set of images stay paired.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(count, (replicates, count), generator=generator)
 
 
 def resampling_weights(size: int, *, replicates: int = REPLICATES, seed: int) -> Tensor:
-    """How often each item is in each resampled set, float64, shape (replicates, size)."""
+    """Count each item in each resampled set, float64, shape (replicates, size)."""
     index = draws(size, replicates=replicates, seed=seed)
     counts = torch.zeros(replicates, size, dtype=torch.float64)
     return counts.scatter_add_(1, index, torch.ones_like(index, dtype=torch.float64))
@@ -46,8 +46,8 @@ def bootstrap(
 
     Args:
         statistic: maps rows, shape (n, ...), to a scalar.
-        values: one row an image, shape (n, ...), n >= 2.
-        replicates: resampled sets.
+        values: one row per image, shape (n, ...), n >= 2.
+        replicates: number of resampled sets.
         level: of confidence, in (0, 1).
         seed: of the resampling.
 
@@ -79,11 +79,11 @@ def percentiles(value: float, resampled: Tensor, *, level: float = 0.95) -> Inte
 
 
 def beside_the_edge(found: Interval, count: int, *, level: float = 0.95) -> Interval:
-    r"""Widen the interval of a share of 0 or 1, beside which resampling finds little spread.
+    r"""Widen the interval of a share of 0 or 1, near which resampling finds little spread.
 
-    With $\alpha = (1 - \text{level}) / 2$ it reaches at least $1 - \alpha^{1/n}$ far, the largest
-    share that would be missed in `count` independent trials with a chance of $\alpha$ (Clopper &
-    Pearson, 1934). Other intervals stay.
+    With $\alpha = (1 - \text{level}) / 2$ its width is at least $1 - \alpha^{1/n}$, the largest
+    share that `count` independent trials miss with a chance of $\alpha$ (Clopper & Pearson, 1934).
+    Other intervals stay unchanged.
     """
     reach = 1 - ((1 - level) / 2) ** (1 / count)
     value, low, high = found

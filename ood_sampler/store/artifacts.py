@@ -1,4 +1,4 @@
-"""Stored results of a stage: shards of tensors in a folder named by all that determines them."""
+"""The artifact store: shards of tensors that a stage made, in a folder named by a content hash."""
 
 import json
 import logging
@@ -24,19 +24,19 @@ from ood_sampler.store.sets import TensorSet
 log = logging.getLogger(__name__)
 
 SHARD = 64
-"""Items a shard, at most."""
+"""Items per shard, at most."""
 
 _SHARD_BYTES = 2**25
-"""Larger items are fewer a shard, as each process gathers one in memory."""
+"""Bytes per shard, at most, as each process gathers one in memory."""
 
 _STALE = 3600.0
-"""Seconds after which a partial file that nobody writes to is what a killed process left."""
+"""Seconds without a write after which a partial file counts as left by a killed process."""
 
 
 def shard_size(shape: Sequence[int]) -> int:
-    """Items a shard of float32 items of a shape: a power of two, 64 at 32x32 and 32 at 256x256.
+    """Float32 items per shard: a power of two, 64 at 32x32 and 32 at 256x256.
 
-    The shape alone fixes it, so that the bytes on disk do not depend on batches or processes.
+    It depends on their shape alone, so that batches and processes do not change the bytes on disk.
     """
     fitting = max(1, _SHARD_BYTES // (4 * math.prod(shape)))
     return int(min(SHARD, 2 ** (fitting.bit_length() - 1)))
@@ -45,8 +45,8 @@ def shard_size(shape: Sequence[int]) -> int:
 class Artifact:
     """The items 0, ..., `count` - 1 that one stage makes, in shards of `shard_size` items.
 
-    The folder is named by a hash of `key`; whether all is there is told by the shards themselves,
-    each written atomically with a checksum. More items than before continue the same folder.
+    The folder is named by a hash of `key`. Shards are written atomically with a checksum; those on
+    disk say which items are missing. A larger `count` continues the same folder.
 
     Args:
         root: folder of all artifacts.
@@ -77,9 +77,9 @@ class Artifact:
         return min(self.shard, self.count - shard * self.shard)
 
     def missing(self) -> list[int]:
-        """Shards that are not there, too short, or damaged (their checksum differs).
+        """Shards that are absent, too short, or damaged (their checksum differs).
 
-        The log tells of damaged ones. A shard found good is not read again by this object.
+        Damaged ones are logged. This object verifies a good shard only once.
         """
         good = self._verified()
         return [s for s in range(-(-self.count // self.shard)) if s not in good]
@@ -93,7 +93,7 @@ class Artifact:
         return 4 * math.prod(self.shape) * self.missing_items()
 
     def write(self, shard: int, items: Tensor) -> None:
-        """Store a shard, and on first use the key that names the folder."""
+        """Store a shard, and on first use the key."""
         if not self._is_tidy:
             self._tidy()
         items = items.contiguous()
@@ -102,11 +102,11 @@ class Artifact:
         self._good.discard(shard)
 
     def open(self) -> "StoredSet":
-        """Read access to the items, once all are there."""
+        """Open the items for reading, once all are there."""
         return StoredSet(self)
 
     def _tidy(self) -> None:
-        """Make the key what it must be, and remove what killed processes left."""
+        """Write the key if it is missing or damaged, and remove leftovers of killed processes."""
         path = self.folder / "key.json"
         key = json.dumps(self.key, indent=1, sort_keys=True).encode()
         if not path.exists() or path.read_bytes() != key:
@@ -121,9 +121,9 @@ class Artifact:
         self._is_tidy = True
 
     def _verified(self) -> set[int]:
-        """Shards that are good, of those on disk."""
+        """Intact shards on disk."""
         shards = -(-self.count // self.shard)
-        # from the files, as the number of items may be anything that a user asks for
+        # listed from disk, as a user may ask for any number of items
         stored = {int(p.stem) for p in self.folder.glob("*.safetensors") if p.stem.isdecimal()}
         new = {shard for shard in stored if shard < shards} - self._good
         self._good |= {shard for shard in new if self._is_good(shard)}
@@ -185,18 +185,18 @@ class Items(Dataset[Tensor]):
 
 
 def check_disk(root: Path, needed: int) -> None:
-    """Make sure that a run's artifacts fit, and that they can be written.
+    """Check that a run's artifacts fit on the disk and can be written.
 
     Args:
-        root: folder of all artifacts; made if it is not there.
+        root: folder of all artifacts; created if missing.
         needed: bytes still to write.
 
     Raises:
-        OSError: the folder cannot be made or written, or the disk is too small.
+        OSError: the folder cannot be created or written, or the disk is too small.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # machines that share the folder may have processes of the same number
+        # processes on machines that share the folder may have equal numbers
         probe = root / f".probe.{secrets.token_hex(8)}"
         probe.write_bytes(b"")
         probe.unlink()

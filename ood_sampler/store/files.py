@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and small ones of JSON or tensors with a checksum."""
+"""Atomic writes, and small files of JSON or tensors with a checksum."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _reported: set[Path] = set()
-"""Damaged files that the log tells of, until they are written again."""
+"""Damaged files already logged and not yet rewritten."""
 
 
 def digest(key: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ def digest(key: Mapping[str, Any]) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash.
+    """Write a file whole or not at all, even if the machine crashes.
 
     Raises:
         OSError: it cannot be written; names the file and the remedy.
@@ -40,7 +40,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield the path of a file to write beside `path`, which becomes `path` at the end.
+    """Yield the path of a temporary file beside `path`, which replaces `path` at the end.
 
     Raises:
         OSError: it cannot be written; names the file and the remedy.
@@ -51,7 +51,7 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.touch()
         mode = partial.stat().st_mode
         yield partial
-        # safetensors leaves files that nobody else may read
+        # safetensors makes files unreadable for other users
         partial.chmod(mode)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -59,7 +59,7 @@ def atomic(path: Path) -> Iterator[Path]:
         _reported.discard(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        # safetensors says in its text what the system said
+        # safetensors puts the system's error number into its text
         said = re.search(r"\(os error (\d+)\)", str(error))
         number = getattr(error, "errno", None) or (int(said[1]) if said else errno.EIO)
         reason = os.strerror(number)
@@ -85,7 +85,7 @@ def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Tensor] | None:
-    """Read what `save_state` wrote; None if it is not there or damaged, of which the log tells."""
+    """Read a file of `save_state`; None if it is missing, or damaged, which is logged."""
     try:
         with safe_open(path, framework="pt") as file:
             recorded = (file.metadata() or {}).get("sha256")
@@ -110,7 +110,7 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_json(path: Path) -> dict[str, Any] | None:
-    """Read what `save_json` wrote; None if it is not there or damaged, of which the log tells."""
+    """Read a file of `save_json`; None if it is missing, or damaged, which is logged."""
     try:
         stored = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -126,17 +126,17 @@ def load_json(path: Path) -> dict[str, Any] | None:
 
 
 def report_damage(path: Path, reason: str) -> None:
-    """Tell of a damaged file, once."""
+    """Log a damaged file, once."""
     if path not in _reported:
         _reported.add(path)
         log.warning("warning: %s is damaged (%s): it is computed again", path, reason)
 
 
 def checksum(items: Tensor) -> str:
-    """SHA-256 of the bytes, type and shape."""
+    """SHA-256 of the bytes, with type and shape."""
     # a view of the bytes, not a copy
     data = items.flatten().view(torch.uint8).numpy().data
-    # one entry of a file's metadata: two would come in any order, and so would the file's bytes
+    # a single entry of the file's metadata, as the order of several, and so the bytes, would vary
     return f"{hashlib.sha256(data).hexdigest()} of {items.dtype} {list(items.shape)}"
 
 

@@ -1,7 +1,7 @@
-"""A lease on a folder: of several processes that need the same artifact one computes it.
+"""A lock on a folder, so that one of several processes that need an artifact computes it.
 
-Shards are written atomically and have the same bytes whoever writes them, so the worst that a
-lease held twice does, after a process stood still for longer than the lease, is double work.
+The lock is a lease: it expires without heartbeats. If a process stalls for longer than that, two
+may hold it. This only doubles work, as shards are written atomically, with the same bytes.
 """
 
 import errno
@@ -21,17 +21,17 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 NAME = ".lease"
-"""The file, in the folder that it is about."""
+"""Name of the lock file in its folder."""
 
 LEASE = 60.0
-"""Seconds without a sign of life after which a holder counts as dead: six renewals, and as long as
-a network file system may show an old state of a file."""
+"""Seconds without a heartbeat after which a holder counts as dead: six heartbeats, and as long as a
+network file system may show an old state of a file."""
 
 _MISSES = 2
-"""Looks in a row that find the lease with another process, until it counts as lost."""
+"""Checks in a row that find the lock with another process before it counts as lost."""
 
 RENEWAL = 10.0
-"""Seconds between two signs of life."""
+"""Seconds between heartbeats."""
 
 
 @contextmanager
@@ -43,27 +43,27 @@ def hold(
     lease: float = LEASE,
     renewal: float = RENEWAL,
 ) -> Iterator[bool]:
-    """Hold folders against other processes, on this machine or others that share the file system.
+    """Lock folders against other processes, on this machine or others that share the file system.
 
-    Waits while another process holds one of them. That process counts as dead at once if it ran on
-    this machine and does so no more, else when its file has not changed for `lease` seconds, which
-    the waiting process counts in its own waiting: clocks are not compared. No folder is held while
-    another is waited for, so that two processes cannot wait for each other.
+    Waits while another process holds one of them. A holder that ran on this machine and has ended
+    counts as dead at once; any other, after `lease` seconds without a change of its lock file. The
+    waiting process counts these seconds itself: clocks are not compared. It holds no folder while
+    it waits, so that two processes cannot wait for each other.
 
     Args:
-        folders: to hold; made if they are not there.
+        folders: to lock; created if missing.
         needed: whether the work is still to be done; asked at first, after waiting, and once all
-            folders are held.
+            folders are locked.
         what: the work, for the log.
-        lease: seconds of silence after which a holder counts as dead.
-        renewal: seconds between two signs of life, less than `lease`.
+        lease: seconds without a heartbeat after which a holder counts as dead.
+        renewal: seconds between heartbeats, less than `lease`.
 
     Yields:
-        True if the folders are held, False if the work need not be done.
+        True if the folders are locked, False if the work need not be done.
 
     Raises:
         ValueError: `renewal` is not between 0 and `lease`.
-        OSError: a folder cannot be written; says so.
+        OSError: a folder cannot be written; names it.
     """
     if not 0 < renewal < lease:
         raise ValueError(f"renewal must be in 0..lease={lease}, got {renewal}")
@@ -76,7 +76,7 @@ def hold(
                 break
             _release_all(held)
             _wait(busy, what, lease, renewal)
-        # another process may have finished between the last look and now
+        # another process may have finished since the last check
         if not held or not needed():
             _release_all(held)
             yield False
@@ -88,7 +88,7 @@ def hold(
 
 
 def _take_all(paths: Sequence[Path], held: list["_Lease"]) -> Path | None:
-    """Take leases until one is held by another process; its path."""
+    """Take locks until another process holds one; return the path of that one."""
     for path in paths:
         if not _take(path, held):
             return path
@@ -119,7 +119,7 @@ def _renewing(held: Sequence["_Lease"], renewal: float, what: str) -> Iterator[N
 
 
 def _wait(path: Path, what: str, lease: float, renewal: float) -> None:
-    """Return once the lease is given back, or taken from a dead holder."""
+    """Return once the lock is released, or removed as its holder is dead."""
     seen: bytes | None = None
     silent, pause = 0.0, renewal / 1000
     while (content := _read(path)) is not None:
@@ -135,21 +135,21 @@ def _wait(path: Path, what: str, lease: float, renewal: float) -> None:
                 log.warning("taking over %s: %s %s", what, holder or "the other process", reason)
             return
         time.sleep(pause)
-        # not by a clock: one that itself stood still has not heard the holder be silent
+        # not by a clock: a process that itself stalled may have missed heartbeats
         silent += pause
         pause = min(2 * pause, renewal / 10)
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """A process, as a lease names it.
+    """The process that a lock file names.
 
     Attributes:
         host: name of its machine.
         pid: its number there.
-        machine: boot and process namespace that the number is valid in; None if unknown.
-        started: ticks from boot to its start, as numbers are used again; None if unknown.
-        token: of this lease alone.
+        machine: boot and process namespace in which the number is valid; None if unknown.
+        started: ticks from boot to its start, as numbers are reused; None if unknown.
+        token: unique to this lock.
     """
 
     host: str
@@ -165,7 +165,7 @@ class _Holder:
 
     @classmethod
     def parse(cls, content: bytes) -> "_Holder | None":
-        """The holder; None if the file is not whole, as a reader may come in the middle."""
+        """Parse a lock file; None if it is only half written."""
         try:
             fields = json.loads(content)
             return cls(**fields["holder"])
@@ -173,7 +173,7 @@ class _Holder:
             return None
 
     def is_gone(self) -> bool:
-        """Whether it ran on this machine, and does so no more."""
+        """Whether it ran on this machine and has ended."""
         if self.machine is None or self.machine != _machine():
             return False
         try:
@@ -189,10 +189,10 @@ class _Holder:
 
 
 class _Lease:
-    """A lease that this process took.
+    """A lock that this process took.
 
-    The open file stays the one that was made here, whatever becomes of its name: a holder that was
-    taken for dead cannot write into the lease of the next.
+    The file stays open: a holder that was taken for dead writes to its own, removed file, not to
+    that of the next holder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -207,14 +207,14 @@ class _Lease:
         content = json.dumps({"holder": asdict(self.holder), "renewals": f"{self.renewals:012d}"})
         self.file.seek(0)
         self.file.write(content.encode())
-        # other machines see what is on the server
+        # other machines see only data on the server
         os.fsync(self.file.fileno())
 
     def renew(self, what: str) -> None:
-        """Give a sign of life."""
-        # the disk or the network may be back the next time
+        """Write a heartbeat."""
+        # disk or network may be back by the next heartbeat
         with suppress(OSError):
-            # once may be the moment in which another process looks at the file
+            # a single miss may be the moment in which another process inspects the file
             self.misses = self.misses + 1 if self._own() is None else 0
             if not self.lost and self.misses >= _MISSES:
                 self.lost = True
@@ -228,21 +228,21 @@ class _Lease:
                 self.write()
 
     def release(self) -> None:
-        """Give the lease back, if it still is this process's."""
-        # else it runs out
+        """Remove the lock, if it still is this process's."""
+        # if that fails, it expires
         with suppress(OSError), self.file:
             content = self._own()
             if content is not None:
                 _remove(self.path, content)
 
     def _own(self) -> bytes | None:
-        """What stands in the file; None if it is no longer this process's."""
+        """Content of the file; None if it is no longer this process's."""
         content = _read(self.path)
         return content if content is not None and _Holder.parse(content) == self.holder else None
 
 
 def _take(path: Path, held: list[_Lease]) -> bool:
-    """Take a lease that nobody has, and add it to those held."""
+    """Take a free lock, and add it to those held."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lease = _Lease(path)
@@ -271,23 +271,23 @@ def _fault(error: OSError, path: Path) -> OSError:
 
 
 def _read(path: Path) -> bytes | None:
-    """What stands in a file; None if it is not there."""
+    """Content of a file; None if it is missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        # removed by another machine while it was read
+        # another machine removed it during the read
         if error.errno == errno.ESTALE:
             return None
         raise
 
 
 def _remove(path: Path, content: bytes) -> bool:
-    """Remove a lease if it is the one with this content; of several processes one does.
+    """Remove the lock with this content; of several processes that try, one succeeds.
 
-    A name is looked up once by renaming the file; looking first and removing then could remove
-    the lease of a process that came in between.
+    The file is renamed before it is checked: checking first could remove the lock of a process
+    that took it in between.
     """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
@@ -296,7 +296,7 @@ def _remove(path: Path, content: bytes) -> bool:
         return False
     removed = _read(aside) == content
     if not removed:
-        # another's: put back, unless there is a third by now
+        # another's: put it back, unless a third has come by now
         with suppress(OSError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)
@@ -305,7 +305,7 @@ def _remove(path: Path, content: bytes) -> bool:
 
 @cache
 def _machine() -> str | None:
-    """What process numbers are valid in: this boot, this namespace; None off Linux."""
+    """Boot and namespace in which process numbers are valid; None off Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -316,7 +316,7 @@ def _machine() -> str | None:
 def _started(pid: int) -> str | None:
     """Ticks from boot to the start of a process; None if it has ended or cannot be seen."""
     try:
-        # the name before the parenthesis may hold anything
+        # the program's name, which ends at the parenthesis, may hold anything
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""A stored result, said once: what determines it, what it is made of, its cost, how it is made."""
+"""A node declares a stored result: its key, its inputs, its cost and its computation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ood_sampler.store.sets import TensorSet
 
 
 class Output(Protocol):
-    """What a node leaves: items in a folder, or computed when they are read."""
+    """A result of a node: items in a folder, or computed when they are read."""
 
     @property
     def digest(self) -> str:
@@ -27,7 +27,7 @@ class Output(Protocol):
         """Number of items still to be made."""
 
     def missing_bytes(self) -> int:
-        """Size of these on disk."""
+        """Their size on disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ class Node:
 
     Attributes:
         name: of the stage, for the console and the record of a run.
-        outputs: by name; their keys say what determines them.
-        make: computes those that are not whole, which it is told by name.
+        outputs: by name; each has its key.
+        make: computes the unfinished outputs, which it gets by name.
         inputs: nodes that `make` reads.
-        cost: network evaluations per item that some of the outputs take together.
-        of: what the stage is for, where a run has several of its name.
+        cost: network evaluations per item to compute the named outputs together.
+        of: purpose of the stage, if a run has several of its name.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Node:
 
     @property
     def title(self) -> str:
-        """The stage and what it is for."""
+        """The stage and its purpose."""
         return f"{self.name}: {self.of}" if self.of else self.name
 
     @property
@@ -62,30 +62,30 @@ class Node:
         return count
 
     def unfinished(self) -> dict[str, Any]:
-        """Outputs that are not whole."""
+        """Outputs with missing items."""
         return {name: out for name, out in self.outputs.items() if out.missing_items()}
 
     def missing_items(self) -> int:
-        """Items of the output that lacks most."""
+        """Missing items, of the output that lacks most."""
         missing: int = max(output.missing_items() for output in self.outputs.values())
         return missing
 
     def evaluations_each(self) -> int:
-        """Network evaluations per item of what is missing, or of all if nothing is."""
+        """Network evaluations per item of the unfinished outputs, or of all if none is."""
         return self.cost(self.unfinished() or self.outputs)
 
     @property
     def output(self) -> Any:  # noqa: ANN401 of the kind that the node was made with
-        """The one output of a node that has one."""
+        """The only output."""
         (output,) = self.outputs.values()
         return output
 
 
 def reached(targets: Iterable[Node]) -> list[Node]:
-    """Nodes that must be looked at for some results: inputs before what is made of them.
+    """Nodes that some results need, inputs first.
 
-    What a whole result was made of is not looked at. A node is left out if another one makes its
-    outputs, and at least as many items of them: a later one then takes the place of an earlier.
+    Inputs of a complete result are not needed. A node is left out if another one makes at least as
+    many items of its outputs: a later one then takes the place of an earlier.
     """
     found: list[Node] = []
 
@@ -109,7 +109,7 @@ def reached(targets: Iterable[Node]) -> list[Node]:
 
 
 def _covers(node: Node, other: Node) -> bool:
-    """Whether a node makes all that another one does."""
+    """Whether a node makes everything that another one makes."""
     made = {output.digest for output in node.outputs.values()}
     return node.missing_items() >= other.missing_items() and made.issuperset(
         output.digest for output in other.outputs.values()
@@ -117,14 +117,14 @@ def _covers(node: Node, other: Node) -> bool:
 
 
 class StoredState:
-    """A small file of named tensors that sums up some items.
+    """A small file of named tensors computed from some items.
 
     Args:
         root: folder of all artifacts.
         stage: name of the stage.
         key: all that determines it, as JSON.
-        count: number of the items that it is made from.
-        size: bytes on disk, where they matter against latents.
+        count: number of these items.
+        size: bytes on disk, if they matter beside latents.
     """
 
     def __init__(
@@ -138,9 +138,9 @@ class StoredState:
         self._is_good = False
 
     def missing_items(self) -> int:
-        """None if the file is there and its checksum right, else all.
+        """0 if the file is intact, else `count`.
 
-        A file found good is not read again by this object.
+        This object verifies a good file only once.
         """
         self._is_good = self._is_good or load_state(self.path) is not None
         return 0 if self._is_good else self.count
@@ -151,7 +151,7 @@ class StoredState:
 
 
 class Computed(TensorSet):
-    """Items of another set, each block mapped when it is read."""
+    """Items of another set, mapped block by block when they are read."""
 
     def __init__(
         self, items: TensorSet, function: Callable[[Tensor], Tensor], shape: Sequence[int]
@@ -172,13 +172,13 @@ class Computed(TensorSet):
 
 
 class Derived:
-    """What costs nothing to compute, and so is computed when it is read.
+    """Items that are cheap to compute, and so are computed when they are read.
 
     Args:
         key: all that determines the items, as JSON.
         count: number of items.
-        open: read access to the items.
-        source: node that must be whole before; None if there is none.
+        open: opens the items for reading.
+        source: artifact that must be complete before; None if there is none.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ class Derived:
         self.source = source
 
     def missing_items(self) -> int:
-        """Of what it is computed from."""
+        """Missing items of its source."""
         return 0 if self.source is None else self.source.missing_items()
 
     def missing_bytes(self) -> int:
-        """It takes no place."""
+        """0: nothing is stored."""
         return 0

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 _BLOCK_BYTES = 2**24
-"""Of a block of float32 items: what is made of it in float64 stays below 0.2 GB."""
+"""Bytes of a block of float32 items; float64 results computed from it stay below 0.2 GB."""
 
 
 class TensorSet(ABC):
@@ -25,17 +25,17 @@ class TensorSet(ABC):
 
     @abstractmethod
     def take(self, indices: Sequence[int]) -> Tensor:
-        """Read some items, in the order asked for, shape (len(indices), *shape)."""
+        """Read some items, in the order of `indices`, shape (len(indices), *shape)."""
 
     def blocks(self, size: int = 128) -> Iterator[Tensor]:
-        """Read all items in order, at most `size` at a time and fewer of large ones."""
+        """Read all items in order, at most `size` at a time, fewer if they are large."""
         size = min(size, max(1, _BLOCK_BYTES // (4 * math.prod(self.shape))))
         for start in range(0, len(self), size):
             yield self.take(range(start, min(start + size, len(self))))
 
 
 class InMemory(TensorSet):
-    """A tensor set that is a tensor, shape (N, ...)."""
+    """A tensor in memory as a tensor set, shape (N, ...)."""
 
     def __init__(self, items: Tensor) -> None:
         self.items = items
@@ -79,7 +79,7 @@ class Taken(TensorSet):
 
     Args:
         items: the data set.
-        count: of its items, the first ones.
+        count: number of items to take, from the first on.
     """
 
     def __init__(self, items: Dataset[Tensor], count: int) -> None:

@@ -1,4 +1,4 @@
-"""Files of tensors that other programs wrote, read as data: nothing in them is executed."""
+"""Tensor files of other programs, read as data: nothing in them is executed."""
 
 import pickle
 import re
@@ -30,7 +30,7 @@ _BROKEN = (
     pickle.UnpicklingError,
     struct.error,
 )
-"""What torch and safetensors raise on files that are not whole."""
+"""Errors that torch and safetensors raise on incomplete files."""
 
 _DATA = frozenset(
     {
@@ -47,20 +47,20 @@ _DATA = frozenset(
         "pathlib.PureWindowsPath",
     }
 )
-"""Objects that training code leaves in checkpoints: settings, paths, measured numbers."""
+"""Types of objects that training code leaves in checkpoints: settings, paths, metrics."""
 
 
 _ARCHIVES = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ", "7z": b"7z\xbc\xaf", "rar": b"Rar!"}
 
 
 def read_tensors(path: Path) -> object:
-    """Read a file of tensors: what `torch.save` wrote, or safetensors, told apart by content.
+    """Read a file of `torch.save` or safetensors, told apart by content.
 
     Only tensors and plain containers are read (`weights_only`): code in a pickle is not executed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BrokenFileError: it is not whole.
+        BrokenFileError: it is incomplete.
         ValueError: it holds anything else.
     """
     with path.open("rb") as file:
@@ -68,14 +68,14 @@ def read_tensors(path: Path) -> object:
     _check_start(start, path)
     if start[8:9] == b"{":
         return _read_safetensors(path)
-    # the zip format of torch 1.6 and later can be mapped instead of read; but torch takes the
-    # suffix .safetensors at its word
+    # the zip format of torch 1.6 and later can be memory-mapped, but torch trusts the suffix
+    # .safetensors
     mapped = start.startswith(b"PK") and path.suffix != ".safetensors"
     if mapped:
         _refuse_other_zip(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: what opens is whole
+            warnings.simplefilter("ignore")  # about pickle protocols: a file that opens is complete
             return torch.load(
                 path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
             )
@@ -92,7 +92,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        BrokenFileError: it is not whole.
+        BrokenFileError: it is incomplete.
         ValueError: it holds anything else.
     """
     state = read_tensors(path)
@@ -128,11 +128,11 @@ def _check_start(start: bytes, path: Path) -> None:
 
 
 def _refuse_other_zip(path: Path) -> None:
-    """What torch saves is a zip file as well."""
+    """Refuse a zip file that torch did not write; torch's own files are zip files too."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:  # torch says what is wrong
+    except zipfile.BadZipFile:  # torch reports what is wrong
         return
     if names and not any(name.endswith("data.pkl") for name in names):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Hash of the code that makes a result: part of the key under which the result is stored."""
+"""Content hash of the code that makes a result: part of the key under which it is stored."""
 
 import ast
 import hashlib
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 PACKAGE = Path(__file__).parents[1]
 
 LIBRARIES = ("diffusers", "numpy", "torch")
-"""Libraries whose version, to the minor number, is part of the hash of code that imports them."""
+"""Libraries whose major and minor version is part of the hash of code that imports them."""
 
 OUTSIDE = (
     "faults",
@@ -26,14 +26,14 @@ OUTSIDE = (
     "store.files",
     "store.lock",
 )
-"""Modules of this package that no closure enters: they find, fetch, lock and store what is checked
-by its hash, or put errors into words, and no number of a result depends on them."""
+"""Modules of this package left out of every closure, as no result depends on them: they find,
+fetch, lock and store content that is checked by its hash, or word errors."""
 
 Maker: TypeAlias = Callable[..., object]
 """A function or a class that takes part in making a result."""
 
 _FIELDS = {"ClassVar", "InitVar", "KW_ONLY"}
-"""Annotations in the body of a class that tell a dataclass what a name is."""
+"""Annotations in a class body that change how a dataclass treats a name."""
 
 _ANNOTATIONS = ("annotation", "returns", "type_params")
 _IGNORED = ("ctx", "kind", "type_comment", "type_ignores")
@@ -41,15 +41,15 @@ _IGNORED = ("ctx", "kind", "type_comment", "type_ignores")
 
 @cache
 def code_version(*makers: Maker, package: Path = PACKAGE) -> str:
-    """Hash what the code of functions and classes does, with all the code that it imports.
+    """Hash the code of functions and classes, with all the code that it imports.
 
-    The hash covers the files of their modules and, transitively, of the modules these import, at
-    the top of a file or inside a function, as far as they belong to this package. A user's own
-    class counts with its file and with what that imports from the same package or, outside of
-    packages, from the same folder. All files are read, none is imported.
+    The hash covers the files of their modules and, transitively, the modules of this package that
+    these import, at the top of a file or inside a function. For a user's own class it covers its
+    file and imports from the same package or, outside of packages, from the same folder. Files are
+    read, not imported.
 
-    Docstrings, comments and annotations do not count, nor do imports that only annotations need.
-    So the class of an object that code merely receives must be among the makers.
+    Docstrings, comments, annotations and imports that only annotations need do not count. So the
+    class of an object that code merely receives must be among the makers.
 
     Args:
         makers: functions and classes that take part in making the result.
@@ -67,11 +67,11 @@ def code_version(*makers: Maker, package: Path = PACKAGE) -> str:
 
 
 class Source(NamedTuple):
-    """What a Python file does.
+    """The parts of a Python file that affect results.
 
     Attributes:
         hash: of its syntax tree.
-        imports: full names of the modules that it imports, or of members of these.
+        imports: full names of the modules, or their members, that it imports.
     """
 
     hash: str
@@ -79,7 +79,7 @@ class Source(NamedTuple):
 
 
 def closure(*makers: Maker, package: Path = PACKAGE) -> dict[str, Source]:
-    """Read the files that `code_version` hashes, by the full names of their modules."""
+    """Read the files that `code_version` hashes; the keys are full names of modules."""
     own = _Place(package.parent, package.name)
     outside = {f"{own.top}.{name}" for name in OUTSIDE}
     found: dict[str, Source] = {}
@@ -97,18 +97,18 @@ def closure(*makers: Maker, package: Path = PACKAGE) -> dict[str, Source]:
 
 
 class _Place(NamedTuple):
-    """Where modules are looked for.
+    """Where to look for modules.
 
     Attributes:
-        folder: in which their full names begin.
-        top: the one package, or the one module, that is looked for; None takes all.
+        folder: root of their full names.
+        top: the only package or module to look for; None takes all.
     """
 
     folder: Path
     top: str | None
 
     def find(self, full_name: str) -> tuple[Path | None, str]:
-        """Return file and name of the module that a full name is, or is a member of."""
+        """Return file and name of the module that a full name denotes or belongs to."""
         parts = full_name.split(".")
         if self.top in (None, parts[0]):
             for length in range(len(parts), 0, -1):
@@ -120,7 +120,7 @@ class _Place(NamedTuple):
 
 
 def _located(maker: Maker, own: _Place) -> tuple[str, _Place]:
-    """Return the name of a maker's module, and where that and its imports are looked for."""
+    """Return the name of a maker's module, and where to look for it and its imports."""
     name = maker.__module__
     parts = name.split(".")
     if parts[0] == own.top:
@@ -142,11 +142,11 @@ def _located(maker: Maker, own: _Place) -> tuple[str, _Place]:
 
 @cache
 def read(file: Path, package: str) -> Source:
-    """Read what a Python file does.
+    """Read and hash a Python file.
 
     Args:
         file: of a module.
-        package: full name of the package that it is in, for relative imports.
+        package: full name of its package, for relative imports.
     """
     writer = _Writer(package)
     writer.write(ast.parse(file.read_bytes()))
@@ -159,7 +159,7 @@ def read(file: Path, package: str) -> Source:
 
 
 class _Import(NamedTuple):
-    """A full name and the name that a file gives to it."""
+    """The full name of an import, and the name that a file binds it to."""
 
     name: str
     bound: str
@@ -167,13 +167,13 @@ class _Import(NamedTuple):
 
 @dataclass
 class _Writer:
-    """Write a syntax tree without what does nothing, alike in all versions of Python.
+    """Write a syntax tree without parts that do nothing, alike in all versions of Python.
 
     Attributes:
-        package: that the file is in.
-        text: what is written.
-        names: that code uses.
-        hints: names that annotations use.
+        package: of the file.
+        text: written so far.
+        names: used by code.
+        hints: names used by annotations.
         imports: of the file.
     """
 
@@ -184,7 +184,7 @@ class _Writer:
     imports: list[_Import] = field(default_factory=list)
 
     def write(self, node: object) -> None:
-        """Write a node of the tree and all below it."""
+        """Write a node of the tree and everything below it."""
         match node:
             case ast.Import() | ast.ImportFrom():
                 self._import(node)
@@ -212,7 +212,7 @@ class _Writer:
             case ast.Name():
                 self.names.add(node.id)
             case ast.Constant(value=str(text)):
-                # in `__all__`, or a type by its name
+                # a name in `__all__`, or of a type
                 self.names.add(text)
         self.text.append(f"{type(node).__name__}(")
         for name, value in ast.iter_fields(node):
@@ -250,7 +250,7 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _field(node: ast.AnnAssign) -> str:
-    """What an annotation in the body of a class tells a dataclass."""
+    """Describe how a dataclass treats an annotated name of a class body."""
     attributes = {c.attr for c in ast.walk(node.annotation) if isinstance(c, ast.Attribute)}
     kinds = sorted((_names(node.annotation) | attributes) & _FIELDS)
     return f"field {ast.unparse(node.target)} {kinds}"

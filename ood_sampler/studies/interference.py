@@ -77,8 +77,8 @@ class InterferenceStudy(SweepStudy):
         return f"t = {run.settings.step}/η = {run.settings.eta:g}{flow}"
 
     def runs(self, pipeline: Pipeline) -> list[Pipeline]:
-        of_flow = super().runs
-        return [run for flow in _flows(pipeline) for run in of_flow(flow)]
+        runs = super().runs
+        return [run for flow in _flows(pipeline) for run in runs(flow)]
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
         return [*(flow.inversion for flow in _flows(pipeline)), *super().targets(pipeline)]

@@ -1,10 +1,10 @@
 r"""Carry images to latents and back along the probability-flow trajectory.
 
 With $\bar x = x / \alpha$ and $s = \sigma / \alpha$ the trajectory of Song et al., 2021, eq. 14 is
-$d\bar x / ds = \hat\epsilon$. A solver is a way to take one move along it, in either direction.
+$d\bar x / ds = \hat\epsilon$. A solver defines one move along it, in either direction.
 
-A tiny round-trip error alone proves little: what is fitted to latents sees how far these are from
-the trajectory, and an exactly invertible solver may leave it.
+A tiny round-trip error alone proves little: an exactly invertible solver may leave the trajectory,
+and priors are then fitted to latents that lie off it.
 """
 
 from ood_sampler.diffusion.solvers.base import Flow, Noise, Point, Solver

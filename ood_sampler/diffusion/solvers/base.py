@@ -1,4 +1,4 @@
-"""One interface for every solver: grids walked in both directions, and what that costs."""
+"""The interface of solvers: walks along a grid in both directions, and their cost."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ Noise = Callable[[], Tensor]
 
 
 def clip(x_0: Tensor) -> Tensor:
-    """Clip images to $[-1, 1]$; infinity becomes NaN, not an image that is black or white."""
+    """Clip images to $[-1, 1]$; infinity becomes NaN rather than black or white."""
     return torch.where(x_0.isfinite(), x_0, torch.nan).clamp(-1, 1)
 
 
@@ -34,8 +34,8 @@ class Flow:
 
     Attributes:
         denoiser: the frozen model.
-        clip_x_0: clip $\hat x_0$ to $[-1, 1]$ and take the noise that agrees with it, as DDPM does.
-            Right from pure noise, not invertible.
+        clip_x_0: clip $\hat x_0$ to $[-1, 1]$ and adjust the noise to it, as DDPM does. Correct
+            from pure noise, but not invertible.
     """
 
     denoiser: Denoiser
@@ -47,8 +47,8 @@ class Flow:
         return self.denoiser.schedule
 
     def eps(self, x_t: Tensor, step: int) -> Tensor:
-        """Ask the network; clean data is asked about at step 0, its nearest noise level."""
-        # filled on the device: a copy from the host would wait for all that is queued there
+        """Estimate the noise; for clean data at step 0, its nearest noise level."""
+        # filled on the device, as a copy from the host would wait for all queued work
         t = torch.full((), max(step, 0), dtype=torch.long, device=x_t.device)
         eps = self.denoiser.eps(x_t, t)
         if self.clip_x_0 and step > CLEAN:
@@ -62,8 +62,8 @@ class Flow:
     ) -> Tensor:
         r"""Move from a step `t` of pure noise, $\alpha_t = 0$, down to step `s`, as DDIM does.
 
-        There $\hat\epsilon = x_t$ and $\hat x_0$ must come from the network itself, as $\bar x_t$
-        is infinite: $x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - c^2}\, x_t + c z$ with
+        There $\bar x_t$ is infinite and $\hat\epsilon = x_t$, so that $\hat x_0$ must come from the
+        network itself: $x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - c^2}\, x_t + c z$ with
         $c = \eta \sigma_s$.
 
         Raises:
@@ -96,20 +96,20 @@ class Flow:
         """
         alpha_t, sigma_t = self.schedule.scales(t)
         alpha_s, sigma_s = self.schedule.scales(s)
-        # the two scalars collected in float64: two passes over memory
+        # scalars combined in float64, for two passes over memory only
         ratio = alpha_s / alpha_t
         return torch.add(x_t * ratio, eps, alpha=sigma_s - sigma_t * ratio)
 
 
 @dataclass
 class Point:
-    """A place on a trajectory.
+    """A point on a trajectory.
 
     Attributes:
         x: noisy images, shape $(B, C, H, W)$.
         step: their noise level.
-        before: the place that the trajectory came from; no farther back than one move.
-        estimate: the noise there, as far as it is known.
+        before: the point one move earlier, without its own past; None at the start.
+        estimate: noise at this point; None until it is known.
     """
 
     x: Tensor
@@ -118,13 +118,13 @@ class Point:
     estimate: Tensor | None = field(default=None, repr=False)
 
     def eps(self, flow: Flow) -> Tensor:
-        """The noise estimate of this place; the network is asked once."""
+        """Estimate the noise at this point, evaluating the network once."""
         if self.estimate is None:
             self.estimate = flow.eps(self.x, self.step)
         return self.estimate
 
     def then(self, x: Tensor, step: int, *, estimate: Tensor | None = None) -> "Point":
-        """The place that a move from here leads to."""
+        """The point that a move from here leads to."""
         return Point(
             x, step, before=Point(self.x, self.step, None, self.estimate), estimate=estimate
         )
@@ -144,7 +144,7 @@ class Solver(ABC):
     def __init__(self, *, steps: int, power: int) -> None:
         if steps < 1:
             raise ValueError(f"steps must be >= 1, got {steps}")
-        # the spacing does not depend on T or on the steps, of which there may be any number here
+        # checks `power` alone; whether `steps` fit depends on the model
         trunk(1, 1, power=power)
         self.steps = steps
         self.power = power
@@ -177,15 +177,15 @@ class Solver(ABC):
 
     @torch.no_grad()
     def invert(self, denoiser: Denoiser, x_0: Tensor, at: Iterable[int]) -> dict[int, Tensor]:
-        """Carry images to the latents of one or several steps in one pass down the chain.
+        """Carry images to the latents of one or several steps in one pass along the chain.
 
-        Every step asked for leaves the common trunk with what the trunk knows anyway, and each of
-        the latents is bit for bit what it would be alone.
+        Each step branches off the common trunk, so that its latents are bit for bit those of a pass
+        for it alone.
 
         Args:
             denoiser: the frozen model.
             x_0: images in $[-1, 1]$, shape $(B, C, H, W)$.
-            at: steps whose latents are wanted, each in $0, ..., T-1$.
+            at: requested steps, each in $0, ..., T-1$.
 
         Returns:
             step -> latents $x_t$, shape $(B, C, H, W)$.
@@ -227,7 +227,7 @@ class Solver(ABC):
         Args:
             denoiser: the frozen model.
             x_t: latents, shape $(B, C, H, W)$.
-            step: the step that they belong to.
+            step: of the latents.
             eta: 0 deterministic, 1 DDPM; see `check_eta`.
             noise: draws $z$; needed if `eta` > 0.
             clip_x_0: see `Flow`; for samples from pure noise.
@@ -247,7 +247,7 @@ class Solver(ABC):
             if s >= point.step:
                 continue
             if flow.schedule.is_pure_noise(point.step):
-                # nothing is known of the place before: the next move starts anew
+                # a point without a past: the next move starts anew
                 point = Point(flow.leave_noise(point.x, point.step, s), s)
             else:
                 point = self.move(flow, point, s)
@@ -258,23 +258,23 @@ class Solver(ABC):
         return points
 
     def inversion_evaluations(self, at: Iterable[int], *, T: int) -> int:
-        """Network evaluations an image (NFE) of `invert` to these steps in one pass.
+        """Network evaluations per image (NFE) of `invert` to these steps in one pass.
 
-        An upper bound where a solver stops early.
+        An upper bound if a solver stops early.
         """
         counter = _Counter(T)
         self.invert(counter, torch.zeros(1, 1, 1, 1), at)
         return counter.calls
 
     def decoding_evaluations(self, step: int, *, T: int) -> int:
-        """Network evaluations an image (NFE) of `decode` from a step."""
+        """Network evaluations per image (NFE) of `decode` from a step."""
         counter = _Counter(T)
         self.decode(counter, torch.zeros(1, 1, 1, 1), step=check_step(step, T))
         return counter.calls
 
 
 class _Counter(Denoiser):
-    """Count evaluations: what a solver asks for depends on its grid, not on the network."""
+    """Count evaluations, which depend on a solver's grid, not on the network."""
 
     def __init__(self, T: int) -> None:
         super().__init__()
@@ -283,5 +283,5 @@ class _Counter(Denoiser):
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
-        # never small enough to stop an iteration early
+        # NaN never stops an iteration early
         return torch.full_like(x_t, math.nan)

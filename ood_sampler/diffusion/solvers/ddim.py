@@ -1,4 +1,4 @@
-r"""DDIM: one noise estimate a move.
+r"""DDIM: one noise estimate per move.
 
 One move from $t$ to $s$, in either direction (Song et al., 2021, eq. 12 and 16):
 
@@ -60,7 +60,7 @@ def ddim_move(
 
 
 class DdimDecoder(Solver):
-    """A solver that decodes by DDIM moves, which may add noise."""
+    """Base of solvers that decode by DDIM moves, which may add noise."""
 
     def check_eta(self, eta: float) -> None:
         if not eta >= 0:
@@ -85,26 +85,27 @@ class DdimDecoder(Solver):
                 continue
             eps = flow.eps(x_t, t)
             x_t = ddim_move(flow.schedule, x_t, eps, t, s, eta=eta, noise=noise)
-        # the last move ends in the denoised image; rounding may have left the range
+        # the last move returns the denoised image, which rounding may carry out of the range
         return clip(x_t) if clip_x_0 else x_t
 
 
 class DdimSolver(DdimDecoder):
     r"""DDIM in both directions, first order in the intervals.
 
-    Decoding takes $\epsilon_\theta$ at the source of each move, the noisier end. Inversion takes it
+    Decoding evaluates $\epsilon_\theta$ at the source of each move, the noisier end. Inversion
+    evaluates it
 
     - at its own source (Song et al., 2021, sec. 4.3), or
-    - at its target's noise level, asked with the source's images, as `DDIMInverseScheduler` of
-      diffusers does. That is the end which decoding takes, and smooths latents: their standard
-      deviation comes out too small.
+    - at the noise level of its target, but on the images of its source, as `DDIMInverseScheduler`
+      of diffusers does. This is the end that decoding uses, but it smooths latents: their standard
+      deviation is too small.
 
-    Neither undoes the decoding; see `FixedPointSolver` for what does.
+    Neither inverts decoding exactly; `FixedPointSolver` does.
 
     Args:
         steps: intervals over the whole chain.
         power: spacing of the grid.
-        noise_at: end of a move of the inversion that the network is asked about.
+        noise_at: end of an inversion move at which the network is evaluated.
 
     Raises:
         ValueError: an argument is out of range.

@@ -1,4 +1,4 @@
-r"""Iterate each move of the inversion until decoding undoes it."""
+r"""Iterate each inversion move until decoding undoes it."""
 
 import torch
 from torch import Tensor
@@ -9,29 +9,29 @@ from ood_sampler.diffusion.solvers.multistep import continued
 
 
 class FixedPointSolver(DdimDecoder):
-    r"""Solve $x_s = \mathrm{carry}(x_t; \hat\epsilon(x_s, s))$ in each move of the inversion.
+    r"""Solve $x_s = \mathrm{carry}(x_t; \hat\epsilon(x_s, s))$ in each inversion move.
 
-    DDIM decoding takes $\hat\epsilon$ at the noisier end of a move; so does this, and its fixed
-    point decodes back exactly. It is the implicit Euler method: first order, like DDIM, and it
-    leaves latents whose standard deviation is too large at few steps. Decoding is that of
-    `DdimSolver`, one evaluation a move, and may add noise.
+    DDIM decoding evaluates $\hat\epsilon$ at the noisier end of a move; so does this, and its fixed
+    point decodes back exactly. It is the implicit Euler method: first order, like DDIM, and with
+    few steps the standard deviation of its latents is too large. Decoding is that of `DdimSolver`,
+    one evaluation per move, and may add noise.
 
-    The iteration starts from noise continued along the trajectory (`continued`), and the answer
-    that it ends with is taken for the noise there: a move costs `iterations` evaluations, and the
+    The iteration starts from noise extrapolated along the trajectory (`continued`), and its last
+    estimate serves as the noise at the new point: a move costs `iterations` evaluations, and the
     whole inversion one more. $G(z) = \mathrm{carry}(x_t; \hat\epsilon(z, s))$ contracts where the
     network is smooth; where it does not, `damping` and `memory` help.
 
     Args:
         steps: intervals over the whole chain.
         power: spacing of the grid.
-        iterations: evaluations of each move of the inversion, >= 1; at most, with a tolerance.
-        tolerance: an image is left alone once the root mean square of $G(z) - z$ over its values
-            is at most this, so that its latent does not depend on the images it shares a batch
-            with. When all of a batch are, the move ends: seeing that makes the host wait for the
-            device once an evaluation, which None, the default, does not.
+        iterations: evaluations per inversion move, >= 1; with a tolerance, at most.
+        tolerance: an image is final once the root mean square of $G(z) - z$ over its values is at
+            most this, so that its latent does not depend on the rest of the batch. The move ends
+            once all images are final; checking this makes the host wait for the device at each
+            evaluation. None, the default, avoids the wait.
         damping: share of the old iterate that is kept, in $[0, 1)$.
-        memory: differences that Anderson acceleration combines, for each image by itself (Walker &
-            Ni, 2011); 0 to 5, 0 for none.
+        memory: differences that Anderson acceleration combines, separately per image (Walker & Ni,
+            2011); 0 to 5, 0 for none.
 
     Raises:
         ValueError: an argument is out of range.
@@ -79,7 +79,7 @@ class FixedPointSolver(DdimDecoder):
                 eps = torch.where(open_images, asked, eps)
             if self.tolerance is not None:
                 rms = residual.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1)
-                # NaN counts as open
+                # NaN counts as not final
                 still = ~(rms <= self.tolerance)
                 open_images = still if open_images is None else open_images & still
                 if not open_images.any():
@@ -96,7 +96,7 @@ class _Anderson:
     $$z_{k+1} = z_k + \beta f_k - \sum_j \gamma_j (\Delta z_j + \beta \Delta f_j), \qquad
     \gamma = \arg\min \lVert f_k - \textstyle\sum_j \gamma_j \Delta f_j \rVert,$$
 
-    for each image by itself. Without memory this is the damped iteration.
+    separately per image. Without memory this is the damped iteration.
     """
 
     def __init__(self, memory: int, damping: float) -> None:
@@ -121,12 +121,12 @@ class _Anderson:
 
 
 def _least_squares(changed: Tensor, residual: Tensor) -> Tensor:
-    """Solve the small normal equations of each image, shapes $(B, m, d)$ and $(B, d)$."""
+    """Solve the small normal equations per image, shapes $(B, m, d)$ and $(B, d)$."""
     gram = changed @ changed.mT
     # differences may be parallel, or zero once an image has converged
     ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).sum(1) + torch.finfo(gram.dtype).tiny
     unit = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     gram = gram + ridge[:, None, None] * unit
-    # without its check, for which the host would wait
+    # without the check for singular matrices, for which the host would wait
     solution: Tensor = torch.linalg.solve_ex(gram, changed @ residual[:, :, None])[0]
     return solution[:, :, 0]

@@ -1,4 +1,4 @@
-"""Heun's method: second order, two evaluations a move."""
+"""Heun's method: second order, two evaluations per move."""
 
 from ood_sampler.diffusion.solvers.base import Flow, Point, Solver
 
@@ -9,8 +9,8 @@ class HeunSolver(Solver):
     $$\tilde x_s = \mathrm{carry}(x_t; \hat\epsilon(x_t, t)), \qquad
     x_s = \mathrm{carry}(x_t; \tfrac12 (\hat\epsilon(x_t, t) + \hat\epsilon(\tilde x_s, s))).$$
 
-    Second order, and nothing is remembered between moves, so that it also starts solvers which do
-    remember. Unlike there, the move that touches clean data is no exception.
+    Second order without memory between moves, so that it also starts solvers with memory. Unlike
+    there, the move from or to clean data is no exception.
 
     Args:
         steps: intervals over the whole chain; each takes two evaluations.

@@ -1,4 +1,4 @@
-"""Predict from the move before, correct with the one evaluation that the next move needs."""
+"""Predict from the previous move, correct with the evaluation that the next move needs anyway."""
 
 import math
 
@@ -8,30 +8,29 @@ from ood_sampler.diffusion.solvers.base import Flow, Point, Solver
 
 
 class MultistepSolver(Solver):
-    r"""An Adams predictor and corrector, second order at one evaluation a move.
+    r"""An Adams predictor and corrector, second order at one evaluation per move.
 
-    The trajectory bends least seen from the angle $\phi = \arctan(\sigma / \alpha)$, which is
-    regular at both ends of the chain where $s$ and the log-SNR are not. So
-    the noise between two places is taken to change linearly with $\phi$, and integrated exactly:
+    The trajectory bends least as a function of the angle $\phi = \arctan(\sigma / \alpha)$, which
+    is regular at both ends of the chain, unlike $s$ and the log-SNR. So the noise between two
+    points is taken as linear in $\phi$, and integrated exactly:
 
     $$\bar x_s = \bar x_t + (s_s - s_t) \left((1 - w)\, \hat\epsilon_t + w\, \hat\epsilon_s\right),
     \qquad w = \frac{1}{s_s - s_t} \int_{s_t}^{s_s} \frac{\phi - \phi_t}{\phi_s - \phi_t}\, ds.$$
 
-    With $\hat\epsilon_s$ continued linearly from the two places before, this is the predictor (the
-    two-step Adams-Bashforth formula; DPM-Solver++(2M) of Lu et al., 2022, does the same for
-    $\hat x_0$ in the log-SNR). Each correction asks the network at the place found so far and moves
-    again (the Adams-Moulton formula). The last answer serves as $\hat\epsilon_t$ of the next move,
-    the mode called P(EC)^k, so that one correction costs no more than none.
+    With $\hat\epsilon_s$ extrapolated linearly from the two previous points, this is the predictor
+    (the two-step Adams-Bashforth formula; DPM-Solver++(2M) of Lu et al., 2022, does the same for
+    $\hat x_0$ in the log-SNR). Each correction evaluates the network at the predicted point and
+    moves again (the Adams-Moulton formula). The last estimate serves as $\hat\epsilon_t$ of the
+    next move, the mode called P(EC)^k, so that one correction costs no more than none.
 
-    The corrected formula reads the same in both directions: the more corrections, the nearer
-    decoding comes to undoing inversion exactly, and at second order the latents stay near the
-    trajectory. A latent alone starts its decoding: the first move has no place before it and
-    predicts by a DDIM move.
+    The corrected formula is the same in both directions: with more corrections decoding undoes
+    inversion more exactly, and at second order the latents stay near the trajectory. The first move
+    of decoding has no previous point, and predicts by a DDIM move.
 
     Args:
         steps: intervals over the whole chain.
         power: spacing of the grid.
-        corrections: of each move, >= 0; costs one evaluation each, the first one nothing.
+        corrections: per move, >= 0; each after the first costs one evaluation.
 
     Raises:
         ValueError: an argument is out of range.
@@ -56,7 +55,7 @@ class MultistepSolver(Solver):
 
 
 def continued(flow: Flow, point: Point, s: int) -> Tensor:
-    r"""Continue the noise at `point` and the place before to step `s`, linearly in $\phi$."""
+    r"""Extrapolate the noise at `point` and the previous point to `s`, linearly in $\phi$."""
     eps = point.eps(flow)
     if point.before is None:
         return eps

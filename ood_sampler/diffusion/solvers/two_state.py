@@ -1,12 +1,11 @@
-r"""Exactly invertible solvers: each state from the two before it, by a formula that reverses.
+r"""Exactly invertible solvers: each state follows from the two before it, by a reversible formula.
 
-What is inverted exactly is a *pair* of neighbouring states, up to rounding. A latent is one state:
-the prior is fitted to single latents, and a new latent has no partner. So `invert` leaves the
-state of the step alone, and `decode` makes a second one from it by a move of Heun's method, as
-the inversion made its second state. Then a round trip is **not** exact: its error is
-that of this one move, carried through all others. `invert_pairs` keeps the partner, and `decode`
-with it is exact; that tells whether the formula is right, not how well new latents decode, which
-is why a run does not store partners.
+They invert a *pair* of neighbouring states exactly, up to rounding. A latent is a single state: the
+prior is fitted to single latents, and a new latent has no partner. So `invert` returns only the
+state of the step, and `decode` makes a second one from it by a move of Heun's method, as inversion
+made its second state. Then a round trip is **not** exact: its error is that of this move, carried
+through all others. `invert_pairs` keeps the partner, and `decode` with it is exact. That checks the
+formula, but not how well new latents decode, so a run does not store partners.
 """
 
 from abc import abstractmethod
@@ -21,11 +20,11 @@ from ood_sampler.diffusion.solvers.heun import heun_move
 
 
 class TwoStateSolver(Solver):
-    """One evaluation a move, two more in all for the move that makes the second state."""
+    """One evaluation per move, and two more in all for the move that makes the second state."""
 
     @abstractmethod
     def leap(self, flow: Flow, before: Point, point: Point, s: int) -> Tensor:
-        """Find the state of step `s` from the two states before it."""
+        """Compute the state of step `s` from the two states before it."""
 
     def move(self, flow: Flow, point: Point, s: int) -> Point:
         if point.before is None:
@@ -36,12 +35,12 @@ class TwoStateSolver(Solver):
     def invert_pairs(
         self, denoiser: Denoiser, x_0: Tensor, at: Iterable[int]
     ) -> dict[int, tuple[Tensor, Tensor]]:
-        """Carry images to latents, keeping what makes decoding exact.
+        """Carry images to latents, keeping the partners that make decoding exact.
 
         Args:
             denoiser: the frozen model.
             x_0: images in $[-1, 1]$, shape $(B, C, H, W)$.
-            at: steps whose latents are wanted.
+            at: requested steps.
 
         Returns:
             step -> latents of the step and states one grid point below it, each $(B, C, H, W)$.
@@ -66,7 +65,7 @@ class TwoStateSolver(Solver):
         Args:
             denoiser: the frozen model.
             x_t: latents, shape $(B, C, H, W)$.
-            step: the step that they belong to.
+            step: of the latents.
             eta: must be 0.
             noise: not used.
             clip_x_0: see `Solver.decode`.
@@ -87,8 +86,8 @@ class BelmSolver(TwoStateSolver):
 
     $$\bar x_s = r^2 \bar x_p + (1 - r^2) \bar x_t + (1 + r)\, h\, \hat\epsilon_t .$$
 
-    Second order. In the inversion intervals of $s$ grow, and what does not lie on the trajectory
-    grows with them: by $(h_N / h_1)^2$ in all, many orders of magnitude near pure noise.
+    Second order. During inversion the intervals of $s$ grow, and deviations from the trajectory
+    grow with them: by $(h_N / h_1)^2$ in all, many orders of magnitude near pure noise.
     """
 
     def leap(self, flow: Flow, before: Point, point: Point, s: int) -> Tensor:
@@ -105,15 +104,14 @@ class BelmSolver(TwoStateSolver):
 class BdiaSolver(TwoStateSolver):
     r"""BDIA-DDIM (Zhang et al., 2023, *Exact diffusion inversion via BDIA*).
 
-    The state before the last one, corrected by two DDIM moves from the last one. With the states
-    numbered upwards,
+    Correct the state before the last by two DDIM moves from the last. With states numbered upwards,
 
     $$x_{i-1} = \gamma x_{i+1} - \gamma\, \mathrm{carry}(x_i; i \to i+1)
     + \mathrm{carry}(x_i; i \to i-1),$$
 
-    solved for $x_{i+1}$ in the inversion, which divides by $\gamma$ in each move: errors grow as
-    $\gamma^{-N}$. Second order for $\gamma = 1$ where neighbouring intervals are nearly equal,
-    else first.
+    solved for $x_{i+1}$ in inversion, which divides by $\gamma$ in each move: errors grow as
+    $\gamma^{-N}$. Second order for $\gamma = 1$ if neighbouring intervals are nearly equal, else
+    first.
 
     Args:
         steps: intervals over the whole chain.
