@@ -1,6 +1,7 @@
 """Runs along the corrected flow."""
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ood_sampler.codecs.base import Codec
 from ood_sampler.data.domain import Part
 from ood_sampler.diffusion.gaussian import fit_gaussian
 from ood_sampler.pipeline.correction import GaussianCorrection
@@ -211,6 +213,15 @@ def test_latents_differ_and_decode_back(make: MakeRun) -> None:
         originals, decoded = run.reconstructed()
         errors.append(float((originals.take(range(4)) - decoded.take(range(4))).square().mean()))
     assert errors[1] < 3 * errors[0]
+
+
+def test_another_process_takes_the_flow_as_it_is(make: MakeRun) -> None:
+    run = make(make_correction())
+    x_0 = torch.stack([run.domain.few_shot[i] for i in range(2)])
+    run.session.obtain(run.inversion)
+    there: Codec = pickle.loads(pickle.dumps(run.flow))  # noqa: S301 made here
+    assert there.identity == run.flow.identity
+    assert torch.equal(there.encode(x_0, [400])[400], run.flow.encode(x_0, [400])[400])
 
 
 def test_a_command_with_a_correction_names_it(model_folder: Path, tmp_path: Path) -> None:

@@ -526,7 +526,7 @@ def test_a_sweep_inverts_once_and_ends_with_one_table_and_one_picture(tmp_path: 
     [
         (["inversion.step=1000"], "inversion.step must be in 0..999"),
         (["decode.eta=-1"], "decode.eta must be >= 0 and finite, got -1"),
-        (["data.held_out=abc"], "data.held_out must be a whole"),
+        (["data.held_out=0"], "held_out must be >= 2 or null for all, got 0; raise data.held_out"),
         (["data=folder", "data.root=nowhere"], "nowhere"),
         (["model.path=nowhere"], "the weights of model dog32 are missing"),
         (["sampler=lowrank", "sampler.rank=0"], "rank must be >= 1, or null, got 0"),

@@ -67,8 +67,8 @@ class Nodes:
         if not self.codec.stored:
             return f"{label(self.sampler)} in pixels"
         eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
-        correction = f", correction {self.correction_weight:g}" if self.is_corrected else ""
-        return f"{label(self.sampler)}, t = {self.settings.step}{eta}{correction}"
+        made = f"{label(self.sampler)}, t = {self.settings.step}{eta}"
+        return f"{made}, {self._correction}" if self._correction else made
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -115,6 +115,11 @@ class Nodes:
     def is_corrected(self) -> bool:
         """Whether the flow differs from the model's own."""
         return self.correction_weight > 0
+
+    @property
+    def _correction(self) -> str:
+        """What tells stages along the corrected flow from others."""
+        return f"correction {self.correction_weight:g}" if self.is_corrected else ""
 
     @property
     def plain(self) -> Self:
@@ -473,6 +478,7 @@ class Nodes:
             ),
             inputs=[*inputs, *self.gaussians],
             cost=lambda at: self.codec.encoding_evaluations([int(t) for t in at]),
+            of=self._correction,
         )
 
     def _decoded(
