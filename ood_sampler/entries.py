@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ood_sampler.names import file_name
-from ood_sampler.pipeline.pipeline import Outcome, Pipeline
+from ood_sampler.pipeline.outcome import Outcome
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.record import SHOWN
 from ood_sampler.report.columns import Row, keys_of, number
 from ood_sampler.report.grid import gather, save_png, to_uint8

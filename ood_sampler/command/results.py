@@ -20,7 +20,8 @@ from ood_sampler.command.folders import (
 )
 
 if TYPE_CHECKING:
-    from ood_sampler.pipeline.pipeline import Outcome, Pipeline
+    from ood_sampler.pipeline.outcome import Outcome
+    from ood_sampler.pipeline.pipeline import Pipeline
     from ood_sampler.pipeline.search import Choice
     from ood_sampler.report.tracking import Entry, Tracker
     from ood_sampler.studies.base import Measured, Study

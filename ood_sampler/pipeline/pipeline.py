@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
 from ood_sampler.data.domain import ImageSet
-from ood_sampler.metrics.attribution import Attribution, attribution
+from ood_sampler.metrics.attribution import attribution
 from ood_sampler.metrics.authenticity import nearest
 from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.judges import Described, Judge, thumbnails
@@ -23,9 +23,10 @@ from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.modules.synthesis import SAMPLE
 from ood_sampler.modules.timing import seconds_per_evaluation
 from ood_sampler.pipeline.estimate import Estimate, Work, work_of
+from ood_sampler.pipeline.keys import label, selected, taken
 from ood_sampler.pipeline.measure import Measure, Row
-from ood_sampler.pipeline.nodes import Nodes, label, selected, taken
-from ood_sampler.pipeline.session import StageRecord
+from ood_sampler.pipeline.nodes import Nodes
+from ood_sampler.pipeline.outcome import Outcome, Samples
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.store.artifacts import Items, check_disk
@@ -34,54 +35,6 @@ from ood_sampler.store.sets import Taken, TensorSet
 
 SMALLEST = 11
 """Least side in pixels that SSIM needs."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Generated images.
-
-    Attributes:
-        images: the finite ones.
-        numbers: their indices among all.
-        described: their features and thumbnails, for metrics.
-    """
-
-    images: TensorSet
-    numbers: Sequence[int]
-    described: Described
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All results of a run.
-
-    Attributes:
-        near_copies: whether each sample is a near-copy.
-        attribution: the few-shot images that explain each sample best.
-        numbers: indices of the samples among all drawn.
-        originals: the few-shot images that were reconstructed.
-        autoencoder: errors of the autoencoder alone, as `reconstruction`; empty without one.
-        left_out: a sentence per item left out because the network returned NaN or infinity.
-        remarks: of the strategy about its fit, a sentence each.
-        weights: checksum of the frozen network in memory before and after the run.
-    """
-
-    rows: list[Row]
-    reconstruction: dict[str, list[float]]
-    nearest_distance: dict[str, list[float]]
-    nearest_index: list[int]
-    near_copies: list[bool]
-    attribution: Attribution
-    stages: list[StageRecord]
-    images: TensorSet
-    numbers: Sequence[int]
-    originals: TensorSet
-    reconstructions: TensorSet
-    autoencoder: dict[str, list[float]]
-    in_domain: TensorSet
-    left_out: Sequence[str]
-    remarks: Sequence[str]
-    weights: tuple[str, str]
 
 
 class Pipeline(Nodes):

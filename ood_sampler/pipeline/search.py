@@ -13,7 +13,7 @@ from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import StageRecord
 from ood_sampler.samplers.base import Sampler

@@ -11,7 +11,7 @@ from ood_sampler.data.radiation import FieldScale
 from ood_sampler.metrics.intensity import area_distance, areas, wasserstein_distance
 from ood_sampler.metrics.morphology import BAD, MEASURES, check_statmorph, morphology
 from ood_sampler.metrics.power_spectrum import log_spectra, spectrum_distance, wave_numbers
-from ood_sampler.pipeline.nodes import configuration, label, taken
+from ood_sampler.pipeline.keys import configuration, label, taken
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.columns import Column, Row, number
 from ood_sampler.report.tables import IN_DOMAIN

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.nodes import configuration
+from ood_sampler.pipeline.keys import configuration
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.columns import Column, Row
 from ood_sampler.statistics.decision import Outcome

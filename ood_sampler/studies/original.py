@@ -11,7 +11,7 @@ from torch import Tensor
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.opinions import together
-from ood_sampler.pipeline.nodes import selected
+from ood_sampler.pipeline.keys import selected
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.statistics.intervals import normal_interval
 from ood_sampler.store.artifacts import Artifact, Items

@@ -9,7 +9,7 @@ from torch import Tensor
 from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.finetuning import FineTuning, Tuned, finished
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.columns import Column, Row
 from ood_sampler.statistics.decision import TOO_FEW, decide, order

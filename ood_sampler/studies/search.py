@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.search import Search
 from ood_sampler.report.columns import Column, Row

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ood_sampler.latents.separability import CROSS_VALIDATED, Detection, Pair, detection
 from ood_sampler.modules.denoising import DenoisingLoss
-from ood_sampler.pipeline.nodes import made_by, reader
+from ood_sampler.pipeline.keys import made_by, reader
 from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.columns import Column, Row
 from ood_sampler.statistics.decision import Outcome, decide, order, separation

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from ood_sampler.pipeline import measure
-from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import gather

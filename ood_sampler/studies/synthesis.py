@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.columns import Column, Row
 from ood_sampler.samplers.base import Sampler

@@ -12,7 +12,7 @@ from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune
-from ood_sampler.pipeline.nodes import reader
+from ood_sampler.pipeline.keys import reader
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.files import digest
 from ood_sampler.store.versions import code_version

@@ -13,7 +13,8 @@ from ood_sampler.codecs.autoencoder import Autoencoder, AutoencoderCodec
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.solvers import DdimSolver, Solver
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.pipeline.pipeline import Outcome, Pipeline
+from ood_sampler.pipeline.outcome import Outcome
+from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.record import results, write_run
 from ood_sampler.samplers.base import Sampler

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.geometry import criteria
-from ood_sampler.pipeline.nodes import label
+from ood_sampler.pipeline.keys import label
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet
 from ood_sampler.samplers.criteria import targets_of
 from ood_sampler.samplers.gaussian import GaussianSampler

@@ -26,8 +26,9 @@ from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
 from ood_sampler.modules.finetuning import FineTuning, fine_tune
 from ood_sampler.modules.inversion import Inversion
+from ood_sampler.pipeline import keys as keys_module
 from ood_sampler.pipeline import measure as measure_module
-from ood_sampler.pipeline import nodes as nodes_module
+from ood_sampler.pipeline import stages as stages_module
 from ood_sampler.pipeline.measure import Measure, Row
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.settings import Settings
@@ -39,7 +40,7 @@ from ood_sampler.store import versions
 from ood_sampler.store.artifacts import Artifact
 from ood_sampler.store.sets import TensorSet
 from ood_sampler.store.versions import PACKAGE, Maker, closure, code_version
-from ood_sampler.studies import preservation, separability
+from ood_sampler.studies import separability, tuned
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
 
 INVERSION = (Inversion, DdimSolver, FrozenModel)
@@ -468,7 +469,7 @@ def test_what_makes_each_artifact_is_in_its_key(
     def named(*makers: type) -> str:
         return " ".join(sorted(maker.__qualname__ for maker in makers))
 
-    for module in (nodes_module, separability, preservation):
+    for module in (keys_module, stages_module, separability, tuned):
         monkeypatch.setattr(module, "code_version", named)
     run = pipeline_of(model_folder, tmp_path)
     drawn = "CogSampler SampleNoise TensorSet"
@@ -489,8 +490,8 @@ def test_what_makes_each_artifact_is_in_its_key(
     assert features.key["readers"] == ["Part TensorImages", "TensorImages"]
     weights = tmp_path / "weights"
     weights.write_bytes(b"")
-    tuned = FineTunedModel(run.model, weights)
-    other = replace(run, model=tuned, codec=tuned.codec(DdimSolver(steps=5, power=1)))
+    copy = FineTunedModel(run.model, weights)
+    other = replace(run, model=copy, codec=copy.codec(DdimSolver(steps=5, power=1)))
     assert other.samples.output.key["code"] == (
         "DdimSolver DiffusionCodec FineTunedModel FrozenModel Synthesis"
     )
@@ -506,7 +507,7 @@ def test_pictures_and_the_code_that_reads_them_are_in_the_key_of_pixel_controls(
 
     before = latents()
     assert latents() == before
-    monkeypatch.setattr(nodes_module, "reader", lambda images: "another")
+    monkeypatch.setattr("ood_sampler.pipeline.nodes.reader", lambda images: "another")
     assert latents() != before
 
 
@@ -519,10 +520,10 @@ def test_the_code_of_the_fine_tuning_is_in_its_key(
         seen.append(makers)
         return ""
 
-    for module in (nodes_module, preservation):
+    for module in (keys_module, stages_module, tuned):
         monkeypatch.setattr(module, "code_version", noted)
     settings = FineTuning(10, 1e-4, 4, 5, 2, 0.25, 0.9)
-    preservation.tuning_folder(pipeline_of(model_folder, tmp_path), settings)
+    tuned.tuning_folder(pipeline_of(model_folder, tmp_path), settings)
     assert seen == [(Part, TensorImages), (fine_tune, FrozenModel)]
 
 
