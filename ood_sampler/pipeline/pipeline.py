@@ -171,7 +171,7 @@ class Pipeline(Nodes):
         for node in self.inversions:
             self.session.obtain(node)
         _ = self.inverted
-        for node in (self.fit, self.samples):
+        for node in (self.fit, self.draws, self.samples):
             self.session.obtain(node)
         return self._made(self.samples, "samples", SAMPLE, of=self.title)
 
@@ -180,7 +180,7 @@ class Pipeline(Nodes):
         """Samples of the model's own domain."""
 
         def make() -> Samples:
-            self.session.obtain(self.in_domain)
+            self._obtain_in_domain()
             return self._made(self.in_domain, "in-domain", "in-domain sample")
 
         node = self.in_domain.output
@@ -188,9 +188,13 @@ class Pipeline(Nodes):
 
     def in_domain_images(self) -> TensorSet:
         """Samples of the model's own domain that are finite."""
-        self.session.obtain(self.in_domain)
+        self._obtain_in_domain()
         items = self.in_domain.output.open()
         return selected(items, self.finite(items, "in-domain sample"))
+
+    def _obtain_in_domain(self) -> None:
+        for node in (self.noise, self.in_domain):
+            self.session.obtain(node)
 
     def _made(self, node: Node, name: str, what: str, *, of: str = "") -> Samples:
         items = node.output.open()

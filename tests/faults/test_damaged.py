@@ -70,6 +70,8 @@ def test_damaged_results_are_told_of_and_computed_again(
     figures = [name for name in expected if name.endswith("figures.json")]
     fitted = [name for name in expected if name.endswith(".safetensors") and name not in shards]
     assert len(fitted) == 3  # of the strategy and of two controls
+    # one of these fits nothing, and its file has no body
+    fitted = [name for name in fitted if len(expected[name]) > header_end(expected[name])]
     chosen |= {*fitted, figures[int(generator.integers(len(figures)))]}
     for name in sorted(chosen):
         data = damage(expected[name], kind, generator)
