@@ -118,16 +118,7 @@ def gaussianity(
     chosen = torch.randperm(d, generator=generator)[:tests]
     directions = torch.randn(d, tests, generator=generator)
     directions /= directions.norm(dim=0)
-    per_latent, coordinates, projections, along_mean = [], [], [], []
-    for block in latents.blocks():
-        centred = block.double() - mean
-        flat = centred.flatten(1)
-        coordinates.append(flat[:, chosen])
-        # float32, as a product of large matrices is slow
-        projections.append((flat.float() @ directions).double())
-        per_latent.append(_measure(centred))
-        along_mean.append(flat @ mean.flatten())
-    rows = torch.cat(per_latent)
+    rows, coordinates, projections, along_mean = _read(latents, mean, chosen, directions)
     squares = rows[:, 0]
     scale = float(squares.sum() / (n - 1) / d)
 
@@ -142,9 +133,9 @@ def gaussianity(
     radii = (squares * n / (n - 1)).sqrt()
     dispersion = squares.var() * (n / (n - 1)) ** 2 / (2 * d * scale**2)
     expected = chi_deviation(d) * math.sqrt(scale)
-    across, along = _shapes([torch.cat(coordinates), torch.cat(projections)], draws)
+    across, along = _shapes([coordinates, projections], draws)
     return Gaussianity(
-        mean=_mean_size(squares, torch.cat(along_mean), float(mean.square().sum()), d),
+        mean=_mean_size(squares, along_mean, float(mean.square().sum()), d),
         deviation=float(variance.sqrt().mean()),
         deviation_spread=float(variance.sqrt().std()),
         radius=float(radii.mean()) / chi_mean(d),
@@ -158,6 +149,38 @@ def gaussianity(
         high=ratio(4),
         coordinates=across,
         projections=along,
+    )
+
+
+def _read(
+    latents: TensorSet, mean: Tensor, chosen: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Read the set once.
+
+    Args:
+        latents: shape $(C, H, W)$ each.
+        mean: of the latents.
+        chosen: indices of coordinates.
+        directions: unit vectors, shape $(d, tests)$.
+
+    Returns:
+        For each latent its measures (`_measure`), the chosen coordinates and the projections of its
+        deviation from the mean, and that deviation along the mean.
+    """
+    measures, coordinates, projections, along_mean = [], [], [], []
+    for block in latents.blocks():
+        centred = block.double() - mean
+        flat = centred.flatten(1)
+        measures.append(_measure(centred))
+        coordinates.append(flat[:, chosen])
+        # float32, as a product of large matrices is slow
+        projections.append((flat.float() @ directions).double())
+        along_mean.append(flat @ mean.flatten())
+    return (
+        torch.cat(measures),
+        torch.cat(coordinates),
+        torch.cat(projections),
+        torch.cat(along_mean),
     )
 
 
