@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ood_sampler.statistics.moments import mean_and_variance
-from ood_sampler.store.sets import InMemory, TensorSet
+from ood_sampler.store.artifacts import Items
+from ood_sampler.store.sets import Empty, InMemory, Taken, TensorSet
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -58,3 +59,17 @@ def test_blocks_of_large_items_are_smaller() -> None:
     blocks = list(InMemory(items).blocks())
     assert [len(block) for block in blocks] == [21, 19]
     assert torch.equal(torch.cat(blocks)[:, 0, 0, 0], torch.arange(40.0))
+
+
+def test_a_data_set_is_read_in_the_order_asked_for() -> None:
+    items = Taken(Items(InMemory(torch.arange(6.0).reshape(3, 2))), 2)
+    assert len(items) == 2
+    assert items.shape == (2,)
+    assert items.take([1, 0, 1]).tolist() == [[2.0, 3.0], [0.0, 1.0], [2.0, 3.0]]
+
+
+def test_an_empty_set_knows_its_shape() -> None:
+    items = Empty((3, 2))
+    assert (len(items), items.shape, list(items.blocks())) == (0, (3, 2), [])
+    with pytest.raises(IndexError, match="empty"):
+        items.take([0])
