@@ -79,3 +79,11 @@ def test_a_denoiser_may_take_gradients_while_decoding() -> None:
     decoded = toy_codec(guided, SOLVER).decode(z, 400)
     assert decoded.isfinite().all()
     assert not torch.equal(decoded, toy_codec(DENOISER, SOLVER).decode(z, 400))
+
+
+def test_denoised_images_are_clipped_on_the_way_if_asked() -> None:
+    codec = toy_codec(DENOISER, SOLVER)
+    z = 3 * torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    clipped = codec.decode(z, 999, clip_x_0=True)
+    assert torch.equal(clipped, SOLVER.decode(DENOISER, z, step=999, clip_x_0=True))
+    assert not torch.equal(clipped, codec.decode(z, 999).clamp(-1, 1))
