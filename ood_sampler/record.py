@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.data.physical import as_bands, write_fields
+from ood_sampler.pipeline.choice import Choice
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.pipeline.search import Choice
 from ood_sampler.report.columns import csv_rows
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png

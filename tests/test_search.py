@@ -15,9 +15,10 @@ from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
+from ood_sampler.pipeline.choice import Choice, Trial
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.pipeline.search import Candidates, Choice, Search, Trial, _Judge
+from ood_sampler.pipeline.search import Candidates, Search, _Judge
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.statistics.band import Point, Thresholds

@@ -20,9 +20,9 @@ from ood_sampler.command.folders import (
 )
 
 if TYPE_CHECKING:
+    from ood_sampler.pipeline.choice import Choice
     from ood_sampler.pipeline.outcome import Outcome
     from ood_sampler.pipeline.pipeline import Pipeline
-    from ood_sampler.pipeline.search import Choice
     from ood_sampler.report.tracking import Entry, Tracker
     from ood_sampler.studies.base import Measured, Study
 

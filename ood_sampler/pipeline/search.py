@@ -12,6 +12,7 @@ from ood_sampler.data.domain import Part
 from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.pipeline.choice import Choice, Trial
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -40,58 +41,6 @@ class Candidates:
     def __post_init__(self) -> None:
         if not self.samplers:
             raise ValueError("sampler.samplers must name at least one strategy, got none")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The result of a candidate.
-
-    Attributes:
-        step: inversion step.
-        sampler: label of the strategy.
-        samples: number of samples.
-        point: retention, novelty, near-copies and distance to the validation part.
-        usable: whether it keeps the domain and makes new images.
-    """
-
-    step: int
-    sampler: str
-    samples: int
-    point: Point
-    usable: bool
-
-    def as_dict(self) -> dict[str, float | int | str | bool]:
-        """The trial as a row of a table."""
-        return {
-            "step": self.step,
-            "sampler": self.sampler,
-            "samples": self.samples,
-            "retention": self.point.retention,
-            "novelty": self.point.novelty,
-            "near_copies": self.point.near_copies,
-            "kid": self.point.distance,
-            "kid_standard_error": self.point.error,
-            "usable": self.usable,
-        }
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The winner and all trials.
-
-    Attributes:
-        step: inversion step.
-        sampler: the strategy.
-        trials: of all candidates, those with more samples later.
-        evaluations: network evaluations of the search.
-        remark: the choice in a sentence.
-    """
-
-    step: int
-    sampler: Sampler
-    trials: Sequence[Trial]
-    evaluations: int
-    remark: str
 
 
 class Search:
