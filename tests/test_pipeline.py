@@ -322,6 +322,24 @@ def test_results_of_another_solver_are_not_taken_for_its_own(
     assert len({run.in_domain.output.digest for run in runs}) == len(solvers)
 
 
+def test_all_that_images_depend_on_is_in_their_key(
+    model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"eta": 0.0},
+        {"clip_x_0": True},
+        {"step": 500},
+        {"seed": 4},
+        {"sampler": CogSampler(references=3)},
+    ]
+    runs = [pipeline(model_folder, tmp_path, trainer, **change) for change in changes]
+    assert len({run.samples.output.digest for run in runs}) == len(changes)
+    # neither the number of images nor of those in a forward pass
+    more = pipeline(model_folder, tmp_path, trainer, num_samples=90, batch_size=3)
+    assert more.samples.output.digest == runs[0].samples.output.digest
+
+
 def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -> Tensor:
     run = make_pipeline(
         model=FrozenModel(name="dog32", path="dog32", resolution=32),
