@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ood_sampler.data.domain import TargetDomain, TensorImages, embedded_domain
+from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.solvers import (
     BdiaSolver,
     DdimSolver,
@@ -338,6 +339,18 @@ def test_all_that_images_depend_on_is_in_their_key(
     # neither the number of images nor of those in a forward pass
     more = pipeline(model_folder, tmp_path, trainer, num_samples=90, batch_size=3)
     assert more.samples.output.digest == runs[0].samples.output.digest
+
+
+def test_each_latent_is_drawn_from_the_noise_of_its_number(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path
+) -> None:
+    run = pipeline(model_folder, reference, trainer)
+    run.session.obtain(run.draws)
+    drawn = run.draws.output.open()
+    for number in (0, 63, SHARD, 69):
+        noise = SampleNoise(run.settings.seed, [number], stream=Stream.LATENT)
+        expected = run.sampler.draw(run.fitted, run.inverted, noise)
+        torch.testing.assert_close(drawn.take([number]), expected, rtol=0, atol=1e-5)
 
 
 def embedded_samples(root: Path, trainer: Callable[..., Any], batch_size: int) -> Tensor:

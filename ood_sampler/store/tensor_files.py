@@ -132,8 +132,8 @@ def _refuse_other_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:  # torch reports what is wrong
-        return
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
+        return  # torch reports the fault
     if names and not any(name.endswith("data.pkl") for name in names):
         raise ValueError(
             f"{path} must hold weights, got a zip archive of {names[0]}"

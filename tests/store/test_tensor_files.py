@@ -46,3 +46,27 @@ def test_damaged_and_other_files_are_named(tmp_path: Path) -> None:
         torch.save(other, file)
         with pytest.raises(ValueError, match=r"network\.pth must hold tensors by name"):
             read_state(file)
+
+
+def damaged_directory(file: Path, at: int, value: int) -> None:
+    """Store a tensor, and change a byte of the last entry in the directory of its zip file."""
+    torch.save({"a": torch.arange(3.0)}, file)
+    data = bytearray(file.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 9] |= 0x08  # names are UTF-8
+    data[entry + at] = value
+    file.write_bytes(data)
+
+
+def test_a_name_in_a_zip_file_that_is_no_text_is_told_as_damage(tmp_path: Path) -> None:
+    file = tmp_path / "network.pth"
+    damaged_directory(file, 46, 0xE5)
+    with pytest.raises(ValueError, match=r"network\.pth must (hold|be) ") as caught:
+        read_state(file)
+    assert not isinstance(caught.value, UnicodeDecodeError)
+
+
+def test_a_zip_file_of_a_version_that_nobody_writes_is_left_to_torch(tmp_path: Path) -> None:
+    file = tmp_path / "network.pth"
+    damaged_directory(file, 6, 0xFF)
+    assert read_state(file)["a"].tolist() == [0, 1, 2]
