@@ -329,6 +329,7 @@ def test_all_that_images_depend_on_is_in_their_key(
     changes: list[dict[str, Any]] = [
         {},
         {"eta": 0.0},
+        {"eta": 0.6},
         {"clip_x_0": True},
         {"step": 500},
         {"seed": 4},
