@@ -70,6 +70,8 @@ def check_value(text: str, known: DictConfig, default: object, kind: Key) -> Non
     parsed = OverridesParser.create().parse_override(text)
     key, value = parsed.key_or_group, parsed.value()
     if isinstance(value, str) and "${" in value:
+        if key.rpartition(".")[2].startswith("_"):
+            raise CommandError(f"{key} must be written out, got {value}")
         return
     if isinstance(default, Mapping) and default:
         raise CommandError(f"{key} has keys of its own, {key}.{next(iter(default))} for example")

@@ -111,6 +111,7 @@ def test_a_command_reaches_hydra(typed: list[str], taken: list[str]) -> None:
             ["+metrics/pictures=intra_lpips", "metrics.pictures.intra_lpips.download=1"],
             "metrics.pictures.intra_lpips.download must be true or false, got 1",
         ),
+        (["trainer._partial_=${seed}"], "trainer._partial_ must be written out, got ${seed}"),
     ],
     ids=lambda part: part if isinstance(part, str) else " ".join(part),
 )
