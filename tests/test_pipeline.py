@@ -337,6 +337,10 @@ def test_all_that_images_depend_on_is_in_their_key(
     ]
     runs = [pipeline(model_folder, tmp_path, trainer, **change) for change in changes]
     assert len({run.samples.output.digest for run in runs}) == len(changes)
+    elsewhere = pipeline(model_folder, tmp_path, trainer)
+    vars(elsewhere.session)["machine"] = "cuda 32-true"
+    assert elsewhere.inversion.output.digest != runs[0].inversion.output.digest
+    assert elsewhere.in_domain.output.digest != runs[0].in_domain.output.digest
     # neither the number of images nor of those in a forward pass
     more = pipeline(model_folder, tmp_path, trainer, num_samples=90, batch_size=3)
     assert more.samples.output.digest == runs[0].samples.output.digest
