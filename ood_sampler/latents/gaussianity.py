@@ -121,7 +121,6 @@ def gaussianity(
     rows, coordinates, projections, along_mean = _read(latents, mean, chosen, directions)
     squares = rows[:, 0]
     scale = float(squares.sum() / (n - 1) / d)
-
     resampled = resample(n, replicates=REPLICATES, seed=seed)
 
     def ratio(column: int) -> Interval:
