@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.base import Codec, Weights
 from ood_sampler.codecs.pixels import PixelCodec
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.schedule import Schedule
@@ -29,16 +29,8 @@ class Autoencoder(nn.Module, ABC):
         """Decode codes, quantising them first if the autoencoder does so; not clipped."""
 
 
-class AutoencoderModel(Protocol):
+class AutoencoderModel(Weights, Protocol):
     """A model with an autoencoder, as a codec needs it."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that its results depend on."""
-
-    @property
-    def makers(self) -> tuple[type, ...]:
-        """Classes whose code its results depend on."""
 
     @property
     def autoencoder(self) -> Autoencoder | None:

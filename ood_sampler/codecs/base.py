@@ -2,13 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.store.versions import Maker
+
+
+class Weights(Protocol):
+    """Frozen weights, as keys of stored results name them."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that results depend on."""
+
+    @property
+    def makers(self) -> tuple[type, ...]:
+        """Classes whose code results depend on."""
 
 
 class Codec(ABC):

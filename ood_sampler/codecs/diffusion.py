@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.base import Codec, Weights
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.diffusion.schedule import Schedule, check_latent_step
@@ -15,16 +15,8 @@ from ood_sampler.diffusion.solvers.base import Solver
 from ood_sampler.store.versions import Maker
 
 
-class DiffusionModel(Protocol):
+class DiffusionModel(Weights, Protocol):
     """A frozen diffusion model, as a codec needs it."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that its results depend on."""
-
-    @property
-    def makers(self) -> tuple[type, ...]:
-        """Classes whose code its results depend on."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -31,7 +31,7 @@ class Picture:
     index: int
     name: str
     sha256: str
-    """Of the stored bytes."""
+    """Hash of the stored bytes."""
 
     content: str
     """`content_of` the image at the model's resolution; equal for equal images."""

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Protocol
 
-from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.base import Codec, Weights
 from ood_sampler.diffusion.solvers.base import Solver
 
 
-class Model(Protocol):
+class Model(Weights, Protocol):
     """Interface of a frozen model to a run, wherever its weights come from."""
 
     @property
@@ -21,14 +21,6 @@ class Model(Protocol):
     @property
     def channels(self) -> int:
         """Channels of its images."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that its results depend on."""
-
-    @property
-    def makers(self) -> tuple[type, ...]:
-        """Classes that it is made of, whose code its results depend on."""
 
     @property
     def is_here(self) -> bool:

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ood_sampler.codecs.base import Codec
-from ood_sampler.data.domain import ImageSet, SourceImages
-from ood_sampler.data.sources import open_source
-from ood_sampler.data.split import Scan, inspect
+from ood_sampler.data.domain import ImageSet
+from ood_sampler.data.in_domain import in_domain_images
 from ood_sampler.diffusion.gaussian import SMALLEST, fit_gaussian
 from ood_sampler.pipeline.session import Session
 from ood_sampler.store.files import save_state
@@ -70,10 +69,12 @@ class GaussianCorrection:
         """
         if self.in_domain_root is None:
             return None
-        source = open_source(str(self.in_domain_root), key="correction.in_domain_root")
-        look = partial(inspect, source, resolution=self.resolution)
-        chosen = Scan(source, look, seed=0).take(self.in_domain, "in-domain", {})
-        return SourceImages(source, chosen, resolution=self.resolution)
+        return in_domain_images(
+            str(self.in_domain_root),
+            self.in_domain,
+            resolution=self.resolution,
+            key="correction.in_domain_root",
+        )
 
     def check(self, few_shot: int, *, T: int) -> None:
         """Refuse too few images, and a fade beyond the chain.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from ood_sampler.codecs.base import Codec
@@ -70,7 +71,7 @@ class Parts:
         """Images per forward pass."""
         return self.settings.batch_size or self.session.images_per_pass(self.model.resolution)
 
-    @property
+    @cached_property
     def controls(self) -> list[Self]:
         """The same linear combinations of images instead of latents, without a model."""
         controls: list[Sampler] = [LerpSampler(), CogSampler(references=2)]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -12,31 +12,13 @@ from ood_sampler.store.files import digest, load_state
 from ood_sampler.store.sets import TensorSet
 
 
-class Output(Protocol):
-    """A result of a node: items in a folder, or computed when they are read."""
-
-    @property
-    def digest(self) -> str:
-        """Hash of all that determines the items."""
-
-    @property
-    def count(self) -> int:
-        """Number of items."""
-
-    def missing_items(self) -> int:
-        """Number of items still to be made."""
-
-    def missing_bytes(self) -> int:
-        """Their size on disk."""
-
-
 @dataclass(frozen=True, eq=False)
 class Node:
     """One or several stored results of one computation.
 
     Attributes:
         name: of the stage, for the console and the record of a run.
-        outputs: by name; each has its key.
+        outputs: by name, each an `Artifact`, a `StoredState` or a `Derived`, which has its key.
         make: computes the unfinished outputs, which it gets by name.
         inputs: nodes that `make` reads.
         cost: network evaluations per item to compute the named outputs together.
@@ -111,8 +93,10 @@ def reached(targets: Iterable[Node]) -> list[Node]:
 def _covers(node: Node, other: Node) -> bool:
     """Whether a node makes everything that another one makes."""
     made = {output.digest for output in node.outputs.values()}
-    return node.missing_items() >= other.missing_items() and made.issuperset(
-        output.digest for output in other.outputs.values()
+    # digests first: what is missing is looked up on disk
+    return (
+        made.issuperset(output.digest for output in other.outputs.values())
+        and node.missing_items() >= other.missing_items()
     )
 
 

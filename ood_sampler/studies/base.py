@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DIGITS = 12
-"""Of the identity of a run."""
+"""Hexadecimal digits that identify a run."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Study(ABC):
     """
 
     name: ClassVar[str]
-    """Of the files that hold the answer."""
+    """Name of the files with the answer."""
 
     title: ClassVar[str]
     """Of the table and the figure."""

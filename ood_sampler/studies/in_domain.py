@@ -11,12 +11,11 @@ from torch import Tensor
 from ood_sampler.data.domain import (
     ImageSet,
     Part,
-    SourceImages,
     TargetDomain,
     warn_of_upsampling,
 )
-from ood_sampler.data.sources import ImageSource, open_source
-from ood_sampler.data.split import Picture, Scan, inspect
+from ood_sampler.data.in_domain import in_domain_images
+from ood_sampler.data.sources import open_source
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -30,6 +29,8 @@ from ood_sampler.studies.rows import too_few
 
 FEW_SHOT = "few-shot"
 IN_DOMAIN = "in-domain"
+
+_KEY = "study.in_domain_root"
 
 SAMPLES, PICTURES = "samples of the model", "real pictures"
 """Kinds of the in-domain set."""
@@ -97,7 +98,7 @@ class Sources:
                 f"study.in_domain_root={self.in_domain_root} does not exist; set it to pictures of "
                 "the model's own domain, or to null"
             )
-        found = len(self._chosen(self._source(), least, pipeline))
+        found = len(self._pictures(pipeline, least))
         if found < least:
             raise ValueError(
                 f"study.in_domain_root must hold >= {least} readable pictures for this study, got "
@@ -112,7 +113,9 @@ class Sources:
     @property
     def in_domain_count(self) -> int:
         """Images of the model's own domain, at most."""
-        return self.count if self.in_domain_root is None else min(self.count, len(self._source()))
+        if self.in_domain_root is None:
+            return self.count
+        return min(self.count, len(open_source(self.in_domain_root, key=_KEY)))
 
     def few_shot(self, pipeline: Pipeline) -> Pipeline:
         """The run on the first few-shot images alone, with latents of all steps."""
@@ -129,7 +132,7 @@ class Sources:
         inverted along the flow of the model, whatever corrects that of others.
         """
         given = self.in_domain_root is not None
-        images = self._pictures(pipeline) if given else self._samples(pipeline)
+        images = self._pictures(pipeline, self.count) if given else self._samples(pipeline)
         domain = _own(images)
         warn_of_upsampling(domain)
         return self._at_all_steps(pipeline.plain, domain)
@@ -153,18 +156,10 @@ class Sources:
         kept = made.finite(made.in_domain.output.open(), "in-domain sample")
         return MadeImages(made.in_domain, kept)
 
-    def _pictures(self, pipeline: Pipeline) -> ImageSet:
-        source = self._source()
-        pictures = self._chosen(source, self.count, pipeline)
-        return SourceImages(source, pictures, resolution=pipeline.model.resolution)
-
-    def _chosen(self, source: ImageSource, most: int, pipeline: Pipeline) -> list[Picture]:
-        """The first readable images that differ, in a random order that is always the same."""
-        look = partial(inspect, source, resolution=pipeline.model.resolution)
-        return Scan(source, look, seed=0).take(most, IN_DOMAIN, {})
-
-    def _source(self) -> ImageSource:
-        return open_source(str(self.in_domain_root), key="study.in_domain_root")
+    def _pictures(self, pipeline: Pipeline, most: int) -> ImageSet:
+        return in_domain_images(
+            str(self.in_domain_root), most, resolution=pipeline.model.resolution, key=_KEY
+        )
 
     def _at_all_steps(self, pipeline: Pipeline, domain: TargetDomain) -> Pipeline:
         run = pipeline.variant(step=min(self.steps))
