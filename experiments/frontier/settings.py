@@ -45,7 +45,7 @@ STRATEGIES = {
 PLAIN = {
     "cog 2": (300,),
     "cog 3": (300, 500, 700, 999),
-    "cog 5": (500, 700, 999),
+    "cog 5": (500, 999),
     "white .2": (999,),
     "white .4": (999,),
     "slerp": (500,),
@@ -57,7 +57,6 @@ PLAIN = {
 """Steps of each strategy along the flow of the model."""
 
 CORRECTED = {
-    "cog 3": (500, 999),
     "cog 5": (999,),
     "white .2": (700, 999),
     "white .4": (999,),
@@ -80,8 +79,6 @@ PIXELS = {
     "cog 5 near": ("sampler=cog", "sampler.references=5", "sampler.among=20"),
     "bands": ("sampler=bands",),
     "circle": ("sampler=circle",),
-    "hypersphere": ("sampler=hypersphere",),
-    "permutation": ("sampler=permutation",),
     "rejection": ("sampler=rejection",),
     "slerp": ("sampler=slerp",),
     "lerp": ("sampler=lerp",),
