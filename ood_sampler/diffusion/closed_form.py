@@ -3,6 +3,7 @@ r"""Denoisers of few-shot images in closed form: controls in the place of a froz
 They know statistics of the target alone, so that a network must do better to have shown anything.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -120,8 +121,9 @@ class PatchDenoiser(ClosedFormDenoiser):
         """Pixels from the centre of a patch to its edge."""
         alpha, sigma = self.schedule.scales(step)
         whole = max(self.size) - 1
-        grown = self.growth * sigma
-        return whole if grown >= whole * alpha else min(round(self.least + grown / alpha), whole)
+        ratio = sigma / alpha if alpha else math.inf
+        grown = self.growth * ratio if self.growth else 0.0
+        return round(min(self.least + grown, whole))
 
     def x_0(self, x: Tensor, step: int) -> Tensor:
         alpha, sigma = self.schedule.scales(step)
