@@ -94,8 +94,12 @@ def test_pure_noise_is_decoded(make: MakeRun, model: AnalyticModel) -> None:
     assert float(images.std(0).mean()) > 0.01
 
 
-def test_mixtures_along_the_linear_flow_of_a_gaussian_are_those_of_pixels(make: MakeRun) -> None:
-    run = make(GAUSSIAN, sampler=CogSampler(references=3), solver=MultistepSolver(steps=100, power=2))
+def test_mixtures_along_the_linear_flow_of_a_gaussian_are_mixtures_of_pixels(
+    make: MakeRun,
+) -> None:
+    run = make(
+        GAUSSIAN, sampler=CogSampler(references=3), solver=MultistepSolver(steps=100, power=2)
+    )
     made = run.sampled().images.take(range(8))
     (control,) = (each for each in run.controls if each.sampler is run.sampler)
     torch.testing.assert_close(made, control.sampled().images.take(range(8)), rtol=0, atol=0.01)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from ood_sampler.metrics.base import Figures
+from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described, Judges, figures_of
 from ood_sampler.metrics.opinions import plain, together
@@ -175,7 +175,11 @@ class Measure:
 
 def without_own_domain(metrics: MetricCollection) -> MetricCollection:
     """Leave out the metrics that compare with images of the model's own domain."""
-    kept = {name: each for name, each in metrics.items() if "in_domain" not in each.sets}
+    kept: dict[str, Metric | MetricCollection] = {
+        name: metric
+        for name, metric in metrics.items()
+        if not (isinstance(metric, SetMetric) and "in_domain" in metric.sets)
+    }
     return MetricCollection(kept, compute_groups=False)
 
 

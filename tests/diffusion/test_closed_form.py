@@ -31,7 +31,9 @@ def noisy(step: int, count: int = 3) -> Tensor:
     return SCHEDULE.diffuse(random(count, 1), eps, step)
 
 
-def patches(images: Tensor, *, least: float = 1, growth: float = 2, shift: int = 0) -> PatchDenoiser:
+def patches(
+    images: Tensor, *, least: float = 1, growth: float = 2, shift: int = 0
+) -> PatchDenoiser:
     return PatchDenoiser(images, SCHEDULE, least=least, growth=growth, shift=shift)
 
 
@@ -163,9 +165,7 @@ def test_the_gaussian_is_the_posterior_mean_of_its_matrix(step: int) -> None:
     state = fit_gaussian(InMemory(images))
     matrix, mean = covariance(state)
     eye = torch.eye(len(matrix), dtype=torch.float64)
-    solved = torch.linalg.solve(
-        alpha**2 * matrix + sigma**2 * eye, (x.flatten(1) - alpha * mean).T
-    )
+    solved = torch.linalg.solve(alpha**2 * matrix + sigma**2 * eye, (x.flatten(1) - alpha * mean).T)
     exact = mean + alpha * (matrix @ solved).T
     torch.testing.assert_close(found.flatten(1), exact, rtol=1e-4, atol=1e-4)
     noise = denoiser.eps(x, torch.tensor(step))
