@@ -125,7 +125,7 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             f"{name} is not known{_nearest(name, _names())}; there are: {', '.join(_names())}"
         )
     config = _config(name)
-    if "path" not in config.model:
+    if "path" not in list(config.model):
         raise CommandError(f"{name} has no weights to verify: a run fits it to its few-shot images")
     known = sorted(_keys(config.model))
     for override in overrides:
