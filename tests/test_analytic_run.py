@@ -26,6 +26,7 @@ from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 from ood_sampler.samplers.standard import StandardSampler
 from ood_sampler.studies.base import check_metrics
+from ood_sampler.studies.frontier import FrontierStudy
 from ood_sampler.studies.search import SearchStudy
 from tests.conftest import RESOLUTION, make_correction, make_judges, make_pipeline
 from tests.test_pipeline import domain
@@ -153,6 +154,17 @@ def test_a_part_of_the_images_is_searched_along_a_flow_of_its_own(make: MakeRun)
     choice = Search(**{**SEARCH, "samples": [16]}).choose(run, steps=steps, samplers=samplers)
     assert {trial.point.retention for trial in choice.trials} == {1.0}
     assert choice.step == 400
+
+
+def test_a_frontier_is_measured(make: MakeRun) -> None:
+    run, samplers = make(num_samples=12), {"cog_2": CogSampler(references=2)}
+    study = FrontierStudy(steps=[400], samplers=samplers, controls=samplers, etas=[0.0])
+    check_metrics(study, run)
+    study.check(run)
+    measured = study.measure(run)
+    assert all("captured" not in row for row in measured.rows)
+    assert study.conclude(measured.rows)
+    assert study.draw(measured.rows, measured.pictures).axes
 
 
 def test_what_needs_a_domain_of_its_own_is_refused(make: MakeRun) -> None:
