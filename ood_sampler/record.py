@@ -95,7 +95,7 @@ def results(
     """
     reconstruction = outcome.reconstruction
     before, after = outcome.weights
-    remarks = {"weights sha256 before": before, "weights sha256 after": after}
+    remarks = {"weights sha256 before": before, "weights sha256 after": after} if before else {}
     if outcome.remarks:
         remarks["strategy"] = "; ".join(outcome.remarks)
     if pipeline.is_corrected:
@@ -179,14 +179,14 @@ def _pictures(pipeline: Pipeline, outcome: Outcome, images: TensorSet) -> dict[s
     generator = torch.Generator().manual_seed(pipeline.settings.seed)
     some = torch.randperm(len(domain.held_out), generator=generator)[: len(shown)].tolist()
     originals = range(min(16, len(outcome.originals)))
-    reconstructions = as_bands(outcome.reconstructions, domain.scale)
+    reconstructions, own = as_bands(outcome.reconstructions, domain.scale), outcome.in_domain
     return {
         "samples": gather(images, shown),
         "nearest": gather(domain.few_shot, [outcome.nearest_index[i] for i in shown]),
         "held_out": gather(domain.held_out, some),
         "originals": gather(outcome.originals, originals),
         "reconstructions": gather(reconstructions, originals),
-        "in_domain": gather(outcome.in_domain, shown[: len(outcome.in_domain)]),
+        **({"in_domain": gather(own, shown[: len(own)])} if len(own) else {}),
     }
 
 

@@ -13,7 +13,7 @@ import ood_sampler.command  # noqa: F401 tells Hydra of types that conf/ names
 from ood_sampler.config import CONF
 from ood_sampler.diffusion.solvers import Solver
 from ood_sampler.metrics.judges import Judges
-from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.base import Model
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import Session
@@ -70,7 +70,7 @@ def trainer() -> Callable[..., object]:
 
 def make_pipeline(
     *,
-    model: FrozenModel,
+    model: Model,
     solver: Solver,
     trainer: Callable[..., Any],
     root: Path,

@@ -304,12 +304,17 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert "inversion.step" in ended.stdout
 
 
-def execute_tiny(folder: Path, at: Path, *overrides: str) -> None:
-    """A command with the tiny model, in this process; its run goes to `at / "found"`."""
+def execute_tiny(folder: Path | None, at: Path, *overrides: str) -> None:
+    """A command with the tiny model, in this process; its run goes to `at / "found"`.
+
+    Args:
+        folder: of the model; None if `overrides` choose another.
+        at: where to.
+        overrides: of the configuration.
+    """
+    tiny = ["model=diffusers", "model.name=tiny", f"model.path={folder}"]
     command = [
-        "model=diffusers",
-        "model.name=tiny",
-        f"model.path={folder}",
+        *([] if folder is None else tiny),
         f"model.resolution={RESOLUTION}",
         "data.few_shot=40",
         "data.held_out=24",

@@ -103,6 +103,8 @@ def entry(name: str) -> str:
     if OmegaConf.is_missing(config.model, "path"):
         return f"{name:<20} {'any':<9} {'':>8}  yours    set name, path and resolution\n"
     fields = _fields(config)
+    if "path" not in fields:
+        return f"{name:<20} {'any':<9} {'':>8}  none     fitted to the few-shot images of a run\n"
     files = WeightFiles(name=fields["name"], path=fields["path"], sources=fields.get("sources", []))
     found = files.find()
     size = f"{fields['resolution']}x{fields['resolution']}"
@@ -123,6 +125,8 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             f"{name} is not known{_nearest(name, _names())}; there are: {', '.join(_names())}"
         )
     config = _config(name)
+    if "path" not in list(config.model):
+        raise CommandError(f"{name} has no weights to verify: a run fits it to its few-shot images")
     known = sorted(_keys(config.model))
     for override in overrides:
         key, equals, _ = override.removeprefix("model.").partition("=")

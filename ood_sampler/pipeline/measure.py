@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from ood_sampler.metrics.base import Figures
+from ood_sampler.metrics.base import Figures, SetMetric
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described, Judges, figures_of
 from ood_sampler.metrics.opinions import plain, together
@@ -49,7 +49,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Measure:
-    """Measure sets of images against one domain, storing the metrics of each."""
+    """Measure sets of images against one domain, storing the metrics of each.
+
+    Attributes:
+        in_domain: features of the model's own domain, by judge; empty if it has none, which leaves
+            out the metrics that need them.
+    """
 
     judges: Judges
     root: Path
@@ -119,9 +124,13 @@ class Measure:
                 "new": new.features[judge.name],
                 "few_shot": self.few_shot.features[judge.name],
                 "held_out": self.held_out.features[judge.name],
-                "in_domain": self.in_domain[judge.name],
             }
-            opinions[judge.name] = self._figures(judge.metrics, sets)
+            metrics = judge.metrics
+            if self.in_domain:
+                sets["in_domain"] = self.in_domain[judge.name]
+            else:
+                metrics = without_own_domain(metrics)
+            opinions[judge.name] = self._figures(metrics, sets)
         headline, *others = self.judges.names
         # None for metrics that only other judges can compute
         known = sorted({key for figures in opinions.values() for key in figures})
@@ -162,6 +171,16 @@ class Measure:
             }
             save_json(path, stored)
         return stored
+
+
+def without_own_domain(metrics: MetricCollection) -> MetricCollection:
+    """Leave out the metrics that compare with images of the model's own domain."""
+    kept: dict[str, Metric | MetricCollection] = {
+        name: metric
+        for name, metric in metrics.items()
+        if not (isinstance(metric, SetMetric) and "in_domain" in metric.sets)
+    }
+    return MetricCollection(kept, compute_groups=False)
 
 
 def _above(*, first: Tensor, second: Tensor, reference: Tensor) -> Figures:

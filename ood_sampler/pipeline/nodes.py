@@ -10,9 +10,11 @@ from torch.utils.data import Dataset
 
 from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.corrected import FittedGaussian, corrected
+from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import ImageSet
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline.correction import OWN, GaussianCorrection
+from ood_sampler.pipeline.few_shot import fit_model
 from ood_sampler.pipeline.keys import (
     configuration,
     drawing,
@@ -37,6 +39,9 @@ class Nodes(Stages):
     @cached_property
     def flow(self) -> Codec:
         """The codec that inverts few-shot images and decodes samples."""
+        if isinstance(self.codec, FewShotCodec):
+            (node,) = self.fitted_model
+            return self.codec.fitted(node.output.digest, node.output.path)
         if self.correction is None or not self.gaussians:
             return self.codec
         fitted = (FittedGaussian(n.output.digest, n.output.path) for n in self.gaussians)
@@ -44,11 +49,31 @@ class Nodes(Stages):
             self.codec, *fitted, weight=self.correction_weight, fade=self.correction.fade
         )
 
+    @property
+    def needed_by_flow(self) -> list[Node]:
+        return [*self.fitted_model, *self.gaussians]
+
+    @cached_property
+    def fitted_model(self) -> list[Node]:
+        """The fit to the few-shot images of a model that needs one."""
+        if not isinstance(self.codec, FewShotCodec):
+            return []
+        return [fit_model(self.session, self.codec, self.domain.few_shot)]
+
     @cached_property
     def gaussians(self) -> list[Node]:
-        """Gaussians of the few-shot images and of the model's own domain, for the correction."""
+        """Gaussians of the few-shot images and of the model's own domain, for the correction.
+
+        Raises:
+            ValueError: the model has no domain of its own to correct for.
+        """
         if self.correction is None or not self.is_corrected:
             return []
+        if not self.has_own_domain:
+            raise ValueError(
+                f"correction must be none for {self.model.name}: it is fitted to the few-shot "
+                "pictures, and has no domain of its own to correct for"
+            )
         pictures = self.correction.pictures
         own = (
             self._own_gaussian(self.correction)
@@ -203,16 +228,31 @@ class Nodes(Stages):
 
     @cached_property
     def in_domain(self) -> Node:
-        """Images that the model makes from pure noise, along its own flow."""
+        """Images that the model makes from pure noise, along its own flow.
+
+        Raises:
+            ValueError: the model has no domain of its own.
+        """
+        if not self.has_own_domain:
+            raise ValueError(
+                f"{self.model.name} has no domain of its own, which is needed here: choose a "
+                "frozen model, or a strategy or study that does without in-domain images"
+            )
         if self.is_corrected:
             return self.plain.in_domain
         return self.decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
 
     @property
+    def in_domain_nodes(self) -> list[Node]:
+        """`in_domain`, if the model has a domain of its own."""
+        return [self.in_domain] if self.has_own_domain else []
+
+    @property
     def targets(self) -> list[Node]:
         """All nodes of a run."""
-        nodes = [*self.inversions, self.reconstructions, self.samples, self.in_domain]
-        made = [("samples", self.samples, self.title), ("in-domain", self.in_domain, "")]
+        nodes = [*self.inversions, self.reconstructions, self.samples, *self.in_domain_nodes]
+        made = [("samples", self.samples, self.title)]
+        made += [("in-domain", node, "") for node in self.in_domain_nodes]
         made += [("samples", run.samples, run.title) for run in self.controls]
         pictures = [("few-shot", self.domain.few_shot), ("held-out", self.domain.held_out)]
         for judge in self.judges:

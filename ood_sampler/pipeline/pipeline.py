@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import ImageSet
 from ood_sampler.metrics.attribution import attribution
 from ood_sampler.metrics.authenticity import nearest
@@ -31,7 +32,7 @@ from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.store.artifacts import Items, check_disk
 from ood_sampler.store.node import Node, reached
-from ood_sampler.store.sets import Taken, TensorSet
+from ood_sampler.store.sets import Empty, Taken, TensorSet
 
 SMALLEST = 11
 """Least side in pixels that SSIM needs."""
@@ -106,8 +107,11 @@ class Pipeline(Nodes):
         batch_size = min(self.batch_size, max(images, 1))
         seconds = 0.0
         if images:
+            codec = self.codec
+            if isinstance(codec, FewShotCodec):
+                codec = codec.timed(len(self.domain.few_shot))
             seconds = seconds_per_evaluation(
-                self.codec, self.codec.last_level, batch_size, trainer=self.session.trainer
+                codec, codec.last_level, batch_size, trainer=self.session.trainer
             )
         return Estimate(work, batch_size, seconds, disk)
 
@@ -121,13 +125,13 @@ class Pipeline(Nodes):
         _ = self.inverted
         originals, reconstructions = self.reconstructed()
         autoencoder = self._autoencoder_alone()
-        samples, own, measure = self.sampled(), self.own, self.measure
+        samples, own, measure = self.sampled(), self.owned, self.measure
         described = samples.described
         with self.session.recorded("measure", self.settings.num_samples, 0):
             rows = [measure.row(label(self.sampler), "strategy", described)]
             compared = [
                 (measure.real(), measure.few_shot.first(measure.count)),
-                (measure.own(own.described), own.described),
+                *((measure.own(each.described), each.described) for each in own),
             ]
             for control in self.controls:
                 mixed = control.sampled().described
@@ -160,7 +164,7 @@ class Pipeline(Nodes):
             originals=originals,
             reconstructions=reconstructions,
             autoencoder=autoencoder,
-            in_domain=own.images,
+            in_domain=own[0].images if own else Empty(self.image_shape),
             left_out=self.session.left_out,
             remarks=self.sampler.remarks(self.fitted),
             weights=(before, self._weights()),
@@ -185,6 +189,11 @@ class Pipeline(Nodes):
 
         node = self.in_domain.output
         return self.session.once(("own", node.digest, node.count), make)
+
+    @property
+    def owned(self) -> list[Samples]:
+        """`own`, if the model has a domain of its own."""
+        return [self.own] if self.has_own_domain else []
 
     def in_domain_images(self) -> TensorSet:
         """Samples of the model's own domain that are finite."""
@@ -211,8 +220,9 @@ class Pipeline(Nodes):
         return self.measure.row(name, role, self.sampled().described)
 
     def references(self) -> list[Row]:
-        """The floor and the ceiling: real images, and samples of the model's own domain."""
-        return [self.measure.real(), self.measure.own(self.own.described)]
+        """The floor and the ceiling: real images, and samples of the model's domain if any."""
+        own = [self.measure.own(samples.described) for samples in self.owned]
+        return [self.measure.real(), *own]
 
     @cached_property
     def measure(self) -> Measure:
@@ -238,7 +248,9 @@ class Pipeline(Nodes):
 
     @property
     def in_domain_features(self) -> Mapping[str, Tensor]:
-        """Features of the model's own domain, by judge."""
+        """Features of the model's own domain, by judge; empty if it has none."""
+        if not self.has_own_domain:
+            return {}
         return self.in_domain_references(self.own.described.features)
 
     def in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -160,7 +160,7 @@ class Search:
         """
         runs = self._candidates(pipeline, steps, samplers)
         own = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
-        return [*own, replace(runs[0], also=steps).inversion] if pipeline.is_corrected else own
+        return [*own, replace(runs[0], also=steps).inversion] if pipeline.is_of_few_shot else own
 
     def choose(
         self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
@@ -182,7 +182,7 @@ class Search:
         inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
         inverted.check()
         pipeline.session.obtain(inverted.inversion)
-        if pipeline.is_corrected:
+        if pipeline.is_of_few_shot:
             pipeline.session.obtain(replace(runs[0], also=steps).inversion)
         judge = _Judge(
             pipeline.judges.headline,
@@ -202,7 +202,7 @@ class Search:
                     settings=replace(run.settings, num_samples=samples),
                     session=replace(run.session, stages=stages, left_out=[]),
                 )
-                if not pipeline.is_corrected:
+                if not pipeline.is_of_few_shot:
                     _copy_latents(inverted, run, fit)
                 found.append((judge.trial(run, run.sampled().described), run))
                 new = _computed(samples, before, run)
@@ -226,7 +226,7 @@ class _Judge:
     Attributes:
         headline: the judge that decides.
         few_shot: features of all few-shot images, shape $(N, D)$.
-        in_domain: features of the model's own domain, by judge.
+        in_domain: features of the model's own domain, by judge; empty if it has none.
         fit: indices of the few-shot images that candidates are fitted to.
         validation: indices of those that they are compared with.
         thresholds: conditions for a usable candidate, as shares of what real images reach.
@@ -252,13 +252,17 @@ class _Judge:
             "new": features,
             "few_shot": fit,
             "held_out": validating,
-            "in_domain": self.in_domain[judge.name],
         }
-        found = judge.figures(sets, only=("kid", "authenticity", "near_copies", "captured"))
+        asked = ["kid", "authenticity", "near_copies"]
+        if self.in_domain:
+            sets["in_domain"] = self.in_domain[judge.name]
+            asked.append("captured")
+        found = judge.figures(sets, only=asked)
         copies = interval(found, "near_copies")
         return Point(
             step=step,
-            retention=1 - float(found["captured"]),
+            # without a domain of its own a model captures nothing
+            retention=1 - float(found.get("captured", 0)),
             novelty=float(found["authenticity"]),
             distance=float(found["kid"]),
             error=float(found["kid_standard_error"]),

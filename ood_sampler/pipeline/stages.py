@@ -33,7 +33,7 @@ class Stages(Parts, ABC):
 
     @property
     @abstractmethod
-    def gaussians(self) -> list[Node]:
+    def needed_by_flow(self) -> list[Node]:
         """Nodes that the flow needs."""
 
     def features(
@@ -127,7 +127,7 @@ class Stages(Parts, ABC):
                 unfinished,
                 batch_size=self.batch_size,
             ),
-            inputs=[*inputs, *self.gaussians],
+            inputs=[*inputs, *self.needed_by_flow],
             cost=lambda at: self.codec.encoding_evaluations([int(t) for t in at]),
             of=self._correction,
         )
@@ -181,7 +181,7 @@ class Stages(Parts, ABC):
                 unfinished,
                 batch_size=self.batch_size,
             ),
-            inputs=[latents, *self.gaussians],
+            inputs=[latents, *self.needed_by_flow],
             cost=lambda _: self.codec.decoding_evaluations(level),
             of=of,
         )

@@ -205,7 +205,8 @@ def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
     yield label(pipeline.sampler), "strategy", pipeline.sampled().images
     for control in _control(pipeline):
         yield control.title, "control", control.sampled().images
-    yield IN_DOMAIN, "reference", pipeline.own.images
+    for own in pipeline.owned:
+        yield IN_DOMAIN, "reference", own.images
     yield "few-shot pictures", "real", taken(pipeline.domain.few_shot)
 
 

@@ -122,7 +122,7 @@ class Study(ABC):
 
 
 def check_metrics(study: Study, pipeline: Pipeline) -> None:
-    """Refuse a study of metrics that are switched off.
+    """Refuse a study of metrics that are switched off, or that the model cannot have.
 
     Raises:
         ValueError: one is missing.
@@ -131,6 +131,11 @@ def check_metrics(study: Study, pipeline: Pipeline) -> None:
     for name in study.needs:
         if name not in (*judges.headline.metrics, *judges.pictures):
             raise ValueError(f"study {study.name} needs the metric {name}: leave it switched on")
+        if name == "captured" and not pipeline.has_own_domain:
+            raise ValueError(
+                f"study {study.name} needs a model with a domain of its own, which "
+                f"{pipeline.model.name} does not have: choose a frozen model"
+            )
 
 
 def _configuration(part: object) -> object:

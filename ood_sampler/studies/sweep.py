@@ -146,7 +146,7 @@ def first_samples(run: Pipeline, count: int) -> Tensor:
 def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Node]:
     """Samples of some runs, and all that they are compared with."""
     # strategies that ask for latents of the model's own domain have samples of their own
-    return [pipeline.inversion, *(run.samples for run in runs), pipeline.in_domain]
+    return [pipeline.inversion, *(run.samples for run in runs), *pipeline.in_domain_nodes]
 
 
 def fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> list[Sampler]:

@@ -49,6 +49,8 @@ def test_every_model_is_listed_with_its_size_sources_and_place(
     assert re.search(r"256x256 +374 MB +missing +" + str(cache), rows["iddpm_afhqdog"])
     assert re.search(r"32x32 +9 MB +present +\S+/assets/dog32$", rows["dog32"])
     assert "yours" in rows["checkpoint"]
+    for name in ("analytic_gaussian", "analytic_patches"):
+        assert rows[name].endswith("none     fitted to the few-shot images of a run")
     assert str(cache) in text
 
 
@@ -78,9 +80,10 @@ def test_listing_and_help_need_none_of_the_heavy_libraries() -> None:
     ("arguments", "message"),
     [
         (["verfy"], "verfy is not known; did you mean verify?"),
-        (["verify"], "verify needs the name of a model: checkpoint, ddpm_bedroom"),
-        (["verify", "dog3"], "dog3 is not known; did you mean dog32?; there are: checkpoint"),
+        (["verify"], "verify needs the name of a model: analytic_gaussian, analytic_patches"),
+        (["verify", "dog3"], "dog3 is not known; did you mean dog32?; there are: analytic"),
         (["verify", "dog32", "pth=x"], "pth is not known; did you mean path?"),
+        (["verify", "analytic_patches"], "analytic_patches has no weights to verify: a run fits"),
         (["verify", "dog32", "path"], "path must be of the form KEY=VALUE"),
         (["verify", "checkpoint", "name=x"], "path must be set"),
         (["verify", "dog32", "channels=["], "channels=[ must be KEY=VALUE with a value in YAML"),
