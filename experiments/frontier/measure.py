@@ -99,7 +99,7 @@ def rows_of(
         else:
             found[key] = {"images": row.samples, **row.figures}
         save_json(file, found)
-        print(file.stem, key, file=sys.stderr, flush=True)
+        print(file.stem, key, flush=True)
 
     plain = pipeline(None, False)
     if pixels:

@@ -40,6 +40,7 @@ STRATEGIES = {
     "recipe, code": ("sampler=paper_code",),
     "hypersphere": ("sampler=hypersphere",),
     "noised": ("sampler=noised",),
+    "standard": ("sampler=standard",),
 }
 
 PLAIN = {
@@ -65,8 +66,20 @@ CORRECTED = {
 }
 """Steps of each strategy along the corrected flow."""
 
-WITHOUT_NETWORK = ("analytic_gaussian", "analytic_patches")
-"""Controls: denoisers of the few-shot images in closed form."""
+WITHOUT_NETWORK: dict[str, dict[str, tuple[int, ...]]] = {
+    "analytic_gaussian": {"white .4": (999,), "noised": (500,), "standard": (999,)},
+    "analytic_patches": {
+        "cog 3": (500, 999),
+        "cog 5": (500,),
+        "white .4": (999,),
+        "noised": (300, 500),
+        "standard": (999,),
+    },
+}
+"""Controls: denoisers of the few-shot images in closed form, and the steps of each strategy.
+
+Combinations along the linear flow of the Gaussian are those of pixels.
+"""
 
 PIXELS = {
     "cog 2": ("sampler=cog", "sampler.references=2"),
@@ -96,8 +109,7 @@ def settings() -> Iterator[Setting]:
 
 def without_network() -> Iterator[Setting]:
     """The same by models without a network."""
-    for model in WITHOUT_NETWORK:
-        for name, steps in {"cog 3": (500, 999), "cog 5": (500, 999), "white .4": (999,)}.items():
+    for model, table in WITHOUT_NETWORK.items():
+        for name, steps in table.items():
             for step in steps:
                 yield Setting(name, STRATEGIES[name], step, model=model)
-        yield Setting("standard", ("sampler=standard",), 999, model=model)
