@@ -7,7 +7,6 @@ of their keys, `--samples` more samples of the same settings.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
