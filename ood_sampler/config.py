@@ -25,10 +25,13 @@ class Inversion:
     Attributes:
         step: noise level t of the latents, 0 to T-1: small copies, large lets the model's own
             domain in; auto: the best of search.steps
+        noised_moves: moves from clean data on that noise replaces (TABA): latents keep less of the
+            structure of their images; 0 none
     """
 
     # OmegaConf 2.3 knows no Literal
     step: int | str = field(metadata={"words": ("auto",)})
+    noised_moves: int
 
 
 @dataclass
@@ -157,7 +160,7 @@ class Training:
     output: str
 
 
-BLOCKS = {
+BLOCKS: dict[str, dict[str, type]] = {
     "types/run": {"inversion": Inversion, "decode": Decode, "measure": Measure},
     "types/train": {"data": TrainingData, "schedule": NoiseSchedule},
 }

@@ -69,6 +69,7 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         # a model that does not diffuse has no solver
         **({"solver": choices["solver"]} if solver else {}),
         "step": pipeline.settings.step,
+        **({"noised_moves": moves} if (moves := pipeline.settings.noised_moves) else {}),
         **solver,
         "eta": pipeline.settings.eta,
         "seed": pipeline.settings.seed,

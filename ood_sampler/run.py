@@ -155,6 +155,7 @@ def _settings(cfg: DictConfig, *, step: int) -> "Settings":
         on_nonfinite=cfg.on_nonfinite,
         round_trip=cfg.measure.round_trip,
         in_domain=cfg.measure.in_domain,
+        noised_moves=cfg.inversion.noised_moves,
     )
 
 

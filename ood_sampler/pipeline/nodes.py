@@ -12,6 +12,7 @@ from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.corrected import FittedGaussian, corrected
 from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import ImageSet
+from ood_sampler.diffusion.noise import Stream
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline.correction import OWN, GaussianCorrection
 from ood_sampler.pipeline.few_shot import fit_model
@@ -128,6 +129,7 @@ class Nodes(Stages):
             few_shot.names,
             levels=sorted({self.settings.step, *self.also}),
             inputs=made_by(few_shot),
+            stream=self.inversion_stream,
         )
 
     @cached_property
@@ -146,6 +148,7 @@ class Nodes(Stages):
             [f"{i} of the model's own domain" for i in range(count)],
             levels=[self.settings.step],
             inputs=[images],
+            stream=Stream.INVERT_OWN,
         )
 
     @property

@@ -336,7 +336,7 @@ class Pipeline(Nodes):
         """Reconstruction errors of the autoencoder alone, if there is one."""
         if not isinstance(self.codec, AutoencoderCodec):
             return {}
-        settings = replace(self.settings, step=0, eta=0.0)
+        settings = replace(self.settings, step=0, eta=0.0, noised_moves=0)
         alone = replace(self, codec=self.codec.floor, settings=settings, also=(), correction=None)
         return compare(*alone.reconstructed())
 
@@ -373,5 +373,10 @@ def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolu
         FileNotFoundError: weights are missing.
     """
     codec.check([settings.step, *also], eta=settings.eta)
+    if settings.noised_moves and codec.schedule is None:
+        raise ValueError(
+            "inversion.noised_moves must be 0 for this model: there are no moves to replace in "
+            f"{type(codec).__name__}, got {settings.noised_moves}"
+        )
     if resolution < SMALLEST:
         raise ValueError(f"model.resolution must be >= {SMALLEST}, got {resolution}")

@@ -156,7 +156,7 @@ class Search:
     ) -> list[Node]:
         """Latents of the model's own domain that candidates need, and of the images to fit.
 
-        The images to fit have separate latents if the flow depends on them.
+        The images to fit have separate latents if these depend on the set.
         """
         runs = self._candidates(pipeline, steps, samplers)
         own = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]

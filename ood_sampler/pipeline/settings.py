@@ -23,6 +23,7 @@ class Settings:
             out and named.
         round_trip: few-shot images decoded from their own latents; None decodes all.
         in_domain: samples of the model's own domain, at most `num_samples`; None makes as many.
+        noised_moves: moves of inversion from clean data on that noise replaces.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Settings:
     on_nonfinite: OnNonFinite = "raise"
     round_trip: int | None = None
     in_domain: int | None = None
+    noised_moves: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
@@ -49,6 +51,10 @@ class Settings:
                 raise ValueError(
                     f"measure.{name} must be a whole number >= 1 or null, got {count!r}"
                 )
+        if not (isinstance(self.noised_moves, int) and self.noised_moves >= 0):
+            raise ValueError(
+                f"inversion.noised_moves must be a whole number >= 0, got {self.noised_moves!r}"
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
         if self.on_nonfinite not in get_args(OnNonFinite):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -81,6 +82,16 @@ class Stages(Parts, ABC):
             of=of,
         )
 
+    def inversion_evaluations(self, levels: Sequence[int]) -> int:
+        """Network evaluations per image (NFE) of an inversion to some levels."""
+        return self.codec.encoding_evaluations(levels, **self._noising)
+
+    @property
+    def _noising(self) -> dict[str, int]:
+        """Arguments of an inversion with noised moves; none for others."""
+        moves = self.settings.noised_moves
+        return {"noised_moves": moves} if moves else {}
+
     def _codec_key(self, stage: Maker) -> dict[str, Any]:
         return {
             **self.flow.identity,
@@ -97,9 +108,15 @@ class Stages(Parts, ABC):
         *,
         levels: Sequence[int],
         inputs: Sequence[Node],
+        stream: Stream,
     ) -> Node:
         """Latents of images at some levels, in one pass."""
         key = {**self._codec_key(Inversion), **key}
+        noise: Callable[[Sequence[int]], SampleNoise] | None = None
+        if self._noising:
+            seed = self.settings.seed
+            noise = partial(SampleNoise, seed, stream=stream)
+            key |= {**self._noising, "seed": seed, "stream": stream.name}
         count = len(names)
         if not self.codec.stored:
             shown = {
@@ -121,14 +138,16 @@ class Stages(Parts, ABC):
                     self.flow,
                     at=[int(t) for t in at],
                     names=names,
+                    noise=noise,
                     on_nonfinite=self.settings.on_nonfinite,
+                    **self._noising,
                 ),
                 images(),
                 unfinished,
                 batch_size=self.batch_size,
             ),
             inputs=[*inputs, *self.needed_by_flow],
-            cost=lambda at: self.codec.encoding_evaluations([int(t) for t in at]),
+            cost=lambda at: self.inversion_evaluations([int(t) for t in at]),
             of=self._correction,
         )
 

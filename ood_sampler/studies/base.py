@@ -68,6 +68,8 @@ class Study(ABC):
         settings = asdict(pipeline.settings)
         # no result depends on it
         del settings["batch_size"]
+        if not settings["noised_moves"]:
+            del settings["noised_moves"]
         key = {
             "study": self.name,
             "configuration": json.loads(json.dumps(vars(self), default=_configuration)),
