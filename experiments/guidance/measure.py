@@ -119,7 +119,8 @@ class GuidedDenoiser(Denoiser):
             (gradient,) = torch.autograd.grad(squared_mmd(self.features(x_0), self.references), at)
         norms = [x.detach().flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for x in (x_0, gradient)]
         size = self.guidance.weight * alpha * norms[0] / norms[1].clamp(min=1e-12)
-        return eps.detach() + size * gradient
+        guided: Tensor = eps.detach() + size * gradient
+        return guided
 
 
 def features_of(space: str) -> Features:
