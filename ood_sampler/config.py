@@ -35,16 +35,31 @@ class Inversion:
 
 
 @dataclass
+class Draw:
+    """Block `draw` of a run.
+
+    Attributes:
+        temperature: spread of draws about the mean of the inverted latents, of any strategy: below
+            1 more typical and less varied, 1 as the strategy draws
+    """
+
+    temperature: float
+
+
+@dataclass
 class Decode:
     """Block `decode` of a run.
 
     Attributes:
         eta: noise added while decoding: 0 none (deterministic), 1 as much as DDPM
         clip_x_0: clip denoised images to [-1, 1] on the way; not for inverted latents
+        shift: steps by which the first move of decoding takes draws to be noisier than they are;
+            below 0 less noisy, which leaves more texture
     """
 
     eta: float
     clip_x_0: bool
+    shift: int
 
 
 @dataclass
@@ -85,6 +100,7 @@ class Run:
     on_nonfinite: str = field(metadata={"words": ("raise", "skip")})
     dry_run: bool
     inversion: Inversion
+    draw: Draw
     decode: Decode
     measure: Measure
     search: Any
@@ -161,7 +177,7 @@ class Training:
 
 
 BLOCKS: dict[str, dict[str, type]] = {
-    "types/run": {"inversion": Inversion, "decode": Decode, "measure": Measure},
+    "types/run": {"inversion": Inversion, "draw": Draw, "decode": Decode, "measure": Measure},
     "types/train": {"data": TrainingData, "schedule": NoiseSchedule},
 }
 """What `ood_sampler.command` registers with Hydra, by group and name."""

@@ -15,6 +15,7 @@ from ood_sampler.pipeline.choice import Choice
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.report.columns import csv_rows
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
@@ -72,9 +73,20 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         **({"noised_moves": moves} if (moves := pipeline.settings.noised_moves) else {}),
         **solver,
         "eta": pipeline.settings.eta,
+        **_cheap(pipeline.settings),
         "seed": pipeline.settings.seed,
         "num_samples": pipeline.settings.num_samples,
     }
+
+
+def _cheap(numbers: Settings) -> dict[str, float]:
+    """Settings of draws and of the first move of decoding, where they are not the usual ones."""
+    found: dict[str, float] = {}
+    if numbers.temperature != 1:
+        found["temperature"] = numbers.temperature
+    if numbers.shift:
+        found["shift"] = numbers.shift
+    return found
 
 
 def results(

@@ -156,6 +156,8 @@ def _settings(cfg: DictConfig, *, step: int) -> "Settings":
         round_trip=cfg.measure.round_trip,
         in_domain=cfg.measure.in_domain,
         noised_moves=cfg.inversion.noised_moves,
+        temperature=float(cfg.draw.temperature),
+        shift=cfg.decode.shift,
     )
 
 

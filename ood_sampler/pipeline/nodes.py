@@ -28,10 +28,12 @@ from ood_sampler.pipeline.keys import (
 from ood_sampler.pipeline.stages import Stages
 from ood_sampler.samplers.base import Fitted, InvertedSet
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.samplers.temperature import tempered
 from ood_sampler.store.artifacts import Items
 from ood_sampler.store.files import load_state, save_state
 from ood_sampler.store.node import Computed, Node, StoredState
 from ood_sampler.store.sets import Empty, TensorSet
+from ood_sampler.store.versions import code_version
 
 
 class Nodes(Stages):
@@ -172,14 +174,21 @@ class Nodes(Stages):
     @cached_property
     def draws(self) -> Node:
         """Latents that the strategy draws."""
-        key = {**self._fit_key, "seed": self.settings.seed}
-        artifact = self.session.artifact(
-            "latents", key, self.settings.num_samples, self.latent_shape
-        )
+        settings = self.settings
+        key = {**self._fit_key, "seed": settings.seed}
+        if settings.temperature != 1:
+            key |= {"temperature": settings.temperature, "tempering": code_version(tempered)}
+        artifact = self.session.artifact("latents", key, settings.num_samples, self.latent_shape)
         return Node(
             "draw" if self.codec.stored else "control",
             {"latents": artifact},
-            lambda _: self.draw(artifact, self.sampler, self.fitted, self.inverted),
+            lambda _: self.draw(
+                artifact,
+                self.sampler,
+                self.fitted,
+                self.inverted,
+                temperature=settings.temperature,
+            ),
             inputs=[self.fit, *self.fit.inputs],
             of=label(self.sampler),
         )
@@ -191,7 +200,7 @@ class Nodes(Stages):
         return self.decoded(
             "decode",
             self.draws,
-            settings.step,
+            settings.decoding_step,
             eta=settings.eta,
             clip_x_0=settings.clip_x_0,
             of=self.title,

@@ -56,10 +56,10 @@ class Parts:
         """Strategy, step, noises and correction, to tell samples of several runs apart."""
         if not self.codec.stored:
             return f"{label(self.sampler)} in pixels"
-        eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
         moves = self.settings.noised_moves
         noised = f", noised moves = {moves}" if moves else ""
-        made = f"{label(self.sampler)}, t = {self.settings.step}{noised}{eta}"
+        about = f"{noised}{self.settings.about_decoding}"
+        made = f"{label(self.sampler)}, t = {self.settings.step}{about}"
         return f"{made}, {self._correction}" if self._correction else made
 
     @property
@@ -88,12 +88,14 @@ class Parts:
         return [self.in_pixels(c) for c in controls if few_shot >= c.minimum_images]
 
     def in_pixels(self, sampler: Sampler) -> Self:
-        """The control of a strategy: its run on the images themselves."""
+        """The control of a strategy: its run on the images themselves, as it draws by itself."""
         return replace(
             self,
             codec=PixelCodec(self.image_shape),
             sampler=sampler,
-            settings=replace(self.settings, step=0, eta=0.0, noised_moves=0),
+            settings=replace(
+                self.settings, step=0, eta=0.0, noised_moves=0, temperature=1.0, shift=0
+            ),
             also=(),
             correction=None,
         )

@@ -47,13 +47,13 @@ class Pipeline(Nodes):
         sampler: Sampler | None = None,
         step: int | None = None,
         eta: float | None = None,
+        temperature: float | None = None,
+        shift: int | None = None,
     ) -> Self:
-        """Copy the run with another strategy, step or decoding noise; None keeps the run's."""
-        settings = replace(
-            self.settings,
-            step=self.settings.step if step is None else step,
-            eta=self.settings.eta if eta is None else eta,
-        )
+        """Copy the run with another strategy or other numbers; None keeps the run's."""
+        numbers = {"step": step, "eta": eta, "temperature": temperature, "shift": shift}
+        changed = {name: value for name, value in numbers.items() if value is not None}
+        settings = replace(self.settings, **changed)  # type: ignore[arg-type]
         chosen = self.sampler if sampler is None else sampler
         return replace(self, sampler=chosen, also=(), settings=settings)
 
@@ -378,5 +378,12 @@ def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolu
             "inversion.noised_moves must be 0 for this model: there are no moves to replace in "
             f"{type(codec).__name__}, got {settings.noised_moves}"
         )
+    try:
+        codec.check([settings.decoding_step] if settings.shift else [])
+    except ValueError as error:
+        raise ValueError(
+            f"decode.shift={settings.shift} leads from step {settings.step} to "
+            f"{settings.decoding_step}, where decoding cannot begin: {error}"
+        ) from error
     if resolution < SMALLEST:
         raise ValueError(f"model.resolution must be >= {SMALLEST}, got {resolution}")

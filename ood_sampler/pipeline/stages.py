@@ -18,6 +18,7 @@ from ood_sampler.modules.synthesis import Synthesis
 from ood_sampler.pipeline.keys import reader
 from ood_sampler.pipeline.parts import Parts
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.temperature import mean_of, tempered
 from ood_sampler.store.artifacts import Artifact, Items
 from ood_sampler.store.node import Computed, Derived, Node
 from ood_sampler.store.sets import Taken
@@ -206,13 +207,21 @@ class Stages(Parts, ABC):
         )
 
     def draw(
-        self, artifact: Artifact, sampler: Sampler, fitted: Fitted, inverted: InvertedSet
+        self,
+        artifact: Artifact,
+        sampler: Sampler,
+        fitted: Fitted,
+        inverted: InvertedSet,
+        *,
+        temperature: float = 1.0,
     ) -> None:
+        mean = None if temperature == 1 else mean_of(inverted.latents)
         for shard in artifact.missing():
             first = shard * artifact.shard
             indices = range(first, first + artifact.expected(shard))
             noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
-            artifact.write(shard, sampler.draw(fitted, inverted, noise))
+            drawn = sampler.draw(fitted, inverted, noise)
+            artifact.write(shard, drawn if mean is None else tempered(drawn, mean, temperature))
 
 
 def _nothing(unfinished: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def strategy_row(run: Pipeline) -> dict[str, Any]:
         "step": run.settings.step,
         "eta": run.settings.eta,
         "correction": run.correction_weight,
-        "evaluations": run.codec.decoding_evaluations(run.settings.step),
+        "evaluations": run.codec.decoding_evaluations(run.settings.decoding_step),
         "images": row.samples,
         **row.figures,
     }
