@@ -10,9 +10,9 @@ import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +31,7 @@ from ood_sampler.names import ARTIFACTS
 if TYPE_CHECKING:
     from ood_sampler.models.base import Model
     from ood_sampler.pipeline.pipeline import Pipeline
-    from ood_sampler.pipeline.search import Search
+    from ood_sampler.pipeline.search import Correction, Search
     from ood_sampler.pipeline.settings import Settings
     from ood_sampler.samplers.base import Sampler
     from ood_sampler.studies.base import Study
@@ -72,6 +72,14 @@ def _fail(sentence: str) -> None:
     note_failure(run_folder(), sentence)
 
 
+class _Options(TypedDict):
+    """What a search chooses from."""
+
+    steps: Sequence[int]
+    samplers: "Sequence[Sampler]"
+    corrections: "Sequence[Correction]"
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """The objects that a configuration names, and what was said while they were made."""
@@ -81,7 +89,13 @@ class _Prepared:
     search: "Search | None"
     steps: Sequence[int]
     samplers: "Sequence[Sampler]"
+    corrections: "Sequence[Correction]"
     notes: Sequence[str]
+
+    @property
+    def combinations(self) -> int:
+        """Number of settings to choose from."""
+        return len(self.steps) * len(self.samplers) * len(self.corrections)
 
 
 def _prepare(cfg: DictConfig) -> _Prepared:
@@ -89,6 +103,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     from hydra.utils import instantiate
 
     from ood_sampler.pipeline.pipeline import Pipeline, check_codec
+    from ood_sampler.pipeline.search import Flows, asked_flows, fitting_flows
     from ood_sampler.pipeline.session import Session
     from ood_sampler.report.progress import StageProgress
 
@@ -112,6 +127,11 @@ def _prepare(cfg: DictConfig) -> _Prepared:
                 "inversion.step=auto and sampler=auto choose for a run, not for a study: set both "
                 "by hand, or leave study out"
             )
+        if isinstance(correction, Flows) and (search is None or not _may_choose(study)):
+            raise ValueError(
+                "correction=auto chooses for a run, by the keys of search: set correction=none or "
+                "correction=gaussian, or leave study and ~search out"
+            )
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run:
             _check_weights(model)
@@ -124,6 +144,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         codec = model.codec(solver)
         if not fetched:
             check_codec(codec, settings, also, resolution=model.resolution)
+        corrections = fitting_flows(codec, asked_flows(correction))
     pipeline = Pipeline(
         model=model,
         codec=codec,
@@ -137,9 +158,14 @@ def _prepare(cfg: DictConfig) -> _Prepared:
             progress=lambda name, images: [StageProgress(of_sweep(name), images)],
         ),
         also=also,
-        correction=correction,
+        correction=corrections[0],
     )
-    return _Prepared(pipeline, study, search, steps, samplers, notes)
+    return _Prepared(pipeline, study, search, steps, samplers, corrections, notes)
+
+
+def _may_choose(study: "Study | None") -> bool:
+    """Whether a choice of flows is meant: of a run, or of the study of that choice."""
+    return study is None or study.chooses
 
 
 def _settings(cfg: DictConfig, *, step: int) -> "Settings":
@@ -210,14 +236,16 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
     from ood_sampler.studies.base import check_metrics
 
     prepared = _prepare(cfg)
-    pipeline, study, steps = prepared.pipeline, prepared.study, prepared.steps
-    searching = prepared.search if len(steps) * len(prepared.samplers) > 1 else None
+    pipeline, study = prepared.pipeline, prepared.study
+    searching = prepared.search if prepared.combinations > 1 and study is None else None
+    options = _Options(
+        steps=prepared.steps, samplers=prepared.samplers, corrections=prepared.corrections
+    )
     targets, unstored = pipeline.targets, []
     if searching is not None:
-        samplers = prepared.samplers
-        searching.check(pipeline, steps=steps, samplers=samplers)
-        targets = [*searching.targets(pipeline, steps=steps, samplers=samplers), *targets]
-        unstored = searching.work(pipeline, steps=steps, samplers=samplers)
+        searching.check(pipeline, **options)
+        targets = [*searching.targets(pipeline, **options), *targets]
+        unstored = searching.work(pipeline, **options)
     if study is not None:
         check_metrics(study, pipeline)
         study.check(pipeline)
@@ -235,10 +263,9 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
         return
     choice = None
     if searching is not None:
-        choice = searching.choose(pipeline, steps=steps, samplers=prepared.samplers)
+        choice = searching.choose(pipeline, **options)
         log.info("search: %s", choice.remark)
-        changed = replace(pipeline.settings, step=choice.step)
-        pipeline = replace(pipeline, sampler=choice.sampler, settings=changed)
+        pipeline = choice.of(pipeline)
     leave_run(cfg, pipeline, pipeline.run(), choice=choice, notes=prepared.notes)
 
 

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -56,6 +56,9 @@ class Study(ABC):
     needs: ClassVar[Sequence[str]] = ()
     """Metrics of `metrics.collection` and `metrics.pictures` that the answer needs."""
 
+    chooses: ClassVar[bool] = False
+    """Whether it compares automatic choices, and so takes `correction=auto`."""
+
     steps: Sequence[int] = ()
     """Steps whose latents are needed: one inversion leaves them all."""
 
@@ -68,8 +71,9 @@ class Study(ABC):
         settings = asdict(pipeline.settings)
         # no result depends on it
         del settings["batch_size"]
-        if not settings["noised_moves"]:
-            del settings["noised_moves"]
+        for name, usual in (("noised_moves", 0), ("temperature", 1.0), ("shift", 0)):
+            if settings[name] == usual:
+                del settings[name]
         key = {
             "study": self.name,
             "configuration": json.loads(json.dumps(vars(self), default=_configuration)),
@@ -142,4 +146,8 @@ def check_metrics(study: Study, pipeline: Pipeline) -> None:
 
 def _configuration(part: object) -> object:
     """Type and arguments of an object that is no JSON."""
-    return {"type": type(part).__name__, **getattr(part, "__dict__", {"value": str(part)})}
+    name = type(part).__name__
+    if is_dataclass(part):
+        # without what it computed since
+        return {"type": name, **{each.name: getattr(part, each.name) for each in fields(part)}}
+    return {"type": name, **getattr(part, "__dict__", {"value": str(part)})}
