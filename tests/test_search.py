@@ -407,10 +407,10 @@ def test_a_run_by_auto_says_what_it_chose(
     shown = capsys.readouterr().err
     for step, sampler in product((100, 600), ("cog (2)", "cog (3)", "cog (5)", "white (5, 0.4)")):
         assert f"search, decode: {sampler}, t = {step} " in shown
-    assert "search, decode: white (5, 0.4), t = 100, correction 1 " in shown
+    assert "stage decode: white (5, 0.4), t = 100, correction 1;" in caplog.text
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     remark = found["protocol"]["search"]
-    assert remark.startswith("chosen of 32 combinations on 16 of the few-shot pictures")
+    assert remark.startswith("chosen of 34 combinations on 16 of the few-shot pictures")
     assert f"step {found['run']['step']}, {found['run']['sampler']}, KID" in remark
     assert found["rows"][0]["name"] == found["run"]["sampler"]
     assert len(list((tmp_path / "found" / "samples").glob("*.png"))) == 16
@@ -419,12 +419,19 @@ def test_a_run_by_auto_says_what_it_chose(
     for found_key in ("near_copies", "kid_standard_error"):
         assert all(float(row[found_key]) >= 0 for row in trials)
     assert {row["step"] for row in trials} == {"100", "600"}
-    assert [row["samples"] for row in trials] == ["16"] * 28 + ["32"] * 12
+    assert [row["samples"] for row in trials] == ["16"] * 28 + ["32"] * 14
     assert {row["correction"] for row in trials} == {"0.0", "1.0"}
     # the winner of the last round, in all but one of its settings
     winner = next(row for row in trials if row["samples"] == "32")
-    varied = trials[-4:]
-    assert [(row["temperature"], row["shift"]) for row in varied] != [("1.0", "0")] * 4
+    varied = trials[-6:]
+    assert {(row["eta"], row["temperature"], row["shift"]) for row in varied} == {
+        ("0.1", "1.0", "0"),
+        ("0.3", "1.0", "0"),
+        ("0.0", "0.9", "0"),
+        ("0.0", "1.1", "0"),
+        ("0.0", "1.0", "-40"),
+        ("0.0", "1.0", "40"),
+    }
     for row in (winner, *varied):
         assert [row["step"], row["sampler"]] == [
             str(found["run"]["step"]),
@@ -435,7 +442,7 @@ def test_a_run_by_auto_says_what_it_chose(
     assert ("search, invert", 24, False) in stages
     assert ("search 1", 28 * 16, False) in stages
     assert ("search 2", 8 * 32, False) in stages
-    assert ("search, variants", 4 * 32, False) in stages
+    assert ("search, variants", 6 * 32, False) in stages
     assert ("decode", 16, False) in stages
     names = [name for name, _, _ in stages]
     assert all(names.count(name) == 1 for name in ("invert", "decode", "in-domain", "fit"))
