@@ -1,6 +1,6 @@
 """The search over flows, and of what its winner is varied in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,7 @@ from torch import Tensor
 from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.codecs.pixels import PixelCodec
-from ood_sampler.diffusion.denoiser import Denoiser, GaussianDenoiser
-from ood_sampler.diffusion.gaussian import Gaussian, fit_gaussian, from_cosine, to_cosine
+from ood_sampler.diffusion.denoiser import GaussianDenoiser
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver, HeunSolver
 from ood_sampler.diffusion.solvers.base import Solver
@@ -26,9 +25,10 @@ from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.search import Flows, Search, asked_flows, fitting_flows
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.pipeline.trials import Tried
+from ood_sampler.samplers.base import Sampler
+from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.white import WhiteSampler
 from ood_sampler.statistics.band import Thresholds
-from ood_sampler.store.sets import InMemory
 from tests.conftest import RESOLUTION, make_correction, make_judges, make_pipeline, smooth_images
 from tests.test_pipeline import count_evaluations
 from tests.test_search import domain, judge, search, trial
@@ -38,24 +38,11 @@ SHAPE = (3, RESOLUTION, RESOLUTION)
 SAMPLERS = [WhiteSampler(references=2, fresh=1.0), WhiteSampler(references=3, fresh=0.9)]
 
 
-class ExactDenoiser(Denoiser):
-    """The exact denoiser of the Gaussian of some images."""
-
-    def __init__(self, images: Tensor) -> None:
-        super().__init__()
-        self.gaussian = Gaussian(fit_gaussian(InMemory(images), noise=0.01))
-        self.schedule = Schedule.linear()
-
-    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = self.schedule.scales(int(t))
-        return from_cosine(self.gaussian.eps(to_cosine(x_t), alpha, sigma))
-
-
 @dataclass(frozen=True)
 class ExactModel(ModelInMemory):
-    """The exact model of images of one colour under independent noise, or of the target."""
+    """The exact model of images of one colour under independent noise."""
 
-    colour: float | None
+    colour: float
     resolution: int = RESOLUTION
     channels: int = 3
     name: str = "exact"
@@ -70,16 +57,14 @@ class ExactModel(ModelInMemory):
         return self.denoiser.schedule
 
     @cached_property
-    def denoiser(self) -> Denoiser:
-        if self.colour is None:
-            return ExactDenoiser(smooth_images(40, 0).float() / 127.5 - 1)
+    def denoiser(self) -> GaussianDenoiser:
         return GaussianDenoiser(torch.full(SHAPE, self.colour), 0.1, Schedule.linear())
 
     def codec(self, solver: Solver) -> Codec:
         return DiffusionCodec(self, solver)
 
 
-def run_of(colour: float | None, root: Path, trainer: Callable[..., Any]) -> Pipeline:
+def run_of(colour: float, root: Path, trainer: Callable[..., Any]) -> Pipeline:
     """Noise is what both strategies draw: what it decodes to is up to the flow."""
     return make_pipeline(
         model=ExactModel(colour),  # type: ignore[arg-type]
@@ -95,9 +80,14 @@ def run_of(colour: float | None, root: Path, trainer: Callable[..., Any]) -> Pip
     )
 
 
-def chosen(run: Pipeline, correction: Any, **changes: Any) -> Choice:  # noqa: ANN401
-    flows = {"steps": [STEP], "samplers": SAMPLERS, "corrections": [None, correction]}
-    return search(samples=[16, 32], keep=0.5, **changes).choose(run, **flows)
+def chosen(
+    run: Pipeline,
+    correction: Any,  # noqa: ANN401
+    samplers: Sequence[Sampler] = SAMPLERS,
+    step: int = STEP,
+) -> Choice:
+    flows = {"steps": [step], "samplers": samplers, "corrections": [None, correction]}
+    return search(samples=[16, 32], keep=0.5).choose(run, **flows)
 
 
 def test_the_corrected_flow_is_chosen_where_the_models_own_domain_captures_noise(
@@ -128,11 +118,14 @@ def test_the_plain_flow_is_chosen_where_the_correction_is_wrong(
     folder.mkdir()
     for i, pixels in enumerate(smooth_images(8, 4) // 4 + 190):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
-    run = run_of(None, tmp_path / "artifacts", trainer)
-    choice = chosen(run, make_correction(fade=0, in_domain_root=str(folder)))
+    run = run_of(0.9, tmp_path / "artifacts", trainer)
+    mixtures = [CogSampler(references=2), CogSampler(references=3)]
+    wrong = make_correction(weight=3.0, fade=0, in_domain_root=str(folder))
+    choice = chosen(run, wrong, mixtures, 300)
     assert choice.correction is None
     best, worst = choice.trials[0], choice.trials[3]
-    assert (best.correction, worst.correction) == (0.0, 1.0)
+    assert (best.correction, worst.correction) == (0.0, 3.0)
+    assert best.usable
     assert best.point.distance < worst.point.distance
     assert "correction" not in choice.remark
 

@@ -134,9 +134,9 @@ class SearchStudy(SweepStudy):
         run = choice.of(pipeline)
         chosen = _setting(run)
         if chosen not in settings:
-            row = strategy_row(run)
-            varied = {"strategy": f"{row['strategy']}{run.settings.about_decoding}"}
-            rows = [*rows, {**self.about(pipeline), **row, **varied}]
+            made = strategy_row(run)
+            varied = {"strategy": f"{made['strategy']}{run.settings.about_decoding}"}
+            rows = [*rows, {**self.about(pipeline), **made, **varied}]
             settings.append(chosen)
         found = []
         for row, setting in zip(rows, settings, strict=True):
@@ -189,7 +189,7 @@ class SearchStudy(SweepStudy):
         return draw(rows)
 
 
-def _setting(run: Pipeline) -> tuple[object, ...]:
+def _setting(run: Pipeline) -> tuple[int, str, float, float, float, int]:
     """What tells settings apart, as `Trial.setting` does."""
     told, step = run.settings, run.settings.step
     flow = run.correction_weight
