@@ -54,6 +54,13 @@ class AdapterTuning(FineTuning):
             raise ValueError(f"{_KEY}.alpha must be > 0 and finite, got {self.alpha}")
 
 
+def asked_adapter(
+    fine_tuning: FineTuning, *, rank: int | None, alpha: float
+) -> AdapterTuning | None:
+    """Settings of an adapter that is trained as a copy is; None if no rank is asked for."""
+    return None if rank is None else AdapterTuning(**vars(fine_tuning), rank=rank, alpha=alpha)
+
+
 def check_installed() -> None:
     """Refuse to train an adapter without the package that has it.
 
@@ -61,7 +68,9 @@ def check_installed() -> None:
         ValueError: it is missing; says how to get it.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ValueError(f"{_KEY} needs the package peft: {install('finetune')}, or set it to null")
+        raise ValueError(
+            f"{_KEY} needs the package peft: {install('finetune')}, or set rank to null"
+        )
 
 
 def adapted_layers(network: nn.Module) -> list[str]:
@@ -97,7 +106,7 @@ def with_adapter(denoiser: Denoiser, *, rank: int, alpha: float, seed: int) -> D
     if not layers:
         raise ValueError(
             f"{_KEY} needs a network with convolutions or attention, got "
-            f"{type(adapted.network).__name__}: set it to null"
+            f"{type(adapted.network).__name__}: set its rank to null"
         )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)
     with torch.random.fork_rng():

@@ -9,6 +9,7 @@ import torch
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.diffusion import DiffusionCodec
+from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import Part
 from ood_sampler.pipeline.choice import Choice
 from ood_sampler.pipeline.correction import GaussianCorrection
@@ -74,7 +75,9 @@ def fitting_flows(codec: Codec, corrections: Sequence[Correction]) -> list[Corre
 def _can_correct(codec: Codec, correction: GaussianCorrection) -> bool:
     while isinstance(codec, AutoencoderCodec):
         codec = codec.inside
-    return isinstance(codec, DiffusionCodec) and correction.fade < codec.schedule.T - 1
+    if not isinstance(codec, DiffusionCodec) or isinstance(codec, FewShotCodec):
+        return False
+    return correction.fade < codec.schedule.T - 1
 
 
 class Search:

@@ -15,12 +15,13 @@ from ood_sampler.modules.adapters import (
     AdapterFineTuning,
     AdapterTuning,
     adapted_layers,
+    asked_adapter,
     check_installed,
     merged,
     tune_adapter,
     with_adapter,
 )
-from ood_sampler.modules.finetuning import Tuned
+from ood_sampler.modules.finetuning import FineTuning, Tuned
 from ood_sampler.store.files import load_json, load_state
 from tests.conftest import RESOLUTION
 from tests.modules.test_finetuning import images, killed_at
@@ -161,6 +162,14 @@ def test_merged_weights_predict_what_the_adapted_network_does(
     torch.testing.assert_close(eps(merged(adapted)), eps(adapted), rtol=1e-3, atol=1e-4)
     model = FrozenModel(name="tiny", path=str(model_folder), resolution=RESOLUTION)
     assert with_adapter(model.denoiser, rank=1, alpha=1.0, seed=0) is not None
+
+
+def test_an_adapter_is_trained_as_the_copy_is() -> None:
+    copy = FineTuning(
+        **{name: value for name, value in vars(SETTINGS).items() if name not in ("rank", "alpha")}
+    )
+    assert asked_adapter(copy, rank=RANK, alpha=4.0) == SETTINGS
+    assert asked_adapter(copy, rank=None, alpha=4.0) is None
 
 
 def test_without_the_package_the_remedy_is_told(
