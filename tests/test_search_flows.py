@@ -106,7 +106,7 @@ def test_the_corrected_flow_is_chosen_where_the_models_own_domain_captures_noise
     # along the plain flow noise becomes images of the model's own domain
     assert all(t.point.retention == 0 for t in by_flow[0.0])
     assert max(t.point.distance for t in by_flow[1.0]) < min(t.point.distance for t in by_flow[0.0])
-    assert ", correction 1, KID" in choice.remark
+    assert ", correction 1 (asked" in choice.remark
     after = choice.of(run)
     assert after.correction is correction
     assert (after.settings.step, after.sampler) == (STEP, choice.sampler)

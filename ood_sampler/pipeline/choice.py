@@ -56,10 +56,10 @@ class Trial:
         shift = f", shift {self.shift:+d}" if self.shift else ""
         point = self.point
         return (
-            f"step {self.step}, {self.sampler}{flow}{eta}{temperature}{shift}, KID "
+            f"step {self.step}, {self.sampler}, KID "
             f"{1e3 * point.distance:.1f}e-3 ± {1e3 * point.error:.1f}e-3, retention "
             f"{point.retention:.2f}, novelty {point.novelty:.2f}, near-copies "
-            f"{point.near_copies:.2f}"
+            f"{point.near_copies:.2f}{flow}{eta}{temperature}{shift}"
         )
 
     def as_dict(self) -> dict[str, float | int | str | bool]:
