@@ -15,17 +15,15 @@ from ood_sampler.statistics.resampling import Interval, bootstrap
 MEASURES = ("colour", "axis_ratio", "size")
 """Names of the measures, which are those of the labels that they stand for."""
 
-_THRESHOLD = 3.0
-"""Standard deviations of the border above which a pixel counts."""
-
-_MEDIAN_TO_DEVIATION = 1.4826
+_THRESHOLD = 0.03
+"""Share of full brightness above that of the border from which on a pixel counts."""
 
 
 def appearance(images: Tensor) -> Mapping[str, Tensor]:
     r"""Measure images, shape $(N, 3, H, W)$ in $[-1, 1]$; each measure float64, shape $(N,)$.
 
     Light is what exceeds the median of the border, in the largest connected region of pixels whose
-    mean of colours exceeds it by three standard deviations of the border. `colour` is
+    mean of colours exceeds it by 3% of full brightness. `colour` is
     $2.5 \log_{10}$ of the light in red over that in blue; with the eigenvalues
     $\lambda_1 \ge \lambda_2$ of the second moments of the light about its centroid, `axis_ratio` is
     $\sqrt{\lambda_2 / \lambda_1}$ and `size` $\sqrt{\lambda_1}$ in pixels. They are NaN where there
@@ -36,10 +34,8 @@ def appearance(images: Tensor) -> Mapping[str, Tensor]:
         [levels[..., 0, :], levels[..., -1, :], levels[..., 1:-1, 0], levels[..., 1:-1, -1]], dim=-1
     )
     light = levels - border.median(dim=-1).values[..., None, None]
-    grey, sky = light.mean(1), border.mean(1)
-    sky = sky - sky.median(dim=-1).values[:, None]
-    noise = _MEDIAN_TO_DEVIATION * sky.abs().median(dim=-1).values[:, None, None]
-    counts = _largest(grey > (_THRESHOLD * noise).clamp(min=1e-3))
+    grey = light.mean(1)
+    counts = _largest(grey > _THRESHOLD)
     red, blue = (light[:, band].clamp(min=0).where(counts, 0.0).sum((1, 2)) for band in (0, 2))
     weights = grey.where(counts, 0.0)
     y, x = torch.meshgrid(*(torch.arange(side).double() for side in grey.shape[1:]), indexing="ij")
