@@ -46,7 +46,9 @@ class Labels:
     @property
     def digest(self) -> str:
         """Hash of names and numbers."""
-        return digest({"columns": self.columns, "values": {k: list(v) for k, v in self.values.items()}})
+        return digest(
+            {"columns": self.columns, "values": {k: list(v) for k, v in self.values.items()}}
+        )
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,7 @@ def labelled_embedded(
         few_shot: Number of images to invert; None takes all 500.
         held_out: Number of images to compare with; None takes all.
     """
-    domain = embedded_domain(
-        name=name, resolution=resolution, few_shot=few_shot, held_out=held_out
-    )
+    domain = embedded_domain(name=name, resolution=resolution, few_shot=few_shot, held_out=held_out)
     path = _ASSETS / name / "labels.csv"
     if not path.is_file():
         return _labelled(domain, None)

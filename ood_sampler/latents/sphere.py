@@ -27,7 +27,7 @@ _CANCELS = 1e-6
 
 
 def logarithm(p: Tensor, q: Tensor) -> Tensor:
-    """Tangent vectors at `p` whose geodesics reach `q` in time 1, $|v| < \\pi$.
+    r"""Tangent vectors at `p` whose geodesics reach `q` in time 1, $|v| < \pi$.
 
     Opposite points have no logarithm; theirs is finite and of no meaning.
 

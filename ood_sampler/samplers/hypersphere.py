@@ -11,7 +11,6 @@ from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.geometry import arc_over_chord, frechet_mean, gram
 from ood_sampler.latents.sphere import exponential, weighted_sums
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
-from ood_sampler.store.sets import TensorSet
 
 
 class HypersphereSampler(Sampler):

@@ -126,6 +126,10 @@ class Study(ABC):
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         """Draw the rows; labels of `pictures` begin with their domain and a slash."""
 
+    def files(self, pictures: Mapping[str, Tensor]) -> Mapping[str, bytes]:
+        """Further files made of the images, by their paths below the folder of the answer."""
+        return {}
+
 
 def check_metrics(study: Study, pipeline: Pipeline) -> None:
     """Refuse a study of metrics that are switched off, or that the model cannot have.

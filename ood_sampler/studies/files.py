@@ -21,7 +21,10 @@ from ood_sampler.studies.base import Measured, Study
 _ABOUT = (Column("model", "model"), Column("domain", "domain"))
 _PICTURES = "pictures.safetensors"
 
-_SECOND = ("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain")
+_SECOND = (
+    *("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain"),
+    *("smoothness", "gain"),
+)
 """Metrics by further judges that tables for people show."""
 
 _FEWEST_RANKED = 4
@@ -34,6 +37,8 @@ def write_study(
     folder: Path, study: Study, measured: Measured, protocol: Mapping[str, Any]
 ) -> list[str]:
     """Write the answer of a study: JSON, CSV, Markdown, PNG and SVG, each named like the study.
+
+    Beside them stand the files that the study makes of its images (`Study.files`).
 
     Args:
         folder: where to.
@@ -65,6 +70,8 @@ def write_study(
     figure = study.draw(measured.rows, measured.pictures)
     write_atomically(path.with_suffix(".png"), bitmap(figure))
     write_atomically(path.with_suffix(".svg"), svg(figure))
+    for name, data in study.files(measured.pictures).items():
+        write_atomically(folder / name, data)
     return conclusion
 
 

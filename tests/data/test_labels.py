@@ -136,7 +136,7 @@ def test_galaxies_have_the_parameters_they_were_drawn_with() -> None:
     assert both.isfinite().all()
     axis_ratio, arms = both[:, 1], both[:, 4]
     # of all classes
-    assert 0.14 <= float(axis_ratio.min())
+    assert float(axis_ratio.min()) >= 0.14
     assert float(axis_ratio.max()) <= 1
     assert arms.unique().tolist() == [0, 2, 3, 4]
     # 24 + 16 + 7 percent have two, within five standard errors
