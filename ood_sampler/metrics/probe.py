@@ -66,6 +66,10 @@ def fit_probe(features: Tensor, labels: Tensor) -> Probe:
     """
     if len(features) < LEAST:
         raise ValueError(f"a probe needs at least {LEAST} labelled images, got {len(features)}")
+    return _fit(features, labels)
+
+
+def _fit(features: Tensor, labels: Tensor) -> Probe:
     x, y = features.double(), labels.double()
     centre = x.mean(0)
     x, y = x - centre, (y - y.mean(0)) / y.std(0).clamp(min=1e-30)
@@ -97,7 +101,7 @@ def held_out_estimates(features: Tensor, labels: Tensor, *, seed: int = 0) -> Te
     for k in range(_FOLDS):
         train, test = fold != k, fold == k
         y = labels[train].double()
-        estimate = fit_probe(features[train], y)(features[test])
+        estimate = _fit(features[train], y)(features[test])
         found[test] = y.mean(0) + y.std(0) * estimate
     return found
 

@@ -137,7 +137,7 @@ def test_images_that_move_have_no_part_in_the_direction(labelled_run: LabelledRu
     run = labelled_run()
     assert study(count=100)._count(run) == 6
     found = study(count=100)._sides(run)
-    assert all(min(*of.without, *of.having) == 6 for of in found.values())
+    assert all(min(*of.without, *of.having) >= 6 for of in found.values())
 
 
 def test_given_images_are_moved_too(labelled_run: LabelledRun, tmp_path: Path) -> None:
