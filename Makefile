@@ -9,7 +9,8 @@ DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/m
 MODELS ?= # of the paper: base models, as MODELS=ship32; all
 SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
 STUDIES := table-reconstruction table-synthesis table-preservation table-astro table-judges \
-	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
+	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier \
+	figure-geodesic figure-attribute
 
 # a process for each core, at most four: each takes 2 GB; a file's tests share what they make
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile

@@ -28,6 +28,12 @@ from ood_sampler.studies.files import read_studies, write_study
 FIELDS = ("galaxy32", "radiation32", "galaxyzoo", "radiation")
 """Domains that have measures of their field."""
 
+LABELLED = ("galaxy32", "galaxyzoo", "celeba")
+"""Domains that have labels; those of the last two are a CSV file of your own, `data.labels`."""
+
+_LIMITED = {"astro": FIELDS, "attribute": LABELLED}
+"""Studies of some of the domains that ship, and which."""
+
 VARIANTS = {
     "reconstruction": tuple(
         f"solver={solver}"
@@ -111,8 +117,8 @@ def runs(
     for model in models or targets:
         kept = [name for name in targets[model] if not exactly or name in named]
         chosen = [(name, (f"data={name}", *size)) for name in kept]
-        if study == "astro":
-            chosen = [(name, given) for name, given in chosen if name in FIELDS]
+        if study in _LIMITED:
+            chosen = [(name, given) for name, given in chosen if name in _LIMITED[study]]
         chosen += folders
         twice = [name for name, count in Counter(name for name, _ in chosen).items() if count > 1]
         if twice:

@@ -17,6 +17,7 @@ from ood_sampler.data.domain import (
 )
 from ood_sampler.data.listing import user_path
 from ood_sampler.data.options import from_keys
+from ood_sampler.data.published import Layouts, Origin, published_domain
 from ood_sampler.data.split import Split
 from ood_sampler.faults import printable
 from ood_sampler.store.files import digest
@@ -92,6 +93,38 @@ def labelled_folder(
     )
     sets = (domain.few_shot, domain.held_out)
     return _labelled(domain, _of_folders(sets) if table is None else table.labels(sets))
+
+
+@from_keys(Split)
+def labelled_published(
+    split: Split,
+    *,
+    name: str,
+    root: str,
+    layouts: Layouts,
+    labels: str | None,
+    resolution: int,
+    origin: Origin,
+) -> LabelledDomain:
+    """Make a domain of a published data set (`published_domain`), with labels if they are given.
+
+    Args:
+        split: Divides the images.
+        name: Name of the domain in tables.
+        root: Folder, zip archive or LMDB database.
+        layouts: As for `published_domain`.
+        labels: CSV file, whose first column names images and whose others are numbers; None is
+            none.
+        resolution: Side of the images in pixels.
+        origin: How to obtain the data set.
+    """
+    table = None if labels is None else read_table(labels)
+    domain = published_domain(
+        **vars(split), name=name, root=root, layouts=layouts, resolution=resolution, origin=origin
+    )
+    if table is None:
+        return _labelled(domain, None)
+    return _labelled(domain, table.labels((domain.few_shot, domain.held_out)))
 
 
 def labelled_embedded(
