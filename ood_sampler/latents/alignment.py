@@ -95,7 +95,8 @@ def _cosines(a: Tensor, b: Tensor, m: Tensor) -> Tensor:
     """Cosines between directions from `a` to `b`, transported to `m`, shape (n, n)."""
     d = transport(a, m, logarithm(a, b))
     d = d / d.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    return d @ d.T
+    cosines: Tensor = d @ d.T
+    return cosines
 
 
 def _mean_cosine(cosines: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,8 @@ def coordinates(products: Tensor) -> Tensor:
         $y_i$ with $y_i \cdot y_j = z_i \cdot z_j$, shape $(N, N)$.
     """
     values, vectors = torch.linalg.eigh(products)
-    return vectors * values.clamp(min=0).sqrt()
+    found: Tensor = vectors * values.clamp(min=0).sqrt()
+    return found
 
 
 def mean_direction(latents: TensorSet) -> Tensor:
@@ -136,7 +137,8 @@ def mean_direction(latents: TensorSet) -> Tensor:
     if float(cosines.mean()) < _CANCELS**2:
         raise ValueError("latents must have a mean direction, and theirs cancel")
     (found,) = weighted_sums(latents, (frechet_mean(cosines) / norms)[None])
-    return found / found.norm()
+    unit: Tensor = found / found.norm()
+    return unit
 
 
 def mean_logarithm(latents: TensorSet, m: Tensor) -> Tensor:
