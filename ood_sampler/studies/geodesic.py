@@ -222,7 +222,7 @@ class GeodesicStudy(Study):
         for label, images in pictures.items():
             run, _, path = label.rsplit("/", 2)
             films.setdefault(run, {}).setdefault(path, []).append(images)
-        return {f"{self.name}_{file_name(run)}.gif": film(paths) for run, paths in films.items()}
+        return {f"{self.name}_{file_name(run)}.webp": film(paths) for run, paths in films.items()}
 
 
 def _begin(run: Pipeline, path: str, pairs: Sequence[tuple[int, int]]) -> At:

@@ -83,7 +83,7 @@ def test_a_figure_and_a_film_are_drawn(measured: Measured) -> None:
     two = [*measured.rows, *[{**row, "run": "other"} for row in moved(measured.rows, "b")]]
     drawn(STUDY, two, measured.pictures)
     ((name, data),) = STUDY.files(measured.pictures).items()
-    assert name == "geodesic_smooth-t-400.gif"
+    assert name == "geodesic_smooth-t-400.webp"
     with Image.open(io.BytesIO(data)) as found:
         # forth and back
         assert found.n_frames == 8
