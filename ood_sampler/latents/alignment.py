@@ -32,7 +32,10 @@ class Alignment(NamedTuple):
         null: mean and percentiles of the same with labels permuted.
         explained: $|\Delta\mu|^2 / (|\Delta\mu|^2 + 2 \sigma^2 d)$, unbiased in both parts.
         beyond_null: `cosine` less the mean of `null`.
-        beyond_means: `cosine` less `explained`, with a jackknife error of its own.
+        beyond_means: `beyond_null` less `explained`, with a jackknife error of its own; the null
+            holds what the curvature of the sphere does to unrelated directions.
+        signal: share of the squared length of the mean direction of these pairs that is not
+            sampling noise, $e / (e + (1 - e) / n)$ with $e$ the part explained.
     """
 
     pairs: int
@@ -41,6 +44,7 @@ class Alignment(NamedTuple):
     explained: float
     beyond_null: Interval
     beyond_means: Interval
+    signal: float
 
 
 def alignment(products: Tensor, count: int, *, permutations: int, seed: int = 0) -> Alignment:
@@ -75,7 +79,8 @@ def alignment(products: Tensor, count: int, *, permutations: int, seed: int = 0)
     orders = [torch.randperm(2 * pairs, generator=generator) for _ in range(permutations)]
     by_chance = torch.stack([_permuted(u, m, order) for order in orders])
     null = percentiles(float(by_chance.mean()), by_chance)
-    difference = value - explained
+    difference = value - explained - null.value
+    share = max(float(explained), 0.0)
     return Alignment(
         pairs,
         found,
@@ -83,6 +88,7 @@ def alignment(products: Tensor, count: int, *, permutations: int, seed: int = 0)
         float(explained),
         Interval(*(end - null.value for end in found)),
         normal_interval(difference, _jackknife_error(without - explained_without)),
+        share / (share + (1 - share) / pairs),
     )
 
 

@@ -109,6 +109,12 @@ class AttributeStudy(Study):
         Column("null", "with labels permuted", 3),
         Column("explained", "explained by means", 3),
         Column(
+            "signal",
+            "signal",
+            2,
+            meaning="Share of the squared length of the direction that is not sampling noise.",
+        ),
+        Column(
             "pairs_agree",
             "both directions, cosine",
             2,

@@ -89,14 +89,14 @@ def _changes(name: str, own: Sequence[Row]) -> list[str]:
     )
     difference = interval(row, "over_pixels")
     verdict = {
-        "higher": "a larger change than",
-        "lower": "a smaller change than",
-        "alike": f"as large a change, to within {_ALIKE}, as",
-        "unclear": f"not told apart ({_more(difference, row)}) from",
+        "higher": "a larger change than that of",
+        "lower": "a smaller change than that of",
+        "alike": f"as large a change, to within {_ALIKE}, as that of",
+        "unclear": f"a change not told apart ({_more(difference, row)}) from that of",
     }[order(difference, margin=_ALIKE)]
     return [
         f"{told}.",
-        f"{name}: that is {verdict} the {PIXELS} makes ({quoted(pixels, 'gain')}, feature distance "
+        f"{name}: that is {verdict} the {PIXELS} ({quoted(pixels, 'gain')}, feature distance "
         f"{quoted(pixels, 'distance')}, PSNR {pixels['psnr']:.1f} dB, KID × 10³ "
         f"{1e3 * pixels['kid']:.0f} against {1e3 * row['kid']:.0f}).",
     ]
@@ -123,7 +123,8 @@ def _shared(name: str, own: Sequence[Row]) -> list[str]:
             f"{shared} (mean cosine {quoted(row, 'cosine', '.3f')}, with labels permuted "
             f"{quoted(row, 'null', '.3f')}); more than the two means explain? {beyond} (they "
             f"explain {row['explained']:.3f}, the difference is "
-            f"{quoted(row, 'beyond_means', '.3f')})."
+            f"{quoted(row, 'beyond_means', '.3f')}); {row['signal']:.0%} of the squared length of "
+            "their mean is signal, the rest sampling noise."
         )
     return sentences
 

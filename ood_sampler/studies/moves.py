@@ -252,6 +252,7 @@ class Moves:
                 **bounds("cosine", test.cosine),
                 **bounds("null", test.null),
                 "explained": test.explained,
+                "signal": test.signal,
                 **bounds("beyond_null", test.beyond_null),
                 **bounds("beyond_means", test.beyond_means),
                 "pairs_agree": direction(run, of).pairs,

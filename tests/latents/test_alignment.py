@@ -27,6 +27,9 @@ def test_the_cosine_is_what_a_shared_mean_explains(apart: float) -> None:
     assert abs(found.explained - expected) < 5 * error + 1e-4
     assert abs(found.beyond_means.value) < 5 * error + 1e-3
     assert found.pairs == n
+    # of the mean of n directions, |delta|^2 / (|delta|^2 + 2 sigma^2 d / n)
+    signal = apart**2 / (apart**2 + 2 * (d - 1) / n)
+    assert abs(found.signal - signal) < 0.2
 
 
 def test_the_null_has_a_mean_of_zero_and_the_spread_of_random_directions() -> None:

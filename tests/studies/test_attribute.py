@@ -191,7 +191,7 @@ def about(method: str, **intervals: tuple[float, float, float]) -> dict[str, Any
         **{"run": "1", "domain": "a", "step": 500, "attribute": "age", "method": method},
         **{"space": "pixels" if method == PIXELS else "latents", "strength": 1.0, "images": 20},
         **{"binary": False, "other_name": "size", "psnr": 20.0, "kid": 0.1, "pairs": 30},
-        **{"explained": 0.199, "judge": "one", "headline": "one"},
+        **{"explained": 0.199, "signal": 0.9, "judge": "one", "headline": "one"},
         **bounds,
     }
 
@@ -201,7 +201,7 @@ def about(method: str, **intervals: tuple[float, float, float]) -> dict[str, Any
     [
         ({}, "share it? yes (mean cosine 0.200 [0.150, 0.250]"),
         ({}, "more than the two means explain? no (they explain 0.199"),
-        ({}, "a larger change than the straight line in pixels makes"),
+        ({}, "a larger change than that of the straight line in pixels (1.00"),
         ({"beyond_null": (0.001, -0.002, 0.004)}, "share it? no (mean cosine"),
         ({"beyond_null": (0.01, -0.03, 0.05)}, "share it? too few images to say (mean cosine"),
         ({"beyond_means": (0.1, 0.05, 0.15)}, "more than the two means explain? yes"),

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _OTHER = "to_"
 
+_STILL: Row = {"strength": 0.0, "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+"""Of images that are not moved."""
+
 
 @styled
 def draw(attributes: Mapping[str, Sequence[Row]], pictures: Mapping[str, Tensor]) -> "Figure":
@@ -51,8 +54,9 @@ def draw(attributes: Mapping[str, Sequence[Row]], pictures: Mapping[str, Tensor]
 
 def _draw_changes(axes: "Axes", rows: Sequence[Row]) -> None:
     for k, (method, own) in enumerate(by_column(rows, "method").items()):
-        bars = error_bars(own, "gain")
-        strengths, gains = [row["strength"] for row in own], [row["gain"] for row in own]
+        points = sorted([*own, _STILL], key=lambda row: float(row["strength"]))
+        bars = error_bars(points, "gain")
+        strengths, gains = ([row[key] for row in points] for key in ("strength", "gain"))
         axes.errorbar(strengths, gains, yerr=bars, capsize=3, label=method, **look(k))
         if method != SPHERE:
             continue
@@ -61,9 +65,8 @@ def _draw_changes(axes: "Axes", rows: Sequence[Row]) -> None:
         for key in others:
             if key == f"{_OTHER}{own[0]['attribute']}":
                 continue
-            axes.plot(
-                strengths, [row[key] for row in own], color=GREY, alpha=0.6, zorder=1, label=label
-            )
+            changes = [row.get(key, 0.0) for row in points]
+            axes.plot(strengths, changes, color=GREY, alpha=0.6, zorder=1, label=label)
             label = None
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xlabel("strength s")

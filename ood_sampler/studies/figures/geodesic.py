@@ -27,13 +27,13 @@ def draw(runs: Mapping[str, Mapping[str, Row]], pictures: Mapping[str, Tensor]) 
         width=16.0,
         height=2.4 * len(runs) + 0.4,
         columns=2 + _STRIPS,
-        widths=[1.0, 0.8, *[1.7] * _STRIPS],
+        widths=[1.0, 1.0, *[1.7] * _STRIPS],
     )
     for name, paths, (smooth, middle, *strips) in lines:
         _draw_points(smooth, paths, "smoothness", names=list(paths))
         entitle(smooth, f"{name}: largest over mean step")
         _draw_points(middle, paths, "kid", scale=1e3, names=[""] * (len(paths) - 1) + ["real"])
-        entitle(middle, "middle frames: KID × 10³")
+        entitle(middle, "half way: KID × 10³")
         first = next(iter(paths.values()))
         prefix = f"{first['domain']}/t = {first['step']}"
         pairs = list(dict.fromkeys(key.rsplit("/", 1)[0] for key in under(pictures, prefix)))
@@ -57,7 +57,6 @@ def _draw_points(
     for k, row in shown:
         bars = error_bars([row], key, scale=scale)
         axes.errorbar([scale * row[key]], [k], xerr=bars, capsize=3, **look(k))
-    last = max(k for k, _ in shown)
-    axes.set_ylim(last + 0.6, -0.6)
+    axes.set_ylim(len(paths) - 0.4, -0.6)
     axes.set_yticks([k for k, _ in shown], [names[k] for k, _ in shown])
     axes.grid(axis="x")
