@@ -10,6 +10,7 @@ from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import styled
 from ood_sampler.studies.figures.curves import (
     GREY,
+    INK,
     error_bars,
     legend_of,
     lines_figure,
@@ -90,8 +91,9 @@ def _draw_alignment(axes: "Axes", rows: Sequence[Row]) -> None:
         axes.errorbar(
             [k - 0.2], [row["null"]], yerr=error_bars([row], "null"), capsize=4, color=GREY, fmt="x"
         )
-        axes.plot([k - 0.12, k + 0.12], [row["explained"]] * 2, color="#1c2026", linestyle=":")
+        level = row["null"] + row["explained"]
+        axes.plot([k - 0.12, k + 0.12], [level] * 2, color=INK, linestyle=":")
     axes.set_xticks(range(len(spaces)), list(spaces))
     axes.set_xlim(-0.6, len(spaces) - 0.4)
-    axes.set_xlabel("× labels permuted, ⋯ explained by means")
+    axes.set_xlabel("× labels permuted, ⋯ and means")
     axes.grid(axis="y")
