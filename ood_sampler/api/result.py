@@ -1,6 +1,6 @@
 """What a run in this process leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from ood_sampler.api.images import Images
 from ood_sampler.api.loading import LoadedModel
 from ood_sampler.api.table import Table
+from ood_sampler.data.domain import TargetDomain
 from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.run_columns import columns_of
@@ -54,13 +55,44 @@ class Result:
         Raises:
             FileNotFoundError: it was a study or a dry run, or the artifacts were removed.
         """
-        if self._run is None:
-            raise FileNotFoundError("only a run has samples: this was a study or a dry run")
-        pipeline, outcome = self._run
+        pipeline, outcome = self._made
         values = torch.cat(list(outcome.images.blocks()))
         session = pipeline.session
         model = LoadedModel(pipeline.model, pipeline.codec, session, pipeline.batch_size)
         return Images(values, pipeline.title, model, pipeline.settings.seed)
+
+    @property
+    def domain(self) -> TargetDomain:
+        """The few-shot and held-out images.
+
+        Raises:
+            FileNotFoundError: it was a study or a dry run.
+        """
+        return self._made[0].domain
+
+    @property
+    def nearest(self) -> Sequence[int]:
+        """Index of the few-shot image most similar to each sample, by the headline judge.
+
+        Raises:
+            FileNotFoundError: it was a study or a dry run.
+        """
+        return self._made[1].nearest_index
+
+    @property
+    def near_copies(self) -> Sequence[bool]:
+        """Whether each sample is nearer to a few-shot image than real held-out images are.
+
+        Raises:
+            FileNotFoundError: it was a study or a dry run.
+        """
+        return self._made[1].near_copies
+
+    @property
+    def _made(self) -> tuple[Pipeline, Outcome]:
+        if self._run is None:
+            raise FileNotFoundError("only a run has samples: this was a study or a dry run")
+        return self._run
 
     @property
     def report(self) -> Path:

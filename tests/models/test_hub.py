@@ -39,12 +39,14 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.body()
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self.answer(401, {"error": "Invalid username or password."})
         elif self.path == "/api/repos/create":
             self.server.created.append(json.loads(body))
             self.answer(200, {"url": f"{self.server.address}/me/mine"})
+        elif self.path == "/api/validate-yaml":
+            self.answer(200, {"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             named = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -66,6 +68,16 @@ class Handler(BaseHTTPRequestHandler):
                     "success": True,
                 },
             )
+
+    def body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def answer(self, code: int, found: dict[str, Any]) -> None:
         data = json.dumps(found).encode()
