@@ -110,7 +110,9 @@ class Result:
     def __repr__(self) -> str:
         if not self.table:
             return f"<dry run\n{self.estimate}>"
-        return f"<result in {self.folder}>"
+        here = Path.cwd()
+        inside = self.folder.is_relative_to(here)
+        return f"<result in {self.folder.relative_to(here) if inside else self.folder}>"
 
     def _repr_png_(self) -> bytes | None:
         file = self.folder / (f"{self._study}.png" if self._study else "grid.png")
