@@ -37,7 +37,7 @@ class Images:
         >>> images
         <2 images of 3x32x32: grey>
         >>> ood_sampler.sheet(images).size
-        (200, 101)
+        (198, 100)
     """
 
     values: Tensor

@@ -30,8 +30,8 @@ def apart() -> Iterator[None]:
         KeyboardInterrupt: Ctrl-C, which Lightning makes an exit.
         Exception: what a constructor raised, without Hydra's account of it.
     """
-    known: dict[type, Any] = Singleton._instances  # type: ignore[assignment]
-    before = {kind: known.pop(kind) for kind in _OF_A_PROGRAM if kind in known}
+    known: dict[type, Any] = Singleton._instances
+    before: dict[type, Any] = {kind: known.pop(kind) for kind in _OF_A_PROGRAM if kind in known}
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
     lightning.setLevel(logging.WARNING)

@@ -31,10 +31,10 @@ class Table(Sequence[Mapping[str, Any]]):
         >>> table = ood_sampler.Table(rows, [Column("kid", "KID")])
         >>> table[0]["kid"], len(table)
         (0.25, 1)
-        >>> print(table.text(width=40))
-             samples
-        ------------
-        KID     0.25
+        >>> table
+                          samples
+        ─────────────────────────
+        KID       0.25 [0.2, 0.3]
     """
 
     def __init__(
