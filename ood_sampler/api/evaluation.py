@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, open_dict
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,8 +26,6 @@ from ood_sampler.report.run_columns import columns_of
 from ood_sampler.store.artifacts import Items
 from ood_sampler.store.memory import MemoryArtifact
 from ood_sampler.store.sets import InMemory, TensorSet
-
-_IN_DOMAIN = "in_domain"
 
 
 def evaluate(
@@ -84,10 +81,8 @@ def evaluate(
     with apart():
         seed = [] if made.seed is None else [f"seed={made.seed}"]
         cfg = composed([f"metrics={judge}", *seed, *overrides])
-        references = {} if made.model is None else _references(made.model, cfg)
-        if not references:
-            _leave_out(cfg, _IN_DOMAIN)
         judges: Judges = instantiate(cfg.metrics)
+        references = {} if made.model is None else _references(made.model, judges)
         about = {"images": len(made), "few_shot": len(domain.few_shot)}
         judges.check({**about, "held_out": len(domain.held_out)})
         return _table(made, domain, judges, references, _session(made.model, cfg))
@@ -106,7 +101,7 @@ def _table(
         root=None,
         few_shot=describe.real("few-shot", domain.few_shot),
         held_out=describe.real("held-out", domain.held_out),
-        in_domain=references or {name: torch.empty(0) for name in judges.names},
+        in_domain=references,
         count=len(made),
     )
     samples = describe.described("images", InMemory(made.values), None)
@@ -149,24 +144,15 @@ class _Describe:
         return artifact.items
 
 
-def _references(model: LoadedModel, cfg: DictConfig) -> dict[str, Tensor]:
+def _references(model: LoadedModel, judges: Judges) -> dict[str, Tensor]:
     """Stored features of the model's own domain by judge; empty unless all judges have them."""
     found = {}
-    for judge in instantiate(cfg.metrics):
+    for judge in judges:
         file = model.model.in_domain_file(judge.extractor.name)
         if file is None:
             return {}
         found[judge.name] = read_reference(file, judge.extractor)
     return found
-
-
-def _leave_out(cfg: DictConfig, needed: str) -> None:
-    """Leave metrics out that need a set."""
-    with open_dict(cfg):
-        for name, metric in list(cfg.metrics.collection.items()):
-            kind: Any = get_class(metric._target_)
-            if needed in kind.sets:
-                del cfg.metrics.collection[name]
 
 
 def _session(model: LoadedModel | None, cfg: DictConfig) -> Session:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ood_sampler.api.configuration import composed
 from ood_sampler.api.surroundings import apart
 from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.command.files import SHIPPED
 from ood_sampler.command.values import expand_home
 from ood_sampler.data.domain import TargetDomain
@@ -91,6 +92,11 @@ def load_model(source: str | os.PathLike[str], *overrides: str) -> LoadedModel:
                 "several compute in ood_sampler.run('trainer=ddp', ...)"
             )
         codec = model.codec(instantiate(cfg.solver))
+        if isinstance(codec, FewShotCodec):
+            raise ValueError(
+                f"{model.name} is fitted to the few-shot images of a run: use "
+                f"ood_sampler.run('model={source}', ...)"
+            )
         codec.check([])
         size = cfg.batch_size or session.images_per_pass(model.resolution)
     return LoadedModel(model, codec, session, size)

@@ -12,7 +12,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.models.cards import asset_card, model_card, shipped
+from ood_sampler.models.cards import asset_card, comment, model_card, shipped
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
@@ -110,6 +110,9 @@ def answer(arguments: Sequence[str]) -> bool:
 def _card(name: str, overrides: Sequence[str]) -> bool:
     if name not in _names() and name in shipped():
         sys.stdout.write(asset_card(name))
+    elif name in _names() and "path" not in list(_config(name).model):
+        # without weights
+        sys.stdout.write(f"{name}: {comment(name)[0]}\n")
     else:
         sys.stdout.write(model_card(name, model_fields(name, overrides)))
     return True

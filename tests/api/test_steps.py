@@ -179,6 +179,7 @@ def test_a_domain_of_a_tensor_is_that_of_its_files(
         (lambda: ood_sampler.load_model("dgo32"), "no model and no path; did you mean dog32"),
         (lambda: ood_sampler.load_model("dog32", "solver.stps=4"), "did you mean solver.steps"),
         (lambda: ood_sampler.load_model("dog32", "trainer=ddp"), "a single device"),
+        (lambda: ood_sampler.load_model("analytic_gaussian"), "ood_sampler.run('model=analytic"),
         (lambda: ood_sampler.load_domain("galaxy23"), "did you mean galaxy32"),
         (lambda: ood_sampler.load_domain("galaxy32", "data.few_shot=600"), "lower data.few_shot"),
         (lambda: ood_sampler.load_domain(torch.zeros(4, 5, 8, 8)), "shape (N, 3, H, W)"),

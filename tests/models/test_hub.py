@@ -233,6 +233,8 @@ def test_a_card_tells_data_licence_size_checksum_and_quality(
     assert "CC BY-NC 4.0" in told
     assert "not here; from" in told
     assert "was not measured here" in told
+    assert answer(["card", "analytic_gaussian"])
+    assert capsys.readouterr().out.startswith("analytic_gaussian: ")
     for name in shipped():
         assert answer(["card", name])
         assert f"# {name}" in capsys.readouterr().out
