@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import ood_sampler
 from experiments.paper.__main__ import runs
 from ood_sampler.faults import FAULTS
+from ood_sampler.report.grid import save_png, tile, viewable
 from ood_sampler.report.run_columns import figure_with_interval
 from ood_sampler.store.files import write_atomically
 
@@ -36,6 +38,9 @@ SIZES = (
 
 SHOWN = 16
 """Samples on a sheet."""
+
+_COLUMNS = 4
+"""Pairs per line."""
 
 _ENTRIES = "entries.json"
 _FIGURES = {"kid": "KID × 10³", "authenticity": "authenticity", "near_copies": "near-copies"}
@@ -60,15 +65,13 @@ def make(name: str, overrides: Sequence[str], *, pages: Path, output: Path) -> M
     kept = kept or list(range(min(SHOWN, len(result.near_copies))))
     samples = result.samples.values[kept]
     nearest = torch.stack([domain.few_shot[result.nearest[k]] for k in kept])
-    pairs = ood_sampler.sheet(torch.stack([samples, nearest], 1).flatten(0, 1), 2 * SHOWN)
-    pages.mkdir(parents=True, exist_ok=True)
+    pairs = _pairs(samples, nearest)
     alone = "data=folder" in overrides
     if alone:
         beside = output / "gallery"
-        beside.mkdir(parents=True, exist_ok=True)
-        pairs.save(beside / f"{name}.png", optimize=True)
-        pairs = ood_sampler.sheet(samples, SHOWN)
-    pairs.save(pages / f"{name}.png", optimize=True)
+        save_png(pairs, beside / f"{name}.png")
+        pairs = tile(viewable(samples), columns=2 * _COLUMNS)
+    save_png(pairs, pages / f"{name}.png")
     row = result.table[0]
     model, _, data = name.partition("_")
     return {
@@ -78,8 +81,16 @@ def make(name: str, overrides: Sequence[str], *, pages: Path, output: Path) -> M
         "strategy": row["name"],
         "samples": row["samples"],
         "few_shot": len(domain.few_shot),
+        "judge": result.judges[0],
         "figures": {title: figure_with_interval(key, row) for key, title in _FIGURES.items()},
     }
+
+
+def _pairs(samples: Tensor, nearest: Tensor) -> Tensor:
+    """Each sample beside its nearest few-shot image, uint8."""
+    left, right = viewable(samples), viewable(nearest)
+    seam = left.new_full((*left.shape[:-1], 2), 255)
+    return tile(torch.cat([left, seam, right], -1), columns=_COLUMNS, gap=10)
 
 
 def write_page(pages: Path, made: Mapping[str, Mapping[str, Any]]) -> None:
@@ -119,7 +130,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> list[str]:
         f"![samples of {entry['data']} from {entry['model']}]({name}.png)",
         "",
         f"{shown} Strategy {entry['strategy']}, {entry['few_shot']} few-shot pictures; of "
-        f"{entry['samples']} samples: {figures}.",
+        f"{entry['samples']} samples, judged by {entry['judge']}: {figures}.",
     ]
 
 

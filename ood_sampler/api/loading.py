@@ -98,6 +98,8 @@ def load_model(source: str | os.PathLike[str], *overrides: str) -> LoadedModel:
                 f"ood_sampler.run('model={source}', ...)"
             )
         codec.check([])
+        # now, as Lightning tells of its trainers
+        _ = session.machine
         size = cfg.batch_size or session.images_per_pass(model.resolution)
     return LoadedModel(model, codec, session, size)
 

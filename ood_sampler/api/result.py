@@ -89,6 +89,15 @@ class Result:
         return self._made[1].near_copies
 
     @property
+    def judges(self) -> Sequence[str]:
+        """Names of the judges, the headline first; the others gave second opinions.
+
+        Raises:
+            FileNotFoundError: it was a study or a dry run.
+        """
+        return self._made[0].judges.names
+
+    @property
     def _made(self) -> tuple[Pipeline, Outcome]:
         if self._run is None:
             raise FileNotFoundError("only a run has samples: this was a study or a dry run")
