@@ -4,6 +4,7 @@ The names in `__all__` are the package from Python; each is imported at its firs
 """
 
 import sys
+import warnings
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -93,7 +94,10 @@ def __getattr__(name: str) -> object:
         # the module of the command line, which can be called
         return import_module("ood_sampler.run")
     module = _MODULES.get(name, f"samplers.{name.removesuffix('Sampler').lower()}")
-    found: object = getattr(import_module(f"ood_sampler.{module}"), name)
+    with warnings.catch_warnings():
+        # of bars that are not used, in a notebook
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        found: object = getattr(import_module(f"ood_sampler.{module}"), name)
     globals()[name] = found
     return found
 

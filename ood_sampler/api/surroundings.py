@@ -38,6 +38,8 @@ def apart() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.pytorch")
+            # of bars that are not used, in a notebook
+            warnings.filterwarnings("ignore", message="IProgress not found")
             yield
     except InstantiationException as error:
         raise innermost(error) from None

@@ -68,7 +68,7 @@ class Table(Sequence[Mapping[str, Any]]):
         """
         headings, lines = self._laid_out()
         shown = StringIO()
-        console = Console(file=shown, width=width, force_jupyter=False)
+        console = Console(file=shown, width=width, force_jupyter=False, color_system=None)
         console.print(TerminalTable(self._title, headings, [Line(n, c) for n, c in lines]))
         kept = [line.rstrip() for line in shown.getvalue().splitlines()]
         return "\n".join(line for line in kept if line)

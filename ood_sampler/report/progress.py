@@ -128,7 +128,7 @@ class _InNotebook(Progress):
 
     def _text(self) -> dict[str, str]:
         text = StringIO()
-        console = Console(file=text, width=self._WIDTH, force_jupyter=False)
+        console = Console(file=text, width=self._WIDTH, force_jupyter=False, color_system=None)
         console.print(self.get_renderable())
         return {"text/plain": text.getvalue().rstrip()}
 
