@@ -91,8 +91,11 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "run":
-        # the module of the command line, which can be called
-        return import_module("ood_sampler.run")
+        from ood_sampler.api.surroundings import apart
+
+        # the module of the command line, which can be called; importing it sets Hydra's version
+        with apart():
+            return import_module("ood_sampler.run")
     module = _MODULES.get(name, f"samplers.{name.removesuffix('Sampler').lower()}")
     with warnings.catch_warnings():
         # of bars that are not used, in a notebook
