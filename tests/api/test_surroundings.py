@@ -1,4 +1,5 @@
 import logging
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_a_run_within_a_program_of_hydras_leaves_it_as_it_was(tmp_path: Path) ->
     kept = OmegaConf.load(second.folder / "config.yaml")
     assert kept.num_samples == 8
     HydraConfig.instance().cfg = None
+
+
+def test_naming_run_leaves_the_version_that_a_program_asked_of_hydra() -> None:
+    code = (
+        "from hydra.version import getbase, setbase; setbase('1.2'); before = getbase(); "
+        "import ood_sampler; ood_sampler.run; assert getbase() == before"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_dry_run_tells_its_cost_and_a_study_its_rows(tmp_path: Path) -> None:
