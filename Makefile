@@ -18,7 +18,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 test check: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep test soak lint format types check bench assets clean paper $(STUDIES)
+.PHONY: help run sweep test soak lint format types check bench gallery assets clean paper $(STUDIES)
 
 help: ## list the targets
 	@grep -E '^[a-z$$()S-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -60,6 +60,10 @@ paper: $(STUDIES) ## all tables and figures; each alone is one of the targets be
 # exactly what it lists, MODELS=ship32 takes one base, SCALE=paper the paper's models and sizes
 $(STUDIES): $(READY)
 	$(BIN)/python -m experiments.paper $(word 2,$(subst -, ,$@)) --scale $(SCALE) \
+		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
+
+gallery: $(READY) ## sheets of samples of each model and domain, in docs/gallery; takes DOMAINS, MODELS and ARGS
+	$(BIN)/python -m experiments.gallery \
 		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
 
 assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips

@@ -1,7 +1,8 @@
-"""`python -m ood_sampler.run`: invert, draw, decode, measure, report.
+"""`python -m ood_sampler.run`, or `ood_sampler.run(...)`: invert, draw, decode, measure, report.
 
-The entry point; with `command/` and `train.py` the only one that knows Hydra. What takes long to
-import is imported where it is used, so that help and mistakes in the command answer at once.
+The entry point; with `api/`, `command/` and `train.py` the only one that knows Hydra. What takes
+long to import is imported where it is used, so that help and mistakes in the command answer at
+once. The module can be called: `ood_sampler.run` is `in_process`.
 """
 
 import logging
@@ -12,14 +13,22 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypedDict
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from ood_sampler.cli import one_sentence, start, telling
-from ood_sampler.command.folders import in_sweep, is_finished, note_failure, of_sweep, run_folder
+from ood_sampler.command.folders import (
+    in_sweep,
+    is_finished,
+    note_failure,
+    of_sweep,
+    run_folder,
+    tidy_at_exit,
+)
 from ood_sampler.command.help import help_text
 from ood_sampler.command.results import leave_run, leave_study, tracker
 from ood_sampler.command.sweeping import swept_steps
@@ -29,6 +38,7 @@ from ood_sampler.faults import INTERRUPTED
 from ood_sampler.names import ARTIFACTS
 
 if TYPE_CHECKING:
+    from ood_sampler.api.result import Result
     from ood_sampler.models.base import Model
     from ood_sampler.pipeline.pipeline import Pipeline
     from ood_sampler.pipeline.search import Correction, Search
@@ -224,13 +234,14 @@ def _check_weights(model: "Model") -> None:
         )
 
 
-def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> None:
+def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> "Result":
     """Build the objects that the configuration names, run them, write the folder.
 
     Args:
         cfg: the configuration.
         begin: called when all is checked and work begins.
     """
+    from ood_sampler.api import result
     from ood_sampler.record import settings
     from ood_sampler.report.journal import note_settings
     from ood_sampler.studies.base import check_metrics
@@ -251,22 +262,85 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> Non
         study.check(pipeline)
         targets, unstored = study.targets(pipeline), study.unstored(pipeline)
     about = of_sweep("" if study is None else f"study {study.name}")
-    log.info(pipeline.estimate(targets, unstored).text(of=about))
+    estimate = pipeline.estimate(targets, unstored).text(of=about)
+    log.info(estimate)
     if cfg.dry_run:
-        return
+        return result.dry(run_folder(), estimate)
     begin()
     chosen = {} if searching is None else {"step": cfg.inversion.step}
     note_settings({**settings(pipeline, HydraConfig.get().runtime.choices), **chosen})
     if study is not None:
         measured = study.measure(pipeline)
-        leave_study(cfg, pipeline, study, measured, notes=prepared.notes)
-        return
+        told = leave_study(cfg, pipeline, study, measured, notes=prepared.notes)
+        return result.of_study(run_folder(), estimate, study, measured, told)
     choice = None
     if searching is not None:
         choice = searching.choose(pipeline, **options)
         log.info("search: %s", choice.remark)
         pipeline = choice.of(pipeline)
-    leave_run(cfg, pipeline, pipeline.run(), choice=choice, notes=prepared.notes)
+    outcome = pipeline.run()
+    found = leave_run(cfg, pipeline, outcome, choice=choice, notes=prepared.notes)
+    return result.of_run(run_folder(), estimate, pipeline, outcome, found)
+
+
+def in_process(*overrides: str) -> "Result":
+    """Make a run or a study in this process, as `python -m ood_sampler.run` does.
+
+    Results are the same, and so are the artifacts: what one has computed the other finds. Nothing
+    of Hydra, logging or warnings is changed for the program around it; what the command line tells
+    is logged by the loggers below `ood_sampler`.
+
+    Args:
+        overrides: settings as on the command line: `"data=galaxy32"`, `"sampler=white"`,
+            `"inversion.step=500"`. `python -m ood_sampler.run --help` lists them.
+
+    Returns:
+        Table, samples, report and folder.
+
+    Raises:
+        ValueError: a setting is not known, is out of range or does not fit the others.
+        FileNotFoundError: weights or data are missing.
+        OSError: the disk is full or not writable.
+
+    Example:
+        >>> import ood_sampler
+        >>> ood_sampler.run("num_samples=-1")
+        Traceback (most recent call last):
+        ValueError: num_samples must be >= 1, got -1
+    """
+    from ood_sampler.api.configuration import composed
+    from ood_sampler.api.surroundings import apart
+    from ood_sampler.report.journal import RunLog
+
+    with apart():
+        cfg = composed(overrides)
+        if cfg.sweep is not None:
+            raise ValueError("sweep is of the command line alone: leave it out")
+        HydraConfig.instance().set_config(cfg)
+        folder = Path(cfg.hydra.run.dir).absolute()
+        with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+            cfg.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        expand_home(cfg)
+        tidy_at_exit(folder, Path(str(cfg.output), ARTIFACTS))
+        with RunLog(folder / "run.log") as kept:
+
+            def begin() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                kept.begin()
+
+            return execute(cfg, begin=begin)
+
+
+class _Callable(ModuleType):
+    """This module, which Python gives the name of the function."""
+
+    __call__ = staticmethod(in_process)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def leave_run(
     *,
     choice: "Choice | None",
     notes: Sequence[str],
-) -> None:
+) -> dict[str, Any]:
     """Write the files of a run.
 
     Args:
@@ -45,6 +45,9 @@ def leave_run(
         outcome: its images.
         choice: of a search before it.
         notes: warnings of its preparation.
+
+    Returns:
+        Its results, as in `metrics.json`.
     """
     from ood_sampler.entries import run_entry
     from ood_sampler.record import results, write_run
@@ -57,6 +60,7 @@ def leave_run(
     with TemporaryDirectory() as scratch:
         _track(cfg, run_entry(folder, Path(scratch), pipeline, outcome, found, config, group=group))
     log.info("report: %s", folder / "report.html")
+    return found
 
 
 def leave_study(
@@ -66,7 +70,7 @@ def leave_study(
     measured: "Measured",
     *,
     notes: Sequence[str],
-) -> None:
+) -> tuple[str, ...]:
     """Write the files of a study.
 
     Args:
@@ -75,6 +79,9 @@ def leave_study(
         study: the question.
         measured: the answer.
         notes: warnings of its preparation.
+
+    Returns:
+        The conclusion.
     """
     from ood_sampler.record import protocol, settings
 
@@ -86,6 +93,7 @@ def leave_study(
     entry = _conclude(run_folder(), cfg, study, measured, found, group=sweep_name())
     write_configuration(run_folder(), cfg)
     _track(cfg, entry)
+    return tuple(str(sentence) for (sentence,) in entry.tables["conclusion"].rows)
 
 
 def write_table(folder: Path, config: DictConfig) -> bool:

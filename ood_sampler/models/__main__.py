@@ -1,10 +1,10 @@
-"""`python -m ood_sampler.models`: list models and their weights, or check them."""
+"""`python -m ood_sampler.models`: list models, show their cards, check and push them."""
 
 import difflib
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.models.cards import asset_card, comment, model_card, shipped
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
@@ -26,6 +27,9 @@ The frozen models of conf/model and their weights.
 
 usage: python -m ood_sampler.models                               list them
        python -m ood_sampler.models verify NAME [KEY=VALUE ...]   load one and check it
+       python -m ood_sampler.models card NAME [KEY=VALUE ...]     show its card
+       python -m ood_sampler.models push SOURCE OWNER/NAME        push it to the Hugging Face hub
+                                         [private=true] [licence=mit]
 
 KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it. Missing, broken
 or untrained weights end with exit code 1.
@@ -33,6 +37,11 @@ or untrained weights end with exit code 1.
 examples:
   python -m ood_sampler.models verify ddpm_cifar10
   python -m ood_sampler.models verify iddpm_afhqdog path=/my/afhqdog_p2.pt
+  python -m ood_sampler.models card dog32
+  python -m ood_sampler.models push outputs/train/mine/pipeline me/mine private=true
+
+push takes a base that ships with the package by name, the pipeline folder of one of yours, or the
+folder of a run, whose samples become a data set. HF_TOKEN or `hf auth login` gives the token.
 
 Weights are looked for at path, else in the cache folder and, for hub models, in the Hugging Face
 cache; missing ones are fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1 forbids
@@ -87,13 +96,43 @@ def answer(arguments: Sequence[str]) -> bool:
         for name in _names():
             sys.stdout.write(entry(name))
         sys.stdout.write(f"cache folder: {cache_folder()}\n")
-    elif arguments[0] != "verify":
-        nearest = _nearest(arguments[0], ["verify"])
+    elif arguments[0] not in _COMMANDS:
+        nearest = _nearest(arguments[0], list(_COMMANDS))
         raise CommandError(f"{arguments[0]} is not known{nearest}; --help tells more")
     elif len(arguments) == 1:
-        raise CommandError(f"verify needs the name of a model: {', '.join(_names())}")
+        known = shipped() if arguments[0] == "push" else _names()
+        raise CommandError(f"{arguments[0]} needs the name of a model: {', '.join(known)}")
     else:
-        return _verify(model_fields(arguments[1], arguments[2:]))
+        return _COMMANDS[arguments[0]](arguments[1], arguments[2:])
+    return True
+
+
+def _card(name: str, overrides: Sequence[str]) -> bool:
+    if name not in _names() and name in shipped():
+        sys.stdout.write(asset_card(name))
+    elif name in _names() and "path" not in list(_config(name).model):
+        # without weights
+        sys.stdout.write(f"{name}: {comment(name)[0]}\n")
+    else:
+        sys.stdout.write(model_card(name, model_fields(name, overrides)))
+    return True
+
+
+def _push(source: str, arguments: Sequence[str]) -> bool:
+    from ood_sampler.models.hub import push, upload_of
+
+    if not arguments:
+        raise CommandError(f"push needs a repository: push {source} OWNER/NAME")
+    repository, *settings = arguments
+    given = {key: value for key, _, value in (text.partition("=") for text in settings)}
+    for key in given:
+        if key not in ("private", "licence"):
+            raise CommandError(f"{key} is not known{_nearest(key, ['private', 'licence'])}")
+    if given.get("private", "false") not in ("true", "false"):
+        raise CommandError(f"private must be true or false, got {given['private']}")
+    upload = upload_of(source, licence=given.get("licence"))
+    address = push(upload, repository, private=given.get("private") == "true")
+    sys.stdout.write(f"pushed {len(upload.files)} files to {address}\n")
     return True
 
 
@@ -147,11 +186,13 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         key = missing[0].removeprefix("model.")
-        raise CommandError(f"{key} must be set: verify {name} {key}=…")
+        raise CommandError(f"{key} must be set: add {key}=…")
     return _fields(config)
 
 
-def _verify(fields: Mapping[str, Any]) -> bool:
+def _verify(name: str, overrides: Sequence[str]) -> bool:
+    # first, as a mistake in the command needs nothing heavy
+    fields = model_fields(name, overrides)
     from ood_sampler.diffusion.solvers import DdimSolver
     from ood_sampler.models.frozen import FrozenModel
     from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
@@ -258,6 +299,10 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
         value = config._get_node(key)
         if isinstance(value, DictConfig):
             yield from _keys(value, f"{path}.")
+
+
+_COMMANDS = {"verify": _verify, "card": _card, "push": _push}
+"""Each with the name of a model and further arguments."""
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:

@@ -215,13 +215,27 @@ class Stages(Parts, ABC):
         *,
         temperature: float = 1.0,
     ) -> None:
-        mean = None if temperature == 1 else mean_of(inverted.latents)
-        for shard in artifact.missing():
-            first = shard * artifact.shard
-            indices = range(first, first + artifact.expected(shard))
-            noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
-            drawn = sampler.draw(fitted, inverted, noise)
-            artifact.write(shard, drawn if mean is None else tempered(drawn, mean, temperature))
+        seed = self.settings.seed
+        draw(artifact, sampler, fitted, inverted, seed=seed, temperature=temperature)
+
+
+def draw(
+    artifact: Artifact,
+    sampler: Sampler,
+    fitted: Fitted,
+    inverted: InvertedSet,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+) -> None:
+    """Draw the missing latents of an artifact, each from its own stream of a seed."""
+    mean = None if temperature == 1 else mean_of(inverted.latents)
+    for shard in artifact.missing():
+        first = shard * artifact.shard
+        indices = range(first, first + artifact.expected(shard))
+        noise = SampleNoise(seed, indices, stream=Stream.LATENT)
+        drawn = sampler.draw(fitted, inverted, noise)
+        artifact.write(shard, drawn if mean is None else tempered(drawn, mean, temperature))
 
 
 def _nothing(unfinished: Mapping[str, Any]) -> None:
