@@ -69,8 +69,9 @@ class Study(ABC):
         whatever the machine, and another one for any other.
         """
         settings = asdict(pipeline.settings)
-        # no result depends on it
-        del settings["batch_size"]
+        # no result depends on them
+        for name in ("batch_size", "film"):
+            del settings[name]
         for name, usual in (("noised_moves", 0), ("temperature", 1.0), ("shift", 0)):
             if settings[name] == usual:
                 del settings[name]
