@@ -58,7 +58,7 @@ def sheet(images: Tensor, *, largest: int, most_bytes: int, columns: int | None 
     count, size = len(pictures), pictures.shape[-1]
     across = columns or max(1, round(count**0.5))
     edge, content, exact = min(size, largest), b"", False
-    laid = _laid_out(_resized(pictures, edge), across)
+    laid = _laid_out(resized(pictures, edge), across)
     if edge <= _LOSSLESS:
         content, exact = _encoded(laid, lossless=True, quality=80), edge == size
     while not content or len(content) > most_bytes:
@@ -71,7 +71,7 @@ def sheet(images: Tensor, *, largest: int, most_bytes: int, columns: int | None 
             if edge <= _SMALLEST:
                 break
             edge = max(_SMALLEST, int(edge * _REDUCTION))
-            laid = _laid_out(_resized(pictures, edge), across)
+            laid = _laid_out(resized(pictures, edge), across)
     return Sheet(data_uri("image/webp", content), count, across, edge, exact)
 
 
@@ -81,7 +81,8 @@ def webp(picture: Tensor) -> bytes:
     return _encoded(image, lossless=False, quality=_QUALITIES[0])
 
 
-def _resized(pictures: Tensor, edge: int) -> Tensor:
+def resized(pictures: Tensor, edge: int) -> Tensor:
+    """Scale uint8 images to a side (Lanczos), shape $(N, 3, edge, edge)$."""
     if pictures.shape[-1] == edge:
         return pictures
     arrays = pictures.permute(0, 2, 3, 1).contiguous().numpy()

@@ -71,6 +71,11 @@ def script(names: Sequence[str], data: Mapping[str, Any]) -> Script:
     return Script(Markup(code), Markup(escaped))  # noqa: S704 ours, and escaped above
 
 
+def page_script() -> Script:
+    """The script of a page with nothing to play with but light and dark."""
+    return script(["base", "plain"], {})
+
+
 @dataclass(frozen=True)
 class File:
     """A file that a page offers.
