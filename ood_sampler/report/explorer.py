@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ood_sampler.data.radiation import FieldScale
 from ood_sampler.report.columns import csv_rows, number
-from ood_sampler.report.fields import tick_labels
+from ood_sampler.report.fields import tick_labels, values_at
 from ood_sampler.report.sprites import sheet
 
 MOST = {"samples": 500, "few_shot": 500, "held_out": 250, "in_domain": 128}
@@ -191,19 +191,17 @@ def _field(scale: FieldScale, unit: str | None) -> dict[str, Any]:
 
     levels = torch.linspace(-1, 1, _LEVELS, dtype=torch.float64).view(-1, 1, 1, 1)
     values = scale.from_pictures(levels.expand(-1, 3, 1, 1))[:, :, 0, 0].double()
-    places = torch.linspace(0, _LEVELS - 1, _TICKS).round().long().tolist()
-    bands = [
-        {
-            "values": [float(f"{value:.5g}") for value in values[:, band].tolist()],
-            "ticks": [
-                [place, text]
-                for place, text in zip(
-                    places, tick_labels(values[places, band].tolist()), strict=True
-                )
-            ],
-        }
-        for band in range(values.shape[1])
-    ]
+    ticks = torch.linspace(-1, 1, _TICKS, dtype=torch.float64)
+    bands = []
+    for band in range(values.shape[1]):
+        labels = tick_labels(values_at(scale, ticks, band))
+        places = ((_LEVELS - 1) * (ticks + 1) / 2).tolist()
+        bands.append(
+            {
+                "values": [float(f"{value:.5g}") for value in values[:, band].tolist()],
+                "ticks": [list(tick) for tick in zip(places, labels, strict=True)],
+            }
+        )
     colours = (colormaps["viridis"](range(_LEVELS))[:, :3] * 255).round().astype(int).tolist()
     return {"unit": unit, "scaling": scale.scaling, "bands": bands, "colours": colours}
 

@@ -62,8 +62,7 @@ def sweep_page(sweep: Sweep, links: Sequence[str], folder: Path) -> str:
     picture = folder / "sweep.png"
     return render(
         "sweep.html.j2",
-        title="Sweep over "
-        + (" and ".join(_NAMES.get(key, key) for key in sweep.swept) or "one run"),
+        title=_title([_NAMES.get(key, key) for key in sweep.swept]),
         runs=list(zip(sweep.labels, links, strict=True)),
         models=_listed(str(run.results["run"]["model"]) for run in sweep.runs),
         domains=_listed(str(run.results["run"]["data"]) for run in sweep.runs),
@@ -77,6 +76,13 @@ def sweep_page(sweep: Sweep, links: Sequence[str], folder: Path) -> str:
         script=runs_script(shown),
         warnings=None,
     )
+
+
+def _title(swept: Sequence[str]) -> str:
+    if not swept:
+        return "Sweep of one run"
+    *before, last = swept
+    return f"Sweep over {', '.join(before)} and {last}" if before else f"Sweep over {last}"
 
 
 def _listed(names: Iterable[str]) -> str:
