@@ -1,6 +1,7 @@
 """Many small images in one: a sheet that a page cuts its thumbnails from."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ _LOSSLESS = 48
 _QUALITIES = (88, 78, 65, 50)
 _REDUCTION = 0.75
 _SMALLEST = 8
+
+_EFFORT = 80
+"""Of compression without losses."""
+
+_TRIED = 24
+"""Images, about, from which the size of a sheet is foretold."""
 
 
 @dataclass(frozen=True)
@@ -57,28 +64,33 @@ def sheet(images: Tensor, *, largest: int, most_bytes: int, columns: int | None 
     pictures = to_uint8(images) if images.is_floating_point() else images
     count, size = len(pictures), pictures.shape[-1]
     across = columns or max(1, round(count**0.5))
-    edge, content, exact = min(size, largest), b"", False
-    laid = _laid_out(resized(pictures, edge), across)
-    if edge <= _LOSSLESS:
-        content, exact = _encoded(laid, lossless=True, quality=80), edge == size
-    while not content or len(content) > most_bytes:
-        exact = False
-        for quality in _QUALITIES:
-            content = _encoded(laid, lossless=False, quality=quality)
-            if len(content) <= most_bytes:
-                break
-        else:
-            if edge <= _SMALLEST:
-                break
-            edge = max(_SMALLEST, int(edge * _REDUCTION))
-            laid = _laid_out(resized(pictures, edge), across)
+    some = pictures[:: max(1, count // _TRIED)]
+    for edge, quality in _choices(min(size, largest)):
+        # most choices are refused by what a few images take
+        expected = len(_encoded(_laid_out(resized(some, edge), len(some)), quality))
+        if edge > _SMALLEST and expected * count > most_bytes * len(some):
+            continue
+        content = _encoded(_laid_out(resized(pictures, edge), across), quality)
+        if len(content) <= most_bytes:
+            break
+    exact = quality is None and edge == size
     return Sheet(data_uri("image/webp", content), count, across, edge, exact)
+
+
+def _choices(edge: int) -> Iterator[tuple[int, int | None]]:
+    """Sides and qualities to try, best first; no quality means without losses."""
+    if edge <= _LOSSLESS:
+        yield edge, None
+    while edge > _SMALLEST:
+        yield from ((edge, quality) for quality in _QUALITIES)
+        edge = max(_SMALLEST, int(edge * _REDUCTION))
+    yield edge, _QUALITIES[-1]
 
 
 def webp(picture: Tensor) -> bytes:
     """Encode a uint8 image $(3, H, W)$ as WebP with slight losses."""
     image = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
-    return _encoded(image, lossless=False, quality=_QUALITIES[0])
+    return _encoded(image, _QUALITIES[0])
 
 
 def resized(pictures: Tensor, edge: int) -> Tensor:
@@ -105,7 +117,8 @@ def _laid_out(pictures: Tensor, columns: int) -> Image.Image:
     )
 
 
-def _encoded(image: Image.Image, *, lossless: bool, quality: int) -> bytes:
+def _encoded(image: Image.Image, quality: int | None) -> bytes:
     data = io.BytesIO()
-    image.save(data, format="WEBP", lossless=lossless, quality=quality, method=4)
+    lossless = quality is None
+    image.save(data, format="WEBP", lossless=lossless, quality=quality or _EFFORT, method=4)
     return data.getvalue()
