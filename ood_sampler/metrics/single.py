@@ -12,10 +12,10 @@ from ood_sampler.metrics.feature_sets import (
 
 
 def several_nearest(samples: Tensor, reference: Tensor, *, count: int) -> Neighbours:
-    """Find the nearest rows of `reference`, $(M, D)$, to each row of `samples`, $(N, D)$.
+    r"""Find the nearest rows of `reference`, $(M, D)$, to each row of `samples`, $(N, D)$.
 
     Returns:
-        Distances and indices, nearest first, shape $(N, m)$, $m = \\min(M, count)$.
+        Distances and indices, nearest first, shape $(N, m)$, $m = \min(M, count)$.
     """
     check_sets(samples=samples, reference=reference)
     count = min(count, len(reference))

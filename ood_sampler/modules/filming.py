@@ -80,11 +80,11 @@ class Filming(CodecStage):
 
     def _decoded(self, indices: Sequence[int], z: Tensor) -> Tensor:
         noise = SampleNoise(self.seed, indices, stream=Stream.DECODE)
-        x_0 = self.codec.decode(
-            z, self.level, eta=self.eta, noise=noise, clip_x_0=self.clip_x_0
-        )
+        x_0 = self.codec.decode(z, self.level, eta=self.eta, noise=noise, clip_x_0=self.clip_x_0)
         frames = [
-            torch.stack([self._noisy(step), _shown(self._image(self.trail.states[step].x_0_hat))], 1)
+            torch.stack(
+                [self._noisy(step), _shown(self._image(self.trail.states[step].x_0_hat))], 1
+            )
             for step in self.steps[:-1]
         ]
         last = _shown(x_0)

@@ -38,9 +38,7 @@ class Explored:
     plane: Plane
 
 
-def explored(
-    judges: Judges, features: Mapping[str, Tensor], *, in_domain: Tensor
-) -> Explored:
+def explored(judges: Judges, features: Mapping[str, Tensor], *, in_domain: Tensor) -> Explored:
     """Describe single images.
 
     Args:

@@ -67,9 +67,7 @@ def _some(count: int, most: int, *, seed: int) -> list[int]:
     return torch.randperm(count, generator=generator)[:most].tolist()
 
 
-def _records(
-    outcome: Outcome, shown: Sequence[int], places: dict[int, int]
-) -> list[SampleRecord]:
+def _records(outcome: Outcome, shown: Sequence[int], places: dict[int, int]) -> list[SampleRecord]:
     """Numbers of the samples; `places` are those of few-shot images on their sheet."""
     found, explained = outcome.explored, outcome.attribution
     pairs = outcome.rows[0].each.get("blend_pair_each", ())

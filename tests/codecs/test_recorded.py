@@ -26,7 +26,10 @@ def test_recording_changes_no_bit() -> None:
     trail, plain = Trail(), toy_codec(DENOISER, DDIM)
     codec = recorded(plain, trail)
     noise = [SampleNoise(3, range(3), stream=Stream.DECODE) for _ in range(2)]
-    made = [c.decode(latents(), STEP, eta=0.7, noise=n) for c, n in zip((plain, codec), noise)]
+    made = [
+        c.decode(latents(), STEP, eta=0.7, noise=n)
+        for c, n in zip((plain, codec), noise, strict=True)
+    ]
     assert torch.equal(*made)
     x_0 = latents()
     assert torch.equal(plain.encode(x_0, [STEP])[STEP], codec.encode(x_0, [STEP])[STEP])

@@ -154,7 +154,7 @@ class Browser:
 
         self.process = subprocess.Popen(
             [path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=connect,  # noqa: PLW1509 the browser wants descriptors 3 and 4
+            preexec_fn=connect,  # the browser wants descriptors 3 and 4
             pass_fds=(3, 4),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -177,7 +177,11 @@ class Browser:
         os.close(self.answers)
 
     def call(
-        self, method: str, *, session: str | None = None, **parameters: Any  # noqa: ANN401
+        self,
+        method: str,
+        *,
+        session: str | None = None,
+        **parameters: Any,  # noqa: ANN401
     ) -> dict[str, Any]:
         """Send a command and wait for its answer; note events on the way."""
         self.number += 1

@@ -161,9 +161,7 @@ def test_a_film_is_played_and_slid(tab: Tab, run_page: Path) -> None:
     assert tab.run(step) == "up: step 0"
     choose(tab, "film-frame", 8)
     assert tab.run(step) == "down: step 280"
-    pixels = (
-        "[...document.getElementById('film-down').getContext('2d').getImageData(0,0,4,4).data]"
-    )
+    pixels = "[...document.getElementById('film-down').getContext('2d').getImageData(0,0,4,4).data]"
     before = tab.run(pixels)
     choose(tab, "film-choice", 1)
     assert tab.run(pixels) != before
@@ -294,10 +292,8 @@ def test_sliders_change_the_samples_of_a_sweep(
         assert tab.run("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
-def test_a_large_page_opens_soon(tab: Tab, tmp_path: Path, results: dict[str, Any]) -> None:
+def test_a_page_of_500_samples_opens(tab: Tab, tmp_path: Path, results: dict[str, Any]) -> None:
     path = tmp_path / "large.html"
     path.write_text(page(judged(results), {}, None, make_explorer(500, 500, 250, size=32)))
     tab.open(path)
     assert tab.run("document.querySelectorAll('#sheet .thumb').length") == 500
-    # on a machine that does nothing else this is below two seconds; elsewhere time is no test
-    print(tab.run("performance.now()"))
