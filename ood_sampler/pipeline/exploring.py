@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ood_sampler.pipeline.explored import KINDS
 from ood_sampler.pipeline.outcome import Outcome
@@ -35,9 +36,12 @@ def explorer(
     held_out = _some(len(domain.held_out), MOST["held_out"], seed=pipeline.settings.seed)
     in_domain = range(min(MOST["in_domain"], len(outcome.in_domain)))
     chosen = dict(zip(KINDS, (shown, few_shot, held_out, in_domain), strict=True))
-    sources = dict(
-        zip(KINDS, (images, domain.few_shot, domain.held_out, outcome.in_domain), strict=True)
-    )
+    sources: dict[str, TensorSet | Dataset[Tensor]] = {
+        "samples": images,
+        "few_shot": domain.few_shot,
+        "held_out": domain.held_out,
+        "in_domain": outcome.in_domain,
+    }
     return Explorer(
         images={kind: gather(sources[kind], list(chosen[kind])) for kind in KINDS},
         points={

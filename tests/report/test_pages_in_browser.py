@@ -45,12 +45,18 @@ def tab(browser: Browser, tmp_path: Path) -> Iterator[Tab]:
         assert opened.requests == []
 
 
+PAGES: dict[str, str] = {}
+
+
 @pytest.fixture
 def run_page(tmp_path: Path, results: dict[str, Any]) -> Path:
-    path = tmp_path / "run" / "report.html"
-    kinds = ("samples", "nearest", "held_out", "in_domain", "originals", "reconstructions")
-    pictures = {kind: photographs(6, 16, seed) for seed, kind in enumerate(kinds)}
-    write_page(path, judged(results), pictures, None, make_explorer())
+    """The page of a run, made once."""
+    if "run" not in PAGES:
+        kinds = ("samples", "nearest", "held_out", "in_domain", "originals", "reconstructions")
+        pictures = {kind: photographs(6, 16, seed) for seed, kind in enumerate(kinds)}
+        PAGES["run"] = page(judged(results), pictures, None, make_explorer())
+    path = tmp_path / "report.html"
+    path.write_text(PAGES["run"])
     return path
 
 
@@ -161,7 +167,7 @@ def test_a_film_is_played_and_slid(tab: Tab, run_page: Path) -> None:
     assert tab.run(step) == "up: step 0"
     choose(tab, "film-frame", 8)
     assert tab.run(step) == "down: step 280"
-    pixels = "[...document.getElementById('film-down').getContext('2d').getImageData(0,0,4,4).data]"
+    pixels = "document.getElementById('film-down').toDataURL()"
     before = tab.run(pixels)
     choose(tab, "film-choice", 1)
     assert tab.run(pixels) != before
@@ -279,10 +285,10 @@ def test_sliders_change_the_samples_of_a_sweep(
     tab.press("ArrowRight")
     assert tab.run("document.querySelectorAll('#compared .panel').length") == 2
     assert tab.run(link) == "1/report.html"
-    # fourth black, then lighter from run to run
+    # greys rise from run to run
     tab.click("#save-png")
     with Image.open(io.BytesIO(tab.downloaded("samples.png"))) as picture:
-        assert picture.getpixel((8, 8)) == (13, 13, 13)
+        assert picture.getpixel((8, 8))[:3] == (13, 13, 13)
     for axis, key in (("t", "ArrowLeft"), ("η", "ArrowRight")):
         tab.run(f"document.querySelector('[data-axis=\"{axis}\"]').focus()")
         tab.press(key)

@@ -82,6 +82,10 @@ function drawMap() {
   if (map.brush) {
     const [left, top] = toScreen([map.brush.left, map.brush.top]);
     const [right, bottom] = toScreen([map.brush.right, map.brush.bottom]);
+    // seen on any image
+    context.lineWidth = 4;
+    context.strokeStyle = colour("paper");
+    context.strokeRect(left, top, right - left, bottom - top);
     context.lineWidth = 2;
     context.strokeStyle = colour("ink");
     context.setLineDash([6, 4]);
