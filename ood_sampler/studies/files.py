@@ -63,7 +63,10 @@ def write_study(
     )
     save_state(folder / _PICTURES, {key: to_uint8(x) for key, x in measured.pictures.items()})
     if measured.strips:
-        strips = {json.dumps(dict(s.settings)): to_uint8(s.images) for s in measured.strips}
+        strips = {
+            json.dumps([place, dict(strip.settings)]): to_uint8(strip.images)
+            for place, strip in enumerate(measured.strips)
+        }
         save_state(folder / _STRIPS, strips)
     write_atomically(path.with_suffix(".csv"), csv_rows(measured.rows).encode())
     text = [f"# {study.title}", "", *(f"- {sentence}" for sentence in conclusion), ""]
@@ -182,15 +185,15 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
 
 
 def _read_strips(path: Path, of_model: str) -> list[Strip]:
-    """First samples of the runs of a study, if it is a sweep."""
+    """First samples of the runs of a study in their order, if it is a sweep."""
     found = load_file(path) if path.exists() else {}
-    return [
-        Strip(
-            {**(settings := json.loads(key)), "domain": f"{settings['domain']}{of_model}"},
-            images.float() / 127.5 - 1,
-        )
-        for key, images in found.items()
-    ]
+    strips = []
+    for _, settings, images in sorted(
+        ((*json.loads(key), images) for key, images in found.items()), key=lambda each: each[0]
+    ):
+        domain = f"{settings['domain']}{of_model}"
+        strips.append(Strip({**settings, "domain": domain}, images.float() / 127.5 - 1))
+    return strips
 
 
 def markdown_rows(columns: Sequence[Column], rows: Sequence[Row]) -> str:
