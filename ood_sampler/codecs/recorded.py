@@ -113,8 +113,14 @@ def recorded(codec: Codec, trail: Trail) -> Codec:
     return replace(codec, model=RecordedModel(codec.model, trail))
 
 
-def visited(codec: Codec, level: int, *, decoding: bool) -> list[int]:
+def visited(codec: Codec, level: int, *, decoding: bool, noised_moves: int = 0) -> list[int]:
     """Steps whose states `recorded` notes on the way to a level or back, without the network.
+
+    Args:
+        codec: the codec.
+        level: of the latents.
+        decoding: from the level to images; else the other way.
+        noised_moves: moves from clean data on that noise replaces; none of them is noted.
 
     Raises:
         TypeError: the codec is that of another kind of model.
@@ -127,7 +133,8 @@ def visited(codec: Codec, level: int, *, decoding: bool) -> list[int]:
     if decoding:
         solver.decode(blank, torch.zeros(1, 1, 1, 1), step=level)
     else:
-        solver.invert(blank, torch.zeros(1, 1, 1, 1), [level])
+        still = torch.zeros(1, 1, 1, 1)
+        solver.invert(blank, still, [level], noised_moves=noised_moves, noise=lambda: still)
     return list(trail.states)
 
 

@@ -1,6 +1,6 @@
 """Film the way of images to their latents, and of latents to images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ MOST = 20
 _END = -1
 
 
-def frame_steps(codec: Codec, level: int, *, decoding: bool) -> list[int]:
+def frame_steps(codec: Codec, level: int, *, decoding: bool, noised_moves: int = 0) -> list[int]:
     """Steps of the frames of a film; clean data, at the end of decoding, is -1."""
-    steps = visited(codec, level, decoding=decoding)
+    steps = visited(codec, level, decoding=decoding, noised_moves=noised_moves)
     whole = [*steps, _END] if decoding else [*(s for s in steps if s != level), level]
     if len(whole) <= MOST:
         return whole
@@ -45,7 +45,9 @@ class Filming(CodecStage):
         decoding: from latents to images; else the other way.
         eta: noise of decoding.
         clip_x_0: as in decoding.
-        seed: of the noise.
+        seed: of the noise of decoding.
+        noised_moves: moves of inversion from clean data on that noise replaces.
+        noise: streams of some images while inverting; needed if `noised_moves` > 0.
     """
 
     def __init__(
@@ -57,24 +59,36 @@ class Filming(CodecStage):
         eta: float = 0.0,
         clip_x_0: bool = False,
         seed: int = 0,
+        noised_moves: int = 0,
+        noise: Callable[[Sequence[int]], SampleNoise] | None = None,
     ) -> None:
         trail = Trail()
         super().__init__(recorded(codec, trail))
         self.trail = trail
-        self.steps = frame_steps(codec, level, decoding=decoding)
+        self.steps = frame_steps(codec, level, decoding=decoding, noised_moves=noised_moves)
         self.level = level
         self.decoding = decoding
         self.eta = eta
         self.clip_x_0 = clip_x_0
         self.seed = seed
+        self.noised_moves = noised_moves
+        self.noise = noise
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         indices, items = batch
         self.trail.states.clear()
-        return {"frames": self._decoded(indices, items) if self.decoding else self._inverted(items)}
+        walk = self._decoded if self.decoding else self._inverted
+        return {"frames": walk(indices, items)}
 
-    def _inverted(self, x_0: Tensor) -> Tensor:
-        z = self.codec.encode(x_0, [self.level])[self.level]
+    def _inverted(self, indices: Sequence[int], x_0: Tensor) -> Tensor:
+        latents = (
+            self.codec.encode(x_0, [self.level])
+            if self.noise is None
+            else self.codec.encode(
+                x_0, [self.level], noised_moves=self.noised_moves, noise=self.noise(indices)
+            )
+        )
+        z = latents[self.level]
         self.trail.states[self.level] = State(z, z)
         return torch.stack([self._noisy(step) for step in self.steps], 1)
 

@@ -43,10 +43,11 @@ def explorer(
         "in_domain": outcome.in_domain,
     }
     return Explorer(
-        images={kind: gather(sources[kind], list(chosen[kind])) for kind in KINDS},
+        images={kind: gather(sources[kind], chosen[kind]) for kind in chosen if chosen[kind]},
         points={
             kind: points[list(chosen[kind])]
-            for kind, points in zip(KINDS, found.plane.points, strict=True)
+            # the last set may be missing
+            for kind, points in zip(KINDS, found.plane.points, strict=False)
         },
         axes=found.plane.shares,
         judge=pipeline.judges.headline.name,

@@ -1,12 +1,12 @@
 """The film of a run: a few few-shot images on their way to latents, a few samples on theirs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from torch.utils.data import Dataset
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ood_sampler.codecs.recorded import is_recordable
+from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.modules.filming import EDGE, Filming, frame_steps
 from ood_sampler.pipeline.keys import made_by, reader
 from ood_sampler.store.artifacts import Items
@@ -15,6 +15,7 @@ from ood_sampler.store.versions import code_version
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import Dataset
 
     from ood_sampler.pipeline.nodes import Nodes
 
@@ -43,82 +44,98 @@ class Film:
 
 def film_of(run: "Nodes") -> Film | None:
     """Declare the film of a run; None if it asks for none or its model walks no trajectory."""
-    count = min(run.settings.film, run.settings.num_samples, len(run.domain.few_shot))
+    settings, few_shot, source = run.settings, run.domain.few_shot, run.draws.output
+    count = min(settings.film, settings.num_samples, len(few_shot))
     if not count or not is_recordable(run.flow):
         return None
-    level, few_shot, source = run.settings.step, run.domain.few_shot, run.draws.output
-    up_steps, down_steps = (
-        frame_steps(run.flow, level, decoding=decoding) for decoding in (False, True)
-    )
-    up = _node(
-        run,
-        few_shot,
-        {"images": few_shot.digest, "reader": reader(few_shot)},
-        inputs=made_by(few_shot),
-        shape=(len(up_steps),),
-        count=count,
+    seed, noising = settings.seed, run.noising
+    stream = run.inversion_stream
+    up = _Walk(
+        level=settings.step,
         decoding=False,
-    )
-    down = _node(
-        run,
-        None,
-        {
-            "latents": source.digest,
-            "eta": run.settings.eta,
-            "clip_x_0": run.settings.clip_x_0,
-            "seed": run.settings.seed if run.settings.eta else None,
+        settings={
+            **noising,
+            "noise": partial(SampleNoise, seed, stream=stream) if noising else None,
         },
-        inputs=[run.draws],
-        shape=(len(down_steps), 2),
-        count=count,
+        key={
+            "images": few_shot.digest,
+            "reader": reader(few_shot),
+            **({**noising, "seed": seed, "stream": stream.name} if noising else {}),
+        },
+        evaluations=run.inversion_evaluations([settings.step]),
+    )
+    noise = {"eta": settings.eta, "clip_x_0": settings.clip_x_0}
+    down = _Walk(
+        level=settings.decoding_step,
         decoding=True,
+        settings={**noise, "seed": seed},
+        key={**noise, "latents": source.digest, "seed": seed if settings.eta else None},
+        evaluations=run.codec.decoding_evaluations(settings.decoding_step),
     )
-    return Film(up, down, up_steps, down_steps)
+    return Film(
+        up=up.node(run, lambda: few_shot, count, inputs=made_by(few_shot)),
+        down=down.node(run, lambda: Items(source.open()), count, inputs=[run.draws]),
+        up_steps=up.steps(run),
+        down_steps=down.steps(run),
+    )
 
 
-def _node(
-    run: "Nodes",
-    images: "Dataset[Tensor] | None",
-    key: Mapping[str, object],
-    *,
-    inputs: Sequence[Node],
-    shape: tuple[int, ...],
-    count: int,
-    decoding: bool,
-) -> Node:
-    """Frames of images on their way up or, without them, of drawn latents on their way down."""
-    flow, settings = run.flow, run.settings
-    channels, edge, _ = run.image_shape
-    edge = min(edge, EDGE)
-    name = "film of decoding" if decoding else "film of inversion"
-    key = {
-        **flow.identity,
-        "machine": run.session.machine,
-        "code": code_version(Filming, *flow.makers),
-        "step": settings.step,
-        **key,
-    }
-    frames = run.session.artifact("film", key, count, (*shape, channels, edge, edge))
-    evaluations = run.codec.decoding_evaluations(settings.step)
-    if not decoding:
-        evaluations = run.codec.encoding_evaluations([settings.step])
-    return Node(
-        name,
-        {"frames": frames},
-        lambda unfinished: run.session.compute(
+@dataclass(frozen=True)
+class _Walk:
+    """One direction of a film.
+
+    Attributes:
+        level: of the latents.
+        decoding: from latents to images; else the other way.
+        settings: further arguments of `Filming`.
+        key: what determines the frames besides model, level and code.
+        evaluations: of the network, per image.
+    """
+
+    level: int
+    decoding: bool
+    settings: Mapping[str, Any]
+    key: Mapping[str, Any]
+    evaluations: int
+
+    def steps(self, run: "Nodes") -> list[int]:
+        """Steps of the frames."""
+        moves = self.settings.get("noised_moves", 0)
+        return frame_steps(run.flow, self.level, decoding=self.decoding, noised_moves=moves)
+
+    def node(
+        self,
+        run: "Nodes",
+        items: "Callable[[], Dataset[Tensor]]",
+        count: int,
+        *,
+        inputs: Sequence[Node],
+    ) -> Node:
+        """Frames of the first items: few-shot images, or drawn latents."""
+        channels, edge, _ = run.image_shape
+        side = min(edge, EDGE)
+        sorts = (len(self.steps(run)), *([2] if self.decoding else []))
+        key = {
+            **run.flow.identity,
+            "machine": run.session.machine,
+            "code": code_version(Filming, *run.flow.makers),
+            "step": self.level,
+            **self.key,
+        }
+        name = "film of decoding" if self.decoding else "film of inversion"
+        frames = run.session.artifact("film", key, count, (*sorts, channels, side, side))
+        return Node(
             name,
-            lambda _: Filming(
-                flow,
-                level=settings.step,
-                decoding=decoding,
-                eta=settings.eta if decoding else 0.0,
-                clip_x_0=settings.clip_x_0,
-                seed=settings.seed,
+            {"frames": frames},
+            lambda unfinished: run.session.compute(
+                name,
+                lambda _: Filming(
+                    run.flow, level=self.level, decoding=self.decoding, **self.settings
+                ),
+                items(),
+                unfinished,
+                batch_size=min(run.batch_size, count),
             ),
-            Items(run.draws.output.open()) if images is None else images,
-            unfinished,
-            batch_size=min(run.batch_size, count),
-        ),
-        inputs=[*inputs, *run.gaussians],
-        cost=lambda _: evaluations,
-    )
+            inputs=[*inputs, *run.needed_by_flow],
+            cost=lambda _: self.evaluations,
+        )
