@@ -70,10 +70,13 @@ class Measure:
         round_trip: few-shot images decoded from their own latents, for PSNR and SSIM; null: all
         in_domain: samples of the model's own domain to compare with, at most num_samples; null:
             as many, with FID, recall and coverage
+        film: few-shot images and samples whose way to latents and to images report.html shows as a
+            film; 0: none
     """
 
     round_trip: int | None
     in_domain: int | None
+    film: int
 
 
 @dataclass

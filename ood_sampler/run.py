@@ -194,6 +194,7 @@ def _settings(cfg: DictConfig, *, step: int) -> "Settings":
         noised_moves=cfg.inversion.noised_moves,
         temperature=float(cfg.draw.temperature),
         shift=cfg.decode.shift,
+        film=cfg.measure.film,
     )
 
 

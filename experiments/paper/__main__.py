@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 from ood_sampler.command.files import SHIPPED
 from ood_sampler.names import data_name
 from ood_sampler.studies.files import read_studies, write_study
+from ood_sampler.studies.page import write_study_page
 
 FIELDS = ("galaxy32", "radiation32", "galaxyzoo", "radiation")
 """Domains that have measures of their field."""
@@ -199,7 +200,10 @@ def make(
     if any(text == "dry_run=true" for text in settings):
         return []
     measured, protocol = read_studies(study, [folder / run.folder for run in every])
-    return write_study(folder, instantiate(cfg.study), measured, protocol)
+    asked = instantiate(cfg.study)
+    conclusion = write_study(folder, asked, measured, protocol)
+    write_study_page(folder, asked, measured, conclusion, protocol)
+    return conclusion
 
 
 _DOMAINS = (

@@ -16,6 +16,7 @@ from ood_sampler.diffusion.noise import Stream
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline.correction import OWN, GaussianCorrection
 from ood_sampler.pipeline.few_shot import fit_model
+from ood_sampler.pipeline.film import Film, film_of
 from ood_sampler.pipeline.keys import (
     configuration,
     drawing,
@@ -254,6 +255,11 @@ class Nodes(Stages):
             return self.plain.in_domain
         return self.decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
 
+    @cached_property
+    def film(self) -> Film | None:
+        """Frames of a few inversions and decodings, if the run asks for them."""
+        return film_of(self)
+
     @property
     def in_domain_nodes(self) -> list[Node]:
         """`in_domain`, if the model has a domain of its own."""
@@ -263,6 +269,7 @@ class Nodes(Stages):
     def targets(self) -> list[Node]:
         """All nodes of a run."""
         nodes = [*self.inversions, self.reconstructions, self.samples, *self.in_domain_nodes]
+        nodes += [] if self.film is None else self.film.nodes
         made = [("samples", self.samples, self.title)]
         made += [("in-domain", node, "") for node in self.in_domain_nodes]
         made += [("samples", run.samples, run.title) for run in self.controls]

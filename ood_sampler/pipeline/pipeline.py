@@ -24,6 +24,7 @@ from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.modules.synthesis import SAMPLE
 from ood_sampler.modules.timing import seconds_per_evaluation
 from ood_sampler.pipeline.estimate import Estimate, Work, work_of
+from ood_sampler.pipeline.explored import KINDS, explored
 from ood_sampler.pipeline.keys import label, selected, taken
 from ood_sampler.pipeline.measure import Measure, Row
 from ood_sampler.pipeline.nodes import Nodes
@@ -125,6 +126,8 @@ class Pipeline(Nodes):
         _ = self.inverted
         originals, reconstructions = self.reconstructed()
         autoencoder = self._autoencoder_alone()
+        for node in [] if self.film is None else self.film.nodes:
+            self.session.obtain(node)
         samples, own, measure = self.sampled(), self.owned, self.measure
         described = samples.described
         with self.session.recorded("measure", self.settings.num_samples, 0):
@@ -148,6 +151,12 @@ class Pipeline(Nodes):
                 )
             )
             reconstruction = compare(originals, reconstructions)
+            sets = (described, measure.few_shot, measure.held_out, *(o.described for o in own))
+            singles = explored(
+                self.judges,
+                dict(zip(KINDS, (each.headline for each in sets), strict=False)),
+                in_domain=measure.in_domain.get(self.judges.headline.name),
+            )
         return Outcome(
             rows=rows,
             reconstruction=reconstruction,
@@ -158,6 +167,8 @@ class Pipeline(Nodes):
             nearest_index=to_few_shot.indices.tolist(),
             near_copies=[bool(found) for found in rows[0].each.get("near_copies_each", ())],
             attribution=explained,
+            explored=singles,
+            film=self.film,
             stages=self.session.stages,
             images=samples.images,
             numbers=samples.numbers,

@@ -31,6 +31,7 @@ class Settings:
             \epsilon_\theta(z, t')$ and $\hat x_0 = (z - \sigma_{t'} \hat\epsilon) / \alpha_{t'}$.
             Draws have the noise of step $t$, so that the network removes less of it than there is
             for a negative shift, and more for a positive one.
+        film: few-shot images and samples whose way is kept for the page; 0 keeps none.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Settings:
     noised_moves: int = 0
     temperature: float = 1.0
     shift: int = 0
+    film: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
@@ -66,6 +68,8 @@ class Settings:
             raise ValueError(
                 f"inversion.noised_moves must be a whole number >= 0, got {self.noised_moves!r}"
             )
+        if not (isinstance(self.film, int) and self.film >= 0):
+            raise ValueError(f"measure.film must be a whole number >= 0, got {self.film!r}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2^63-1, got {self.seed}")
         if self.on_nonfinite not in get_args(OnNonFinite):

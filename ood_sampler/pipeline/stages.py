@@ -85,10 +85,10 @@ class Stages(Parts, ABC):
 
     def inversion_evaluations(self, levels: Sequence[int]) -> int:
         """Network evaluations per image (NFE) of an inversion to some levels."""
-        return self.codec.encoding_evaluations(levels, **self._noising)
+        return self.codec.encoding_evaluations(levels, **self.noising)
 
     @property
-    def _noising(self) -> dict[str, int]:
+    def noising(self) -> dict[str, int]:
         """Arguments of an inversion with noised moves; none for others."""
         moves = self.settings.noised_moves
         return {"noised_moves": moves} if moves else {}
@@ -114,10 +114,10 @@ class Stages(Parts, ABC):
         """Latents of images at some levels, in one pass."""
         key = {**self._codec_key(Inversion), **key}
         noise: Callable[[Sequence[int]], SampleNoise] | None = None
-        if self._noising:
+        if self.noising:
             seed = self.settings.seed
             noise = partial(SampleNoise, seed, stream=stream)
-            key |= {**self._noising, "seed": seed, "stream": stream.name}
+            key |= {**self.noising, "seed": seed, "stream": stream.name}
         count = len(names)
         if not self.codec.stored:
             shown = {
@@ -141,7 +141,7 @@ class Stages(Parts, ABC):
                     names=names,
                     noise=noise,
                     on_nonfinite=self.settings.on_nonfinite,
-                    **self._noising,
+                    **self.noising,
                 ),
                 images(),
                 unfinished,

@@ -24,6 +24,19 @@ _DIGITS = 12
 
 
 @dataclass(frozen=True)
+class Strip:
+    """First samples of one run of a sweep.
+
+    Attributes:
+        settings: columns that tell its row from others: domain, strategy, step, noise, correction.
+        images: in [-1, 1], shape $(N, 3, R, R)$.
+    """
+
+    settings: Mapping[str, str | float]
+    images: Tensor
+
+
+@dataclass(frozen=True)
 class Measured:
     """What a study measured for one model and one domain.
 
@@ -31,10 +44,12 @@ class Measured:
         rows: of the table.
         pictures: images in [-1, 1] for the figure, shape $(N, C, H, W)$, each set by a label of
             its own.
+        strips: first samples of each run of a sweep, for the page.
     """
 
     rows: Sequence[Row]
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    strips: Sequence[Strip] = ()
 
 
 class Study(ABC):
@@ -69,8 +84,9 @@ class Study(ABC):
         whatever the machine, and another one for any other.
         """
         settings = asdict(pipeline.settings)
-        # no result depends on it
-        del settings["batch_size"]
+        # no result depends on them
+        for name in ("batch_size", "film"):
+            del settings[name]
         for name, usual in (("noised_moves", 0), ("temperature", 1.0), ("shift", 0)):
             if settings[name] == usual:
                 del settings[name]
