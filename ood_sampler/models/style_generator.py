@@ -1,6 +1,6 @@
-r"""A style-based generator (Karras et al., 2020, "Analyzing and Improving the Image Quality of
-StyleGAN"): codes $z \sim N(0, I)$ are mapped to $w$, which scales the channels of every convolution.
+r"""A style-based generator (Karras et al., 2020, StyleGAN2).
 
+Latents $z \sim N(0, I)$ are mapped to codes $w$, which scale the channels of every convolution.
 Without noise inputs, so that an image is a function of its codes alone.
 """
 
@@ -8,8 +8,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
+
+from ood_sampler.codecs.gan import Generator
 
 GAIN = math.sqrt(2)
 """Keeps the variance of what a leaky ReLU of slope 0.2 lets through near 1."""
@@ -21,12 +23,13 @@ _EPSILON = 1e-8
 
 def activate(x: Tensor) -> Tensor:
     """Leaky ReLU of slope 0.2, with `GAIN`."""
-    return F.leaky_relu(x, _SLOPE) * GAIN
+    return functional.leaky_relu(x, _SLOPE) * GAIN
 
 
 class EqualizedLinear(nn.Module):
-    r"""$y = W x / \sqrt{n}\, l + b\, l$ with $W \sim N(0, 1/l^2)$: steps of Adam are alike in all
-    layers (Karras et al., 2018, sec. 4.1).
+    r"""Compute $y = l W x / \sqrt{n} + l b$ with $W \sim N(0, 1/l^2)$.
+
+    So the steps of Adam are alike in all layers (Karras et al., 2018, sec. 4.1).
 
     Args:
         inputs: $n$.
@@ -43,11 +46,11 @@ class EqualizedLinear(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+        return functional.linear(x, self.weight * self.scale, self.bias * self.rate)
 
 
 class ModulatedConvolution(nn.Module):
-    r"""A convolution whose weights a style scales per image (Karras et al., 2020, eq. 1 and 3):
+    r"""Scale the weights of a convolution by a style per image (Karras et al., 2020, eq. 1, 3).
 
     $$w'_{oik} = s_i w_{oik}, \qquad
     w''_{oik} = w'_{oik} / \sqrt{\textstyle\sum_{i,k} w'^2_{oik} + \epsilon}$$
@@ -77,9 +80,11 @@ class ModulatedConvolution(nn.Module):
         """Convolve `x`, shape $(B, C, H, W)$, in the style of `w`, shape $(B, D)$."""
         style = self.style(w)
         weight = self.weight * self.scale
-        y = F.conv2d(x * style[:, :, None, None].to(x), weight, padding=weight.shape[-1] // 2)
+        y = functional.conv2d(
+            x * style[:, :, None, None].to(x), weight, padding=weight.shape[-1] // 2
+        )
         if self.demodulate:
-            norms = F.linear(style.float().square(), weight.square().sum((2, 3)))
+            norms = functional.linear(style.float().square(), weight.square().sum((2, 3)))
             y = y * (norms + _EPSILON).rsqrt()[:, :, None, None].to(y)
         return y + self.bias[:, None, None].to(y)
 
@@ -106,10 +111,10 @@ class Block(nn.Module):
 
 def _doubled(x: Tensor) -> Tensor:
     """Enlarge twice by linear interpolation, the filter [1, 3, 3, 1] of the source."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-class StyleGenerator(nn.Module):
+class StyleGenerator(Generator):
     r"""Map $z$ to $w$ and $w$, or one $w$ per layer, to images.
 
     A layer of colours shares the code of the next resolution's first layer, as in the source.
@@ -159,7 +164,3 @@ class StyleGenerator(nn.Module):
         if image is None:
             raise RuntimeError("a generator has at least one resolution")
         return image.float()
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Make images of $z$, shape $(B, D)$."""
-        return self.synthesize(self.map(z))

@@ -5,17 +5,19 @@ from typing import Any
 
 import lightning
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ood_sampler.models.style_generator import StyleGenerator
 from ood_sampler.modules.augmentation import Augmentation
 
 
 def gradient_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    r"""Compute $\mathbb{E} \lVert \nabla_x D(x) \rVert^2$ on real images, $R_1$ without its weight
-    $\gamma / 2$ (Mescheder et al., 2018, eq. 9); differentiable by the weights of $D$.
+    r"""Compute $\mathbb{E} \lVert \nabla_x D(x) \rVert^2$ on real images.
+
+    $R_1$ without its weight $\gamma / 2$ (Mescheder et al., 2018, eq. 9), differentiable by the
+    weights of $D$.
     """
     real = real.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
@@ -23,7 +25,7 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
 
 
 class AdversarialTraining(lightning.LightningModule):
-    r"""Play the non-saturating game (Goodfellow et al., 2014), in turns:
+    r"""Play the non-saturating game (Goodfellow et al., 2014), in turns.
 
     $$\min_D \mathbb{E}\, \mathrm{sp}(-D(T x)) + \mathbb{E}\, \mathrm{sp}(D(T G(z))) +
     \tfrac{\gamma}{2} \mathbb{E} \lVert \nabla_x D(T x) \rVert^2, \qquad
@@ -104,7 +106,7 @@ class AdversarialTraining(lightning.LightningModule):
             self.log("train/penalty", penalty)
         judging.step()
         self.discriminator.requires_grad_(False)
-        loss = F.softplus(-self.discriminator(self._augmented(fake, generator))).mean()
+        loss = functional.softplus(-self.discriminator(self._augmented(fake, generator))).mean()
         generating.zero_grad()
         self.manual_backward(loss)
         generating.step()
@@ -117,7 +119,7 @@ class AdversarialTraining(lightning.LightningModule):
         n = len(real)
         both = self._augmented(torch.cat([real, fake]), generator)
         scores, fakes = self.discriminator(both).split(n)
-        loss = F.softplus(-scores).mean() + F.softplus(fakes).mean()
+        loss = functional.softplus(-scores).mean() + functional.softplus(fakes).mean()
         self.manual_backward(loss)
         self.log("train/discriminator", loss)
         self.log("train/real", (scores > 0).sum() / n)

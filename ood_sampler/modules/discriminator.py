@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ood_sampler.models.style_generator import EqualizedLinear, activate
 
@@ -25,7 +25,7 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
-        return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+        return functional.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
 
 class _Halving(nn.Module):
@@ -38,8 +38,8 @@ class _Halving(nn.Module):
         self.skip = _Convolution(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = activate(self.second(F.avg_pool2d(activate(self.first(x)), 2)))
-        return (y + self.skip(F.avg_pool2d(x, 2))) / math.sqrt(2)
+        y = activate(self.second(functional.avg_pool2d(activate(self.first(x)), 2)))
+        return (y + self.skip(functional.avg_pool2d(x, 2))) / math.sqrt(2)
 
 
 def batch_deviation(x: Tensor, compared: int) -> Tensor:
