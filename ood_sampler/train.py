@@ -52,7 +52,7 @@ def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
     start(
         "train",
-        explain=lambda command: training_help_text(),
+        explain=lambda command: training_help_text(command.options.overrides),
         check=_check,
         run=run,
         interrupted=_INTERRUPTED,

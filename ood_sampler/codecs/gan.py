@@ -72,9 +72,9 @@ class Fitting:
 
     $$\lambda_p \lVert G(w) - x_0 \rVert^2 / d + \lambda_f \lVert f(G(w)) - f(x_0) \rVert^2 / F$$
 
-    is minimised from the mean code and, if there are more starts, from codes of the prior that are the same for
-    all images. The start whose end has the least loss is taken. The rate rises over the first 5% of
-    the steps and falls over the last half (Karras et al., 2020, appendix D, without its noise).
+    is minimised from the mean code and, if there are more starts, from codes of the prior, the same
+    for all images. The start whose end has the least loss is taken. The rate rises over the first
+    5% of the steps and falls over the last half (Karras et al., 2020, appendix D, without noise).
 
     Attributes:
         steps: of Adam, from each start; in w+ as many again from the best code in w.

@@ -11,8 +11,8 @@ class Augmentation:
     r"""Change colours, shift, cut out; at strength 0 each leaves images as they are.
 
     Args:
-        colour: strength: brightness is added from $\pm 0.5$, saturation scaled by $1 \pm 1$,
-            contrast by $1 \pm 0.5$, all times this strength.
+        colour: strength: 1 adds up to half a unit of brightness, scales saturation by 0 to 2 and
+            contrast by 0.5 to 1.5.
         shift: most of a side that images move by; zeros come in.
         cutout: side of the square that is set to zero, as a share of the image's.
     """
@@ -30,7 +30,7 @@ class Augmentation:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augment images, shape $(B, 3, H, W)$, each its own way."""
         n, _, height, width = images.shape
-        u = torch.rand(7, n, generator=generator).to(images.device)
+        u = torch.rand(7, n, generator=generator).to(images)
         images = self._coloured(images, *u[:3, :, None, None, None])
         rows = self._moved(u[3], height)
         columns = self._moved(u[4], width)
@@ -53,7 +53,7 @@ class Augmentation:
         most = int(self.shift * side + 0.5)
         by = (u * (2 * most + 1)).long() - most
         place = torch.arange(side, device=u.device)
-        return (place[:, None] - place == by[:, None, None]).float()
+        return (place[:, None] - place == by[:, None, None]).to(u)
 
     def _kept(self, u: Tensor, side: int) -> Tensor:
         """Whether rows are outside the square, shape (B, side)."""

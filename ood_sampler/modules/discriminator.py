@@ -72,7 +72,7 @@ class ResidualDiscriminator(nn.Module):
 
     Args:
         channels: of each resolution from 4x4 to half of the images' side.
-        compared: images that are compared with each other, see `batch_deviation`.
+        compared: images that are compared with each other (`batch_deviation`).
     """
 
     def __init__(self, *, channels: Sequence[int], compared: int) -> None:
