@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors.torch
@@ -40,7 +40,8 @@ class DifferentiableFeatures(nn.Module):
         return unit_size(features)
 
 
-@dataclass(frozen=True)
+# without a dictionary, so that a study that holds one is told apart by its settings alone
+@dataclass(frozen=True, slots=True)
 class GanModel:
     """A generator: where its weights are, and how images are inverted.
 
@@ -108,20 +109,18 @@ class GanModel:
             )
         return None
 
-    @cached_property
+    @property
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of each file.
+        """SHA-256 of each file, computed again when a file changes.
 
         Raises:
             FileNotFoundError: a file is missing.
         """
         _ = self.missing_megabytes
-        return {
-            file: hashlib.sha256((self.folder / file).read_bytes()).hexdigest()
-            for file in (WEIGHTS, CONFIG)
-        }
+        files = (self.folder / file for file in (WEIGHTS, CONFIG))
+        return {file.name: _sha256(file, file.stat().st_mtime_ns) for file in files}
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over weights and configuration.
 
@@ -135,7 +134,7 @@ class GanModel:
         """Its class and that of its network."""
         return (type(self), StyleGenerator)
 
-    @cached_property
+    @property
     def generator(self) -> Generator:
         """The network, frozen, loaded at first use.
 
@@ -143,8 +142,7 @@ class GanModel:
             FileNotFoundError: a file is missing.
             ValueError: the files do not load, or make images of another size.
         """
-        _ = self.checksums
-        generator = load_generator(self.folder)
+        generator = _shared_generator(self.folder, self.digest)
         if generator.resolution != self.resolution:
             raise ValueError(
                 f"model.resolution must be {generator.resolution}, as {self.folder} says, got "
@@ -152,10 +150,10 @@ class GanModel:
             )
         return generator
 
-    @cached_property
+    @property
     def judge(self) -> nn.Module:
         """The features whose error an inversion minimises beside that of pixels."""
-        return DifferentiableFeatures()
+        return _shared_features()
 
     def codec(self, solver: Solver) -> Codec:
         """The model as a map between images and codes; a GAN needs no solver."""
@@ -165,6 +163,21 @@ class GanModel:
         """File with features of real in-domain images under `extractor`, if there is one."""
         file = self.in_domain_features.get(extractor)
         return None if file is None else ASSETS / file
+
+
+@lru_cache(maxsize=8)
+def _sha256(file: Path, changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _shared_generator(folder: Path, digest: str) -> StyleGenerator:
+    return load_generator(folder)
+
+
+@lru_cache(maxsize=1)
+def _shared_features() -> DifferentiableFeatures:
+    return DifferentiableFeatures()
 
 
 def save_generator(

@@ -23,7 +23,7 @@ _PICTURES = "pictures.safetensors"
 
 _SECOND = (
     *("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain"),
-    *("smoothness", "gain"),
+    *("smoothness", "gain", "distance"),
 )
 """Metrics by further judges that tables for people show."""
 
