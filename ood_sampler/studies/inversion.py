@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ood_sampler.codecs.gan import Fitting, GanCodec, Space, prior_codes
+from ood_sampler.codecs.gan import GanCodec, Space, prior_codes
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.latents.prior import Placement, place
 from ood_sampler.metrics.opinions import together
@@ -17,13 +17,18 @@ from ood_sampler.modules.timing import seconds_per_inversion
 from ood_sampler.pipeline.pipeline import Pipeline, compare
 from ood_sampler.report.columns import Column, Row
 from ood_sampler.report.grid import gather
-from ood_sampler.statistics.decision import order, separation
-from ood_sampler.statistics.intervals import interval, mean_interval, share_interval
-from ood_sampler.statistics.resampling import Interval
+from ood_sampler.statistics.intervals import mean_interval, share_interval
 from ood_sampler.store.node import Node
 from ood_sampler.store.sets import TensorSet
 from ood_sampler.studies.base import Measured
-from ood_sampler.studies.in_domain import FEW_SHOT, IN_DOMAIN, DiagnosticStudy
+from ood_sampler.studies.in_domain import (
+    FEW_SHOT,
+    IN_DOMAIN,
+    DiagnosticStudy,
+    inversions,
+    reconstructions,
+)
+from ood_sampler.studies.inversion_sentences import CONVERGED, EQUAL, sentences
 from ood_sampler.studies.rows import bounds, by_domain
 
 if TYPE_CHECKING:
@@ -32,18 +37,12 @@ if TYPE_CHECKING:
 ORIGINALS = "pictures"
 """Label of the images that are inverted."""
 
-EQUAL, CONVERGED = "equal time", "converged"
-"""Budgets of an optimisation."""
-
 _SHOWN = 8
 _DRAWS = 2000
 """Draws of the GAN's prior that codes are placed among."""
 
 _TIMED = 8
 """Images of a timed inversion."""
-
-_AS_WELL = 1.0
-"""Decibels that two methods may differ by to be as good as each other."""
 
 _SPACES: Mapping[Space, str] = {"w": "GAN, w", "w_plus": "GAN, w+"}
 
@@ -172,21 +171,22 @@ class InversionStudy(DiagnosticStudy):
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
         # the work of the GAN is in evaluations of another network, and less than the other's
-        nodes: list[Node] = []
-        for step in self.sources.steps:
-            own = self.sources.planned(pipeline).variant(step=step)
-            few_shot = self.sources.few_shot(pipeline).variant(step=step)
-            nodes += [few_shot.reconstructions, few_shot.samples]
-            nodes.append(replace(own.reconstructions, name="reconstruct in-domain"))
-        return [*nodes, pipeline.in_domain]
+        few_shot = self.sources.few_shot(pipeline)
+        return [
+            *inversions(self.sources, pipeline),
+            *reconstructions(self.sources, pipeline),
+            *(few_shot.variant(step=step).samples for step in self.sources.steps),
+            pipeline.in_domain,
+        ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
         equal = self.equal or self._steps_at_equal_time(pipeline)
         about = self.about(pipeline)
         rows: list[Row] = []
         pictures: dict[str, Tensor] = {}
-        for set_name, images in self.both(pipeline).items():
-            own = self.both(pipeline)[IN_DOMAIN]
+        both = self.both(pipeline)
+        for set_name, images in both.items():
+            images.latents()
             for method in self._methods(pipeline, equal=equal):
                 run = method.of(images)
                 originals, decoded = run.reconstructed()
@@ -199,7 +199,7 @@ class InversionStudy(DiagnosticStudy):
                     "evaluations_in": run.codec.encoding_evaluations([run.settings.step]),
                     "images": len(originals),
                     **_reconstruction(run, originals, decoded),
-                    **_placement(self._placed(run, method.of(own))),
+                    **_placement(_placed(run, method.of(both[IN_DOMAIN]))),
                 }
                 if set_name == FEW_SHOT and method.samples:
                     found |= _captured(run)
@@ -211,15 +211,8 @@ class InversionStudy(DiagnosticStudy):
         return Measured(rows, pictures)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        sentences = []
-        for domain, own in by_domain(rows).items():
-            for name in (FEW_SHOT, IN_DOMAIN):
-                of_set = [row for row in own if row["set"] == name]
-                if of_set:
-                    sentences.append(f"{domain}, {name}: {_compared(of_set)}.")
-            sentences += [f"{domain}: {said}." for said in (_loss(own), _holes(own)) if said]
-            sentences.append(f"{domain}: {_stayed(own)}.")
-        return [*sentences, *self.caveats(rows)]
+        said = [each for own in by_domain(rows).items() for each in sentences(*own)]
+        return [*said, *self.caveats(rows)]
 
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         from ood_sampler.studies.figures.inversion import draw
@@ -261,27 +254,28 @@ class InversionStudy(DiagnosticStudy):
         key = ("seconds", str(codec.identity), step)
         return scale * pipeline.session.once(key, lambda: timed(batch))
 
-    def _placed(self, run: Pipeline, own: Pipeline) -> Placement:
-        """Place the latents of a run in the prior of its model."""
-        step = run.settings.step
-        latents = torch.cat(list(run.latents()[step].blocks()))
-        if isinstance(run.codec, GanCodec):
-            return place(latents, prior_codes(run.codec.model.generator, _DRAWS, seed=1))
-        schedule = run.codec.schedule
-        if schedule is None:
-            raise ValueError("the model has neither codes nor a noise schedule")
-        if step >= schedule.last_invertible:
-            return _among_noise(latents.flatten(1))
-        originals = own.reconstructed()[0]
-        x_0 = run.codec.clean(torch.cat(list(originals.blocks())))
-        noise = SampleNoise(1, range(len(x_0)), stream=Stream.FIT).normal(*x_0.shape[1:])
-        return place(latents.flatten(1), schedule.diffuse(x_0, noise, step).flatten(1))
-
 
 def rounded(steps: float) -> int:
     """Round to a power of the square root of 2, at least 1."""
     power = round(2 * float(torch.tensor(max(steps, 1.0)).log2()))
     return round(2 ** (power / 2))
+
+
+def _placed(run: Pipeline, own: Pipeline) -> Placement:
+    """Place the latents of a run in the prior of its model."""
+    step = run.settings.step
+    latents = torch.cat(list(run.latents()[step].blocks()))
+    if isinstance(run.codec, GanCodec):
+        return place(latents, prior_codes(run.codec.model.generator, _DRAWS, seed=1))
+    schedule = run.codec.schedule
+    if schedule is None:
+        raise ValueError("the model has neither codes nor a noise schedule")
+    if step >= schedule.last_invertible:
+        return _among_noise(latents.flatten(1))
+    originals = own.reconstructed()[0]
+    x_0 = run.codec.clean(torch.cat(list(originals.blocks())))
+    noise = SampleNoise(1, range(len(x_0)), stream=Stream.FIT).normal(*x_0.shape[1:])
+    return place(latents.flatten(1), schedule.diffuse(x_0, noise, step).flatten(1))
 
 
 def _among_noise(latents: Tensor) -> Placement:
@@ -330,86 +324,3 @@ def _captured(run: Pipeline) -> dict[str, Any]:
     figures = run.sample_row().figures
     wanted = {"captured", "captured_low", "captured_high"}
     return {key: value for key, value in figures.items() if key.rpartition("/")[2] in wanted}
-
-
-def _best(rows: Sequence[Row], *, gan: bool, budget: str = CONVERGED) -> Row | None:
-    """The row of the highest PSNR among those of the GAN, or of the diffusion model."""
-    own = [row for row in rows if (row["budget"] == budget if gan else not row["budget"])]
-    return max(own, key=lambda row: float(row["psnr"])) if own else None
-
-
-def _compared(rows: Sequence[Row]) -> str:
-    """Say which model comes nearer, at equal time and converged."""
-    diffusion = _best(rows, gan=False)
-    said = []
-    for budget in (EQUAL, CONVERGED):
-        best = _best(rows, gan=True, budget=budget)
-        if diffusion is None or best is None:
-            continue
-        apart = separation(interval(diffusion, "psnr"), interval(best, "psnr"))
-        words = {
-            "higher": f"the diffusion model is nearer by {apart.value:.1f} dB",
-            "lower": f"the GAN is nearer by {-apart.value:.1f} dB",
-            "alike": f"both are as near, to within {_AS_WELL:g} dB",
-            "unclear": "too few images to say which is nearer",
-        }[order(apart, margin=_AS_WELL)]
-        said.append(
-            f"{budget}: {diffusion['method']} {_score(diffusion)}, {best['method']} "
-            f"{_score(best)} ({best['seconds']:.2g} s an image against "
-            f"{diffusion['seconds']:.2g}): {words}"
-        )
-    return "; ".join(said)
-
-
-def _loss(rows: Sequence[Row]) -> str:
-    """Say how much more each model loses on the target domain than on its own."""
-    said = []
-    gaps: list[Interval] = []
-    for gan in (True, False):
-        sets = {
-            name: _best([row for row in rows if row["set"] == name], gan=gan)
-            for name in (FEW_SHOT, IN_DOMAIN)
-        }
-        outside, inside = sets[FEW_SHOT], sets[IN_DOMAIN]
-        if outside is None or inside is None:
-            return ""
-        gaps.append(separation(interval(inside, "psnr"), interval(outside, "psnr")))
-        low, high = gaps[-1].low, gaps[-1].high
-        said.append(
-            f"{outside['method']} {gaps[-1].value:.1f} dB [{low:.1f}, {high:.1f}] less than in "
-            "its own domain"
-        )
-    found = order(separation(*gaps), margin=_AS_WELL)
-    words = {
-        "higher": "the GAN loses more",
-        "lower": "the diffusion model loses more",
-        "alike": "both lose alike",
-        "unclear": "too few images to say which loses more",
-    }[found]
-    return f"on the target domain {' and '.join(said)}: {words}"
-
-
-def _holes(rows: Sequence[Row]) -> str:
-    """Say where latents of the target domain lie in the priors."""
-    own = [row for row in rows if row["set"] == FEW_SHOT and row["budget"] != EQUAL]
-    said = [
-        f"{row['method']} radius {row['ratio']:.2f} of the prior's, outside of it "
-        f"{row['outside']:.0%}"
-        for row in own
-    ]
-    return f"latents in the prior: {'; '.join(said)}"
-
-
-def _stayed(rows: Sequence[Row]) -> str:
-    """Say how many samples around the latents left the target domain."""
-    own = [row for row in rows if row.get("captured") is not None]
-    said = [
-        f"{row['method']} {row['captured']:.0%} [{row['captured_low']:.0%}, "
-        f"{row['captured_high']:.0%}]"
-        for row in own
-    ]
-    return f"samples around the latents that left the domain: {'; '.join(said)}"
-
-
-def _score(row: Row) -> str:
-    return f"{row['psnr']:.1f} dB [{row['psnr_low']:.1f}, {row['psnr_high']:.1f}]"
