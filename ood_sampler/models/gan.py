@@ -17,12 +17,10 @@ from ood_sampler.codecs.gan import Fitting, GanCodec, Generator, Space
 from ood_sampler.diffusion.solvers.base import Solver
 from ood_sampler.faults import BrokenFileError
 from ood_sampler.metrics.features import EmbeddedFeatures, unit_size
+from ood_sampler.models.generator_files import CONFIG, WEIGHTS, GeneratorFiles
 from ood_sampler.models.style_generator import StyleGenerator
 from ood_sampler.models.weights import ASSETS
 from ood_sampler.store.files import write_atomically
-
-WEIGHTS = "generator.safetensors"
-CONFIG = "config.json"
 
 
 class DifferentiableFeatures(nn.Module):
@@ -83,16 +81,14 @@ class GanModel:
         return Fitting(self.steps, self.starts, self.learning_rate, self.pixels, self.features)
 
     @property
-    def folder(self) -> Path:
-        """Folder of the weights, there or not."""
-        given = Path(self.path).expanduser()
-        packaged = ASSETS / given.name
-        return packaged if not given.exists() and given.name == self.path else given
+    def files(self) -> GeneratorFiles:
+        """Where the weights are looked for."""
+        return GeneratorFiles(self.name, self.path)
 
     @property
     def is_here(self) -> bool:
         """Whether the weights are on this machine."""
-        return all((self.folder / file).is_file() for file in (WEIGHTS, CONFIG))
+        return self.files.are_here
 
     @property
     def missing_megabytes(self) -> float | None:
@@ -101,24 +97,8 @@ class GanModel:
         Raises:
             FileNotFoundError: the weights are missing.
         """
-        if not self.is_here:
-            raise FileNotFoundError(
-                f"the weights of model {self.name} are missing: {self.folder} has no {WEIGHTS} or "
-                f"no {CONFIG}; set model.path to the folder `pipeline` of a training with "
-                "recipe=gan"
-            )
+        self.files.check()
         return None
-
-    @property
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of each file, computed again when a file changes.
-
-        Raises:
-            FileNotFoundError: a file is missing.
-        """
-        _ = self.missing_megabytes
-        files = (self.folder / file for file in (WEIGHTS, CONFIG))
-        return {file.name: _sha256(file, file.stat().st_mtime_ns) for file in files}
 
     @property
     def digest(self) -> str:
@@ -127,7 +107,7 @@ class GanModel:
         Raises:
             FileNotFoundError: a file is missing.
         """
-        return hashlib.sha256(json.dumps(list(self.checksums.values())).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(list(self.files.checksums.values())).encode()).hexdigest()
 
     @property
     def makers(self) -> tuple[type, ...]:
@@ -142,11 +122,11 @@ class GanModel:
             FileNotFoundError: a file is missing.
             ValueError: the files do not load, or make images of another size.
         """
-        generator = _shared_generator(self.folder, self.digest)
+        generator = _shared_generator(self.files.folder, self.digest)
         if generator.resolution != self.resolution:
             raise ValueError(
-                f"model.resolution must be {generator.resolution}, as {self.folder} says, got "
-                f"{self.resolution}"
+                f"model.resolution must be {generator.resolution}, as {self.files.folder} says, "
+                f"got {self.resolution}"
             )
         return generator
 
@@ -163,11 +143,6 @@ class GanModel:
         """File with features of real in-domain images under `extractor`, if there is one."""
         file = self.in_domain_features.get(extractor)
         return None if file is None else ASSETS / file
-
-
-@lru_cache(maxsize=8)
-def _sha256(file: Path, changed: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @lru_cache(maxsize=2)
