@@ -133,7 +133,7 @@ def test_every_recipe_composes_with_the_keys_of_its_own() -> None:
     check_keys(["name=mine", "data.root=x", *SMALL_GAN])
     assert "schedule" in composed(["recipe=diffusion"])
     assert "schedule" not in composed(["recipe=gan"])
-    with pytest.raises(CommandError, match="module.snr_clip"):
+    with pytest.raises(CommandError, match=r"module\.snr_clip"):
         check_keys(["name=mine", "data.root=x", "recipe=gan", "module.snr_clip=3"])
     with pytest.raises(CommandError, match=r"module\.batch_size must be .* got 0"):
         check_keys(["name=mine", "data.root=x", "recipe=gan", "module.batch_size=0"])
