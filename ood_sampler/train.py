@@ -282,7 +282,7 @@ def train(cfg: DictConfig) -> None:
     log.info("%d pictures of %s", len(images), cfg.data.root)
     check_resumed(output, cfg, hashlib.sha256(images.numpy().tobytes()).hexdigest())
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     module = recipe.module(cfg, network, images)
     if cfg.compile:
         network.compile()

@@ -49,11 +49,11 @@ def place(codes: Tensor, draws: Tensor) -> Placement:
     """
     if codes.ndim == 3:
         layers = [place(codes[:, layer], draws) for layer in range(codes.shape[1])]
-        by_mahalanobis = [p.mahalanobis for p in layers if p.mahalanobis is not None]
+        each = [p.mahalanobis for p in layers if p.mahalanobis is not None]
         return Placement(
             torch.stack([p.ratio for p in layers]).mean(dim=0),
             torch.stack([p.radius for p in layers]).mean(dim=0),
-            torch.stack(by_mahalanobis).mean(dim=0) if by_mahalanobis else None,
+            torch.stack(each).mean(dim=0) if each else None,
         )
     known, fresh = draws.double().chunk(2)
     mean = known.mean(dim=0)
@@ -82,4 +82,5 @@ def _covariance(draws: Tensor) -> Tensor:
 
 def _norms(apart: Tensor, factor: Tensor) -> Tensor:
     """Mahalanobis distances, by the Cholesky factor of the covariance."""
-    return torch.linalg.solve_triangular(factor, apart.T, upper=False).norm(dim=0)
+    whitened: Tensor = torch.linalg.solve_triangular(factor, apart.T, upper=False)
+    return whitened.norm(dim=0)

@@ -163,4 +163,5 @@ class StyleGenerator(Generator):
             first += count - 1
         if image is None:
             raise RuntimeError("a generator has at least one resolution")
-        return image.float()
+        made: Tensor = image.float()
+        return made

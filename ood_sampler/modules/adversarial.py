@@ -68,7 +68,7 @@ class AdversarialTraining(lightning.LightningModule):
         self.automatic_optimization = False
         self.network = network
         self.ema = copy.deepcopy(network).requires_grad_(False).eval()
-        self.discriminator = discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.register_buffer("images", images, persistent=False)
         self.images: Tensor
         self.augmentation = augmentation

@@ -39,7 +39,8 @@ class _Halving(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = activate(self.second(functional.avg_pool2d(activate(self.first(x)), 2)))
-        return (y + self.skip(functional.avg_pool2d(x, 2))) / math.sqrt(2)
+        halved: Tensor = y + self.skip(functional.avg_pool2d(x, 2))
+        return halved / math.sqrt(2)
 
 
 def batch_deviation(x: Tensor, compared: int) -> Tensor:
@@ -91,4 +92,5 @@ class ResidualDiscriminator(nn.Module):
         for halving in self.halvings:
             x = halving(x)
         x = activate(self.convolution(batch_deviation(x, self.compared)))
-        return self.score(activate(self.dense(x.flatten(1)))).float()[:, 0]
+        scores: Tensor = self.score(activate(self.dense(x.flatten(1))))
+        return scores.float()[:, 0]

@@ -68,7 +68,7 @@ def seconds_per_inversion(
 
     stage = _TimedInversion(codec, level)
     batches: list[Batch] = [([], images)] * 2
-    loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    loader: DataLoader[Batch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     make_trainer(one_device, []).predict(  # type: ignore[arg-type]
         stage, loader, return_predictions=False
     )

@@ -38,13 +38,13 @@ def training(tmp_path: Path) -> Path:
         pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(pictures / f"{i}.png")
     network = {"channels": [6, 6, 4, 4], "width": 5, "mapping": 1}
-    recipe = OmegaConf.load(CONF / "recipe" / "gan.yaml")
+    recipe = OmegaConf.merge({"seed": 0}, OmegaConf.load(CONF / "recipe" / "gan.yaml"))
     given = {
         "seed": 0,
         "images": 500,
         "data": {"root": str(pictures), "resolution": 32},
         "network": {"_target_": "x", **network},
-        "module": {**recipe.module, "seed": 0},
+        "module": OmegaConf.to_container(recipe.module, resolve=True),
     }
     OmegaConf.save(OmegaConf.create(given), folder / "config.yaml")
     for seen in (128, 256):

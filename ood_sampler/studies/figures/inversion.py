@@ -29,8 +29,8 @@ def draw(rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
     )
     lines = len(domains) + len(shown)
     figure, panels = panel_figure(width=11.5, height=4, rows=lines, columns=2)
-    heights = []
-    upper = []
+    heights: list[float] = []
+    upper: list[Axes] = []
     for domain, own in domains.items():
         left, right = panels[2 * len(heights) : 2 * len(heights) + 2]
         heights.append(3.4)
