@@ -62,17 +62,14 @@ def _loss(target: Sequence[Row], own: Sequence[Row]) -> str:
             return ""
         gaps.append(separation(interval(inside, "psnr"), interval(outside, "psnr")))
         value, low, high = gaps[-1]
-        said.append(
-            f"{outside['method']} {value:.1f} dB [{low:.1f}, {high:.1f}] less than in its own "
-            "domain"
-        )
+        said.append(f"{outside['method']} {value:+.1f} dB [{low:+.1f}, {high:+.1f}]")
     words = {
         "higher": "the GAN loses more",
         "lower": "the diffusion model loses more",
         "alike": "both lose alike",
         "unclear": "too few images to say which loses more",
     }[order(separation(*gaps), margin=_AS_WELL)]
-    return f"on the target domain {' and '.join(said)}: {words}"
+    return f"PSNR lost from the own domain to the target: {', '.join(said)}: {words}"
 
 
 def _holes(rows: Sequence[Row]) -> str:
