@@ -77,8 +77,7 @@ def card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     module, network = config["module"], config["network"]
     augmentation = module["augmentation"]
     unfinished = (
-        f" The training was to see {config['images']:,} and had not ended when these weights were "
-        "taken."
+        f"\n  An early stop: the training was to see {config['images']:,}."
         if facts["seen"] < config["images"]
         else ""
     )
@@ -95,7 +94,8 @@ A style-based GAN of dogs at 32x32 (Karras et al., 2020), trained from scratch: 
   {list(network["channels"])}, codes of {network["width"]}, {network["mapping"]} mapping layers, no
   noise inputs; `config.json`.
 - **Training**: {facts["seen"]:,} images seen ({facts["seen"] // module["batch_size"]:,} steps of
-  {module["batch_size"]}).{unfinished} Seed {config["seed"]}; residual discriminator with channels
+  {module["batch_size"]}).{unfinished}
+  Seed {config["seed"]}; residual discriminator with channels
   {list(module["discriminator"]["channels"])}; non-saturating loss; R1 (Mescheder et al., 2018)
   times {module["penalty"]} / 2, every {module["penalty_every"]} steps; Adam at
   {module["learning_rate"]}; differentiable augmentation (Zhao et al., 2020) with colour

@@ -74,7 +74,9 @@ def test_the_newest_snapshot_ships_with_a_card(
     assert all(torch.equal(stored[name], value.half()) for name, value in newest.items())
     assert load_generator(out).resolution == 32
     text = (out / "CARD.md").read_text()
-    assert "256 images seen (4 steps of\n  64). The training was to see 500 and had not" in text
+    assert (
+        "256 images seen (4 steps of\n  64).\n  An early stop: the training was to see 500." in text
+    )
     for line in ("| **dog32_gan** |", "| dog32 |", "| real training pictures |", "| 128 |"):
         assert text.count(f"\n{line}") == 1
     assert "FID, imagenet ↓ | KID × 10³, imagenet ↓ | FID, features32 ↓" in text
