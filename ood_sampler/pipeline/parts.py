@@ -60,8 +60,8 @@ class Parts:
         noised = f", noised moves = {moves}" if moves else ""
         about = f"{noised}{self.settings.about_decoding}"
         # a model without a schedule has no steps
-        at = f"t = {self.settings.step}{about}" if self.codec.schedule else self.codec.label
-        made = f"{label(self.sampler)}, {at}" if at else label(self.sampler)
+        at = f"t = {self.settings.step}" if self.codec.schedule else self.codec.label
+        made = f"{label(self.sampler)}{f', {at}' if at else ''}{about}"
         return f"{made}, {self._correction}" if self._correction else made
 
     @property

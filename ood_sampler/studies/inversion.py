@@ -79,7 +79,10 @@ class Method:
         """A run by this method, on the images of another."""
         if self.codec is None or self.model is None:
             return run.variant(step=self.step)
-        settings = replace(run.settings, step=self.step, eta=0.0, clip_x_0=False)
+        # a GAN has neither moves nor noise
+        settings = replace(
+            run.settings, step=self.step, eta=0.0, clip_x_0=False, noised_moves=0, shift=0
+        )
         return replace(
             run, model=self.model, codec=self.codec, settings=settings, also=(), correction=None
         )
