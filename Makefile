@@ -9,9 +9,9 @@ DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/m
 MODELS ?= # of the paper: base models, as MODELS=ship32; all
 TORCH_INDEX ?= # of the setup: a package index to take torch from as well, as that of its CPU build, without CUDA libraries
 SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
-STUDIES := table-reconstruction table-synthesis table-preservation table-astro table-judges \
-	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier \
-	figure-geodesic figure-attribute
+STUDIES := table-reconstruction table-inversion table-synthesis table-preservation table-astro \
+	table-judges figure-gaussianity figure-separability figure-interference figure-bandwidth \
+	figure-frontier figure-geodesic figure-attribute
 
 # a process for each core, at most four: each takes 2 GB; a file's tests share what they make
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
@@ -79,6 +79,8 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=448000
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=1000000
 	$(BIN)/python experiments/assets/base_model.py dog32 --after 448000
+	$(BIN)/python -m ood_sampler.train recipe=gan name=dog32_gan data.root=$(DATA)/train/dog.zip images=1000000
+	$(BIN)/python experiments/assets/gan.py
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=288000
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=736000
 	$(BIN)/python experiments/assets/base_model.py ship32 --after 288000

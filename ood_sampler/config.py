@@ -156,7 +156,8 @@ class Training:
         name: what the model is called; names the folder of the run
         seed: of the weights, the batches and the noise
         images: images to see before the training ends
-        network: arguments of diffusers' UNet2DModel
+        recipe: what is trained, and what comes of it
+        network: arguments of diffusers' UNet2DModel, or of the generator
         schedule: written into the scheduler of the saved pipeline
         compile: torch.compile the network: minutes of warm-up, faster steps
         checkpoint_every: training steps between two resume points
@@ -169,6 +170,7 @@ class Training:
     seed: int
     images: int
     data: TrainingData
+    recipe: Any
     network: Any
     schedule: NoiseSchedule
     module: Any

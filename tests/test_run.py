@@ -27,7 +27,8 @@ from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import Study
 from tests.conftest import RESOLUTION
 
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+# recipes are those of a training
+GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"recipe"})
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 
 

@@ -35,6 +35,9 @@ LABELLED = ("galaxy32", "galaxyzoo", "celeba")
 _LIMITED = {"astro": FIELDS, "attribute": LABELLED}
 """Studies of some of the domains that ship, and which."""
 
+WITH_GAN = ("dog32",)
+"""Base models that have a GAN of the same domain beside them (`study.beside`)."""
+
 VARIANTS = {
     "reconstruction": tuple(
         f"solver={solver}"
@@ -115,7 +118,8 @@ def runs(
     exactly = bool(named) or ONLY in domains
     paths = [] if study == "astro" else folders_of(domains, scale)
     folders = [_folder(text, sizes, shipped) for text in paths]
-    for model in models or targets:
+    chosen_models = [m for m in models or targets if study != "inversion" or m in WITH_GAN]
+    for model in chosen_models:
         kept = [name for name in targets[model] if not exactly or name in named]
         chosen = [(name, (f"data={name}", *size)) for name in kept]
         if study in _LIMITED:

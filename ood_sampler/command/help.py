@@ -48,7 +48,7 @@ examples:
 """
 
 TRAINING = """\
-ood_sampler.train: a denoiser for the pictures of one domain, as dog32 and ship32 are.
+ood_sampler.train: a denoiser for the pictures of one domain, as dog32 and ship32 are, or a GAN.
 
 Stopped, or called again with a higher images=, it goes on where it was.
 
@@ -62,6 +62,9 @@ examples:
 
 keys:
 """
+
+RECIPE = "recipe"
+"""The one group of a training; no run has it."""
 
 _COLUMN = 43
 """Where the words about a key begin."""
@@ -136,12 +139,26 @@ def groups_of(folders: Sequence[Path] = (CONF,)) -> list[str]:
     """List the groups of a run, those of a user's own last."""
     shipped = [*GROUPS, "experiment"]
     files = sorted(file for folder in folders for file in folder.glob("*/*.yaml"))
-    return list(dict.fromkeys([*shipped, *(file.parent.name for file in files)]))
+    found = dict.fromkeys([*shipped, *(file.parent.name for file in files)])
+    return [group for group in found if group != RECIPE]
 
 
-def training_help_text() -> str:
-    """Explain every key of a training."""
-    return TRAINING + _lines(_keys(CONF / "train.yaml", root=Training))
+def training_help_text(topics: Sequence[str] = ()) -> str:
+    """Explain every key of a training.
+
+    Args:
+        topics: settings of the command; recipe=NAME chooses whose keys are explained.
+    """
+    files = {file.stem: file for file in _options(RECIPE, [CONF])}
+    asked = [topic.partition("=")[2] for topic in topics if topic.startswith(f"{RECIPE}=")]
+    chosen = next((name for name in asked if name in files), "diffusion")
+    others = [name for name in files if name != chosen]
+    shown = [
+        *_keys(CONF / "train.yaml", root=Training),
+        (RECIPE, chosen, f"{_title(files[chosen])} Or {', '.join(others)}: --help recipe=…"),
+        *(key for key in _keys(files[chosen], root=Training) if key[0] != RECIPE),
+    ]
+    return TRAINING + _lines(shown)
 
 
 def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:

@@ -13,6 +13,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
 from ood_sampler.models.cards import asset_card, comment, model_card, shipped
+from ood_sampler.models.generator_files import GeneratorFiles
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
@@ -47,6 +48,9 @@ Weights are looked for at path, else in the cache folder and, for hub models, in
 cache; missing ones are fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1 forbids
 the network. The SHA-256 of a file is recorded beside it at first use and compared afterwards.
 """
+
+_GAN = "ood_sampler.models.gan.GanModel"
+"""Target of the models that are generators."""
 
 _TEXTS = ("name", "path")
 
@@ -113,6 +117,8 @@ def _card(name: str, overrides: Sequence[str]) -> bool:
     elif name in _names() and "path" not in list(_config(name).model):
         # without weights
         sys.stdout.write(f"{name}: {comment(name)[0]}\n")
+    elif name in _names() and _is_gan(_config(name)):
+        sys.stdout.write(asset_card(name))
     else:
         sys.stdout.write(model_card(name, model_fields(name, overrides)))
     return True
@@ -144,6 +150,8 @@ def entry(name: str) -> str:
     fields = _fields(config)
     if "path" not in fields:
         return f"{name:<20} {'any':<9} {'':>8}  none     fitted to the few-shot images of a run\n"
+    if _is_gan(config):
+        return _generator_entry(name, fields)
     files = WeightFiles(name=fields["name"], path=fields["path"], sources=fields.get("sources", []))
     found = files.find()
     size = f"{fields['resolution']}x{fields['resolution']}"
@@ -151,6 +159,15 @@ def entry(name: str) -> str:
     sources = [source.address for source in files.sources] or ["shipped with the package"]
     first = f"{name:<20} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
     return "\n".join([first, *(f"{'':<41}{source}" for source in sources)]) + "\n"
+
+
+def _generator_entry(name: str, fields: Mapping[str, Any]) -> str:
+    files = GeneratorFiles(fields["name"], fields["path"])
+    size = f"{fields['resolution']}x{fields['resolution']}"
+    megabytes = files.megabytes if files.are_here else math.nan
+    where = f"{'present' if files.are_here else 'missing'}  {files.folder}"
+    first = f"{name:<20} {size:<9} {megabytes:>5.0f} MB  {where}"
+    return f"{first}\n{'':<41}shipped with the package\n"
 
 
 def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -193,6 +210,8 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _verify(name: str, overrides: Sequence[str]) -> bool:
     # first, as a mistake in the command needs nothing heavy
     fields = model_fields(name, overrides)
+    if _is_gan(_config(name)):
+        return _verify_gan(fields)
     from ood_sampler.diffusion.solvers import DdimSolver
     from ood_sampler.models.frozen import FrozenModel
     from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
@@ -214,6 +233,18 @@ def _verify(name: str, overrides: Sequence[str]) -> bool:
             "again\n"
         )
     return found.is_trained
+
+
+def _verify_gan(fields: Mapping[str, Any]) -> bool:
+    from ood_sampler.models.gan import GanModel
+    from ood_sampler.models.gan_verification import report
+
+    text, fault = report(GanModel(**fields))
+    sys.stdout.write(text)
+    if fault:
+        sys.stdout.flush()
+        sys.stderr.write(fault)
+    return not fault
 
 
 def _identity(model: "FrozenModel") -> str:
@@ -290,6 +321,11 @@ def _fields(config: DictConfig) -> dict[str, Any]:
     fields: dict[str, Any] = OmegaConf.to_container(config.model, resolve=True)  # type: ignore[assignment]
     del fields["_target_"]
     return fields
+
+
+def _is_gan(config: DictConfig) -> bool:
+    """Whether a model is a generator."""
+    return str(config.model._target_) == _GAN
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

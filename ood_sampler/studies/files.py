@@ -24,7 +24,7 @@ _STRIPS = "strips.safetensors"
 
 _SECOND = (
     *("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain"),
-    *("smoothness", "gain"),
+    *("smoothness", "gain", "distance"),
 )
 """Metrics by further judges that tables for people show."""
 

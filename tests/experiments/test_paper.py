@@ -129,6 +129,10 @@ def test_attributes_are_those_of_labelled_domains(tmp_path: Path) -> None:
     ]
 
 
+def test_only_a_model_with_a_gan_beside_it_has_a_table_of_inversion() -> None:
+    assert list(overrides("inversion", "embedded", [])) == ["dog32_galaxy32", "dog32_radiation32"]
+
+
 def test_reconstruction_is_repeated_with_every_solver() -> None:
     solvers = {file.stem for file in (CONF / "solver").glob("*.yaml")}
     found = overrides("reconstruction", "embedded", [])
