@@ -7,6 +7,7 @@ ARGS ?= # further settings, as ARGS="seed=1 decode.eta=0.1"
 DATA ?= cifar10
 DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/my/birds.zip"; with a shipped name among them, just these
 MODELS ?= # of the paper: base models, as MODELS=ship32; all
+TORCH_INDEX ?= # of the setup: a package index to take torch from as well, as that of its CPU build, without CUDA libraries
 SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
 STUDIES := table-reconstruction table-synthesis table-preservation table-astro table-judges \
 	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier \
@@ -18,7 +19,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 test check: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep test soak lint format types check bench gallery assets clean paper $(STUDIES)
+.PHONY: help run sweep test soak lint format types check docs bench assets clean paper $(STUDIES)
 
 help: ## list the targets
 	@grep -E '^[a-z$$()S-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -50,6 +51,10 @@ types: $(READY) ## mypy, strict
 
 check: lint types ## lint, types, tests with coverage
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term --cov-fail-under=85
+
+docs: $(READY) ## the documentation as a site: build/site/index.html
+	$(BIN)/sphinx-build -b html -W --keep-going -n -q -c docs . build/site
+	@echo "build/site/index.html"
 
 bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour; ARGS="--only metrics"
 	$(BIN)/python -m experiments.bench $(ARGS)
@@ -85,5 +90,6 @@ clean: ## remove the environment and caches; outputs stay
 $(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[assets,astro,data,dev,launchers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[assets,astro,data,dev,docs,launchers]'
 	touch $(READY)
