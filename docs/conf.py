@@ -26,8 +26,6 @@ include_patterns = [
     "CHANGELOG.md",
 ]
 exclude_patterns = ["build", "outputs", "datasets", "wandb", ".*", "**/.*", "tests"]
-# a pattern that finds no page beside those that stand before it
-suppress_warnings = ["toc.empty_glob"]
 
 extensions = [
     "myst_parser",

@@ -55,7 +55,9 @@ def table(keys: Keys, tree: object, root: type | None = None, *, prefix: str = "
         known = declared(tree, key, root)
         takes = "" if known.is_open else str(known)
         default = f"`{value}`" if value else ""
-        rows.append(" | ".join(["", f"`{prefix}{key}`", default, takes, _cell(meaning), ""]).strip())
+        rows.append(
+            " | ".join(["", f"`{prefix}{key}`", default, takes, _cell(meaning), ""]).strip()
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -66,7 +68,7 @@ def _cell(text: str) -> str:
 def group_page(group: str) -> str:
     """The page of a group."""
     name = group.replace("/", ".")
-    parts = [f"# `{group}`\n\n{_TITLES.get(group, '')}\n"]
+    parts = [f"# `{group}`\n\n{_TITLES.get(group, 'Further options')}.\n"]
     choice = f"+{group}" if group == "metrics/pictures" else group
     parts.append(
         f"Choose one with `{choice}=OPTION`; set its keys with `{name}.KEY=VALUE`. "
@@ -88,7 +90,7 @@ def _option(group: str, option: Option, options: Sequence[Option]) -> Iterator[s
         yield f"```yaml\n{_body(file)}\n```\n"
         return
     if option.target:
-        yield f"Builds `{option.target}`.\n"
+        yield f"Builds {{py:obj}}`{option.target}`.\n"
     if option.keys:
         prefix = "" if group == "metrics/pictures" else f"{group.replace('/', '.')}."
         yield table(option.keys, _tree(file, options), prefix=prefix)
