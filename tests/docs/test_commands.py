@@ -1,8 +1,8 @@
 """Commands and code of the pages do what the pages say, at small sizes.
 
-All commands share this process. Each is checked as the program checks it. Those of README and the
-tutorials that need nothing else than the package are estimated too (`dry_run=true`), which builds
-all their objects; of a sweep its first run. A few really run.
+All commands share this process. Each is checked as the program checks it. Those of README, the
+tutorials and the guide to parts of one's own that need nothing else than the package are estimated
+too (`dry_run=true`), which builds all their objects; of a sweep its first run. A few really run.
 """
 
 import importlib.util
@@ -181,7 +181,7 @@ def test_a_run_is_what_the_program_takes(
         assert "python -m ood_sampler.run" in capsys.readouterr().out or len(words) > 1
         return
     read_command(words, name="run").check()
-    if command.page in FIRST_PAGES and is_complete(command):
+    if command.page in (*FIRST_PAGES, "docs/how-to/extend.md") and is_complete(command):
         given = {word.partition("=")[0] for word in words}
         fitting = ("logger=none", "trainer=cpu", "batch_size=1", "dry_run=true")
         more = [word for word in fitting if word.partition("=")[0] not in given]
