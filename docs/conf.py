@@ -19,6 +19,7 @@ release = __version__
 root_doc = "docs/index"
 include_patterns = [
     "docs/**.md",
+    "docs/**.ipynb",
     "experiments/README.md",
     "experiments/*/README.md",
     "ood_sampler/assets/*/CARD.md",
@@ -28,7 +29,7 @@ include_patterns = [
 exclude_patterns = ["build", "outputs", "datasets", "wandb", ".*", "**/.*", "tests"]
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -38,6 +39,8 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
+# notebooks are shown with the outputs that they are stored with
+nb_execution_mode = "off"
 html_math_renderer = "mathml"
 
 default_role = "py:obj"
