@@ -47,8 +47,8 @@ default_role = "py:obj"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
-autodoc_default_options = {"exclude-members": "__init__, __new__"}
+# an override says no more than what it overrides
+autodoc_inherit_docstrings = False
 # other projects' names stand in signatures, and their inventories are on the network
 nitpick_ignore_regex = [("py:.*", ".*")]
 

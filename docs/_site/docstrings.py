@@ -6,7 +6,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 _BLOCK = re.compile(r"^(?P<indent> *)\$\$(?P<formula>.+?)\$\$$", re.DOTALL | re.MULTILINE)
-_INLINE = re.compile(r"(?<![\\$\w])\$(?P<formula>[^$]+)\$")
+_INLINE = re.compile(r"(?<![\\$\w])\$(?P<formula>[^$]+)\$(?P<letter>\w?)")
 
 
 def with_formulas(text: str) -> str:
@@ -18,8 +18,8 @@ def with_formulas(text: str) -> str:
 
     def inline(found: re.Match[str]) -> str:
         formula = " ".join(found["formula"].split())
-        # a role ends where a word does
-        return f":math:`{formula}`\\ "
+        # a role must not touch a letter
+        return f":math:`{formula}`{found['letter'] and '\\ ' + found['letter']}"
 
     return _INLINE.sub(inline, _BLOCK.sub(block, text))
 

@@ -9,8 +9,9 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 def mathml(formula: str, *, display: str) -> str:
-    """Translate TeX; a relation that the converter takes for a name gets its spacing."""
-    return convert(formula, display=display).replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")
+    """Translate TeX; names keep their letters together, a relation gets its spacing."""
+    text = formula.replace("\\mathtt", "\\text")
+    return convert(text, display=display).replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")
 
 
 def visit_inline(writer: HTML5Translator, node: nodes.math) -> None:
