@@ -19,7 +19,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 test check: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep test soak lint format types check docs bench assets clean paper $(STUDIES)
+.PHONY: help run sweep test soak lint format types check docs bench gallery assets clean paper $(STUDIES)
 
 help: ## list the targets
 	@grep -E '^[a-z$$()S-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
