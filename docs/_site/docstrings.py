@@ -19,7 +19,8 @@ def with_formulas(text: str) -> str:
     def inline(found: re.Match[str]) -> str:
         formula = " ".join(found["formula"].split())
         # a role must not touch a letter
-        return f":math:`{formula}`{found['letter'] and '\\ ' + found['letter']}"
+        after = f"\\ {found['letter']}" if found["letter"] else ""
+        return f":math:`{formula}`{after}"
 
     return _INLINE.sub(inline, _BLOCK.sub(block, text))
 
