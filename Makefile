@@ -7,9 +7,11 @@ ARGS ?= # further settings, as ARGS="seed=1 decode.eta=0.1"
 DATA ?= cifar10
 DOMAINS ?= # of the paper: folders beside its own, as DOMAINS="/my/cats birds=/my/birds.zip"; with a shipped name among them, just these
 MODELS ?= # of the paper: base models, as MODELS=ship32; all
+TORCH_INDEX ?= # of the setup: a package index to take torch from as well, as that of its CPU build, without CUDA libraries
 SCALE ?= embedded# of the paper: embedded, or its own models and sizes with SCALE=paper
-STUDIES := table-reconstruction table-synthesis table-preservation table-astro table-judges \
-	figure-gaussianity figure-separability figure-interference figure-bandwidth figure-frontier
+STUDIES := table-reconstruction table-inversion table-synthesis table-preservation table-astro \
+	table-judges figure-gaussianity figure-separability figure-interference figure-bandwidth \
+	figure-frontier figure-geodesic figure-attribute
 
 # a process for each core, at most four: each takes 2 GB; a file's tests share what they make
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
@@ -17,7 +19,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 test check: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep test soak lint format types check bench assets clean paper $(STUDIES)
+.PHONY: help run sweep test soak lint format types check docs bench gallery assets clean paper $(STUDIES)
 
 help: ## list the targets
 	@grep -E '^[a-z$$()S-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -50,6 +52,10 @@ types: $(READY) ## mypy, strict
 check: lint types ## lint, types, tests with coverage
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term --cov-fail-under=85
 
+docs: $(READY) ## the documentation as a site: build/site/index.html
+	$(BIN)/sphinx-build -b html -W --keep-going -n -q -c docs . build/site
+	@echo "build/site/index.html"
+
 bench: $(READY) ## one table of ratios, each with its goal; a quarter of an hour; ARGS="--only metrics"
 	$(BIN)/python -m experiments.bench $(ARGS)
 
@@ -61,6 +67,10 @@ $(STUDIES): $(READY)
 	$(BIN)/python -m experiments.paper $(word 2,$(subst -, ,$@)) --scale $(SCALE) \
 		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
 
+gallery: $(READY) ## sheets of samples of each model and domain, in docs/gallery; takes DOMAINS, MODELS and ARGS
+	$(BIN)/python -m experiments.gallery \
+		$(if $(MODELS),--models $(MODELS)) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(ARGS),--set $(ARGS))
+
 assets: $(READY) ## make what ships with the package again; DATA= names the folder of CIFAR-10 zips
 	$(BIN)/python experiments/assets/galaxy32.py
 	$(BIN)/python experiments/assets/radiation32.py
@@ -69,6 +79,8 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=448000
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=1000000
 	$(BIN)/python experiments/assets/base_model.py dog32 --after 448000
+	$(BIN)/python -m ood_sampler.train recipe=gan name=dog32_gan data.root=$(DATA)/train/dog.zip images=1000000
+	$(BIN)/python experiments/assets/gan.py
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=288000
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=736000
 	$(BIN)/python experiments/assets/base_model.py ship32 --after 288000
@@ -80,5 +92,6 @@ clean: ## remove the environment and caches; outputs stay
 $(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[assets,astro,data,dev,launchers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[assets,astro,data,dev,docs,launchers]'
 	touch $(READY)

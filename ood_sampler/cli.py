@@ -67,12 +67,12 @@ def one_sentence(interrupted: str, *, failed: Callable[[str], None]) -> Iterator
     except (InstantiationException, *FAULTS) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sentence = printable(" ".join(str(_innermost(error)).split()))
+        sentence = printable(" ".join(str(innermost(error)).split()))
         log.error("error: %s", sentence)
         failed(sentence)
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """The error that a constructor raised, out of Hydra's account of it."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__

@@ -25,10 +25,25 @@ class Inversion:
     Attributes:
         step: noise level t of the latents, 0 to T-1: small copies, large lets the model's own
             domain in; auto: the best of search.steps
+        noised_moves: moves from clean data on that noise replaces (TABA): latents keep less of the
+            structure of their images; 0 none
     """
 
     # OmegaConf 2.3 knows no Literal
     step: int | str = field(metadata={"words": ("auto",)})
+    noised_moves: int
+
+
+@dataclass
+class Draw:
+    """Block `draw` of a run.
+
+    Attributes:
+        temperature: spread of draws about the mean of the inverted latents, of any strategy: below
+            1 more typical and less varied, 1 as the strategy draws
+    """
+
+    temperature: float
 
 
 @dataclass
@@ -38,10 +53,13 @@ class Decode:
     Attributes:
         eta: noise added while decoding: 0 none (deterministic), 1 as much as DDPM
         clip_x_0: clip denoised images to [-1, 1] on the way; not for inverted latents
+        shift: steps by which the first move of decoding takes draws to be noisier than they are;
+            below 0 less noisy, which leaves more texture
     """
 
     eta: float
     clip_x_0: bool
+    shift: int
 
 
 @dataclass
@@ -52,10 +70,13 @@ class Measure:
         round_trip: few-shot images decoded from their own latents, for PSNR and SSIM; null: all
         in_domain: samples of the model's own domain to compare with, at most num_samples; null:
             as many, with FID, recall and coverage
+        film: few-shot images and samples whose way to latents and to images report.html shows as a
+            film; 0: none
     """
 
     round_trip: int | None
     in_domain: int | None
+    film: int
 
 
 @dataclass
@@ -82,6 +103,7 @@ class Run:
     on_nonfinite: str = field(metadata={"words": ("raise", "skip")})
     dry_run: bool
     inversion: Inversion
+    draw: Draw
     decode: Decode
     measure: Measure
     search: Any
@@ -134,7 +156,8 @@ class Training:
         name: what the model is called; names the folder of the run
         seed: of the weights, the batches and the noise
         images: images to see before the training ends
-        network: arguments of diffusers' UNet2DModel
+        recipe: what is trained, and what comes of it
+        network: arguments of diffusers' UNet2DModel, or of the generator
         schedule: written into the scheduler of the saved pipeline
         compile: torch.compile the network: minutes of warm-up, faster steps
         checkpoint_every: training steps between two resume points
@@ -147,6 +170,7 @@ class Training:
     seed: int
     images: int
     data: TrainingData
+    recipe: Any
     network: Any
     schedule: NoiseSchedule
     module: Any
@@ -157,8 +181,8 @@ class Training:
     output: str
 
 
-BLOCKS = {
-    "types/run": {"inversion": Inversion, "decode": Decode, "measure": Measure},
+BLOCKS: dict[str, dict[str, type]] = {
+    "types/run": {"inversion": Inversion, "draw": Draw, "decode": Decode, "measure": Measure},
     "types/train": {"data": TrainingData, "schedule": NoiseSchedule},
 }
 """What `ood_sampler.command` registers with Hydra, by group and name."""

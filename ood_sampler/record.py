@@ -12,9 +12,11 @@ from torch import Tensor
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.data.physical import as_bands, write_fields
 from ood_sampler.pipeline.choice import Choice
+from ood_sampler.pipeline.exploring import explorer
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.settings import Settings
 from ood_sampler.report.columns import csv_rows
 from ood_sampler.report.fields import FieldPanel
 from ood_sampler.report.grid import gather, overview, save_png
@@ -28,6 +30,18 @@ from ood_sampler.store.sets import TensorSet
 
 SHOWN = 64
 """Samples shown in the grid, on the page and at an experiment tracker."""
+
+_FILES = (
+    ("samples/", "all samples as PNG files"),
+    ("samples/manifest.csv", "seed, number and near-copy mark of each"),
+    ("samples/attribution.csv", "few-shot pictures that explain each sample"),
+    ("samples.npy", "samples as physical fields, NumPy"),
+    ("samples.fits", "samples as physical fields, FITS"),
+    ("grid.png", "samples beside their nearest few-shot pictures"),
+    ("metrics.json", "figures, protocol, verdicts"),
+    ("search.csv", "what the search tried"),
+)
+"""Files beside the page, those that are there, and what is in them."""
 
 
 def protocol(pipeline: Pipeline) -> dict[str, Any]:
@@ -69,11 +83,23 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         # a model that does not diffuse has no solver
         **({"solver": choices["solver"]} if solver else {}),
         "step": pipeline.settings.step,
+        **({"noised_moves": moves} if (moves := pipeline.settings.noised_moves) else {}),
         **solver,
         "eta": pipeline.settings.eta,
+        **_cheap(pipeline.settings),
         "seed": pipeline.settings.seed,
         "num_samples": pipeline.settings.num_samples,
     }
+
+
+def _cheap(numbers: Settings) -> dict[str, float]:
+    """Settings of draws and of the first move of decoding, where they are not the usual ones."""
+    found: dict[str, float] = {}
+    if numbers.temperature != 1:
+        found["temperature"] = numbers.temperature
+    if numbers.shift:
+        found["shift"] = numbers.shift
+    return found
 
 
 def results(
@@ -166,7 +192,9 @@ def write_run(
     fields = _write_fields(folder, images, pictures, pipeline.domain)
     shown = (pictures[kind] for kind in ("samples", "nearest", "held_out"))
     save_png(overview(*shown, near_copies=copies), folder / "grid.png")
-    write_page(folder / "report.html", found, pictures, fields)
+    files = [(name, about) for name, about in _FILES if (folder / name).exists()]
+    explored = explorer(pipeline, outcome, images, files)
+    write_page(folder / "report.html", found, pictures, fields, explored)
     show(rich_table(found))
     for verdict in found["verdicts"]:
         journal.info("%(question)s %(answer)s: %(sentence)s", verdict)

@@ -1,7 +1,8 @@
-"""`python -m ood_sampler.run`: invert, draw, decode, measure, report.
+"""`python -m ood_sampler.run`, or `ood_sampler.run(...)`: invert, draw, decode, measure, report.
 
-The entry point; with `command/` and `train.py` the only one that knows Hydra. What takes long to
-import is imported where it is used, so that help and mistakes in the command answer at once.
+The entry point; with `api/`, `command/` and `train.py` the only one that knows Hydra. What takes
+long to import is imported where it is used, so that help and mistakes in the command answer at
+once. The module can be called: `ood_sampler.run` is `in_process`.
 """
 
 import logging
@@ -10,16 +11,24 @@ import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from ood_sampler.cli import one_sentence, start, telling
-from ood_sampler.command.folders import in_sweep, is_finished, note_failure, of_sweep, run_folder
+from ood_sampler.command.folders import (
+    in_sweep,
+    is_finished,
+    note_failure,
+    of_sweep,
+    run_folder,
+    tidy_at_exit,
+)
 from ood_sampler.command.help import help_text
 from ood_sampler.command.results import leave_run, leave_study, tracker
 from ood_sampler.command.sweeping import swept_steps
@@ -29,9 +38,10 @@ from ood_sampler.faults import INTERRUPTED
 from ood_sampler.names import ARTIFACTS
 
 if TYPE_CHECKING:
+    from ood_sampler.api.result import Result
     from ood_sampler.models.base import Model
     from ood_sampler.pipeline.pipeline import Pipeline
-    from ood_sampler.pipeline.search import Search
+    from ood_sampler.pipeline.search import Correction, Search
     from ood_sampler.pipeline.settings import Settings
     from ood_sampler.samplers.base import Sampler
     from ood_sampler.studies.base import Study
@@ -72,6 +82,14 @@ def _fail(sentence: str) -> None:
     note_failure(run_folder(), sentence)
 
 
+class _Options(TypedDict):
+    """What a search chooses from."""
+
+    steps: Sequence[int]
+    samplers: "Sequence[Sampler]"
+    corrections: "Sequence[Correction]"
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """The objects that a configuration names, and what was said while they were made."""
@@ -81,7 +99,13 @@ class _Prepared:
     search: "Search | None"
     steps: Sequence[int]
     samplers: "Sequence[Sampler]"
+    corrections: "Sequence[Correction]"
     notes: Sequence[str]
+
+    @property
+    def combinations(self) -> int:
+        """Number of settings to choose from."""
+        return len(self.steps) * len(self.samplers) * len(self.corrections)
 
 
 def _prepare(cfg: DictConfig) -> _Prepared:
@@ -89,6 +113,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     from hydra.utils import instantiate
 
     from ood_sampler.pipeline.pipeline import Pipeline, check_codec
+    from ood_sampler.pipeline.search import Flows, asked_flows, fitting_flows
     from ood_sampler.pipeline.session import Session
     from ood_sampler.report.progress import StageProgress
 
@@ -112,6 +137,11 @@ def _prepare(cfg: DictConfig) -> _Prepared:
                 "inversion.step=auto and sampler=auto choose for a run, not for a study: set both "
                 "by hand, or leave study out"
             )
+        if isinstance(correction, Flows) and (search is None or not _may_choose(study)):
+            raise ValueError(
+                "correction=auto chooses for a run, by the keys of search: set correction=none or "
+                "correction=gaussian, or leave study and ~search out"
+            )
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run:
             _check_weights(model)
@@ -124,6 +154,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         codec = model.codec(solver)
         if not fetched:
             check_codec(codec, settings, also, resolution=model.resolution)
+        corrections = fitting_flows(codec, asked_flows(correction))
     pipeline = Pipeline(
         model=model,
         codec=codec,
@@ -137,9 +168,14 @@ def _prepare(cfg: DictConfig) -> _Prepared:
             progress=lambda name, images: [StageProgress(of_sweep(name), images)],
         ),
         also=also,
-        correction=correction,
+        correction=corrections[0],
     )
-    return _Prepared(pipeline, study, search, steps, samplers, notes)
+    return _Prepared(pipeline, study, search, steps, samplers, corrections, notes)
+
+
+def _may_choose(study: "Study | None") -> bool:
+    """Whether a choice of flows is meant: of a run, or of the study of that choice."""
+    return study is None or study.chooses
 
 
 def _settings(cfg: DictConfig, *, step: int) -> "Settings":
@@ -155,6 +191,10 @@ def _settings(cfg: DictConfig, *, step: int) -> "Settings":
         on_nonfinite=cfg.on_nonfinite,
         round_trip=cfg.measure.round_trip,
         in_domain=cfg.measure.in_domain,
+        noised_moves=cfg.inversion.noised_moves,
+        temperature=float(cfg.draw.temperature),
+        shift=cfg.decode.shift,
+        film=cfg.measure.film,
     )
 
 
@@ -195,48 +235,113 @@ def _check_weights(model: "Model") -> None:
         )
 
 
-def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> None:
+def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> "Result":
     """Build the objects that the configuration names, run them, write the folder.
 
     Args:
         cfg: the configuration.
         begin: called when all is checked and work begins.
     """
+    from ood_sampler.api import result
     from ood_sampler.record import settings
     from ood_sampler.report.journal import note_settings
     from ood_sampler.studies.base import check_metrics
 
     prepared = _prepare(cfg)
-    pipeline, study, steps = prepared.pipeline, prepared.study, prepared.steps
-    searching = prepared.search if len(steps) * len(prepared.samplers) > 1 else None
+    pipeline, study = prepared.pipeline, prepared.study
+    searching = prepared.search if prepared.combinations > 1 and study is None else None
+    options = _Options(
+        steps=prepared.steps, samplers=prepared.samplers, corrections=prepared.corrections
+    )
     targets, unstored = pipeline.targets, []
     if searching is not None:
-        samplers = prepared.samplers
-        searching.check(pipeline, steps=steps, samplers=samplers)
-        targets = [*searching.targets(pipeline, steps=steps, samplers=samplers), *targets]
-        unstored = searching.work(pipeline, steps=steps, samplers=samplers)
+        searching.check(pipeline, **options)
+        targets = [*searching.targets(pipeline, **options), *targets]
+        unstored = searching.work(pipeline, **options)
     if study is not None:
         check_metrics(study, pipeline)
         study.check(pipeline)
         targets, unstored = study.targets(pipeline), study.unstored(pipeline)
     about = of_sweep("" if study is None else f"study {study.name}")
-    log.info(pipeline.estimate(targets, unstored).text(of=about))
+    estimate = pipeline.estimate(targets, unstored).text(of=about)
+    log.info(estimate)
     if cfg.dry_run:
-        return
+        return result.dry(run_folder(), estimate)
     begin()
     chosen = {} if searching is None else {"step": cfg.inversion.step}
     note_settings({**settings(pipeline, HydraConfig.get().runtime.choices), **chosen})
     if study is not None:
         measured = study.measure(pipeline)
-        leave_study(cfg, pipeline, study, measured, notes=prepared.notes)
-        return
+        told = leave_study(cfg, pipeline, study, measured, notes=prepared.notes)
+        return result.of_study(run_folder(), estimate, study, measured, told)
     choice = None
     if searching is not None:
-        choice = searching.choose(pipeline, steps=steps, samplers=prepared.samplers)
+        choice = searching.choose(pipeline, **options)
         log.info("search: %s", choice.remark)
-        changed = replace(pipeline.settings, step=choice.step)
-        pipeline = replace(pipeline, sampler=choice.sampler, settings=changed)
-    leave_run(cfg, pipeline, pipeline.run(), choice=choice, notes=prepared.notes)
+        pipeline = choice.of(pipeline)
+    outcome = pipeline.run()
+    found = leave_run(cfg, pipeline, outcome, choice=choice, notes=prepared.notes)
+    return result.of_run(run_folder(), estimate, pipeline, outcome, found)
+
+
+def in_process(*overrides: str) -> "Result":
+    """Make a run or a study in this process, as `python -m ood_sampler.run` does.
+
+    Results are the same, and so are the artifacts: what one has computed the other finds. Nothing
+    of Hydra, logging or warnings is changed for the program around it; what the command line tells
+    is logged by the loggers below `ood_sampler`.
+
+    Args:
+        overrides: settings as on the command line: `"data=galaxy32"`, `"sampler=white"`,
+            `"inversion.step=500"`. `python -m ood_sampler.run --help` lists them.
+
+    Returns:
+        Table, samples, report and folder.
+
+    Raises:
+        ValueError: a setting is not known, is out of range or does not fit the others.
+        FileNotFoundError: weights or data are missing.
+        OSError: the disk is full or not writable.
+
+    Example:
+        >>> import ood_sampler
+        >>> ood_sampler.run("num_samples=-1")
+        Traceback (most recent call last):
+        ValueError: num_samples must be >= 1, got -1
+    """
+    from ood_sampler.api.configuration import composed
+    from ood_sampler.api.surroundings import apart
+    from ood_sampler.report.journal import RunLog
+
+    with apart():
+        cfg = composed(overrides)
+        if cfg.sweep is not None:
+            raise ValueError("sweep is of the command line alone: leave it out")
+        HydraConfig.instance().set_config(cfg)
+        folder = Path(cfg.hydra.run.dir).absolute()
+        with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+            cfg.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        expand_home(cfg)
+        tidy_at_exit(folder, Path(str(cfg.output), ARTIFACTS))
+        with RunLog(folder / "run.log") as kept:
+
+            def begin() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                kept.begin()
+
+            return execute(cfg, begin=begin)
+
+
+class _Callable(ModuleType):
+    """This module, which Python gives the name of the function."""
+
+    __call__ = staticmethod(in_process)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import hydra
 from hydra.errors import HydraException
@@ -23,7 +23,10 @@ from ood_sampler.faults import CommandError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
-    from lightning import LightningModule, Trainer
+    from lightning import Callback, LightningModule, Trainer
+    from torch import Tensor, nn
+
+    from ood_sampler.models.style_generator import StyleGenerator
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def main() -> None:
     """Answer `--help`, refuse a mistaken command, else hand over to Hydra."""
     start(
         "train",
-        explain=lambda command: training_help_text(),
+        explain=lambda command: training_help_text(command.options.overrides),
         check=_check,
         run=run,
         interrupted=_INTERRUPTED,
@@ -82,7 +85,7 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
     del cfg.hydra
     check_complete(cfg)
     for key in _POSITIVE:
-        value = OmegaConf.select(cfg, key)
+        value = OmegaConf.select(cfg, key, default=1)  # not all recipes have all
         if not isinstance(value, int | float) or value <= 0:
             raise CommandError(f"{key} must be a number above 0, got {value}")
     if cfg.trainer.devices != 1:
@@ -110,9 +113,11 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
     identity = output / "identity.json"
     found = {
         "pictures": pictures,
-        "network": OmegaConf.to_container(cfg.network, resolve=True),
-        "schedule": OmegaConf.to_container(cfg.schedule, resolve=True),
-        "module": OmegaConf.to_container(cfg.module, resolve=True),
+        **{
+            block: OmegaConf.to_container(cfg[block], resolve=True)
+            for block in ("network", "schedule", "module")
+            if block in cfg
+        },
     }
     if not identity.exists():
         write_atomically(identity, json.dumps(found).encode())
@@ -169,6 +174,94 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return steps[max(steps)] if steps else None
 
 
+class Recipe(Protocol):
+    """What is trained, and what comes of it."""
+
+    def network(self, cfg: DictConfig) -> "nn.Module":
+        """Build the network and try it on one blank image.
+
+        Raises:
+            ValueError: it cannot be built, or does not fit the resolution.
+        """
+
+    def module(self, cfg: DictConfig, network: "nn.Module", images: "Tensor") -> "LightningModule":
+        """Build the training of a network."""
+
+    def snapshots(self, cfg: DictConfig, module: "LightningModule") -> "Callback":
+        """Build what saves weights and samples on the way."""
+
+    def save(self, cfg: DictConfig, module: "LightningModule", folder: Path) -> None:
+        """Save the averaged weights as a model."""
+
+
+class DiffusionRecipe:
+    """A denoiser, saved as a diffusers pipeline."""
+
+    def network(self, cfg: DictConfig) -> "nn.Module":
+        from ood_sampler.models.pretrained import UNet
+
+        return UNet(build_network(cfg.network, cfg.data.resolution))
+
+    def module(self, cfg: DictConfig, network: "nn.Module", images: "Tensor") -> "LightningModule":
+        from ood_sampler.diffusion.schedule import Schedule
+
+        schedule = Schedule.from_name(
+            cfg.schedule.beta_schedule,
+            cfg.schedule.num_train_timesteps,
+            beta_start=cfg.schedule.beta_start,
+            beta_end=cfg.schedule.beta_end,
+        )
+        partial = hydra.utils.instantiate(cfg.module)
+        module: LightningModule = partial(network=network, schedule=schedule, images=images)
+        return module
+
+    def snapshots(self, cfg: DictConfig, module: "LightningModule") -> "Callback":
+        from ood_sampler.report.training import Snapshots
+
+        return Snapshots(
+            folder=Path(cfg.output),
+            every=cfg.snapshot_every,
+            count=64,
+            steps=min(50, cfg.schedule.num_train_timesteps // 2),
+        )
+
+    def save(self, cfg: DictConfig, module: "LightningModule", folder: Path) -> None:
+        from diffusers import DDPMPipeline, DDPMScheduler
+
+        unet = module.network.unet  # type: ignore[union-attr]
+        unet.load_state_dict(module.ema.unet.state_dict())  # type: ignore[union-attr]
+        scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
+        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)
+
+
+class GanRecipe:
+    """A generator and its discriminator; the averaged generator is saved."""
+
+    def network(self, cfg: DictConfig) -> "nn.Module":
+        generator: StyleGenerator = hydra.utils.instantiate(cfg.network)
+        if generator.resolution != cfg.data.resolution:
+            raise ValueError(
+                f"network.channels makes images of {generator.resolution}x{generator.resolution}, "
+                f"data.resolution is {cfg.data.resolution}: one number for each of 4, 8, 16, ..."
+            )
+        return generator
+
+    def module(self, cfg: DictConfig, network: "nn.Module", images: "Tensor") -> "LightningModule":
+        partial = hydra.utils.instantiate(cfg.module)
+        module: LightningModule = partial(network=network, images=images)
+        return module
+
+    def snapshots(self, cfg: DictConfig, module: "LightningModule") -> "Callback":
+        from ood_sampler.report.training import GeneratorSnapshots
+
+        return GeneratorSnapshots(folder=Path(cfg.output), every=cfg.snapshot_every, count=64)
+
+    def save(self, cfg: DictConfig, module: "LightningModule", folder: Path) -> None:
+        from ood_sampler.models.gan import save_generator
+
+        save_generator(module.ema, folder)  # type: ignore[arg-type]
+
+
 def train(cfg: DictConfig) -> None:
     """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline.
 
@@ -177,49 +270,40 @@ def train(cfg: DictConfig) -> None:
     """
     import lightning
     import torch
-    from diffusers import DDPMPipeline, DDPMScheduler
 
     from ood_sampler.data.sources import load_training_images
-    from ood_sampler.diffusion.schedule import Schedule
-    from ood_sampler.models.pretrained import UNet
     from ood_sampler.modules.allocation import keep_freed_memory
 
     output = Path(cfg.output)
     lightning.seed_everything(cfg.seed, verbose=False)
-    unet = build_network(cfg.network, cfg.data.resolution)
+    recipe: Recipe = hydra.utils.instantiate(cfg.recipe)
+    network = recipe.network(cfg)
     images = load_training_images(cfg.data.root, cfg.data.resolution)
     log.info("%d pictures of %s", len(images), cfg.data.root)
     check_resumed(output, cfg, hashlib.sha256(images.numpy().tobytes()).hexdigest())
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    schedule = Schedule.from_name(
-        cfg.schedule.beta_schedule,
-        cfg.schedule.num_train_timesteps,
-        beta_start=cfg.schedule.beta_start,
-        beta_end=cfg.schedule.beta_end,
-    )
-    network = UNet(unet).to(memory_format=torch.channels_last)
-    module = hydra.utils.instantiate(cfg.module)(network=network, schedule=schedule, images=images)
+    network = network.to(memory_format=torch.channels_last)
+    module = recipe.module(cfg, network, images)
     if cfg.compile:
         network.compile()
     keep_freed_memory()
     steps = -(-cfg.images // cfg.module.batch_size)
-    trainer = build_trainer(cfg, steps=steps, snapshot_steps=min(50, schedule.T // 2))
+    trainer = build_trainer(cfg, steps=steps, snapshots=recipe.snapshots(cfg, module))
     fit(trainer, module, steps=steps, resumed=newest_checkpoint(output))
     if trainer.global_step % cfg.checkpoint_every:
         trainer.save_checkpoint(output / "last.ckpt")
-    unet.load_state_dict(module.ema.unet.state_dict())
-    scheduler = DDPMScheduler(**cfg.schedule, prediction_type=module.prediction_type)
-    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output / "pipeline")
-    log.info("finished: %s", output / "pipeline")
+    folder = output / "pipeline"
+    recipe.save(cfg, module, folder)
+    log.info("finished: %s", folder)
 
 
-def build_trainer(cfg: DictConfig, *, steps: int, snapshot_steps: int) -> "Trainer":
+def build_trainer(cfg: DictConfig, *, steps: int, snapshots: "Callback") -> "Trainer":
     """Build the trainer, which writes checkpoints, curves and snapshots into the output folder.
 
     Args:
         cfg: configuration of the training.
         steps: of the optimizer.
-        snapshot_steps: of the sampling of snapshots.
+        snapshots: saves samples on the way.
 
     Raises:
         ValueError: it does not fit this machine.
@@ -229,8 +313,6 @@ def build_trainer(cfg: DictConfig, *, steps: int, snapshot_steps: int) -> "Train
     from lightning.pytorch.callbacks import ModelCheckpoint, Timer
     from lightning.pytorch.loggers import CSVLogger
 
-    from ood_sampler.report.training import Snapshots
-
     output = Path(cfg.output)
     # two files, written in turn: one is intact whenever the process ends
     checkpoints = ModelCheckpoint(
@@ -239,14 +321,12 @@ def build_trainer(cfg: DictConfig, *, steps: int, snapshot_steps: int) -> "Train
         every_n_train_steps=cfg.checkpoint_every,
         enable_version_counter=False,
     )
-    snapshots = Snapshots(folder=output, every=cfg.snapshot_every, count=64, steps=snapshot_steps)
     try:
         return lightning.Trainer(
             **{str(key): value for key, value in cfg.trainer.items()},
             max_steps=steps,
             logger=CSVLogger(output, name="curves"),
             callbacks=[checkpoints, Timer(), snapshots],
-            gradient_clip_val=1.0,
         )
     except (MisconfigurationException, TypeError) as error:
         raise ValueError(

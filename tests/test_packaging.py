@@ -47,17 +47,19 @@ def test_a_wheel_of_an_sdist_works_from_another_folder(tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.unpack_archive(build("wheel", unpacked, tmp_path), site, "zip")
     names = {str(file.relative_to(site)) for file in site.rglob("*") if file.is_file()}
-    files = {str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml")}
-    assert {f"ood_sampler/{name}" for name in files} <= names
+    options = {str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml")}
+    assert {f"ood_sampler/{name}" for name in options} <= names
     assert "ood_sampler/assets/dog32/unet/config.json" in names
-    templates = (ROOT / "ood_sampler" / "report" / "templates").iterdir()
-    assert {f"ood_sampler/report/templates/{file.name}" for file in templates} <= names
+    for part in ("scripts", "templates"):
+        files = (ROOT / "ood_sampler" / "report" / part).iterdir()
+        assert {f"ood_sampler/report/{part}/{file.name}" for file in files} <= names
     assert not [name for name in names if name.startswith(("conf", "tests", "setup"))]
     entry_points = next(site.glob("*.dist-info")) / "entry_points.txt"
     assert "ood-sampler = ood_sampler.__main__:main" in entry_points.read_text()
 
     (tmp_path / "elsewhere").mkdir()
     dry = "dry_run=true num_samples=6 batch_size=2 solver.steps=2 data.few_shot=6 data.held_out=6"
+    dry += " measure.film=0"
     ended = subprocess.run(
         [sys.executable, "-c", COMMANDS],
         input=f"run --help\nmodels\nrun {dry} output=2024_05\n",

@@ -27,7 +27,8 @@ from ood_sampler.samplers.base import Sampler
 from ood_sampler.studies.base import Study
 from tests.conftest import RESOLUTION
 
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+# recipes are those of a training
+GROUPS = sorted({folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"recipe"})
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -211,7 +212,8 @@ def test_auto_takes_every_candidate_of_its_file() -> None:
         cfg = compose("run", ["sampler=auto", "sampler.samplers.cog_2.references=4"])
     candidates = instantiate(cfg.sampler)
     assert isinstance(candidates, Candidates)
-    assert set(candidates.samplers) == {"cog_2", "cog_3", "cog_5", "bands", "slerp"}
+    names = {"cog_2", "cog_3", "cog_3_even", "cog_5", "bands", "slerp", "white"}
+    assert set(candidates.samplers) == names
     assert all(isinstance(sampler, Sampler) for sampler in candidates.samplers.values())
     assert vars(candidates.samplers["cog_2"])["references"] == 4
     assert isinstance(instantiate(cfg.search), Search)
@@ -266,7 +268,7 @@ def test_help_fits_on_a_screen_and_tells_of_a_group_or_a_key(
     assert "data.held_out_root=null" in data
     assert "sampler" not in data
     assert "data.column" not in help_text(["data=folder"])
-    assert help_text(["inversion"]) == help_text(["inversion.step"])
+    assert help_text(["inversion.step"]).strip() in help_text(["inversion"])
     assert help_text(["inversion"]).startswith("    inversion.step=500 ")
     with pytest.raises(CommandError, match="no help for samplr; did you mean sampler"):
         help_text(["samplr"])

@@ -18,7 +18,8 @@ from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.pipeline.choice import Choice, Trial
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.pipeline.search import Candidates, Search, _Judge
+from ood_sampler.pipeline.search import Candidates, Search
+from ood_sampler.pipeline.trials import TrialJudge as _Judge
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.statistics.band import Point, Thresholds
@@ -400,14 +401,16 @@ def test_a_run_by_auto_says_what_it_chose(
         "search.steps=[100,600]",
         "search.samples=[16,32]",
         "search.validation=0.4",
+        "correction.corrections.gaussian.in_domain=8",
     )
     assert "search 1" in caplog.text
     shown = capsys.readouterr().err
-    for step, sampler in product((100, 600), ("cog (2)", "cog (3)", "cog (5)")):
+    for step, sampler in product((100, 600), ("cog (2)", "cog (3)", "cog (5)", "white (5, 0.4)")):
         assert f"search, decode: {sampler}, t = {step} " in shown
+    assert "stage decode: white (5, 0.4), t = 100, correction 1;" in caplog.text
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     remark = found["protocol"]["search"]
-    assert remark.startswith("chosen of 10 combinations on 16 of the few-shot pictures")
+    assert remark.startswith("chosen of 34 combinations on 16 of the few-shot pictures")
     assert f"step {found['run']['step']}, {found['run']['sampler']}, KID" in remark
     assert found["rows"][0]["name"] == found["run"]["sampler"]
     assert len(list((tmp_path / "found" / "samples").glob("*.png"))) == 16
@@ -416,19 +419,35 @@ def test_a_run_by_auto_says_what_it_chose(
     for found_key in ("near_copies", "kid_standard_error"):
         assert all(float(row[found_key]) >= 0 for row in trials)
     assert {row["step"] for row in trials} == {"100", "600"}
-    assert [row["samples"] for row in trials] == ["16"] * 10 + ["32"] * 3
-    chosen = next(row for row in trials if row["samples"] == "32")
-    assert [chosen["step"], chosen["sampler"]] == [
-        str(found["run"]["step"]),
-        found["run"]["sampler"],
-    ]
+    assert [row["samples"] for row in trials] == ["16"] * 28 + ["32"] * 14
+    assert {row["correction"] for row in trials} == {"0.0", "1.0"}
+    # the winner of the last round, in all but one of its settings
+    winner = next(row for row in trials if row["samples"] == "32")
+    varied = trials[-6:]
+    assert {(row["eta"], row["temperature"], row["shift"]) for row in varied} == {
+        ("0.1", "1.0", "0"),
+        ("0.3", "1.0", "0"),
+        ("0.0", "0.9", "0"),
+        ("0.0", "1.1", "0"),
+        ("0.0", "1.0", "-40"),
+        ("0.0", "1.0", "40"),
+    }
+    for row in (winner, *varied):
+        assert [row["step"], row["sampler"]] == [
+            str(found["run"]["step"]),
+            found["run"]["sampler"],
+        ]
     # a line for each round, and one for each stage of the run that follows
     stages = [(stage["name"], stage["images"], stage["cached"]) for stage in found["stages"]]
-    assert ("search 1", 10 * 16, False) in stages
-    assert ("search 2", 3 * 32, False) in stages
+    assert ("search, invert", 24, False) in stages
+    assert ("search 1", 28 * 16, False) in stages
+    assert ("search 2", 8 * 32, False) in stages
+    assert ("search, variants", 6 * 32, False) in stages
     assert ("decode", 16, False) in stages
     names = [name for name, _, _ in stages]
-    assert all(names.count(name) == 1 for name in ("invert", "decode", "in-domain", "fit"))
+    assert all(names.count(name) == 1 for name in ("decode", "in-domain", "fit"))
+    # the search needs latents along the flow of the model, the run those along the chosen one
+    assert names.count("invert") == (2 if winner["correction"] == "1.0" else 1), names
     assert escape(remark) in (tmp_path / "found" / "report.html").read_text()
 
 

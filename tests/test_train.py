@@ -4,15 +4,25 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from ood_sampler.command.arguments import read_command
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
-from ood_sampler.train import build_network, check_keys, check_resumed, newest_checkpoint
+from ood_sampler.models.gan import load_generator
+from ood_sampler.train import (
+    GanRecipe,
+    build_network,
+    check_keys,
+    check_resumed,
+    newest_checkpoint,
+    train,
+)
 
 
 def composed(overrides: Sequence[str] = ()) -> DictConfig:
@@ -98,3 +108,68 @@ def test_a_broken_checkpoint_is_passed_over(
     newest.write_bytes(newest.read_bytes()[:-40])
     assert newest_checkpoint(tmp_path) == tmp_path / "epoch=0-step=4.ckpt"
     assert "epoch=1-step=6.ckpt is left out" in caplog.text
+
+
+SMALL_GAN = [
+    "recipe=gan",
+    "images=12",
+    "data.resolution=8",
+    "network.channels=[8,4]",
+    "network.width=4",
+    "module.discriminator.channels=[4]",
+    "module.discriminator.compared=2",
+    "module.batch_size=4",
+    "module.penalty_every=2",
+    "checkpoint_every=2",
+    "snapshot_every=2",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+]
+
+
+def test_every_recipe_composes_with_the_keys_of_its_own() -> None:
+    recipes = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
+    assert recipes == ["diffusion", "gan"]
+    check_keys(["name=mine", "data.root=x", *SMALL_GAN])
+    assert "schedule" in composed(["recipe=diffusion"])
+    assert "schedule" not in composed(["recipe=gan"])
+    with pytest.raises(CommandError, match=r"module\.snr_clip"):
+        check_keys(["name=mine", "data.root=x", "recipe=gan", "module.snr_clip=3"])
+    with pytest.raises(CommandError, match=r"module\.batch_size must be .* got 0"):
+        check_keys(["name=mine", "data.root=x", "recipe=gan", "module.batch_size=0"])
+
+
+def test_the_default_recipe_is_that_of_denoisers() -> None:
+    cfg = composed()
+    assert cfg == composed(["recipe=diffusion"])
+    assert cfg.module._target_ == "ood_sampler.modules.training.DenoiserTraining"
+    assert (cfg.trainer.precision, cfg.trainer.gradient_clip_val) == ("bf16-mixed", 1.0)
+    assert cfg.compile is True
+
+
+def test_a_generator_of_another_resolution_is_refused() -> None:
+    cfg = composed(["recipe=gan", "data.resolution=16"])
+    with pytest.raises(ValueError, match=r"makes images of 32x32, data\.resolution is 16"):
+        GanRecipe().network(cfg)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gan_is_trained_stopped_and_gone_on_with(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{i}.png")
+
+    def trained(name: str, *images: int) -> dict[str, torch.Tensor]:
+        output = tmp_path / name
+        for count in images:
+            own = [f"data.root={pictures}", f"output={output}", f"images={count}"]
+            train(composed([*SMALL_GAN, *own]))
+        return load_generator(output / "pipeline").state_dict()
+
+    whole, parts = trained("whole", 16), trained("parts", 8, 16)
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+    seen = sorted(file.name for file in (tmp_path / "parts").glob("samples_*"))
+    assert seen == ["samples_000000008.png", "samples_000000016.png"]

@@ -4,8 +4,12 @@ Each galaxy is a Sérsic bulge and an inclined disc with arms, a bar, a ring, st
 dust, drawn by GalSim (Rowe et al., 2015) through a Moffat point spread function into the bands
 (i, r, g), which become (red, green, blue) by an asinh stretch (Lupton et al., 2004).
 Lengths are in pixels, fluxes in units of the standard deviation of the sky in one pixel.
+What each galaxy was drawn with stands in `labels.csv`, beside the images.
 """
 
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import galsim
@@ -119,11 +123,20 @@ def knots_on(rng: np.random.Generator, density: Array, count: int) -> Array:
     return np.asarray((along_y * weight[:, None]).T @ along_x)
 
 
-def face_on_disc(rng: np.random.Generator, kind: Morphology, scale: float) -> Array:
+Parameters = Mapping[str, float]
+"""What a galaxy was drawn with, by name; the names are the columns of `labels.csv`."""
+
+
+def face_on_disc(
+    rng: np.random.Generator, kind: Morphology, scale: float
+) -> tuple[Array, Parameters]:
     r"""Draw the disc in its own plane, shape (3, PLANE, PLANE), flux 1 in r.
 
     Arms follow the logarithmic spiral $m (\varphi - \ln(r / r_0) / \tan\psi) = 0$ of pitch $\psi$,
     with the profile $\exp(\kappa (\cos(\cdot) - 1))$; dust lies on their inner edge.
+
+    Returns:
+        The disc, and the number of its arms and knots and the flux of bar and ring over its own.
     """
     axis = (np.arange(PLANE) - (PLANE - 1) / 2) * STEP
     x, y = axis, axis[:, None]
@@ -167,7 +180,8 @@ def face_on_disc(rng: np.random.Generator, kind: Morphology, scale: float) -> Ar
         lane = np.exp(5 * (np.cos(phase - 0.9 * np.sign(pitch)) - 1)) * rise
         depth = rng.uniform(0.2, 1.0) * lane * np.exp(-r / (2 * scale))
         disc_bands *= np.exp(-depth * EXTINCTION[:, None, None])
-    return np.asarray(disc_bands / disc_bands[1].sum())
+    drawn = {"arms": arms, "bar": bar, "ring": ring, "knots": count}
+    return np.asarray(disc_bands / disc_bands[1].sum()), drawn
 
 
 def neighbours(rng: np.random.Generator) -> list[tuple[galsim.GSObject, Array]]:
@@ -206,6 +220,11 @@ def stretch(bands: Array, *, softening: float, white: float) -> NDArray[np.uint8
 
 def galaxy(seed: int, index: int) -> NDArray[np.uint8]:
     """Simulate image `index` of the set: colours of shape (3, 32, 32)."""
+    return simulate(seed, index)[0]
+
+
+def simulate(seed: int, index: int) -> tuple[NDArray[np.uint8], Parameters]:
+    """Simulate image `index` of the set, and tell what it was drawn with."""
     rng = image_stream(seed, index)
     kinds = list(MORPHOLOGIES.values())
     kind = kinds[int(np.searchsorted(np.cumsum([k.share for k in kinds])[:-1], rng.random()))]
@@ -219,7 +238,7 @@ def galaxy(seed: int, index: int) -> NDArray[np.uint8]:
         half_light_radius=scale * (0.3 + 0.9 * max(bulge_share - 0.3, 0)) * rng.uniform(0.7, 1.2),
         trunc=24.0,
     ).shear(q=max(axis_ratio, rng.uniform(0.55, 0.95)), beta=position_angle)
-    disc_bands = face_on_disc(rng, kind, scale)
+    disc_bands, drawn = face_on_disc(rng, kind, scale)
     roll = rng.uniform(0, 360) * galsim.degrees
     shear = galsim.Shear(g1=rng.normal(0, 0.03), g2=rng.normal(0, 0.03))
     centre = rng.normal(0.0, 0.5, 2)
@@ -232,6 +251,7 @@ def galaxy(seed: int, index: int) -> NDArray[np.uint8]:
     beta = rng.uniform(2.8, 4.5)
     psf_shear = galsim.Shear(g1=rng.normal(0, 0.02), g2=rng.normal(0, 0.02))
     bands = np.empty((3, SIZE, SIZE))
+    fluxes = np.empty(3)
     for band in range(3):
         disc = galsim.InterpolatedImage(
             galsim.Image(disc_bands[band], scale=STEP),
@@ -244,6 +264,7 @@ def galaxy(seed: int, index: int) -> NDArray[np.uint8]:
         disc_flux = float(disc_bands[band].sum() * reddening[band])
         parts = [disc.withFlux((1 - bulge_share) * disc_flux)]
         parts.append(bulge.withFlux(bulge_share * bulge_colour[band]))
+        fluxes[band] = sum(part.flux for part in parts)
         target = galsim.Sum(parts).shear(shear).shift(*centre)
         scene = galsim.Sum([target, *(item.withFlux(c[band]) for item, c in beside)])
         # Seeing shrinks with wavelength as the power -1/5 (Kolmogorov turbulence).
@@ -256,13 +277,39 @@ def galaxy(seed: int, index: int) -> NDArray[np.uint8]:
     # The object adds shot noise to that of the sky, whose level is 3 units.
     noisy = bands + np.sqrt(1 + bands / 3) * rng.standard_normal(bands.shape)
     # The pedestal keeps the noise of the sky from being cut at zero.
-    return stretch(noisy + 1.5 * WHITE[:, None, None], softening=10.0, white=600.0)
+    parameters = {
+        "colour": 2.5 * np.log10(fluxes[0] / fluxes[2]),
+        "axis_ratio": axis_ratio,
+        "size": scale,
+        "bulge": bulge_share,
+        **drawn,
+        "brightness": 2.5 * np.log10(brightness),
+    }
+    return stretch(noisy + 1.5 * WHITE[:, None, None], softening=10.0, white=600.0), parameters
+
+
+def labels(found: Sequence[Parameters]) -> bytes:
+    """Write the parameters as CSV, four significant digits, a line for each image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", *found[0]])
+    for index, parameters in enumerate(found):
+        values = (f"{value:.4g}" for value in parameters.values())
+        writer.writerow([f"{NAME}/{index:04d}", *values])
+    return text.getvalue().encode()
 
 
 def main() -> None:
-    """Write the set, its metadata and its preview."""
+    """Write the set, its metadata, its labels and its preview."""
     options = arguments(NAME, seed=SEED)
-    images = images_of(galaxy, seed=options.seed, count=options.count)
+    found: list[Parameters] = []
+
+    def image(seed: int, index: int) -> NDArray[np.uint8]:
+        drawn, parameters = simulate(seed, index)
+        found.append(parameters)
+        return drawn
+
+    images = images_of(image, seed=options.seed, count=options.count)
     metadata = {
         "seed": str(options.seed),
         "few_shot": str(FEW_SHOT),
@@ -272,6 +319,7 @@ def main() -> None:
     }
     content = safetensors_bytes({"images": images}, metadata)
     write_atomically(options.out / f"{NAME}.safetensors", content)
+    write_atomically(options.out / "labels.csv", labels(found))
     write_preview(options.out / "preview.png", images)
 
 

@@ -24,9 +24,19 @@ from hydra.utils import instantiate
 from ood_sampler.command.files import SHIPPED
 from ood_sampler.names import data_name
 from ood_sampler.studies.files import read_studies, write_study
+from ood_sampler.studies.page import write_study_page
 
 FIELDS = ("galaxy32", "radiation32", "galaxyzoo", "radiation")
 """Domains that have measures of their field."""
+
+LABELLED = ("galaxy32", "galaxyzoo", "celeba")
+"""Domains that have labels; those of the last two are a CSV file of your own, `data.labels`."""
+
+_LIMITED = {"astro": FIELDS, "attribute": LABELLED}
+"""Studies of some of the domains that ship, and which."""
+
+WITH_GAN = ("dog32",)
+"""Base models that have a GAN of the same domain beside them (`study.beside`)."""
 
 VARIANTS = {
     "reconstruction": tuple(
@@ -108,11 +118,12 @@ def runs(
     exactly = bool(named) or ONLY in domains
     paths = [] if study == "astro" else folders_of(domains, scale)
     folders = [_folder(text, sizes, shipped) for text in paths]
-    for model in models or targets:
+    chosen_models = [m for m in models or targets if study != "inversion" or m in WITH_GAN]
+    for model in chosen_models:
         kept = [name for name in targets[model] if not exactly or name in named]
         chosen = [(name, (f"data={name}", *size)) for name in kept]
-        if study == "astro":
-            chosen = [(name, given) for name, given in chosen if name in FIELDS]
+        if study in _LIMITED:
+            chosen = [(name, given) for name, given in chosen if name in _LIMITED[study]]
         chosen += folders
         twice = [name for name, count in Counter(name for name, _ in chosen).items() if count > 1]
         if twice:
@@ -193,7 +204,10 @@ def make(
     if any(text == "dry_run=true" for text in settings):
         return []
     measured, protocol = read_studies(study, [folder / run.folder for run in every])
-    return write_study(folder, instantiate(cfg.study), measured, protocol)
+    asked = instantiate(cfg.study)
+    conclusion = write_study(folder, asked, measured, protocol)
+    write_study_page(folder, asked, measured, conclusion, protocol)
+    return conclusion
 
 
 _DOMAINS = (

@@ -91,8 +91,16 @@ class AutoencoderCodec(Codec):
     def check(self, levels: Iterable[int], *, eta: float = 0.0) -> None:
         self.inside.check(levels, eta=eta)
 
-    def encode(self, x_0: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
-        return self.inside.encode(self.clean(x_0), levels)
+    def encode(
+        self,
+        x_0: Tensor,
+        levels: Iterable[int],
+        *,
+        noised_moves: int = 0,
+        noise: SampleNoise | None = None,
+    ) -> dict[int, Tensor]:
+        x_0 = self.clean(x_0)
+        return self.inside.encode(x_0, levels, noised_moves=noised_moves, noise=noise)
 
     def decode(
         self,
@@ -109,8 +117,8 @@ class AutoencoderCodec(Codec):
     def clean(self, x_0: Tensor) -> Tensor:
         return self._autoencoder.encode(x_0)
 
-    def encoding_evaluations(self, levels: Iterable[int]) -> int:
-        return self.inside.encoding_evaluations(levels)
+    def encoding_evaluations(self, levels: Iterable[int], *, noised_moves: int = 0) -> int:
+        return self.inside.encoding_evaluations(levels, noised_moves=noised_moves)
 
     def decoding_evaluations(self, level: int) -> int:
         return self.inside.decoding_evaluations(level)

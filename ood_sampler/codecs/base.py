@@ -89,8 +89,23 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def encode(self, x_0: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
-        """Invert images to the latents of some levels in one pass, deterministically."""
+    def encode(
+        self,
+        x_0: Tensor,
+        levels: Iterable[int],
+        *,
+        noised_moves: int = 0,
+        noise: SampleNoise | None = None,
+    ) -> dict[int, Tensor]:
+        """Invert images to the latents of some levels in one pass.
+
+        Args:
+            x_0: images, shape $(B, C, H, W)$.
+            levels: of the latents.
+            noised_moves: moves from clean data on that noise replaces (`Solver.invert`); a codec
+                without a `schedule` is never asked for any.
+            noise: one stream per image; needed if `noised_moves` > 0.
+        """
 
     @abstractmethod
     def decode(
@@ -120,7 +135,7 @@ class Codec(ABC):
         return x_0
 
     @abstractmethod
-    def encoding_evaluations(self, levels: Iterable[int]) -> int:
+    def encoding_evaluations(self, levels: Iterable[int], *, noised_moves: int = 0) -> int:
         """Network evaluations per image (NFE) of `encode`, at most."""
 
     @abstractmethod

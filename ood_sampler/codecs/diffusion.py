@@ -93,8 +93,21 @@ class DiffusionCodec(Codec):
         except ValueError as error:
             raise ValueError(f"decode.{error}") from error
 
-    def encode(self, x_0: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
-        return self.solver.invert(self.model.denoiser, x_0, levels)
+    def encode(
+        self,
+        x_0: Tensor,
+        levels: Iterable[int],
+        *,
+        noised_moves: int = 0,
+        noise: SampleNoise | None = None,
+    ) -> dict[int, Tensor]:
+        return self.solver.invert(
+            self.model.denoiser,
+            x_0,
+            levels,
+            noised_moves=noised_moves,
+            noise=None if noise is None else lambda: noise.normal(*x_0.shape[1:]),
+        )
 
     def decode(
         self,
@@ -114,8 +127,10 @@ class DiffusionCodec(Codec):
             clip_x_0=clip_x_0,
         )
 
-    def encoding_evaluations(self, levels: Iterable[int]) -> int:
-        return self.solver.inversion_evaluations(levels, T=self.schedule.T)
+    def encoding_evaluations(self, levels: Iterable[int], *, noised_moves: int = 0) -> int:
+        return self.solver.inversion_evaluations(
+            levels, T=self.schedule.T, noised_moves=noised_moves
+        )
 
     def decoding_evaluations(self, level: int) -> int:
         return self.solver.decoding_evaluations(level, T=self.schedule.T)

@@ -45,7 +45,14 @@ class PixelCodec(Codec):
         if eta:
             raise ValueError(f"decode.eta must be 0 without a model, got {eta}")
 
-    def encode(self, x_0: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
+    def encode(
+        self,
+        x_0: Tensor,
+        levels: Iterable[int],
+        *,
+        noised_moves: int = 0,
+        noise: SampleNoise | None = None,
+    ) -> dict[int, Tensor]:
         return dict.fromkeys(levels, x_0)
 
     def decode(
@@ -59,7 +66,7 @@ class PixelCodec(Codec):
     ) -> Tensor:
         return z
 
-    def encoding_evaluations(self, levels: Iterable[int]) -> int:
+    def encoding_evaluations(self, levels: Iterable[int], *, noised_moves: int = 0) -> int:
         return 0
 
     def decoding_evaluations(self, level: int) -> int:

@@ -7,7 +7,9 @@ key in the file of an option come first: they tell of this option alone.
 import difflib
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -46,7 +48,7 @@ examples:
 """
 
 TRAINING = """\
-ood_sampler.train: a denoiser for the pictures of one domain, as dog32 and ship32 are.
+ood_sampler.train: a denoiser for the pictures of one domain, as dog32 and ship32 are, or a GAN.
 
 Stopped, or called again with a higher images=, it goes on where it was.
 
@@ -61,6 +63,9 @@ examples:
 keys:
 """
 
+RECIPE = "recipe"
+"""The one group of a training; no run has it."""
+
 _COLUMN = 43
 """Where the words about a key begin."""
 
@@ -69,17 +74,46 @@ _WIDTH = 100
 _MOST_USED = ("num_samples", "batch_size", "dry_run", "inversion.step", "decode.eta", "output")
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>[^#]*)(?:#(?P<words>.*))?$")
-_HIDDEN = (
-    "defaults",
-    "hydra",
-    "_target_",
-    "_partial_",
-    "_convert_",
-    "architecture",
-    "layouts",
-    "origin",
-    "sources",
-)
+_MACHINERY = ("defaults", "hydra", "_target_", "_partial_", "_convert_")
+_HIDDEN = (*_MACHINERY, "architecture", "layouts", "origin", "sources")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a group, as its file tells of it.
+
+    Attributes:
+        name: of the option.
+        comment: at the top of its file.
+        target: class or function that it builds, empty if it starts from another option.
+        keys: name, value and meaning of each, also of those that `--help` leaves out.
+    """
+
+    name: str
+    comment: str
+    target: str
+    keys: Sequence[tuple[str, str, str]]
+
+
+def options_of(group: str, folders: Sequence[Path] = (CONF,)) -> list[Option]:
+    """Read all options of a group."""
+    files = _options(group, folders)
+    found = []
+    for file in files:
+        keys = [] if group == "experiment" else _keys(file, others=files, hidden=_MACHINERY)
+        tree = OmegaConf.load(file)
+        found.append(Option(file.stem, _comment(file), str(tree.get("_target_", "")), keys))
+    return found
+
+
+def keys_of_run() -> list[tuple[str, str, str]]:
+    """Name, value and meaning of the keys of a run that belong to no group."""
+    return _keys(CONF / "run.yaml", root=Run)
+
+
+def keys_of_training() -> list[tuple[str, str, str]]:
+    """Name, value and meaning of the keys of a training."""
+    return _keys(CONF / "train.yaml", root=Training)
 
 
 def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> str:
@@ -92,7 +126,7 @@ def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> 
     Raises:
         CommandError: a topic is not known.
     """
-    groups = _groups(folders)
+    groups = groups_of(folders)
     if not topics:
         return _overview(groups, folders)
     if "all" in topics:
@@ -101,16 +135,30 @@ def help_text(topics: Sequence[str] = (), folders: Sequence[Path] = (CONF,)) -> 
     return "\n".join(_topic(topic, groups, folders) for topic in topics)
 
 
-def _groups(folders: Sequence[Path]) -> list[str]:
-    """The groups of a run, those of a user's own last."""
+def groups_of(folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """List the groups of a run, those of a user's own last."""
     shipped = [*GROUPS, "experiment"]
     files = sorted(file for folder in folders for file in folder.glob("*/*.yaml"))
-    return list(dict.fromkeys([*shipped, *(file.parent.name for file in files)]))
+    found = dict.fromkeys([*shipped, *(file.parent.name for file in files)])
+    return [group for group in found if group != RECIPE]
 
 
-def training_help_text() -> str:
-    """Explain every key of a training."""
-    return TRAINING + _lines(_keys(CONF / "train.yaml", root=Training))
+def training_help_text(topics: Sequence[str] = ()) -> str:
+    """Explain every key of a training.
+
+    Args:
+        topics: settings of the command; recipe=NAME chooses whose keys are explained.
+    """
+    files = {file.stem: file for file in _options(RECIPE, [CONF])}
+    asked = [topic.partition("=")[2] for topic in topics if topic.startswith(f"{RECIPE}=")]
+    chosen = next((name for name in asked if name in files), "diffusion")
+    others = [name for name in files if name != chosen]
+    shown = [
+        *_keys(CONF / "train.yaml", root=Training),
+        (RECIPE, chosen, f"{_title(files[chosen])} Or {', '.join(others)}: --help recipe=…"),
+        *(key for key in _keys(files[chosen], root=Training) if key[0] != RECIPE),
+    ]
+    return TRAINING + _lines(shown)
 
 
 def _overview(groups: Sequence[str], folders: Sequence[Path]) -> str:
@@ -199,9 +247,14 @@ def _wrapped(line: str, *, indent: int = _COLUMN) -> str:
 
 def _title(file: Path) -> str:
     """The first line of comment."""
-    comments = (line for line in file.read_text().splitlines() if line.startswith("#"))
-    titles = (line.lstrip("# ") for line in comments if not line.startswith("# @package"))
-    return next(titles, "")
+    return _comment(file).partition("\n")[0]
+
+
+def _comment(file: Path) -> str:
+    """The lines of comment at the top."""
+    lines = file.read_text().splitlines()
+    top = takewhile(lambda line: line.startswith("#"), lines)
+    return "\n".join(line.lstrip("# ") for line in top if not line.startswith("# @package"))
 
 
 def _line(key: str, value: str, words: str) -> str:
@@ -209,7 +262,12 @@ def _line(key: str, value: str, words: str) -> str:
 
 
 def _keys(
-    file: Path, *, prefix: str = "", root: type | None = None, others: Sequence[Path] = ()
+    file: Path,
+    *,
+    prefix: str = "",
+    root: type | None = None,
+    others: Sequence[Path] = (),
+    hidden: Collection[str] = _HIDDEN,
 ) -> list[tuple[str, str, str]]:
     """Name, value and meaning of each key of a file that has one.
 
@@ -218,15 +276,16 @@ def _keys(
         prefix: before each name.
         root: structured config of its keys.
         others: files whose keys it may start from, by its defaults.
+        hidden: keys that are left out, with what is below them.
     """
     tree = OmegaConf.to_container(OmegaConf.load(file))
     starts = tree.get("defaults", []) if isinstance(tree, dict) else []
     found: dict[str, tuple[str, str]] = {}
     for other in others:
         if other.stem in starts:
-            inherited = _keys(other, others=others)
+            inherited = _keys(other, others=others, hidden=hidden)
             found |= {key: (value, words) for key, value, words in inherited}
-    for key, value, comment in _written(file):
+    for key, value, comment in _written(file, hidden):
         before = found.get(key, ("", ""))[1]
         # one that refers to another key is explained there
         meaning = "" if value.startswith("${") else declared(tree, key, root).meaning
@@ -234,7 +293,7 @@ def _keys(
     return [(prefix + key, value, words) for key, (value, words) in found.items() if words]
 
 
-def _written(file: Path) -> Iterator[tuple[str, str, str]]:
+def _written(file: Path, hidden: Collection[str]) -> Iterator[tuple[str, str, str]]:
     """Name, value and comment of each key, as a file has them."""
     parents: list[str] = []
     hidden_at: int | None = None
@@ -245,7 +304,7 @@ def _written(file: Path) -> Iterator[tuple[str, str, str]]:
         depth = len(match["indent"]) // 2
         if hidden_at is not None and depth > hidden_at:
             continue
-        hidden_at = depth if match["key"] in _HIDDEN else None
+        hidden_at = depth if match["key"] in hidden else None
         if hidden_at is None:
             parents[depth:] = [match["key"]]
             yield ".".join(parents), match["value"].strip(), (match["words"] or "").strip()

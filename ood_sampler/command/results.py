@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PAGE = "report.html"
+"""The page of a run, a study or a sweep, in its folder."""
+
 
 def leave_run(
     cfg: DictConfig,
@@ -36,7 +39,7 @@ def leave_run(
     *,
     choice: "Choice | None",
     notes: Sequence[str],
-) -> None:
+) -> dict[str, Any]:
     """Write the files of a run.
 
     Args:
@@ -45,6 +48,9 @@ def leave_run(
         outcome: its images.
         choice: of a search before it.
         notes: warnings of its preparation.
+
+    Returns:
+        Its results, as in `metrics.json`.
     """
     from ood_sampler.entries import run_entry
     from ood_sampler.record import results, write_run
@@ -56,7 +62,8 @@ def leave_run(
     config, group = resolved(cfg), sweep_name()
     with TemporaryDirectory() as scratch:
         _track(cfg, run_entry(folder, Path(scratch), pipeline, outcome, found, config, group=group))
-    log.info("report: %s", folder / "report.html")
+    log.info("report: %s", folder / PAGE)
+    return found
 
 
 def leave_study(
@@ -66,7 +73,7 @@ def leave_study(
     measured: "Measured",
     *,
     notes: Sequence[str],
-) -> None:
+) -> tuple[str, ...]:
     """Write the files of a study.
 
     Args:
@@ -75,6 +82,9 @@ def leave_study(
         study: the question.
         measured: the answer.
         notes: warnings of its preparation.
+
+    Returns:
+        The conclusion.
     """
     from ood_sampler.record import protocol, settings
 
@@ -86,6 +96,7 @@ def leave_study(
     entry = _conclude(run_folder(), cfg, study, measured, found, group=sweep_name())
     write_configuration(run_folder(), cfg)
     _track(cfg, entry)
+    return tuple(str(sentence) for (sentence,) in entry.tables["conclusion"].rows)
 
 
 def write_table(folder: Path, config: DictConfig) -> bool:
@@ -95,17 +106,21 @@ def write_table(folder: Path, config: DictConfig) -> bool:
     from ood_sampler.report.results import read_samples
     from ood_sampler.report.sweep import Sweep, SweptRun
     from ood_sampler.report.sweep_files import write_sweep
+    from ood_sampler.report.sweep_page import write_sweep_page
 
-    runs = []
+    runs, links = [], []
     for run in _finished_runs(folder, "metrics.json"):
         overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
         told = [str(text) for text in overrides if not str(text).startswith("sweep=")]
         results = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         runs.append(SweptRun(",".join(told), results, read_samples(run / "samples", 12)))
+        links.append(f"{run.name}/{PAGE}" if (run / PAGE).exists() else "")
     if not runs:
         return False
     sweep = Sweep(runs)
     show(write_sweep(folder, sweep))
+    write_sweep_page(folder / PAGE, sweep, links)
+    log.info("report: %s", folder / PAGE)
     log.info("sweep: %s", files(folder, "sweep.csv", "sweep.md", "sweep.png", "sweep_curves.png"))
     tracker(config).record(folder, sweep_entry(folder, sweep, resolved(config)))
     return True
@@ -139,11 +154,14 @@ def _conclude(
     """Write the answer to a study, tell what follows from it, and describe it for a tracker."""
     from ood_sampler.entries import study_entry
     from ood_sampler.studies.files import write_study
+    from ood_sampler.studies.page import write_study_page
 
     conclusion = write_study(folder, study, measured, found)
+    write_study_page(folder, study, measured, conclusion, found)
     for sentence in conclusion:
         log.info("%s", sentence)
     name = study.name
+    log.info("report: %s", folder / PAGE)
     log.info("study: %s", files(folder, f"{name}.png", f"{name}.svg", f"{name}.md", f"{name}.csv"))
     return study_entry(folder, name, measured, conclusion, resolved(cfg), group=group)
 

@@ -17,6 +17,8 @@ class Stream(IntEnum):
     LATENT = 0
     DECODE = 1
     FIT = 2
+    INVERT = 3
+    INVERT_OWN = 4
 
 
 class SampleNoise:

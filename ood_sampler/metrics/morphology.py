@@ -99,7 +99,7 @@ def _measure(image: np.ndarray) -> tuple[float, float, float, float, int]:
         return (np.nan, np.nan, np.nan, np.nan, 4)
     # morphology does not depend on the unit, and some sums would overflow
     signal, noise = signal / signal.max(), noise / signal.max()
-    source = _largest(signal > _THRESHOLD * noise)
+    source = largest_region(signal > _THRESHOLD * noise)
     if not source.any():
         return (np.nan, np.nan, np.nan, np.nan, 4)
     weights = np.full_like(signal, noise)
@@ -109,8 +109,8 @@ def _measure(image: np.ndarray) -> tuple[float, float, float, float, int]:
     return (found.concentration, found.asymmetry, found.gini, found.m20, int(found.flag))
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected region of a mask."""
+def largest_region(mask: np.ndarray) -> np.ndarray:
+    """The largest connected region of a mask, shape (H, W)."""
     from scipy import ndimage
 
     labels, count = ndimage.label(mask)

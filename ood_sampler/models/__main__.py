@@ -1,10 +1,10 @@
-"""`python -m ood_sampler.models`: list models and their weights, or check them."""
+"""`python -m ood_sampler.models`: list models, show their cards, check and push them."""
 
 import difflib
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
+from ood_sampler.models.cards import asset_card, comment, model_card, shipped
+from ood_sampler.models.generator_files import GeneratorFiles
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
 
@@ -26,6 +28,9 @@ The frozen models of conf/model and their weights.
 
 usage: python -m ood_sampler.models                               list them
        python -m ood_sampler.models verify NAME [KEY=VALUE ...]   load one and check it
+       python -m ood_sampler.models card NAME [KEY=VALUE ...]     show its card
+       python -m ood_sampler.models push SOURCE OWNER/NAME        push it to the Hugging Face hub
+                                         [private=true] [licence=mit]
 
 KEY=VALUE sets a key of conf/model/NAME.yaml, with or without "model." before it. Missing, broken
 or untrained weights end with exit code 1.
@@ -33,11 +38,19 @@ or untrained weights end with exit code 1.
 examples:
   python -m ood_sampler.models verify ddpm_cifar10
   python -m ood_sampler.models verify iddpm_afhqdog path=/my/afhqdog_p2.pt
+  python -m ood_sampler.models card dog32
+  python -m ood_sampler.models push outputs/train/mine/pipeline me/mine private=true
+
+push takes a base that ships with the package by name, the pipeline folder of one of yours, or the
+folder of a run, whose samples become a data set. HF_TOKEN or `hf auth login` gives the token.
 
 Weights are looked for at path, else in the cache folder and, for hub models, in the Hugging Face
 cache; missing ones are fetched. OOD_SAMPLER_CACHE names the cache folder, HF_HUB_OFFLINE=1 forbids
 the network. The SHA-256 of a file is recorded beside it at first use and compared afterwards.
 """
+
+_GAN = "ood_sampler.models.gan.GanModel"
+"""Target of the models that are generators."""
 
 _TEXTS = ("name", "path")
 
@@ -87,13 +100,45 @@ def answer(arguments: Sequence[str]) -> bool:
         for name in _names():
             sys.stdout.write(entry(name))
         sys.stdout.write(f"cache folder: {cache_folder()}\n")
-    elif arguments[0] != "verify":
-        nearest = _nearest(arguments[0], ["verify"])
+    elif arguments[0] not in _COMMANDS:
+        nearest = _nearest(arguments[0], list(_COMMANDS))
         raise CommandError(f"{arguments[0]} is not known{nearest}; --help tells more")
     elif len(arguments) == 1:
-        raise CommandError(f"verify needs the name of a model: {', '.join(_names())}")
+        known = shipped() if arguments[0] == "push" else _names()
+        raise CommandError(f"{arguments[0]} needs the name of a model: {', '.join(known)}")
     else:
-        return _verify(model_fields(arguments[1], arguments[2:]))
+        return _COMMANDS[arguments[0]](arguments[1], arguments[2:])
+    return True
+
+
+def _card(name: str, overrides: Sequence[str]) -> bool:
+    if name not in _names() and name in shipped():
+        sys.stdout.write(asset_card(name))
+    elif name in _names() and "path" not in list(_config(name).model):
+        # without weights
+        sys.stdout.write(f"{name}: {comment(name)[0]}\n")
+    elif name in _names() and _is_gan(_config(name)):
+        sys.stdout.write(asset_card(name))
+    else:
+        sys.stdout.write(model_card(name, model_fields(name, overrides)))
+    return True
+
+
+def _push(source: str, arguments: Sequence[str]) -> bool:
+    from ood_sampler.models.hub import push, upload_of
+
+    if not arguments:
+        raise CommandError(f"push needs a repository: push {source} OWNER/NAME")
+    repository, *settings = arguments
+    given = {key: value for key, _, value in (text.partition("=") for text in settings)}
+    for key in given:
+        if key not in ("private", "licence"):
+            raise CommandError(f"{key} is not known{_nearest(key, ['private', 'licence'])}")
+    if given.get("private", "false") not in ("true", "false"):
+        raise CommandError(f"private must be true or false, got {given['private']}")
+    upload = upload_of(source, licence=given.get("licence"))
+    address = push(upload, repository, private=given.get("private") == "true")
+    sys.stdout.write(f"pushed {len(upload.files)} files to {address}\n")
     return True
 
 
@@ -105,6 +150,8 @@ def entry(name: str) -> str:
     fields = _fields(config)
     if "path" not in fields:
         return f"{name:<20} {'any':<9} {'':>8}  none     fitted to the few-shot images of a run\n"
+    if _is_gan(config):
+        return _generator_entry(name, fields)
     files = WeightFiles(name=fields["name"], path=fields["path"], sources=fields.get("sources", []))
     found = files.find()
     size = f"{fields['resolution']}x{fields['resolution']}"
@@ -112,6 +159,15 @@ def entry(name: str) -> str:
     sources = [source.address for source in files.sources] or ["shipped with the package"]
     first = f"{name:<20} {size:<9} {_megabytes(files, found):>5.0f} MB  {where}"
     return "\n".join([first, *(f"{'':<41}{source}" for source in sources)]) + "\n"
+
+
+def _generator_entry(name: str, fields: Mapping[str, Any]) -> str:
+    files = GeneratorFiles(fields["name"], fields["path"])
+    size = f"{fields['resolution']}x{fields['resolution']}"
+    megabytes = files.megabytes if files.are_here else math.nan
+    where = f"{'present' if files.are_here else 'missing'}  {files.folder}"
+    first = f"{name:<20} {size:<9} {megabytes:>5.0f} MB  {where}"
+    return f"{first}\n{'':<41}shipped with the package\n"
 
 
 def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -147,11 +203,15 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         key = missing[0].removeprefix("model.")
-        raise CommandError(f"{key} must be set: verify {name} {key}=…")
+        raise CommandError(f"{key} must be set: add {key}=…")
     return _fields(config)
 
 
-def _verify(fields: Mapping[str, Any]) -> bool:
+def _verify(name: str, overrides: Sequence[str]) -> bool:
+    # first, as a mistake in the command needs nothing heavy
+    fields = model_fields(name, overrides)
+    if _is_gan(_config(name)):
+        return _verify_gan(fields)
     from ood_sampler.diffusion.solvers import DdimSolver
     from ood_sampler.models.frozen import FrozenModel
     from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
@@ -173,6 +233,18 @@ def _verify(fields: Mapping[str, Any]) -> bool:
             "again\n"
         )
     return found.is_trained
+
+
+def _verify_gan(fields: Mapping[str, Any]) -> bool:
+    from ood_sampler.models.gan import GanModel
+    from ood_sampler.models.gan_verification import report
+
+    text, fault = report(GanModel(**fields))
+    sys.stdout.write(text)
+    if fault:
+        sys.stdout.flush()
+        sys.stderr.write(fault)
+    return not fault
 
 
 def _identity(model: "FrozenModel") -> str:
@@ -251,6 +323,11 @@ def _fields(config: DictConfig) -> dict[str, Any]:
     return fields
 
 
+def _is_gan(config: DictConfig) -> bool:
+    """Whether a model is a generator."""
+    return str(config.model._target_) == _GAN
+
+
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in config:
         path = f"{prefix}{key!s}"
@@ -258,6 +335,10 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
         value = config._get_node(key)
         if isinstance(value, DictConfig):
             yield from _keys(value, f"{path}.")
+
+
+_COMMANDS = {"verify": _verify, "card": _card, "push": _push}
+"""Each with the name of a model and further arguments."""
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:

@@ -35,6 +35,46 @@ class Timing(CodecStage):
         return {}
 
 
+class _TimedInversion(CodecStage):
+    """Time the inversion of each batch to one level."""
+
+    def __init__(self, codec: Codec, level: int) -> None:
+        super().__init__(codec)
+        self.level = level
+        self.seconds: list[float] = []
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        _, images = batch
+        start = time.perf_counter()
+        self.codec.encode(images, [self.level])[self.level].sum().item()
+        self.seconds.append(time.perf_counter() - start)
+        return {}
+
+
+def seconds_per_inversion(
+    codec: Codec, level: int, images: Tensor, *, trainer: TrainerFactory
+) -> float:
+    """Seconds per image of an inversion to one level, the less of two, on one device.
+
+    Args:
+        codec: the frozen model.
+        level: of the latents.
+        images: a batch.
+        trainer: makes the Lightning trainer from its keyword arguments.
+    """
+
+    def one_device(**settings: object) -> object:
+        return trainer(**settings, devices=1, strategy="auto")
+
+    stage = _TimedInversion(codec, level)
+    batches: list[Batch] = [([], images)] * 2
+    loader: DataLoader[Batch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    make_trainer(one_device, []).predict(  # type: ignore[arg-type]
+        stage, loader, return_predictions=False
+    )
+    return min(stage.seconds) / len(images)
+
+
 class _Noise(Dataset[Batch]):
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = shape

@@ -52,12 +52,13 @@ class Measure:
     """Measure sets of images against one domain, storing the metrics of each.
 
     Attributes:
+        root: folder of what is stored; None stores nothing.
         in_domain: features of the model's own domain, by judge; empty if it has none, which leaves
             out the metrics that need them.
     """
 
     judges: Judges
-    root: Path
+    root: Path | None
     few_shot: Described
     held_out: Described
     in_domain: Mapping[str, Tensor]
@@ -161,14 +162,13 @@ class Measure:
         self, key: Mapping[str, Any], compute: Callable[[], Figures], *, makers: Sequence[Maker]
     ) -> dict[str, Any]:
         """Read the result of `compute`, calling it only if the same code has not stored it."""
+        if self.root is None:
+            return _plain(compute())
         code = code_version(*makers)
         path = self.root / f"measure-{digest({**key, 'code': code})[:16]}" / "figures.json"
         stored = load_json(path)
         if stored is None:
-            stored = {
-                name: value.tolist() if isinstance(value, Tensor) and value.ndim else float(value)
-                for name, value in compute().items()
-            }
+            stored = _plain(compute())
             save_json(path, stored)
         return stored
 
@@ -181,6 +181,14 @@ def without_own_domain(metrics: MetricCollection) -> MetricCollection:
         if not (isinstance(metric, SetMetric) and "in_domain" in metric.sets)
     }
     return MetricCollection(kept, compute_groups=False)
+
+
+def _plain(figures: Figures) -> dict[str, Any]:
+    """Values as JSON has them."""
+    return {
+        name: value.tolist() if isinstance(value, Tensor) and value.ndim else float(value)
+        for name, value in figures.items()
+    }
 
 
 def _above(*, first: Tensor, second: Tensor, reference: Tensor) -> Figures:

@@ -12,9 +12,11 @@ from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.corrected import FittedGaussian, corrected
 from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import ImageSet
+from ood_sampler.diffusion.noise import Stream
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline.correction import OWN, GaussianCorrection
 from ood_sampler.pipeline.few_shot import fit_model
+from ood_sampler.pipeline.film import Film, film_of
 from ood_sampler.pipeline.keys import (
     configuration,
     drawing,
@@ -27,10 +29,12 @@ from ood_sampler.pipeline.keys import (
 from ood_sampler.pipeline.stages import Stages
 from ood_sampler.samplers.base import Fitted, InvertedSet
 from ood_sampler.samplers.standard import StandardSampler
+from ood_sampler.samplers.temperature import tempered
 from ood_sampler.store.artifacts import Items
 from ood_sampler.store.files import load_state, save_state
 from ood_sampler.store.node import Computed, Node, StoredState
 from ood_sampler.store.sets import Empty, TensorSet
+from ood_sampler.store.versions import code_version
 
 
 class Nodes(Stages):
@@ -128,6 +132,7 @@ class Nodes(Stages):
             few_shot.names,
             levels=sorted({self.settings.step, *self.also}),
             inputs=made_by(few_shot),
+            stream=self.inversion_stream,
         )
 
     @cached_property
@@ -146,6 +151,7 @@ class Nodes(Stages):
             [f"{i} of the model's own domain" for i in range(count)],
             levels=[self.settings.step],
             inputs=[images],
+            stream=Stream.INVERT_OWN,
         )
 
     @property
@@ -169,14 +175,21 @@ class Nodes(Stages):
     @cached_property
     def draws(self) -> Node:
         """Latents that the strategy draws."""
-        key = {**self._fit_key, "seed": self.settings.seed}
-        artifact = self.session.artifact(
-            "latents", key, self.settings.num_samples, self.latent_shape
-        )
+        settings = self.settings
+        key = {**self._fit_key, "seed": settings.seed}
+        if settings.temperature != 1:
+            key |= {"temperature": settings.temperature, "tempering": code_version(tempered)}
+        artifact = self.session.artifact("latents", key, settings.num_samples, self.latent_shape)
         return Node(
             "draw" if self.codec.stored else "control",
             {"latents": artifact},
-            lambda _: self.draw(artifact, self.sampler, self.fitted, self.inverted),
+            lambda _: self.draw(
+                artifact,
+                self.sampler,
+                self.fitted,
+                self.inverted,
+                temperature=settings.temperature,
+            ),
             inputs=[self.fit, *self.fit.inputs],
             of=label(self.sampler),
         )
@@ -188,7 +201,7 @@ class Nodes(Stages):
         return self.decoded(
             "decode",
             self.draws,
-            settings.step,
+            settings.decoding_step,
             eta=settings.eta,
             clip_x_0=settings.clip_x_0,
             of=self.title,
@@ -242,6 +255,11 @@ class Nodes(Stages):
             return self.plain.in_domain
         return self.decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
 
+    @cached_property
+    def film(self) -> Film | None:
+        """Frames of a few inversions and decodings, if the run asks for them."""
+        return film_of(self)
+
     @property
     def in_domain_nodes(self) -> list[Node]:
         """`in_domain`, if the model has a domain of its own."""
@@ -251,6 +269,7 @@ class Nodes(Stages):
     def targets(self) -> list[Node]:
         """All nodes of a run."""
         nodes = [*self.inversions, self.reconstructions, self.samples, *self.in_domain_nodes]
+        nodes += [] if self.film is None else self.film.nodes
         made = [("samples", self.samples, self.title)]
         made += [("in-domain", node, "") for node in self.in_domain_nodes]
         made += [("samples", run.samples, run.title) for run in self.controls]

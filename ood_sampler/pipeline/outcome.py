@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from ood_sampler.metrics.attribution import Attribution
 from ood_sampler.metrics.judges import Described
+from ood_sampler.pipeline.explored import Explored
+from ood_sampler.pipeline.film import Film
 from ood_sampler.pipeline.measure import Row
 from ood_sampler.pipeline.session import StageRecord
 from ood_sampler.store.sets import TensorSet
@@ -32,6 +34,8 @@ class Outcome:
     Attributes:
         near_copies: whether each sample is a near-copy.
         attribution: the few-shot images that explain each sample best.
+        explored: what is known of single samples.
+        film: frames of a few inversions and decodings; None if there are none.
         numbers: indices of the samples among all drawn.
         originals: the few-shot images that were reconstructed.
         autoencoder: errors of the autoencoder alone, as `reconstruction`; empty without one.
@@ -46,6 +50,8 @@ class Outcome:
     nearest_index: list[int]
     near_copies: list[bool]
     attribution: Attribution
+    explored: Explored
+    film: Film | None
     stages: list[StageRecord]
     images: TensorSet
     numbers: Sequence[int]

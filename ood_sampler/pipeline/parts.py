@@ -8,6 +8,7 @@ from typing import Self
 from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.pixels import PixelCodec
 from ood_sampler.data.domain import TargetDomain
+from ood_sampler.diffusion.noise import Stream
 from ood_sampler.metrics.judges import Judges
 from ood_sampler.models.analytic import AnalyticModel
 from ood_sampler.models.base import Model
@@ -36,6 +37,7 @@ class Parts:
         also: further steps for which the inversion keeps latents, for a sweep.
         correction: of the flow along which few-shot images are inverted and samples decoded; None
             takes the flow of the model.
+        inversion_stream: randomness of inversion, another one for another set of images.
     """
 
     model: Model
@@ -47,14 +49,19 @@ class Parts:
     session: Session
     also: Sequence[int] = ()
     correction: GaussianCorrection | None = None
+    inversion_stream: Stream = Stream.INVERT
 
     @property
     def title(self) -> str:
-        """Strategy, step, noise and correction, to tell samples of several runs apart."""
+        """Strategy, step, noises and correction, to tell samples of several runs apart."""
         if not self.codec.stored:
             return f"{label(self.sampler)} in pixels"
-        eta = f", eta = {self.settings.eta:g}" if self.settings.eta else ""
-        made = f"{label(self.sampler)}, t = {self.settings.step}{eta}"
+        moves = self.settings.noised_moves
+        noised = f", noised moves = {moves}" if moves else ""
+        about = f"{noised}{self.settings.about_decoding}"
+        # a model without a schedule has no steps
+        at = f"t = {self.settings.step}" if self.codec.schedule else self.codec.label
+        made = f"{label(self.sampler)}{f', {at}' if at else ''}{about}"
         return f"{made}, {self._correction}" if self._correction else made
 
     @property
@@ -83,12 +90,14 @@ class Parts:
         return [self.in_pixels(c) for c in controls if few_shot >= c.minimum_images]
 
     def in_pixels(self, sampler: Sampler) -> Self:
-        """The control of a strategy: its run on the images themselves."""
+        """The control of a strategy: its run on the images themselves, as it draws by itself."""
         return replace(
             self,
             codec=PixelCodec(self.image_shape),
             sampler=sampler,
-            settings=replace(self.settings, step=0, eta=0.0),
+            settings=replace(
+                self.settings, step=0, eta=0.0, noised_moves=0, temperature=1.0, shift=0
+            ),
             also=(),
             correction=None,
         )
@@ -110,8 +119,9 @@ class Parts:
 
     @property
     def is_of_few_shot(self) -> bool:
-        """Whether the flow, and so the latent of an image, depends on the other few-shot images."""
-        return self.is_corrected or not self.has_own_domain
+        """Whether the latent of an image depends on the other few-shot images, or on its place."""
+        noised = self.settings.noised_moves > 0
+        return self.is_corrected or noised or not self.has_own_domain
 
     @property
     def _correction(self) -> str:

@@ -24,6 +24,7 @@ from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.modules.synthesis import SAMPLE
 from ood_sampler.modules.timing import seconds_per_evaluation
 from ood_sampler.pipeline.estimate import Estimate, Work, work_of
+from ood_sampler.pipeline.explored import KINDS, explored
 from ood_sampler.pipeline.keys import label, selected, taken
 from ood_sampler.pipeline.measure import Measure, Row
 from ood_sampler.pipeline.nodes import Nodes
@@ -47,13 +48,13 @@ class Pipeline(Nodes):
         sampler: Sampler | None = None,
         step: int | None = None,
         eta: float | None = None,
+        temperature: float | None = None,
+        shift: int | None = None,
     ) -> Self:
-        """Copy the run with another strategy, step or decoding noise; None keeps the run's."""
-        settings = replace(
-            self.settings,
-            step=self.settings.step if step is None else step,
-            eta=self.settings.eta if eta is None else eta,
-        )
+        """Copy the run with another strategy or other numbers; None keeps the run's."""
+        numbers = {"step": step, "eta": eta, "temperature": temperature, "shift": shift}
+        changed = {name: value for name, value in numbers.items() if value is not None}
+        settings = replace(self.settings, **changed)  # type: ignore[arg-type]
         chosen = self.sampler if sampler is None else sampler
         return replace(self, sampler=chosen, also=(), settings=settings)
 
@@ -125,6 +126,8 @@ class Pipeline(Nodes):
         _ = self.inverted
         originals, reconstructions = self.reconstructed()
         autoencoder = self._autoencoder_alone()
+        for node in [] if self.film is None else self.film.nodes:
+            self.session.obtain(node)
         samples, own, measure = self.sampled(), self.owned, self.measure
         described = samples.described
         with self.session.recorded("measure", self.settings.num_samples, 0):
@@ -148,6 +151,12 @@ class Pipeline(Nodes):
                 )
             )
             reconstruction = compare(originals, reconstructions)
+            sets = (described, measure.few_shot, measure.held_out, *(o.described for o in own))
+            singles = explored(
+                self.judges,
+                dict(zip(KINDS, (each.headline for each in sets), strict=False)),
+                in_domain=measure.in_domain.get(self.judges.headline.name),
+            )
         return Outcome(
             rows=rows,
             reconstruction=reconstruction,
@@ -158,6 +167,8 @@ class Pipeline(Nodes):
             nearest_index=to_few_shot.indices.tolist(),
             near_copies=[bool(found) for found in rows[0].each.get("near_copies_each", ())],
             attribution=explained,
+            explored=singles,
+            film=self.film,
             stages=self.session.stages,
             images=samples.images,
             numbers=samples.numbers,
@@ -336,7 +347,7 @@ class Pipeline(Nodes):
         """Reconstruction errors of the autoencoder alone, if there is one."""
         if not isinstance(self.codec, AutoencoderCodec):
             return {}
-        settings = replace(self.settings, step=0, eta=0.0)
+        settings = replace(self.settings, step=0, eta=0.0, noised_moves=0)
         alone = replace(self, codec=self.codec.floor, settings=settings, also=(), correction=None)
         return compare(*alone.reconstructed())
 
@@ -373,5 +384,17 @@ def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolu
         FileNotFoundError: weights are missing.
     """
     codec.check([settings.step, *also], eta=settings.eta)
+    if settings.noised_moves and codec.schedule is None:
+        raise ValueError(
+            "inversion.noised_moves must be 0 for this model: there are no moves to replace in "
+            f"{type(codec).__name__}, got {settings.noised_moves}"
+        )
+    try:
+        codec.check([settings.decoding_step] if settings.shift else [])
+    except ValueError as error:
+        raise ValueError(
+            f"decode.shift={settings.shift} leads from step {settings.step} to "
+            f"{settings.decoding_step}, where decoding cannot begin: {error}"
+        ) from error
     if resolution < SMALLEST:
         raise ValueError(f"model.resolution must be >= {SMALLEST}, got {resolution}")

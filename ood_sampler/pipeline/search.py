@@ -1,32 +1,33 @@
-"""Choose the step and the strategy of a run on the few-shot images alone."""
+"""Choose step, strategy and flow of a run on the few-shot images alone."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
-from torch import Tensor
 
+from ood_sampler.codecs.autoencoder import AutoencoderCodec
+from ood_sampler.codecs.base import Codec
+from ood_sampler.codecs.diffusion import DiffusionCodec
+from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import Part
-from ood_sampler.metrics.authenticity import authenticity
-from ood_sampler.metrics.judges import Described, Judge
-from ood_sampler.metrics.kernel import kernel_distance
-from ood_sampler.pipeline.choice import Choice, Trial
+from ood_sampler.pipeline.choice import Choice
+from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import StageRecord
+from ood_sampler.pipeline.trials import PartLatents, TrialJudge, Tried, joined
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.statistics.band import Point, Thresholds, ranked
-from ood_sampler.statistics.intervals import difference_interval, interval
-from ood_sampler.statistics.resampling import Interval
+from ood_sampler.statistics.band import Thresholds
 from ood_sampler.store.node import Node
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 """Value of a setting that the search chooses."""
+
+Correction = GaussianCorrection | None
+"""Correction of a flow; None is the flow of the model."""
 
 _FEWEST = 16
 """Fewest images of the validation part for a meaningful kernel distance."""
@@ -43,8 +44,44 @@ class Candidates:
             raise ValueError("sampler.samplers must name at least one strategy, got none")
 
 
+@dataclass(frozen=True)
+class Flows:
+    """Named corrections to choose from, in the place of a run's; None is the model's own flow."""
+
+    corrections: Mapping[str, Correction]
+
+    def __post_init__(self) -> None:
+        weights = [0.0 if c is None else float(c.weight) for c in self.corrections.values()]
+        if not weights or len(set(weights)) < len(weights):
+            raise ValueError(
+                "correction.corrections must name at least one flow, each with a weight of its "
+                f"own (none has 0), got {dict(zip(self.corrections, weights, strict=True))}"
+            )
+
+
+def asked_flows(correction: Flows | Correction) -> list[Correction]:
+    """The correction of a run, or those to choose from."""
+    return list(correction.corrections.values()) if isinstance(correction, Flows) else [correction]
+
+
+def fitting_flows(codec: Codec, corrections: Sequence[Correction]) -> list[Correction]:
+    """Of several corrections those that a model can use, that of its own flow first."""
+    if len(corrections) == 1:
+        return list(corrections)
+    fitting = [c for c in corrections if c is None or _can_correct(codec, c)]
+    return sorted(fitting or corrections, key=lambda c: c is not None)
+
+
+def _can_correct(codec: Codec, correction: GaussianCorrection) -> bool:
+    while isinstance(codec, AutoencoderCodec):
+        codec = codec.inside
+    if not isinstance(codec, DiffusionCodec) or isinstance(codec, FewShotCodec):
+        return False
+    return correction.fade < codec.schedule.T - 1
+
+
 class Search:
-    r"""Successive halving (Jamieson & Talwalkar, 2016) over steps and strategies.
+    r"""Successive halving (Jamieson & Talwalkar, 2016) over steps, strategies and flows.
 
     The few-shot images are split. Candidates are fitted to one part and ranked by the KID of their
     samples to the other; candidates with equal KID, within errors, are ranked by near-copies and
@@ -55,6 +92,10 @@ class Search:
     candidates go on with more samples, or those that miss least if none is usable. Held-out images
     stay unused.
 
+    The winner is then varied in one setting at a time, each of which costs no more evaluations a
+    sample. The nearest variant takes its place if it is usable and nearer by more than one standard
+    error of the difference.
+
     Args:
         steps: inversion steps that `inversion.step=auto` tries.
         validation: share of the few-shot images that candidates are compared with, in (0, 1).
@@ -64,6 +105,9 @@ class Search:
         novelty: least share of the validation part's own authenticity.
         near_copies: largest excess of near-copies over the share of the validation part: an upper
             limit for the lower bound (95%) of the difference.
+        etas: noise of decoding that the winner is varied in, if the solver can add it.
+        temperatures: of its draws.
+        shifts: of its first move of decoding, where the model has the step that they lead to.
 
     Raises:
         ValueError: a number is out of its range.
@@ -79,6 +123,9 @@ class Search:
         retention: float,
         novelty: float,
         near_copies: float,
+        etas: Sequence[float] = (),
+        temperatures: Sequence[float] = (),
+        shifts: Sequence[int] = (),
     ) -> None:
         for name, share in (("validation", validation), ("keep", keep)):
             if not 0 < share < 1:
@@ -89,11 +136,17 @@ class Search:
             raise ValueError(
                 f"search.samples must increase from {_FEWEST} or more, got {list(samples)}"
             )
+        for name, values in (("etas", etas), ("temperatures", temperatures)):
+            if not all(value > 0 for value in values):
+                raise ValueError(f"search.{name} must all be > 0, got {list(values)}")
         self.steps = list(steps)
         self.validation = validation
         self.samples = list(samples)
         self.keep = keep
         self.thresholds = Thresholds(retention, novelty, near_copies)
+        self.etas = list(etas)
+        self.temperatures = list(temperatures)
+        self.shifts = list(shifts)
 
     def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
         """Indices of the images to fit and to validate with.
@@ -112,7 +165,12 @@ class Search:
         return sorted(order[validating:]), sorted(order[:validating])
 
     def check(
-        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+        self,
+        pipeline: Pipeline,
+        *,
+        steps: Sequence[int],
+        samplers: Sequence[Sampler],
+        corrections: Sequence[Correction] = (),
     ) -> None:
         """Check, before any work, everything that would end the search.
 
@@ -126,44 +184,92 @@ class Search:
                 if not 0 <= step <= last:
                     raise ValueError(f"search.steps must be in 0..{last}, got {step}")
         pipeline.judges.check({"search.samples": self.samples[0]})
-        for run in self._candidates(pipeline, steps, samplers):
+        for run in self._candidates(pipeline, steps, samplers, corrections):
             run.check()
 
     def _candidates(
-        self, pipeline: Pipeline, steps: Sequence[int], samplers: Sequence[Sampler]
+        self,
+        pipeline: Pipeline,
+        steps: Sequence[int],
+        samplers: Sequence[Sampler],
+        corrections: Sequence[Correction] = (),
     ) -> list[Pipeline]:
         fit, _ = self.split(len(pipeline.domain.few_shot), seed=pipeline.settings.seed)
         return [
-            _candidate(pipeline, fit, step=step, sampler=sampler)
+            _candidate(replace(pipeline, correction=flow), fit, step=step, sampler=sampler)
+            for flow in corrections or [pipeline.correction]
             for step in sorted(steps)
             for sampler in samplers
         ]
 
+    def _going_on(self, candidates: int) -> int:
+        return max(1, round(self.keep * candidates))
+
     def work(
-        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+        self,
+        pipeline: Pipeline,
+        *,
+        steps: Sequence[int],
+        samplers: Sequence[Sampler],
+        corrections: Sequence[Correction] = (),
     ) -> list[Work]:
-        """Network evaluations, at most, round by round."""
-        candidates, before, work = len(steps) * len(samplers), 0, []
+        """Network evaluations for samples, at most, round by round."""
+        candidates = len(steps) * len(samplers) * max(1, len(corrections))
+        before, work = 0, []
         largest = max(pipeline.codec.decoding_evaluations(step) for step in steps)
         for number, samples in enumerate(self.samples, start=1):
             new = _computed(samples, before, pipeline)
             work.append(Work(f"search {number}", candidates * new, largest))
-            before, candidates = samples, max(1, round(self.keep * candidates))
+            before, candidates = samples, self._going_on(candidates)
+        varied = [self.variants(pipeline.variant(step=step)) for step in steps]
+        most = max(len(variants) for variants in varied)
+        if most:
+            each = max(_evaluations(run) for variants in varied for run in variants)
+            work.append(Work("search, variants", most * self.samples[-1], each))
         return work
 
     def targets(
-        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+        self,
+        pipeline: Pipeline,
+        *,
+        steps: Sequence[int],
+        samplers: Sequence[Sampler],
+        corrections: Sequence[Correction] = (),
     ) -> list[Node]:
-        """Latents of the model's own domain that candidates need, and of the images to fit.
+        """Latents that the search needs, and those that the run may need after it.
 
-        The images to fit have separate latents if the flow depends on them.
+        Those of the model's own domain, where a strategy asks for them, and of the few-shot images
+        along the model's flow; along each corrected flow of the images to fit, and of all images at
+        the noisiest step.
         """
-        runs = self._candidates(pipeline, steps, samplers)
-        own = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
-        return [*own, replace(runs[0], also=steps).inversion] if pipeline.is_of_few_shot else own
+        runs = self._candidates(pipeline, steps, samplers, corrections)
+        nodes = [run.in_domain_inversion for run in runs if run.in_domain_inversion is not None]
+        for flow in corrections or [pipeline.correction]:
+            whole = _whole(replace(pipeline, correction=flow), steps)
+            if whole.is_of_few_shot:
+                (first, *_) = (run for run in runs if run.correction is flow)
+                nodes.append(replace(first, also=steps).inversion)
+                nodes += [replace(whole, also=()).inversion] if len(corrections) > 1 else []
+            elif corrections:
+                nodes.append(whole.inversion)
+        return nodes
+
+    def variants(self, run: Pipeline) -> list[Pipeline]:
+        """A run with other noise of decoding, temperature or shift, one of them at a time."""
+        settings = run.settings
+        changes = [{"eta": eta} for eta in self.etas if eta != settings.eta]
+        changes += [{"temperature": t} for t in self.temperatures if t != settings.temperature]
+        changes += [{"shift": shift} for shift in self.shifts if shift != settings.shift]
+        found = [run.variant(**change) for change in changes]  # type: ignore[arg-type]
+        return [each for each in found if _decodes(each)]
 
     def choose(
-        self, pipeline: Pipeline, *, steps: Sequence[int], samplers: Sequence[Sampler]
+        self,
+        pipeline: Pipeline,
+        *,
+        steps: Sequence[int],
+        samplers: Sequence[Sampler],
+        corrections: Sequence[Correction] = (),
     ) -> Choice:
         """Choose among all combinations.
 
@@ -171,20 +277,16 @@ class Search:
             pipeline: the run; its step and its strategy are ignored.
             steps: to choose from.
             samplers: to choose from.
+            corrections: of the flow, to choose from; none takes that of the run.
 
         Raises:
             ValueError: as `check`.
         """
-        self.check(pipeline, steps=steps, samplers=samplers)
+        self.check(pipeline, steps=steps, samplers=samplers, corrections=corrections)
         fit, validation = self.split(len(pipeline.domain.few_shot), seed=pipeline.settings.seed)
-        runs = self._candidates(pipeline, steps, samplers)
-        settings = replace(pipeline.settings, step=max(steps))
-        inverted = replace(pipeline, also=steps, sampler=samplers[0], settings=settings)
-        inverted.check()
-        pipeline.session.obtain(inverted.inversion)
-        if pipeline.is_of_few_shot:
-            pipeline.session.obtain(replace(runs[0], also=steps).inversion)
-        judge = _Judge(
+        whole = replace(_whole(pipeline.plain, steps), sampler=samplers[0])
+        whole.check()
+        judge = TrialJudge(
             pipeline.judges.headline,
             pipeline.few_shot.headline,
             pipeline.in_domain_features,
@@ -192,141 +294,92 @@ class Search:
             validation,
             self.thresholds,
         )
-        trials: list[Trial] = []
-        spent, before = 0, 0
+        trying = _Trying(pipeline, judge, PartLatents(whole, fit, steps))
+        runs, before = self._candidates(pipeline, steps, samplers, corrections), 0
+        found: list[Tried] = []
         for number, samples in enumerate(self.samples, start=1):
-            found, stages = [], list[StageRecord]()
-            for run in runs:
-                run = replace(
-                    run,
-                    settings=replace(run.settings, num_samples=samples),
-                    session=replace(run.session, stages=stages, left_out=[]),
-                )
-                if not pipeline.is_of_few_shot:
-                    _copy_latents(inverted, run, fit)
-                found.append((judge.trial(run, run.sampled().described), run))
-                new = _computed(samples, before, run)
-                spent += new * run.codec.decoding_evaluations(run.settings.step)
-            found = [found[i] for i in judge.order([trial for trial, _ in found])]
-            trials += [trial for trial, _ in found]
-            before = samples
-            pipeline.session.stages.append(_round(f"search {number}", len(found) * samples, stages))
-            runs = [run for _, run in found[: max(1, round(self.keep * len(found)))]]
-            log.info("search: %d samples each, ahead: %s", samples, _words(found[0][0]))
+            found = trying.all_of(f"search {number}", runs, samples, before)
+            log.info("search: %d samples each, ahead: %s", samples, found[0].trial.words)
+            before, runs = samples, [each.run for each in found[: self._going_on(len(found))]]
             if len(runs) == 1:
                 break
-        best = found[0][0]
-        return Choice(best.step, runs[0].sampler, trials, spent, judge.remark(best, trials))
+        best = found[0]
+        variants = self.variants(best.run)
+        if variants:
+            varied = trying.all_of("search, variants", variants, before, 0)
+            best = next((each for each in varied if judge.better(each, best)), best)
+        return _choice(best, trying)
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Compare candidates with the validation part; held-out images stay unused.
+class _Trying:
+    """Try candidates, and keep what was found and what it cost.
 
-    Attributes:
-        headline: the judge that decides.
-        few_shot: features of all few-shot images, shape $(N, D)$.
-        in_domain: features of the model's own domain, by judge; empty if it has none.
-        fit: indices of the few-shot images that candidates are fitted to.
-        validation: indices of those that they are compared with.
-        thresholds: conditions for a usable candidate, as shares of what real images reach.
+    Args:
+        pipeline: the run, whose record gets a line for each round.
+        judge: of the candidates.
+        latents: gives them the latents of the images to fit.
     """
 
-    headline: Judge
-    few_shot: Tensor
-    in_domain: Mapping[str, Tensor]
-    fit: Sequence[int]
-    validation: Sequence[int]
-    thresholds: Thresholds
+    def __init__(self, pipeline: Pipeline, judge: TrialJudge, latents: PartLatents) -> None:
+        self.session = pipeline.session
+        self.judge = judge
+        self.latents = latents
+        self.found: list[Tried] = []
+        self.spent = 0
 
-    def trial(self, run: Pipeline, samples: Described) -> Trial:
-        point = self.point(run.settings.step, samples.headline)
-        usable = self.relative.passed(point)
-        return Trial(run.settings.step, label(run.sampler), len(samples), point, usable)
-
-    def point(self, step: int, features: Tensor) -> Point:
-        judge = self.headline
-        fit, validating = self._few_shot(self.fit), self._few_shot(self.validation)
-        sets = {
-            "generated": features,
-            "new": features,
-            "few_shot": fit,
-            "held_out": validating,
-        }
-        asked = ["kid", "authenticity", "near_copies"]
-        if self.in_domain:
-            sets["in_domain"] = self.in_domain[judge.name]
-            asked.append("captured")
-        found = judge.figures(sets, only=asked)
-        copies = interval(found, "near_copies")
-        return Point(
-            step=step,
-            # without a domain of its own a model captures nothing
-            retention=1 - float(found.get("captured", 0)),
-            novelty=float(found["authenticity"]),
-            distance=float(found["kid"]),
-            error=float(found["kid_standard_error"]),
-            near_copies=copies.value,
-            excess=difference_interval(copies, self._usual_copies).low,
-        )
-
-    def _few_shot(self, part: Sequence[int]) -> Tensor:
-        return self.few_shot[part]
-
-    @cached_property
-    def _usual_copies(self) -> Interval:
-        """Share of near-copies in the validation part, whose images are new."""
-        validating = self._few_shot(self.validation)
-        sets = {"new": validating, "few_shot": self._few_shot(self.fit), "held_out": validating}
-        judge = self.headline
-        return interval(judge.figures(sets, only=("near_copies",)), "near_copies")
-
-    @cached_property
-    def floor(self) -> float:
-        """Distance of real images to the validation part."""
-        return float(kernel_distance(self._few_shot(self.fit), self._few_shot(self.validation)))
-
-    @cached_property
-    def relative(self) -> Thresholds:
-        """Thresholds scaled by what real images, new to the fit part, reach."""
-        # retention of the fit part, as an image of the validation part is its own neighbour
-        kept = self.point(0, self._few_shot(self.fit)).retention
-        new = float(authenticity(self._few_shot(self.validation), self._few_shot(self.fit)))
-        return self.thresholds.relative_to(retention=kept, novelty=new)
-
-    def order(self, trials: Sequence[Trial]) -> list[int]:
-        """Indices of trials: usable ones as `ranked`, then the others, by how much they miss."""
-        usable = [i for i, trial in enumerate(trials) if trial.usable]
-        others = [i for i, trial in enumerate(trials) if not trial.usable]
-        best = ranked([trials[i].point for i in usable], floor=self.floor)
-        others.sort(key=lambda i: self.relative.lack(trials[i].point))
-        return [usable[i] for i in best] + others
-
-    def remark(self, best: Trial, trials: Sequence[Trial]) -> str:
-        """The choice in a sentence."""
-        tried = len({(trial.step, trial.sampler) for trial in trials})
-        usable = "" if best.usable else ", though no candidate was usable"
-        return (
-            f"chosen of {tried} combinations on {len(self.validation)} of the few-shot pictures, "
-            f"not on the held-out ones: {_words(best)}{usable} (asked: retention of "
-            f"{self.relative.retention:.2f}, novelty of {self.relative.novelty:.2f}, near-copies "
-            f"not shown to exceed those of real pictures by more than "
-            f"{self.relative.near_copies:g}; KID of real pictures {1e3 * self.floor:.1f}e-3)"
-        )
+    def all_of(self, name: str, runs: Sequence[Pipeline], samples: int, before: int) -> list[Tried]:
+        """Try candidates with so many samples, of which some may be there; the best come first."""
+        found, stages = [], list[StageRecord]()
+        for run in runs:
+            run = replace(
+                run,
+                settings=replace(run.settings, num_samples=samples),
+                session=replace(run.session, stages=stages, left_out=[]),
+            )
+            self.latents.give(run)
+            found.append(self.judge.tried(run))
+            self.spent += _computed(samples, before, run) * _evaluations(run)
+        found = [found[i] for i in self.judge.order([each.trial for each in found])]
+        self.found += found
+        self.session.stages.append(joined(name, len(found) * samples, stages))
+        return found
 
 
-def _words(trial: Trial) -> str:
-    return (
-        f"step {trial.step}, {trial.sampler}, KID {1e3 * trial.point.distance:.1f}e-3 ± "
-        f"{1e3 * trial.point.error:.1f}e-3, retention {trial.point.retention:.2f}, novelty "
-        f"{trial.point.novelty:.2f}, near-copies {trial.point.near_copies:.2f}"
+def _choice(best: Tried, trying: _Trying) -> Choice:
+    trials = [each.trial for each in trying.found]
+    settings = best.run.settings
+    return Choice(
+        settings.step,
+        best.run.sampler,
+        trials,
+        trying.spent,
+        trying.judge.remark(best.trial, trials),
+        correction=best.run.correction,
+        eta=settings.eta,
+        temperature=settings.temperature,
+        shift=settings.shift,
+        inverting=trying.latents.evaluations,
     )
 
 
-def _round(name: str, images: int, stages: Sequence[StageRecord]) -> StageRecord:
-    """Join the stages of all candidates, whose evaluations per image differ between steps."""
-    seconds = sum(stage.seconds for stage in stages)
-    return StageRecord(name, images, 0, seconds, all(stage.cached for stage in stages))
+def _whole(pipeline: Pipeline, steps: Sequence[int]) -> Pipeline:
+    """The run of all few-shot images with latents at all steps."""
+    return replace(pipeline, also=steps, settings=replace(pipeline.settings, step=max(steps)))
+
+
+def _evaluations(run: Pipeline) -> int:
+    """Network evaluations for a sample."""
+    return run.codec.decoding_evaluations(run.settings.decoding_step)
+
+
+def _decodes(run: Pipeline) -> bool:
+    """Whether model and solver can decode with the settings of a run."""
+    step = run.settings.decoding_step
+    try:
+        run.codec.check([step], eta=run.settings.eta)
+    except ValueError:
+        return False
+    return True
 
 
 def _computed(samples: int, before: int, run: Pipeline) -> int:
@@ -343,13 +396,3 @@ def _candidate(pipeline: Pipeline, fit: Sequence[int], *, step: int, sampler: Sa
         domain=replace(pipeline.domain, few_shot=Part(pipeline.domain.few_shot, fit)),
         session=replace(session, progress=lambda name, images: progress(f"search, {name}", images)),
     )
-
-
-def _copy_latents(whole: Pipeline, part: Pipeline, fit: Sequence[int]) -> None:
-    """Copy latents from the run of the whole set to that of a part."""
-    step = str(part.settings.step)
-    latents = whole.inversion.outputs[step].open()
-    copy = part.inversion.outputs[step]
-    for shard in copy.missing():
-        first = shard * copy.shard
-        copy.write(shard, latents.take(fit[first : first + copy.expected(shard)]))

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from ood_sampler.modules.synthesis import Synthesis
 from ood_sampler.pipeline.keys import reader
 from ood_sampler.pipeline.parts import Parts
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.temperature import mean_of, tempered
 from ood_sampler.store.artifacts import Artifact, Items
 from ood_sampler.store.node import Computed, Derived, Node
 from ood_sampler.store.sets import Taken
@@ -81,6 +83,16 @@ class Stages(Parts, ABC):
             of=of,
         )
 
+    def inversion_evaluations(self, levels: Sequence[int]) -> int:
+        """Network evaluations per image (NFE) of an inversion to some levels."""
+        return self.codec.encoding_evaluations(levels, **self.noising)
+
+    @property
+    def noising(self) -> dict[str, int]:
+        """Arguments of an inversion with noised moves; none for others."""
+        moves = self.settings.noised_moves
+        return {"noised_moves": moves} if moves else {}
+
     def _codec_key(self, stage: Maker) -> dict[str, Any]:
         return {
             **self.flow.identity,
@@ -97,9 +109,15 @@ class Stages(Parts, ABC):
         *,
         levels: Sequence[int],
         inputs: Sequence[Node],
+        stream: Stream,
     ) -> Node:
         """Latents of images at some levels, in one pass."""
         key = {**self._codec_key(Inversion), **key}
+        noise: Callable[[Sequence[int]], SampleNoise] | None = None
+        if self.noising:
+            seed = self.settings.seed
+            noise = partial(SampleNoise, seed, stream=stream)
+            key |= {**self.noising, "seed": seed, "stream": stream.name}
         count = len(names)
         if not self.codec.stored:
             shown = {
@@ -121,14 +139,16 @@ class Stages(Parts, ABC):
                     self.flow,
                     at=[int(t) for t in at],
                     names=names,
+                    noise=noise,
                     on_nonfinite=self.settings.on_nonfinite,
+                    **self.noising,
                 ),
                 images(),
                 unfinished,
                 batch_size=self.batch_size,
             ),
             inputs=[*inputs, *self.needed_by_flow],
-            cost=lambda at: self.codec.encoding_evaluations([int(t) for t in at]),
+            cost=lambda at: self.inversion_evaluations([int(t) for t in at]),
             of=self._correction,
         )
 
@@ -187,13 +207,35 @@ class Stages(Parts, ABC):
         )
 
     def draw(
-        self, artifact: Artifact, sampler: Sampler, fitted: Fitted, inverted: InvertedSet
+        self,
+        artifact: Artifact,
+        sampler: Sampler,
+        fitted: Fitted,
+        inverted: InvertedSet,
+        *,
+        temperature: float = 1.0,
     ) -> None:
-        for shard in artifact.missing():
-            first = shard * artifact.shard
-            indices = range(first, first + artifact.expected(shard))
-            noise = SampleNoise(self.settings.seed, indices, stream=Stream.LATENT)
-            artifact.write(shard, sampler.draw(fitted, inverted, noise))
+        seed = self.settings.seed
+        draw(artifact, sampler, fitted, inverted, seed=seed, temperature=temperature)
+
+
+def draw(
+    artifact: Artifact,
+    sampler: Sampler,
+    fitted: Fitted,
+    inverted: InvertedSet,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+) -> None:
+    """Draw the missing latents of an artifact, each from its own stream of a seed."""
+    mean = None if temperature == 1 else mean_of(inverted.latents)
+    for shard in artifact.missing():
+        first = shard * artifact.shard
+        indices = range(first, first + artifact.expected(shard))
+        noise = SampleNoise(seed, indices, stream=Stream.LATENT)
+        drawn = sampler.draw(fitted, inverted, noise)
+        artifact.write(shard, drawn if mean is None else tempered(drawn, mean, temperature))
 
 
 def _nothing(unfinished: Mapping[str, Any]) -> None:

@@ -88,7 +88,7 @@ def _band_figure(panel: FieldPanel, sets: Sequence[Tensor], band: int) -> "Figur
     bar = figure.colorbar(
         drawn, ax=axes, ticks=positions.tolist(), label=fill(panel.unit or "value", 40)
     )
-    bar.ax.set_yticklabels(tick_labels(_values(panel.scale, positions, band)))
+    bar.ax.set_yticklabels(tick_labels(values_at(panel.scale, positions, band)))
     bar.outline.set_visible(False)
     return figure
 
@@ -98,7 +98,8 @@ def _bands(images: Tensor, bands: int) -> Tensor:
     return images.mean(dim=1, keepdim=True) if bands == 1 else images
 
 
-def _values(scale: FieldScale, colours: Tensor, band: int) -> list[float]:
+def values_at(scale: FieldScale, colours: Tensor, band: int) -> list[float]:
+    """Physical values of colours in [-1, 1] from end to end, in one band."""
     pictures = colours.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     values: list[float] = scale.from_pictures(pictures)[:, band, 0, 0].double().tolist()
     # The ends are known exactly.

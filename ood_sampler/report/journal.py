@@ -78,7 +78,8 @@ def show(shown: RenderableType, *, width: int | None = None) -> None:
     console = Console(stderr=True)
     console.print(shown, width=None if width is None else max(console.width, width))
     text = StringIO()
-    Console(file=text, width=_WIDTH).print(shown)
+    # in a notebook too, where a console would show it
+    Console(file=text, width=_WIDTH, force_jupyter=False, color_system=None).print(shown)
     journal.info("%s", text.getvalue().rstrip())
 
 

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ood_sampler.metrics.opinions import plain
 from ood_sampler.report.columns import number
+from ood_sampler.report.explorer import Explorer, embedded, samples_csv
 from ood_sampler.report.fields import FieldPanel, field_section
 from ood_sampler.report.grid import LARGEST_EDGE, png, to_uint8, viewable
 from ood_sampler.report.run_columns import columns_of
 from ood_sampler.report.run_plots import run_figures
 from ood_sampler.report.sight import cite
-from ood_sampler.report.tables import Results, judges_of, strategy
-from ood_sampler.report.template import data_uri, plot_source, render
+from ood_sampler.report.sprites import webp
+from ood_sampler.report.tables import Results, csv_table, judges_of, strategy
+from ood_sampler.report.template import File, csv_file, data_uri, plot_source, render, script
 from ood_sampler.store.files import write_atomically
 
 _MOST = {
@@ -28,14 +30,24 @@ _MOST = {
 }
 """Pictures shown of each kind, at most."""
 
+_LOSSLESS = 64
+"""Side of the largest pictures stored without losses."""
+
+_SCRIPTS = ("base", "sheet", "field", "detail", "map", "film", "run")
+"""In the order in which they refer to each other."""
+
 _DECODED = ("psnr", "ssim", "images", "autoencoder_psnr", "autoencoder_ssim")
 """Figures of the round trip that the page tells; those of an autoencoder where there is one."""
 
 
 def write_page(
-    path: Path, results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None
+    path: Path,
+    results: Results,
+    pictures: Mapping[str, Tensor],
+    fields: FieldPanel | None = None,
+    explorer: Explorer | None = None,
 ) -> None:
-    """Write the page of a run: one file that needs no other, no network and no script.
+    """Write the page of a run: one file that needs no other, no network, and reads without scripts.
 
     Args:
         path: where to, `report.html`; written atomically.
@@ -44,11 +56,17 @@ def write_page(
             picture of each sample), `held_out`, `in_domain` (samples from pure noise), `originals`
             and `reconstructions` (of equal length). Any may be missing.
         fields: physical fields to show; None if there are none.
+        explorer: single images to explore; without, the page has no script.
     """
-    write_atomically(path, page(results, pictures, fields).encode())
+    write_atomically(path, page(results, pictures, fields, explorer).encode())
 
 
-def page(results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | None = None) -> str:
+def page(
+    results: Results,
+    pictures: Mapping[str, Tensor],
+    fields: FieldPanel | None = None,
+    explorer: Explorer | None = None,
+) -> str:
     """Write the page of a run as HTML; arguments as for `write_page`."""
     run, rows = results["run"], results["rows"]
     protocol = results.get("protocol") or {}
@@ -80,7 +98,19 @@ def page(results: Results, pictures: Mapping[str, Tensor], fields: FieldPanel | 
         protocol=[*run.items(), *protocol.items()],
         skipped=results.get("skipped"),
         warnings=results.get("warnings"),
+        explorer="" if explorer is None else render("explorer.html.j2", explorer=explorer),
+        files=[] if explorer is None else _files(results, explorer),
+        script=None if explorer is None else script(_SCRIPTS, embedded(explorer)),
     )
+
+
+def _files(results: Results, explorer: Explorer) -> list[File]:
+    """Tables in the page itself, and the files beside it."""
+    return [
+        csv_file("metrics.csv", csv_table(results["rows"]), "all figures with their intervals"),
+        csv_file("samples.csv", samples_csv(explorer), "the figures of single samples"),
+        *(File(name, about) for name, about in explorer.files),
+    ]
 
 
 @dataclass(frozen=True)
@@ -111,7 +141,7 @@ def _album(kind: str, images: Tensor | None, near_copies: Sequence[bool]) -> _Al
     stored = viewable(shown) if size > LARGEST_EDGE else to_uint8(shown)
     # unknown ones are none
     copies = [*near_copies, *[False] * len(shown)][: len(shown)]
-    sources = [data_uri("image/png", png(picture)) for picture in torch.unbind(stored)]
+    sources = [_source(picture) for picture in torch.unbind(stored)]
     return _Album(
         sources,
         copies if kind == "samples" else [False] * len(shown),
@@ -119,3 +149,10 @@ def _album(kind: str, images: Tensor | None, near_copies: Sequence[bool]) -> _Al
         edge > size,
         len(images),
     )
+
+
+def _source(picture: Tensor) -> str:
+    """A picture as a source: large ones, which are many times as large as a file, with losses."""
+    if picture.shape[-1] > _LOSSLESS:
+        return data_uri("image/webp", webp(picture))
+    return data_uri("image/png", png(picture))

@@ -1,6 +1,8 @@
 """Show the progress of a stage: images per second and time left."""
 
 import logging
+import time
+from io import StringIO
 from typing import Any
 
 import lightning
@@ -12,6 +14,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -77,7 +80,8 @@ class StageProgress(Callback):
 def bars(console: Console, *, disable: bool = False) -> Progress:
     """Progress bars; a long name wraps before a number is cut."""
     whole = Column(no_wrap=True)
-    return Progress(
+    kind = _InNotebook if console.is_jupyter else Progress
+    return kind(
         TextColumn("{task.description:<24}", table_column=Column(min_width=16, overflow="fold")),
         BarColumn(10, table_column=whole),
         MofNCompleteColumn(table_column=whole),
@@ -87,6 +91,46 @@ def bars(console: Console, *, disable: bool = False) -> Progress:
         console=console,
         disable=disable,
     )
+
+
+class _InNotebook(Progress):
+    """Bars in a notebook: one output whose text changes, which needs no extension.
+
+    Its last state is kept with the notebook.
+    """
+
+    _EVERY = 0.2
+    """Seconds between two changes."""
+
+    _WIDTH = 90
+
+    def start(self) -> None:
+        if not self.disable:
+            from IPython.display import display
+
+            self._drawn = time.monotonic()
+            self._shown = display(  # type: ignore[no-untyped-call]
+                self._text(), raw=True, display_id=True
+            )
+
+    def stop(self) -> None:
+        if not self.disable:
+            self._draw()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        if not self.disable and time.monotonic() - self._drawn > self._EVERY:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        self._shown.update(self._text(), raw=True)
+
+    def _text(self) -> dict[str, str]:
+        text = StringIO()
+        console = Console(file=text, width=self._WIDTH, force_jupyter=False, color_system=None)
+        console.print(self.get_renderable())
+        return {"text/plain": text.getvalue().rstrip()}
 
 
 class _Rate(ProgressColumn):

@@ -41,7 +41,8 @@ def write_sweep(folder: Path, sweep: Sweep) -> TerminalTable:
     told = judged_by([run.results for run in sweep.runs])
     caption = ", ".join(filter(None, (title, "against held-out pictures", told)))
     table = f"{caption}:\n\n{markdown_table(rows)}"
-    write_atomically(folder / "sweep.md", f"{table}\n{_counted(sweep)}".encode())
+    said = "".join(f"- {sentence}\n" for sentence in counted_verdicts(sweep))
+    write_atomically(folder / "sweep.md", f"{table}\n{said}".encode())
     write_json(folder / "sweep.json", _summary(sweep))
     save_png(_picture(sweep), folder / "sweep.png")
     if sweep.curves is not None:
@@ -50,13 +51,13 @@ def write_sweep(folder: Path, sweep: Sweep) -> TerminalTable:
     return sweep_table(title, rows, judged=told)
 
 
-def _counted(sweep: Sweep) -> str:
+def counted_verdicts(sweep: Sweep) -> list[str]:
     """Say of each question in how many runs a yes is shown, refuted, or neither."""
     outcomes: dict[str, list[str]] = {}
     for own in sweep.verdicts:
         for verdict in own:
             outcomes.setdefault(verdict["question"], []).append(verdict["outcome"])
-    return "".join(f"- {question} {counted(found)}.\n" for question, found in outcomes.items())
+    return [f"{question} {counted(found)}." for question, found in outcomes.items()]
 
 
 def _summary(sweep: Sweep) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.latents.geometry import arc_over_chord, frechet_mean, gram
+from ood_sampler.latents.sphere import exponential, weighted_sums
 from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
-from ood_sampler.store.sets import TensorSet
 
 
 class HypersphereSampler(Sampler):
@@ -78,15 +78,15 @@ class HypersphereSampler(Sampler):
             weights = frechet_mean(cosines)
             scale = arc_over_chord(cosines @ weights)
             fitted["scales"] = (scale / (norms * math.sqrt(n - 1))).float()
-        mean = _weighted_sums(latents, (weights / norms)[None])[0]
+        mean = weighted_sums(latents, (weights / norms)[None])[0]
         return {"mean": mean.float().reshape(latents.shape), **fitted}
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         n, m = len(inverted.latents), fitted["mean"].double().flatten()
         norms = fitted["norms"][noise.choice(n, 1)[:, 0]]
         if self.cluster == "tangent":
-            sums = _weighted_sums(inverted.latents, fitted["scales"] * noise.normal(n))
-            directions = [_exponential(m, v - (v @ m) * m) for v in sums]
+            sums = weighted_sums(inverted.latents, fitted["scales"] * noise.normal(n))
+            directions = [exponential(m, v - (v @ m) * m) for v in sums]
         else:
             kappa = float(fitted["kappa"])
             directions = [_von_mises_fisher(m, kappa, noise, i) for i in range(len(noise))]
@@ -108,26 +108,6 @@ def concentration(cosines: Tensor, d: int) -> Tensor:
     square = ((n * cosines.mean() - 1) / (n - 1)).clamp(0, 1)
     kappa: Tensor = square.sqrt() * (d - square) / (1 - square).clamp(min=1e-12)
     return kappa
-
-
-def _weighted_sums(latents: TensorSet, weights: Tensor) -> list[Tensor]:
-    """Sum a set with weights of shape (B, N), in one pass; float64 sums of shape (d,)."""
-    sums = [torch.zeros(math.prod(latents.shape), dtype=torch.float64) for _ in weights]
-    start = 0
-    for block in latents.blocks():
-        rows = block.double().flatten(1)
-        # one product per item: a batched one may round differently in another batch
-        for total, row in zip(sums, weights.double(), strict=True):
-            total += row[start : start + len(rows)] @ rows
-        start += len(rows)
-    return sums
-
-
-def _exponential(m: Tensor, v: Tensor) -> Tensor:
-    """Map a tangent vector at `m` to a point of the sphere."""
-    angle = v.norm()
-    point: Tensor = angle.cos() * m + torch.sinc(angle / math.pi) * v
-    return point
 
 
 def _von_mises_fisher(m: Tensor, kappa: float, noise: SampleNoise, sample: int) -> Tensor:

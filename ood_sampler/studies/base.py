@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -24,6 +24,19 @@ _DIGITS = 12
 
 
 @dataclass(frozen=True)
+class Strip:
+    """First samples of one run of a sweep.
+
+    Attributes:
+        settings: columns that tell its row from others: domain, strategy, step, noise, correction.
+        images: in [-1, 1], shape $(N, 3, R, R)$.
+    """
+
+    settings: Mapping[str, str | float]
+    images: Tensor
+
+
+@dataclass(frozen=True)
 class Measured:
     """What a study measured for one model and one domain.
 
@@ -31,10 +44,12 @@ class Measured:
         rows: of the table.
         pictures: images in [-1, 1] for the figure, shape $(N, C, H, W)$, each set by a label of
             its own.
+        strips: first samples of each run of a sweep, for the page.
     """
 
     rows: Sequence[Row]
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    strips: Sequence[Strip] = ()
 
 
 class Study(ABC):
@@ -56,6 +71,9 @@ class Study(ABC):
     needs: ClassVar[Sequence[str]] = ()
     """Metrics of `metrics.collection` and `metrics.pictures` that the answer needs."""
 
+    chooses: ClassVar[bool] = False
+    """Whether it compares automatic choices, and so takes `correction=auto`."""
+
     steps: Sequence[int] = ()
     """Steps whose latents are needed: one inversion leaves them all."""
 
@@ -66,8 +84,12 @@ class Study(ABC):
         whatever the machine, and another one for any other.
         """
         settings = asdict(pipeline.settings)
-        # no result depends on it
-        del settings["batch_size"]
+        # no result depends on them
+        for name in ("batch_size", "film"):
+            del settings[name]
+        for name, usual in (("noised_moves", 0), ("temperature", 1.0), ("shift", 0)):
+            if settings[name] == usual:
+                del settings[name]
         key = {
             "study": self.name,
             "configuration": json.loads(json.dumps(vars(self), default=_configuration)),
@@ -120,6 +142,10 @@ class Study(ABC):
     def draw(self, rows: Sequence[Row], pictures: Mapping[str, Tensor]) -> "Figure":
         """Draw the rows; labels of `pictures` begin with their domain and a slash."""
 
+    def files(self, pictures: Mapping[str, Tensor]) -> Mapping[str, bytes]:
+        """Further files made of the images, by their paths below the folder of the answer."""
+        return {}
+
 
 def check_metrics(study: Study, pipeline: Pipeline) -> None:
     """Refuse a study of metrics that are switched off, or that the model cannot have.
@@ -140,4 +166,8 @@ def check_metrics(study: Study, pipeline: Pipeline) -> None:
 
 def _configuration(part: object) -> object:
     """Type and arguments of an object that is no JSON."""
-    return {"type": type(part).__name__, **getattr(part, "__dict__", {"value": str(part)})}
+    name = type(part).__name__
+    if is_dataclass(part):
+        # without what it computed since
+        return {"type": name, **{each.name: getattr(part, each.name) for each in fields(part)}}
+    return {"type": name, **getattr(part, "__dict__", {"value": str(part)})}

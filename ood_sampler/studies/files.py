@@ -16,12 +16,16 @@ from ood_sampler.report.results import write_json
 from ood_sampler.report.tables import judges_of
 from ood_sampler.statistics.decision import TOO_FEW, Outcome
 from ood_sampler.store.files import save_state, write_atomically
-from ood_sampler.studies.base import Measured, Study
+from ood_sampler.studies.base import Measured, Strip, Study
 
-_ABOUT = (Column("model", "model"), Column("domain", "domain"))
+ABOUT = (Column("model", "model"), Column("domain", "domain"))
 _PICTURES = "pictures.safetensors"
+_STRIPS = "strips.safetensors"
 
-_SECOND = ("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain")
+_SECOND = (
+    *("kid", "precision", "authenticity", "near_copies", "captured", "kid_gain"),
+    *("smoothness", "gain", "distance"),
+)
 """Metrics by further judges that tables for people show."""
 
 _FEWEST_RANKED = 4
@@ -34,6 +38,8 @@ def write_study(
     folder: Path, study: Study, measured: Measured, protocol: Mapping[str, Any]
 ) -> list[str]:
     """Write the answer of a study: JSON, CSV, Markdown, PNG and SVG, each named like the study.
+
+    Beside them stand the files that the study makes of its images (`Study.files`).
 
     Args:
         folder: where to.
@@ -56,6 +62,12 @@ def write_study(
         },
     )
     save_state(folder / _PICTURES, {key: to_uint8(x) for key, x in measured.pictures.items()})
+    if measured.strips:
+        strips = {
+            json.dumps([place, dict(strip.settings)]): to_uint8(strip.images)
+            for place, strip in enumerate(measured.strips)
+        }
+        save_state(folder / _STRIPS, strips)
     write_atomically(path.with_suffix(".csv"), csv_rows(measured.rows).encode())
     text = [f"# {study.title}", "", *(f"- {sentence}" for sentence in conclusion), ""]
     columns = columns_of(study, measured.rows)
@@ -65,6 +77,8 @@ def write_study(
     figure = study.draw(measured.rows, measured.pictures)
     write_atomically(path.with_suffix(".png"), bitmap(figure))
     write_atomically(path.with_suffix(".svg"), svg(figure))
+    for name, data in study.files(measured.pictures).items():
+        write_atomically(folder / name, data)
     return conclusion
 
 
@@ -147,6 +161,7 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     Raises:
         FileNotFoundError: a folder holds no answer to the study.
     """
+    folders = list(folders)
     runs = [
         (json.loads((folder / f"{name}.json").read_text()), load_file(folder / _PICTURES))
         for folder in folders
@@ -155,21 +170,35 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     several = len({found["protocol"].get("model") for found, _ in runs}) > 1
     rows: list[Row] = []
     pictures: dict[str, Tensor] = {}
+    strips: list[Strip] = []
     shared: dict[str, Any] | None = None
-    for found, strips in runs:
+    for folder, (found, shown) in zip(folders, runs, strict=True):
         protocol = found["protocol"]
         of_model = f" from {protocol['model']}" if several else ""
         rows += [{**row, "domain": f"{row['domain']}{of_model}"} for row in found["rows"]]
-        for key, picture in strips.items():
+        strips += _read_strips(folder / _STRIPS, of_model)
+        for key, picture in shown.items():
             domain, slash, label = key.partition("/")
             pictures[f"{domain}{of_model}{slash}{label}"] = picture.float() / 127.5 - 1
         shared = protocol if shared is None else _shared(shared, protocol)
-    return Measured(rows, pictures), shared or {}
+    return Measured(rows, pictures, strips), shared or {}
+
+
+def _read_strips(path: Path, of_model: str) -> list[Strip]:
+    """First samples of the runs of a study in their order, if it is a sweep."""
+    found = load_file(path) if path.exists() else {}
+    strips = []
+    for _, settings, images in sorted(
+        ((*json.loads(key), images) for key, images in found.items()), key=lambda each: each[0]
+    ):
+        domain = f"{settings['domain']}{of_model}"
+        strips.append(Strip({**settings, "domain": domain}, images.float() / 127.5 - 1))
+    return strips
 
 
 def markdown_rows(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """The table of a study in Markdown, intervals in brackets."""
-    shown = [*_ABOUT, *columns]
+    shown = [*ABOUT, *columns]
     lines = [[column.heading for column in shown], ["---"] * len(shown)]
     lines += [[column.text_with_bounds(row) for column in shown] for row in rows]
     return markdown_lines(lines)

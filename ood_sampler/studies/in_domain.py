@@ -16,6 +16,7 @@ from ood_sampler.data.domain import (
 )
 from ood_sampler.data.in_domain import in_domain_images
 from ood_sampler.data.sources import open_source
+from ood_sampler.diffusion.noise import Stream
 from ood_sampler.diffusion.schedule import check_latent_step
 from ood_sampler.diffusion.solvers import MultistepSolver
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -135,7 +136,7 @@ class Sources:
         images = self._pictures(pipeline, self.count) if given else self._samples(pipeline)
         domain = _own(images)
         warn_of_upsampling(domain)
-        return self._at_all_steps(pipeline.plain, domain)
+        return self._at_all_steps(_own_flow(pipeline), domain)
 
     def stand_in(self, pipeline: Pipeline) -> Pipeline:
         """The run whose samples stand for images of the model's own domain."""
@@ -147,7 +148,7 @@ class Sources:
         if self.in_domain_root is not None:
             return self.in_domain(pipeline)
         return self._at_all_steps(
-            pipeline.plain, _own(MadeImages(self.stand_in(pipeline).in_domain))
+            _own_flow(pipeline), _own(MadeImages(self.stand_in(pipeline).in_domain))
         )
 
     def _samples(self, pipeline: Pipeline) -> ImageSet:
@@ -225,6 +226,11 @@ class DiagnosticStudy(Study):
 def too_few_of_each(decision: Decision, row: Row) -> str:
     """Say that sets are too small to tell, and how large ones would do."""
     return too_few(decision.factor, row, name="pictures of each set", setting="study.count")
+
+
+def _own_flow(pipeline: Pipeline) -> Pipeline:
+    """The run along the flow of the model, with noise of inversion for its own domain."""
+    return replace(pipeline.plain, inversion_stream=Stream.INVERT_OWN)
 
 
 def _own(images: ImageSet) -> TargetDomain:

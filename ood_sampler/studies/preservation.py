@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ood_sampler.models.frozen import checksum
+from ood_sampler.modules.adapters import AdapterTuning, check_installed
 from ood_sampler.modules.finetuning import FineTuning, Tuned, finished
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.keys import label
@@ -34,11 +35,17 @@ if TYPE_CHECKING:
 BEFORE = "frozen, before"
 AFTER = "frozen, after"
 TUNED = "fine-tuned"
+ADAPTED = "adapter"
 
 _SHOWN = 5
 """Images of each method in the figure."""
 
-STRIPS = ("frozen, from noise", "frozen, for the target", "fine-tuned, same noise")
+STRIPS = (
+    "frozen, from noise",
+    "frozen, for the target",
+    "fine-tuned, same noise",
+    "adapter, same noise",
+)
 """Of images, from top to bottom."""
 
 _BACKWARD = 3
@@ -46,6 +53,9 @@ _BACKWARD = 3
 
 _DIGITS = 12
 """Of a checksum that are shown."""
+
+_COPIES = {TUNED: "fine-tuned model", ADAPTED: "model with an adapter"}
+"""What makes the samples of each method that trains."""
 
 
 class PreservationStudy(Study):
@@ -55,15 +65,18 @@ class PreservationStudy(Study):
     after inverting, sampling the target domain and fine-tuning a copy, its samples decoded anew
     in every run, whatever is stored; and the copy. Each makes samples from the same pure noise,
     which are compared with the model's own domain. For the target domain, the frozen model after is
-    judged by the samples of the run's strategy, the others by those from noise.
+    judged by the samples of the run's strategy, the others by those from noise. With an adapter, a
+    second copy, in which a low-rank update of each layer is trained, is a fourth method.
 
     The copy is trained on the error of what its network predicts: the noise, as in the paper, or
     the velocity or the picture (`ood_sampler.modules.finetuning.DenoiserFineTuning`).
 
     Args:
         fine_tuning: how the copy is trained.
+        adapter: how the adapter of a second copy is trained; None leaves it out.
     """
 
+    adapter: AdapterTuning | None = None
     name = "preservation"
     title = "The original domain, before and after"
     needs = ("fid", "kid", "prdc", "authenticity", "near_copies")
@@ -157,33 +170,48 @@ class PreservationStudy(Study):
         ),
     )
 
-    def __init__(self, *, fine_tuning: FineTuning) -> None:
+    def __init__(self, *, fine_tuning: FineTuning, adapter: AdapterTuning | None = None) -> None:
         self.fine_tuning = fine_tuning
+        # as before there were adapters, so that runs without one keep their identity
+        if adapter is not None:
+            self.adapter = adapter
+
+    @property
+    def _tunings(self) -> dict[str, FineTuning]:
+        """Settings of each copy, by its method."""
+        adapted = {} if self.adapter is None else {ADAPTED: self.adapter}
+        return {TUNED: self.fine_tuning, **adapted}
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
         codec_of(pipeline)
+        if self.adapter is not None:
+            check_installed()
         few_shot = len(pipeline.domain.few_shot)
-        self.fine_tuning.split(few_shot, seed=pipeline.settings.seed)
+        for settings in self._tunings.values():
+            settings.split(few_shot, seed=pipeline.settings.seed)
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
         nodes = decoding(pipeline, [pipeline])
         if needs_own_samples(pipeline):
             nodes.append(replace(of_another_seed(pipeline).in_domain, of="another seed"))
-        tuned = finished(tuning_folder(pipeline, self.fine_tuning))
-        if tuned is not None:
-            nodes.append(replace(with_weights(pipeline, tuned).in_domain, of="fine-tuned"))
+        for method, settings in self._tunings.items():
+            tuned = finished(tuning_folder(pipeline, settings))
+            if tuned is not None:
+                nodes.append(replace(with_weights(pipeline, tuned).in_domain, of=method))
         return nodes
 
     def unstored(self, pipeline: Pipeline) -> list[Work]:
-        settings, count = self.fine_tuning, pipeline.settings.in_domain_count
+        count = pipeline.settings.in_domain_count
         each = pipeline.in_domain.evaluations_each()
         work = [Work("in-domain after", count, each)]
-        if finished(tuning_folder(pipeline, settings)) is None:
-            work += [
-                Work("fine-tune", settings.steps * settings.batch_size, _BACKWARD),
-                Work("in-domain, fine-tuned", count, each),
-            ]
+        for method, settings in self._tunings.items():
+            if finished(tuning_folder(pipeline, settings)) is None:
+                name = "fine-tune" if method == TUNED else f"fine-tune, {method}"
+                work += [
+                    Work(name, settings.steps * settings.batch_size, _BACKWARD),
+                    Work(f"in-domain, {method}", count, each),
+                ]
         return work
 
     def measure(self, pipeline: Pipeline) -> Measured:
@@ -191,19 +219,20 @@ class PreservationStudy(Study):
         weights = checksum(codec_of(pipeline).model.denoiser)
         before = from_noise(pipeline)
         made = pipeline.sampled().described
-        other, tuned = fine_tuned(pipeline, self.fine_tuning)
-        damaged = from_noise(other)
+        copies = {
+            method: fine_tuned(pipeline, settings) for method, settings in self._tunings.items()
+        }
+        damaged = {method: from_noise(other) for method, (other, _) in copies.items()}
         with anew(pipeline) as fresh:
             after = from_noise(fresh)
             same = identical(before, after)
             still = features(fresh, "sample from noise", after)
         own = features(pipeline, "sample from noise", before)
-        strayed = features(other, "sample of the fine-tuned model", damaged)
         frozen = {
             "weights": weights,
             "identical": None,
             "made_by": "pure noise",
-            "held_out_loss": tuned.curve[0].validation,
+            "held_out_loss": copies[TUNED][1].curve[0].validation,
         }
         rows = [
             {**original.row(BEFORE, own, own), **frozen},
@@ -214,37 +243,33 @@ class PreservationStudy(Study):
                 "identical": same,
                 "made_by": f"{label(pipeline.sampler)} at t = {pipeline.settings.step}",
             },
-            {
-                **original.row(TUNED, strayed, strayed),
-                **frozen,
-                "weights": checksum(codec_of(other).model.denoiser),
-                "identical": identical(before, damaged),
-                **self._training(tuned),
-                **original.differences(strayed, own, made),
-                "curve": [list(look) for look in tuned.curve],
-                "fine_tuning": asdict(self.fine_tuning),
-            },
         ]
+        for method, (other, tuned) in copies.items():
+            strayed = features(other, f"sample of the {_COPIES[method]}", damaged[method])
+            rows.append(
+                {
+                    **original.row(method, strayed, strayed),
+                    **frozen,
+                    "weights": checksum(codec_of(other).model.denoiser),
+                    "identical": identical(before, damaged[method]),
+                    **_training(tuned, self._tunings[method]),
+                    **original.differences(strayed, own, made),
+                    "curve": [list(look) for look in tuned.curve],
+                    "fine_tuning": asdict(self._tunings[method]),
+                }
+            )
         about = self.about(pipeline)
         rows = [
             {**about, **row, "weights": row["weights"][:_DIGITS], "sha256": row["weights"]}
             for row in rows
         ]
         first = range(min(_SHOWN, pipeline.settings.num_samples))
-        images = zip(STRIPS, (before, pipeline.samples.output, damaged), strict=True)
+        shown = (before, pipeline.samples.output, *damaged.values())
+        images = zip(STRIPS, shown, strict=False)
         prefix = strips_of({row["method"]: row for row in rows})
         return Measured(
             rows, {f"{prefix}/{name}": made.open().take(first) for name, made in images}
         )
-
-    def _training(self, tuned: Tuned) -> dict[str, Any]:
-        """Columns about the training of the copy."""
-        return {
-            "held_out_loss": tuned.best.validation,
-            "best_step": tuned.best.step,
-            "last_step": tuned.curve[-1].step,
-            "stopped": self.fine_tuning.is_over(tuned.curve),
-        }
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
         groups = runs_of(rows)
@@ -272,18 +297,40 @@ class PreservationStudy(Study):
         return draw(rows, pictures)
 
 
+def _training(tuned: Tuned, settings: FineTuning) -> dict[str, Any]:
+    """Columns about the training of a copy."""
+    return {
+        "held_out_loss": tuned.best.validation,
+        "best_step": tuned.best.step,
+        "last_step": tuned.curve[-1].step,
+        "stopped": settings.is_over(tuned.curve),
+    }
+
+
 def _told(name: str, group: RunRows) -> list[str]:
     """What became of the frozen model, of the original domain and of the target."""
-    before, after, tuned = group[BEFORE], group[AFTER], group[TUNED]
+    before = group[BEFORE]
     about = f"{before['model']} for {name}"
+    told = [f"{about}: {_preserved(before, group[AFTER])}"]
+    for method in (TUNED, ADAPTED):
+        told += _of_copy(about, method, group) if method in group else []
+    return told
+
+
+def _of_copy(about: str, method: str, group: RunRows) -> list[str]:
+    """What a copy makes of the original domain, and of the target."""
+    before, after, tuned = group[BEFORE], group[AFTER], group[method]
+    how = "fine-tuning"
+    if method == ADAPTED:
+        settings = tuned["fine_tuning"]
+        how = f"an adapter of rank {settings['rank']}, alpha {settings['alpha']:g},"
     return [
-        f"{about}: {_preserved(before, after)}",
-        f"{about}: fine-tuning (held-out loss {before['held_out_loss']:.4f} to "
+        f"{about}: {how} (held-out loss {before['held_out_loss']:.4f} to "
         f"{tuned['held_out_loss']:.4f}, kept at step {tuned['best_step']} of "
         f"{tuned['last_step']}{_ended(tuned)}) takes the FID of the original domain from "
         f"{before['in_domain_fid']:.3g} to {tuned['in_domain_fid']:.3g}; "
         f"{_verdict(tuned, 'damage')}.",
-        f"{about}: on the target, fine-tuning has FID {tuned['fid']:.3g}, precision "
+        f"{about}: on the target, {how} has FID {tuned['fid']:.3g}, precision "
         f"{tuned['precision']:.2f}, recall {tuned['recall']:.2f} and authenticity "
         f"{tuned['authenticity']:.2f}, {after['made_by']} by the frozen model FID "
         f"{after['fid']:.3g}, {after['precision']:.2f}, {after['recall']:.2f} and "

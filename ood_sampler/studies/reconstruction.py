@@ -117,7 +117,7 @@ def _row(run: Pipeline, step: int, originals: TensorSet, decoded: TensorSet) -> 
     return {
         "solver": run.codec.label,
         "step": step,
-        "evaluations_in": run.codec.encoding_evaluations([step]),
+        "evaluations_in": run.inversion_evaluations([step]),
         "evaluations_out": run.codec.decoding_evaluations(step),
         "images": len(originals),
         **figures,

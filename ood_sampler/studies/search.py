@@ -1,6 +1,7 @@
-"""The automatic choice of step and strategy against the whole grid it is chosen from."""
+"""The automatic choice of step, strategy and flow against the whole grid it is chosen from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.pipeline.search import Search
+from ood_sampler.pipeline.search import Correction, Flows, Search, asked_flows, fitting_flows
 from ood_sampler.report.columns import Column, Row
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.band import ranked
@@ -24,8 +25,17 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.store.node import Node
-from ood_sampler.studies.rows import by_domain, by_each_judge, kid, point, quoted_kid, too_few
-from ood_sampler.studies.sweep import SweepStudy, few_shot_row
+from ood_sampler.studies.base import Measured
+from ood_sampler.studies.rows import (
+    by_domain,
+    by_each_judge,
+    flow_of,
+    kid,
+    point,
+    quoted_kid,
+    too_few,
+)
+from ood_sampler.studies.sweep import SweepStudy, few_shot_row, strategy_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,19 +48,23 @@ class SearchStudy(SweepStudy):
     """The choice of `inversion.step=auto sampler=auto` against the best of a full grid.
 
     The grid is measured on held-out images, which the search does not see. Its settings are ranked
-    as in the search (`ood_sampler.statistics.band`).
+    as in the search (`ood_sampler.statistics.band`). A choice with another noise of decoding,
+    temperature or shift than the grid's is measured as one setting more.
 
     Args:
         search: the search; its steps are those of the grid.
         samplers: candidates.
+        corrections: of the flow, candidates too.
     """
 
     name = "search"
     title = "Automatic choice of step and strategy, against the full grid"
     needs = ("kid", "authenticity", "near_copies", "captured")
+    chooses = True
     headings = (
         Column("strategy", "strategy"),
         Column("step", "step t", digits=0),
+        Column("correction", "correction w", digits=1, meaning="Weight; 0: the model's flow."),
         Column("images", "images", digits=0),
         Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
         Column("authenticity", "authenticity", 2),
@@ -62,34 +76,70 @@ class SearchStudy(SweepStudy):
         Column("chosen", "chosen"),
     )
 
-    def __init__(self, *, search: Search, samplers: Mapping[str, Sampler]) -> None:
+    def __init__(
+        self,
+        *,
+        search: Search,
+        samplers: Mapping[str, Sampler],
+        corrections: Flows | Correction = None,
+    ) -> None:
         super().__init__(samplers=samplers, steps=search.steps)
         self.search = search
+        self.corrections = asked_flows(corrections)
+
+    def _flows(self, pipeline: Pipeline) -> list[Pipeline]:
+        """The run along each flow, with latents at all steps."""
+        found = fitting_flows(pipeline.codec, self.corrections)
+        return [replace(pipeline, correction=flow) for flow in found]
+
+    def _options(self, pipeline: Pipeline) -> dict[str, Any]:
+        """What the search chooses from."""
+        flows = [flow.correction for flow in self._flows(pipeline)]
+        return {"steps": self.steps, "samplers": self.samplers, "corrections": flows}
 
     def runs(self, pipeline: Pipeline) -> list[Pipeline]:
         """All combinations, step by step."""
-        return sorted(super().runs(pipeline), key=lambda run: self.steps.index(run.settings.step))
+        runs = super().runs
+        found = [run for flow in self._flows(pipeline) for run in runs(flow)]
+        return sorted(found, key=lambda run: self.steps.index(run.settings.step))
 
     def check(self, pipeline: Pipeline) -> None:
-        self.search.check(pipeline, steps=self.steps, samplers=self.samplers)
+        self.search.check(pipeline, **self._options(pipeline))
         super().check(pipeline)
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
-        searched = self.search.targets(pipeline, steps=self.steps, samplers=self.samplers)
-        return [*super().targets(pipeline), *searched]
+        searched = self.search.targets(pipeline, **self._options(pipeline))
+        inverted = [flow.inversion for flow in self._flows(pipeline)]
+        return [*inverted, *super().targets(pipeline), *searched]
 
     def unstored(self, pipeline: Pipeline) -> list[Work]:
-        return self.search.work(pipeline, steps=self.steps, samplers=self.samplers)
+        work = self.search.work(pipeline, **self._options(pipeline))
+        varied = [self.search.variants(run) for run in self.runs(pipeline)]
+        if any(varied):
+            each = max(_evaluations(run) for variants in varied for run in variants)
+            work.append(Work("decode the choice", pipeline.settings.num_samples, each))
+        return work
+
+    def measure(self, pipeline: Pipeline) -> Measured:
+        for flow in self._flows(pipeline):
+            pipeline.session.obtain(flow.inversion)
+        return super().measure(pipeline)
 
     def derive(self, pipeline: Pipeline, rows: Sequence[Row]) -> Sequence[Row]:
-        choice = self.search.choose(pipeline, steps=self.steps, samplers=self.samplers)
+        choice = self.search.choose(pipeline, **self._options(pipeline))
         few_shot, real = few_shot_row(pipeline).figures, pipeline.measure.real().figures
-        last = {(trial.step, trial.sampler): trial for trial in choice.trials}
-        chosen = choice.step, label(choice.sampler)
+        last = {trial.setting: trial for trial in choice.trials}
         grid = sum(row["evaluations"] for row in rows) * pipeline.settings.num_samples
+        settings = [_setting(run) for run in self.runs(pipeline)]
+        run = choice.of(pipeline)
+        chosen = _setting(run)
+        if chosen not in settings:
+            made = strategy_row(run)
+            varied = {"strategy": f"{made['strategy']}{run.settings.about_decoding}"}
+            rows = [*rows, {**self.about(pipeline), **made, **varied}]
+            settings.append(chosen)
         found = []
-        for row in rows:
-            setting = row["step"], row["strategy"]
+        for row, setting in zip(rows, settings, strict=True):
             trial = last[setting]
             seen = {"validation_kid": trial.point.distance, "samples": trial.samples}
             found.append({**row, **seen, "chosen": setting == chosen})
@@ -103,7 +153,7 @@ class SearchStudy(SweepStudy):
             points = [point(as_judged(row, judge), reached) for row in rows]
             return [{"usable": relative.passed(p), "real_kid": reached["kid"]} for p in points]
 
-        share = choice.evaluations / grid
+        share = (choice.evaluations + choice.inverting) / grid
         return [{**row, "cost": share} for row in by_each_judge(found, usable)]
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
@@ -139,6 +189,17 @@ class SearchStudy(SweepStudy):
         return draw(rows)
 
 
+def _setting(run: Pipeline) -> tuple[int, str, float, float, float, int]:
+    """What tells settings apart, as `Trial.setting` does."""
+    told, step = run.settings, run.settings.step
+    flow = run.correction_weight
+    return step, label(run.sampler), flow, told.eta, told.temperature, told.shift
+
+
+def _evaluations(run: Pipeline) -> int:
+    return run.codec.decoding_evaluations(run.settings.decoding_step)
+
+
 def _best(rows: Sequence[Row]) -> Row:
     points = [point(row) for row in rows]
     return rows[ranked(points, floor=rows[0]["real_kid"])[0]]
@@ -146,7 +207,7 @@ def _best(rows: Sequence[Row]) -> Row:
 
 def _words(row: Row) -> str:
     return (
-        f"{row['strategy']} at t = {row['step']} ({quoted_kid(row)}, authenticity "
+        f"{row['strategy']} at t = {row['step']}{flow_of(row)} ({quoted_kid(row)}, authenticity "
         f"{row['authenticity']:.2f}, near-copies {row['near_copies']:.2f})"
     )
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from ood_sampler.metrics.judges import thumbnails
 from ood_sampler.pipeline import measure
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -16,11 +17,17 @@ from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import gather
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Measured, Study
+from ood_sampler.studies.base import Measured, Strip, Study
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+TOLD_APART = ("domain", "strategy", "step", "eta", "correction")
+"""Columns that tell the runs of a sweep apart."""
+
+_ON_PAGE = 12
+"""Samples of each run on the page."""
 
 
 class SweepStudy(Study):
@@ -82,17 +89,20 @@ class SweepStudy(Study):
         about, domain = self.about(pipeline), pipeline.domain.name
         rows: list[Row] = []
         pictures: dict[str, Tensor] = {}
+        strips = []
         for run in self.runs(pipeline):
             make = partial(strategy_row, run)
             row = attempted(label(run.sampler), make) if self.tolerant else make()
             if row is None:
                 continue
             rows.append({**about, **row})
+            settings = {key: rows[-1][key] for key in TOLD_APART}
+            strips.append(Strip(settings, thumbnails(first_samples(run, _ON_PAGE))))
             strip = self.strip(run)
             if strip is not None:
                 pictures[f"{domain}/{strip}"] = first_samples(run, self.shown)
         check_left(rows, "strategy")
-        return Measured(self.derive(pipeline, rows), pictures)
+        return Measured(self.derive(pipeline, rows), pictures, strips)
 
     @abstractmethod
     def derive(self, pipeline: Pipeline, rows: Sequence[Row]) -> Sequence[Row]:
@@ -111,7 +121,7 @@ def strategy_row(run: Pipeline) -> dict[str, Any]:
         "step": run.settings.step,
         "eta": run.settings.eta,
         "correction": run.correction_weight,
-        "evaluations": run.codec.decoding_evaluations(run.settings.step),
+        "evaluations": run.codec.decoding_evaluations(run.settings.decoding_step),
         "images": row.samples,
         **row.figures,
     }

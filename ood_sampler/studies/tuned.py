@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.models.finetuned import FineTunedModel
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.modules.adapters import AdapterTuning, check_installed, tune_adapter
 from ood_sampler.modules.finetuning import FineTuning, Tuned, fine_tune
 from ood_sampler.pipeline.keys import reader
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -24,14 +27,17 @@ def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tune
     Images of the copy are those of its own `in_domain()`; its artifacts are named by its weights.
     """
     few_shot = pipeline.domain.few_shot
-    tuned = fine_tune(
-        codec_of(pipeline).model.denoiser,
-        torch.stack([few_shot[index] for index in range(len(few_shot))]),
-        settings,
-        seed=pipeline.settings.seed,
-        trainer=pipeline.session.trainer,
-        folder=tuning_folder(pipeline, settings),
-    )
+    denoiser = codec_of(pipeline).model.denoiser
+    images = torch.stack([few_shot[index] for index in range(len(few_shot))])
+    how: dict[str, Any] = {
+        "seed": pipeline.settings.seed,
+        "trainer": pipeline.session.trainer,
+        "folder": tuning_folder(pipeline, settings),
+    }
+    if isinstance(settings, AdapterTuning):
+        tuned = tune_adapter(denoiser, images, settings, **how)
+    else:
+        tuned = fine_tune(denoiser, images, settings, **how)
     return with_weights(pipeline, tuned), tuned
 
 
@@ -61,6 +67,7 @@ def codec_of(pipeline: Pipeline) -> DiffusionCodec:
 def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
     """Folder of the network that was fine-tuned on the few-shot pictures."""
     few_shot = pipeline.domain.few_shot
+    adapts = isinstance(settings, AdapterTuning)
     key = {
         "model": pipeline.model.digest,
         "images": few_shot.digest,
@@ -68,9 +75,21 @@ def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
         "settings": asdict(settings),
         "seed": pipeline.settings.seed,
         "machine": pipeline.session.machine,
-        "code": code_version(fine_tune, *pipeline.model.makers),
+        "code": code_version(tune_adapter if adapts else fine_tune, *pipeline.model.makers),
     }
+    if adapts:
+        key["peft"] = adapter_version()
     return pipeline.session.root / f"fine-tuning-{digest(key)[:16]}"
+
+
+def adapter_version() -> str:
+    """Major and minor version of the package that makes adapters.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    check_installed()
+    return ".".join(version("peft").split(".")[:2])
 
 
 @contextmanager

@@ -149,7 +149,8 @@ def test_source_has_the_parameters_that_an_import_finds(target: str) -> None:
 def test_every_key_of_a_root_is_declared_and_has_a_value_in_its_file_alone(
     name: str, root: type
 ) -> None:
-    tree = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    files = [f"{name}.yaml", *(["recipe/diffusion.yaml"] if root is Training else [])]
+    tree = OmegaConf.to_container(OmegaConf.merge(*(OmegaConf.load(CONF / f) for f in files)))
     assert isinstance(tree, dict)
     keys = {field.name for field in dataclasses.fields(root)}
     assert keys == set(tree) - {"defaults", "hydra"}

@@ -116,6 +116,23 @@ def test_fields_have_a_table_of_their_own() -> None:
     ]
 
 
+def test_attributes_are_those_of_labelled_domains(tmp_path: Path) -> None:
+    found = [run.folder for run in paper.runs("attribute", "embedded", [str(tmp_path)])]
+    assert [folder for folder in found if tmp_path.name not in folder] == [
+        "dog32_galaxy32",
+        "ship32_galaxy32",
+    ]
+    # with ARGS="data.labels=..."
+    assert list(overrides("attribute", "paper", [], ["iddpm_afhqdog"])) == [
+        "iddpm_afhqdog_celeba",
+        "iddpm_afhqdog_galaxyzoo",
+    ]
+
+
+def test_only_a_model_with_a_gan_beside_it_has_a_table_of_inversion() -> None:
+    assert list(overrides("inversion", "embedded", [])) == ["dog32_galaxy32", "dog32_radiation32"]
+
+
 def test_reconstruction_is_repeated_with_every_solver() -> None:
     solvers = {file.stem for file in (CONF / "solver").glob("*.yaml")}
     found = overrides("reconstruction", "embedded", [])

@@ -24,6 +24,8 @@ from ood_sampler.diffusion.solvers import DdimSolver
 from ood_sampler.faults import CommandError
 from ood_sampler.models.__main__ import answer, main, model_fields
 from ood_sampler.models.frozen import FrozenModel
+from ood_sampler.models.gan import save_generator
+from ood_sampler.models.style_generator import StyleGenerator
 from ood_sampler.models.verification import TRAINED, smooth_pictures, verify
 from tests.models.stand_ins import tiny_ldm
 
@@ -48,6 +50,7 @@ def test_every_model_is_listed_with_its_size_sources_and_place(
             assert str(source.get("hub") or source.get("drive") or source.get("page")) in text
     assert re.search(r"256x256 +374 MB +missing +" + str(cache), rows["iddpm_afhqdog"])
     assert re.search(r"32x32 +9 MB +present +\S+/assets/dog32$", rows["dog32"])
+    assert re.search(r"32x32 +1 MB +present +\S+/assets/dog32_gan$", rows["dog32_gan"])
     assert "yours" in rows["checkpoint"]
     for name in ("analytic_gaussian", "analytic_patches"):
         assert rows[name].endswith("none     fitted to the few-shot images of a run")
@@ -189,6 +192,25 @@ def test_the_shipped_model_verifies(capsys: pytest.CaptureFixture[str]) -> None:
     assert rmse < 0.2
     assert psnr > 20
     assert psnr == pytest.approx(20 * math.log10(2 / rmse), abs=0.06)
+
+
+def test_the_shipped_generator_verifies(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "verify", "dog32_gan")
+    for part in ("assets/dog32_gan", "3x32x32", "w of 128, w+ of 8x128", "301 evaluations"):
+        assert part in text
+    assert ": trained weights\n" in text
+    found = re.search(r"PSNR ([\d.]+) dB", text)
+    assert found is not None
+    assert float(found[1]) > 20
+
+
+def test_a_generator_with_random_weights_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    save_generator(StyleGenerator(channels=[8, 8, 8, 8], width=8, mapping=1), tmp_path)
+    assert not answer(["verify", "dog32_gan", f"path={tmp_path}"])
+    assert "are not what trained ones are" in capsys.readouterr().err
 
 
 def test_a_checkpoint_verifies_and_says_where_its_checksum_is(

@@ -15,7 +15,7 @@ from ood_sampler.report.verdicts import judged
 
 Draw = Callable[..., Tensor]
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Reader(HTMLParser):

@@ -15,6 +15,7 @@ from ood_sampler.metrics.frechet import infinitesimal_jackknife
 from ood_sampler.metrics.kernel import kernel_distance
 from ood_sampler.metrics.prdc import precision_recall_density_coverage
 from ood_sampler.models.frozen import FrozenModel, checksum
+from ood_sampler.modules.adapters import AdapterTuning
 from ood_sampler.modules.finetuning import FineTuning, Tuned
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -247,6 +248,42 @@ def test_images_of_the_copy_are_its_own(
     more, again = fine_tuned(run, replace(SETTINGS, steps=5))
     assert again.weights != tuned.weights
     assert more.model.digest != other.model.digest
+
+
+def test_an_adapter_is_a_fourth_method(
+    model_folder: Path, trainer: Callable[..., Any], root: Path, measured: Measured, tmp_path: Path
+) -> None:
+    study = PreservationStudy(
+        fine_tuning=SETTINGS, adapter=AdapterTuning(**asdict(SETTINGS), rank=2, alpha=2.0)
+    )
+    run = pipeline(model_folder, root, trainer)
+    study.check(run)
+    left = [(work.name, work.evaluations) for work in work_left(study, run) if work.evaluations]
+    assert left == [
+        ("in-domain after", 10 * 4),
+        ("fine-tune, adapter", 4 * 4 * 3),
+        ("in-domain, adapter", 10 * 4),
+    ]
+    rows = study.measure(run).rows
+    before, after, tuned, adapted = rows
+    assert [row["method"] for row in rows][2:] == ["fine-tuned", "adapter"]
+    # the others are as without it
+    for row, known in zip(rows[:3], measured.rows, strict=True):
+        assert row["sha256"] == known["sha256"]
+        assert row["in_domain_kid"] == known["in_domain_kid"]
+    assert before["sha256"] == after["sha256"] != adapted["sha256"] != tuned["sha256"]
+    assert adapted["held_out_loss"] <= before["held_out_loss"]
+    assert adapted["damage"] == pytest.approx(adapted["in_domain_kid"] - before["in_domain_kid"])
+    sentences = study.conclude(rows)
+    assert "an adapter of rank 2, alpha 2, (held-out loss" in sentences[3]
+    assert "on the target, an adapter of rank 2, alpha 2, has FID" in sentences[4]
+    assert len(sentences) == 5
+    assert len(study.draw(rows, study.measure(run).pictures).axes) == 3
+    folders = [tuning_folder(run, settings) for settings in (SETTINGS, study.adapter)]  # type: ignore[arg-type]
+    assert folders[0] != folders[1]
+    assert (folders[1] / "adapter.safetensors").stat().st_size < (
+        folders[1] / "weights.safetensors"
+    ).stat().st_size
 
 
 def row(method: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -4,15 +4,17 @@ from typing import Any
 import pytest
 
 from ood_sampler.data.domain import TensorImages
-from ood_sampler.pipeline.search import Search
+from ood_sampler.pipeline.search import Flows, Search
+from ood_sampler.pipeline.trials import TrialJudge
 from ood_sampler.report.plots import bitmap
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.statistics.band import Point, Thresholds
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.studies.search import SearchStudy
-from tests.conftest import RESOLUTION, smooth_images
-from tests.studies.conftest import TinyRun, check_texts
+from tests.conftest import RESOLUTION, make_correction, smooth_images
+from tests.studies.conftest import TinyRun, check_texts, work_left
+from tests.test_pipeline import count_evaluations
 
 STUDY = SearchStudy(
     search=Search(
@@ -69,6 +71,56 @@ def test_settings_are_usable_by_what_held_out_pictures_ask(tiny_run: TinyRun) ->
         assert row["real_kid"] == real["kid"]
     assert {row["usable"] for row in rows} == {True, False}
     assert sum(row["chosen"] for row in rows) == 1
+
+
+def test_a_choice_that_is_not_in_the_grid_has_a_row_of_its_own(
+    tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(
+        steps=[200, 400],
+        validation=0.5,
+        samples=[16],
+        keep=0.5,
+        retention=0.9,
+        novelty=0.25,
+        near_copies=0.05,
+        temperatures=[0.9],
+    )
+    correction = make_correction()
+    flows = Flows({"none": None, "gaussian": correction})
+    study = SearchStudy(search=search, samplers={"a": CogSampler(references=2)}, corrections=flows)
+    names = [str(i) for i in range(32)]
+    few_shot = TensorImages(smooth_images(32, 0), names, resolution=RESOLUTION)
+    run = tiny_run(study)
+    run = replace(run, domain=replace(run.domain, few_shot=few_shot))
+    monkeypatch.setattr(TrialJudge, "better", lambda self, variant, best: True)
+    study.check(run)
+    promised = sum(work.evaluations for work in work_left(study, run))
+    calls = count_evaluations(run, monkeypatch)
+    rows = study.measure(run).rows
+    assert [(row["step"], row["correction"]) for row in rows[:4]] == [
+        (200, 0.0),
+        (200, 1.0),
+        (400, 0.0),
+        (400, 1.0),
+    ]
+    (chosen,) = (row for row in rows if row["chosen"])
+    assert chosen is rows[4]
+    assert chosen["strategy"] == "cog (2), temperature = 0.9"
+    assert chosen["samples"] == 16
+    of_grid = next(
+        row
+        for row in rows
+        if (row["step"], row["correction"]) == (chosen["step"], chosen["correction"])
+    )
+    assert chosen["kid"] != of_grid["kid"]
+    # one part of the pictures is inverted along a flow of its own
+    extra = 16 * run.codec.encoding_evaluations([200, 400])
+    samples = 16 * (2 * sum(row["evaluations"] for row in rows[:4:2]) + chosen["evaluations"])
+    grid = 10 * sum(row["evaluations"] for row in rows[:4])
+    assert {row["cost"] for row in rows} == {(samples + extra) / grid}
+    assert sum(calls) <= promised
+    assert study.conclude(rows)[0].startswith("smooth: auto chose cog (2), temperature = 0.9 at")
 
 
 def row(step: int, kid: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401

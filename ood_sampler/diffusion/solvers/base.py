@@ -176,39 +176,75 @@ class Solver(ABC):
             )
 
     @torch.no_grad()
-    def invert(self, denoiser: Denoiser, x_0: Tensor, at: Iterable[int]) -> dict[int, Tensor]:
-        """Carry images to the latents of one or several steps in one pass along the chain.
+    def invert(
+        self,
+        denoiser: Denoiser,
+        x_0: Tensor,
+        at: Iterable[int],
+        *,
+        noised_moves: int = 0,
+        noise: Noise | None = None,
+    ) -> dict[int, Tensor]:
+        r"""Carry images to the latents of one or several steps in one pass along the chain.
 
         Each step branches off the common trunk, so that its latents are bit for bit those of a pass
         for it alone.
+
+        The first moves leave structure of the image in the latent; noise in their place,
+        $x_s = \alpha_s x_0 + \sigma_s \epsilon$ with one $\epsilon$ per image, does not
+        (Staniszewski et al., 2024, *There and Back Again*). If it replaces all moves, latents are
+        noised images.
 
         Args:
             denoiser: the frozen model.
             x_0: images in $[-1, 1]$, shape $(B, C, H, W)$.
             at: requested steps, each in $0, ..., T-1$.
+            noised_moves: moves from clean data on that noise replaces.
+            noise: draws $\epsilon$; needed if `noised_moves` > 0.
 
         Returns:
             step -> latents $x_t$, shape $(B, C, H, W)$.
 
         Raises:
-            ValueError: a step or the grid is out of range.
+            ValueError: a step or the grid is out of range, or there is no `noise`.
         """
-        return {step: end.x for step, end in self._invert(Flow(denoiser), x_0, at).items()}
+        eps: Tensor | None = None
+        if noised_moves:
+            if noise is None:
+                raise ValueError(f"noised_moves={noised_moves} needs a source of noise")
+            eps = noise().to(x_0)
+        ends = self._invert(Flow(denoiser), x_0, at, eps=eps, noised_moves=noised_moves)
+        return {step: end.x for step, end in ends.items()}
 
-    def _invert(self, flow: Flow, x_0: Tensor, at: Iterable[int]) -> dict[int, Point]:
+    def _invert(
+        self,
+        flow: Flow,
+        x_0: Tensor,
+        at: Iterable[int],
+        *,
+        eps: Tensor | None = None,
+        noised_moves: int = 0,
+    ) -> dict[int, Point]:
         T = flow.schedule.T
+
+        def moved(point: Point, s: int, number: int) -> Point:
+            if eps is not None and number < noised_moves:
+                return Point(flow.schedule.diffuse(x_0, eps, s), s)
+            return self.move(flow, point, s)
+
         leaves: dict[int, list[int]] = {}
         for step in sorted(set(at)):
             check_latent_step(step, flow.schedule)
             leaves.setdefault(self._grid(step, T)[-2], []).append(step)
         ends: dict[int, Point] = {}
         point = Point(x_0, CLEAN)
-        for t, s in pairwise(trunk(T, self.steps, power=self.power).tolist()):
+        moves = pairwise(trunk(T, self.steps, power=self.power).tolist())
+        for number, (t, s) in enumerate(moves):
             for step in leaves.pop(t, []):
-                ends[step] = self.move(flow, point, step)
+                ends[step] = moved(point, step, number)
             if not leaves:
                 break
-            point = self.move(flow, point, s)
+            point = moved(point, s, number)
         return ends
 
     @torch.no_grad()
@@ -257,13 +293,14 @@ class Solver(ABC):
         points: list[int] = grid(step, T=T, steps=self.steps, power=self.power).tolist()
         return points
 
-    def inversion_evaluations(self, at: Iterable[int], *, T: int) -> int:
+    def inversion_evaluations(self, at: Iterable[int], *, T: int, noised_moves: int = 0) -> int:
         """Network evaluations per image (NFE) of `invert` to these steps in one pass.
 
         An upper bound if a solver stops early.
         """
         counter = _Counter(T)
-        self.invert(counter, torch.zeros(1, 1, 1, 1), at)
+        x_0 = torch.zeros(1, 1, 1, 1)
+        self.invert(counter, x_0, at, noised_moves=noised_moves, noise=lambda: x_0)
         return counter.calls
 
     def decoding_evaluations(self, step: int, *, T: int) -> int:

@@ -10,7 +10,15 @@ from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import COLOURS, scale_kid, styled
 from ood_sampler.studies.figures.curves import error_bars, legend_of, lines_figure
 from ood_sampler.studies.figures.strips import draw_strips
-from ood_sampler.studies.preservation import AFTER, BEFORE, STRIPS, TUNED, runs_of, strips_of
+from ood_sampler.studies.preservation import (
+    ADAPTED,
+    AFTER,
+    BEFORE,
+    STRIPS,
+    TUNED,
+    runs_of,
+    strips_of,
+)
 from ood_sampler.studies.rows import RunRows
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ _LOOKS = {
     BEFORE: (COLOURS["reference"], "o"),
     AFTER: (COLOURS["strategy"], "s"),
     TUNED: (COLOURS["control"], "D"),
+    ADAPTED: (COLOURS["control"], "^"),
 }
 """Colour and marker of each method."""
 

@@ -1,0 +1,3 @@
+// A page without pictures to choose.
+
+root.dataset.ready = "yes";

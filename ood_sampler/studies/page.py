@@ -1,0 +1,108 @@
+"""The page of a study: its conclusion, sliders over its runs, its figure, its table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ood_sampler.report.columns import Column, csv_rows
+from ood_sampler.report.runs import ShownRun, runs_script
+from ood_sampler.report.template import File, csv_file, data_uri, page_script, render
+from ood_sampler.store.files import write_atomically
+from ood_sampler.studies.base import Measured, Strip, Study
+from ood_sampler.studies.files import ABOUT, columns_of
+
+_NAMES = {
+    "domain": "domain",
+    "strategy": "strategy",
+    "step": "t",
+    "eta": "η",
+    "correction": "correction",
+}
+
+
+def write_study_page(
+    folder: Path,
+    study: Study,
+    measured: Measured,
+    conclusion: Sequence[str],
+    protocol: Mapping[str, Any],
+) -> None:
+    """Write `report.html` of a study beside the files that `write_study` has written.
+
+    Args:
+        folder: of the files.
+        study: the question.
+        measured: the answer.
+        conclusion: its sentences.
+        protocol: everything that it depends on.
+    """
+    columns = [*ABOUT, *columns_of(study, measured.rows)]
+    runs = [_shown(strip, measured, columns) for strip in measured.strips]
+    page = render(
+        "study.html.j2",
+        title=study.title,
+        conclusion=conclusion,
+        has_runs=bool(runs),
+        figure=_figure(folder / study.name),
+        rows=[dict(row) for row in measured.rows],
+        columns=columns,
+        explained=[column for column in study.headings if column.meaning],
+        protocol=list(protocol.items()),
+        files=_files(folder, study, measured),
+        script=runs_script(runs) if runs else page_script(),
+        warnings=None,
+    )
+    write_atomically(folder / "report.html", page.encode())
+
+
+def _shown(strip: Strip, measured: Measured, columns: Sequence[Column]) -> ShownRun:
+    """Samples of a run with the figures of its row."""
+    settings = strip.settings
+    row: Mapping[str, Any] = next(
+        (
+            row
+            for row in measured.rows
+            if all(row.get(key) == value for key, value in settings.items())
+        ),
+        {},
+    )
+    numbers = [
+        (column.title, column.text_with_bounds(row))
+        for column in columns
+        if column.key not in (*settings, "model")
+    ]
+    return ShownRun(
+        settings={_NAMES[key]: _text(value) for key, value in settings.items()},
+        images=strip.images,
+        numbers=numbers if row else [],
+    )
+
+
+def _text(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _figure(path: Path) -> str:
+    """The figure as a source: lines as SVG, and pictures, which make that large, as PNG."""
+    drawn, painted = (path.with_suffix(end).read_bytes() for end in (".svg", ".png"))
+    if len(drawn) <= 2 * len(painted):
+        return data_uri("image/svg+xml", drawn)
+    return data_uri("image/png", painted)
+
+
+def _files(folder: Path, study: Study, measured: Measured) -> list[File]:
+    beside = (
+        (".png", "the figure"),
+        (".svg", "the figure as lines"),
+        (".csv", "all figures"),
+        (".md", "conclusion and table in Markdown"),
+        (".json", "figures, conclusion and protocol"),
+    )
+    return [
+        csv_file(f"{study.name}-table.csv", csv_rows(measured.rows), "all figures"),
+        *(
+            File(f"{study.name}{end}", about)
+            for end, about in beside
+            if (folder / f"{study.name}{end}").exists()
+        ),
+    ]
