@@ -168,7 +168,14 @@ class GanCodec(Codec):
         if eta:
             raise ValueError(f"decode.eta must be 0 for a GAN, which decodes at once, got {eta}")
 
-    def encode(self, x_0: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
+    def encode(
+        self,
+        x_0: Tensor,
+        levels: Iterable[int],
+        *,
+        noised_moves: int = 0,
+        noise: SampleNoise | None = None,
+    ) -> dict[int, Tensor]:
         return dict.fromkeys(levels, self.fit(x_0))
 
     def decode(
@@ -184,7 +191,7 @@ class GanCodec(Codec):
             generator = self.model.generator
             return generator(z) if level == PRIOR else generator.synthesize(z)
 
-    def encoding_evaluations(self, levels: Iterable[int]) -> int:
+    def encoding_evaluations(self, levels: Iterable[int], *, noised_moves: int = 0) -> int:
         each = self.fitting.steps * (1 + BACKWARD)
         # the loss at the end of each start is one more
         in_w = self.fitting.starts * (each + (self.fitting.starts > 1))

@@ -101,8 +101,8 @@ def options_of(group: str, folders: Sequence[Path] = (CONF,)) -> list[Option]:
     found = []
     for file in files:
         keys = [] if group == "experiment" else _keys(file, others=files, hidden=_MACHINERY)
-        tree = OmegaConf.load(file)
-        found.append(Option(file.stem, _comment(file), str(tree.get("_target_", "")), keys))
+        target = OmegaConf.select(OmegaConf.load(file), "_target_", default="")
+        found.append(Option(file.stem, _comment(file), str(target), keys))
     return found
 
 

@@ -83,4 +83,5 @@ def _covariance(draws: Tensor) -> Tensor:
 def _norms(apart: Tensor, factor: Tensor) -> Tensor:
     """Mahalanobis distances, by the Cholesky factor of the covariance."""
     whitened: Tensor = torch.linalg.solve_triangular(factor, apart.T, upper=False)
-    return whitened.norm(dim=0)
+    distances: Tensor = whitened.norm(dim=0)
+    return distances
