@@ -1,6 +1,6 @@
 """KID against authenticity on every domain: the frozen model, pixels, models without a network.
 
-    python -m experiments.frontier.figure outputs/frontier/rows frontier.png [features32]
+python -m experiments.frontier.figure outputs/frontier/rows frontier.png [features32]
 """
 
 import sys

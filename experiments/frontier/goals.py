@@ -4,7 +4,8 @@ r"""What the rows of all domains say: each goal, by each judge, with the numbers
 
 Settings are compared with a frontier (of pixel controls, of models without a network) at equal
 authenticity by `ood_sampler.statistics.frontier.advantage`, at the level $1 - 0.05 / m$ for $m$
-settings tried. A setting with more near-copies than twice those of held-out images + 1% is left out.
+settings tried. A setting with more near-copies than twice those of held-out images + 1% is left
+out.
 """
 
 import sys
@@ -146,6 +147,63 @@ def table(domains: Sequence[Domain]) -> str:
     return "\n".join(lines)
 
 
+SHOWN = {
+    "`cog` of 3 in pixels": "pixels/cog 3",
+    "`cog` of 3, t = 500": "base/plain/cog 3/500",
+    "`cog` of 3, t = 999": "base/plain/cog 3/999",
+    "`cog` of 5, t = 999": "base/plain/cog 5/999",
+    "`white`, v = 0.4": "base/plain/white .4/999",
+    "the same, corrected": "base/corrected/white .4/999",
+    "recipe, text": "base/plain/recipe, text/500",
+    "recipe, code": "base/plain/recipe, code/500",
+    "patches, `cog` of 3": "analytic_patches/plain/cog 3/500",
+    "real images": "real",
+}
+"""Settings in the table of the page."""
+
+
+def overview(domains: Sequence[Domain]) -> str:
+    """A line a domain: KID, authenticity and near-copies of some settings."""
+    lines = [f"| | {' | '.join(SHOWN)} |", "|---" * (1 + len(SHOWN)) + "|"]
+    for domain in domains:
+        found = [domain.rows.get(key) for key in SHOWN.values()]
+        cells = ["–" if row is None else number(row).rpartition(";")[0] for row in found]
+        lines.append(f"| {domain.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdicts(domains: Sequence[Domain]) -> str:
+    """A line a domain: settings beyond each frontier, worse, and the clearest of them."""
+    lines = [
+        "| | beyond pixels | worse | most clearly | beyond no network | worse | most clearly |",
+        "|---" * 7 + "|",
+    ]
+    for domain in domains:
+        cells = [domain.name]
+        for others in (domain.pixels, domain.without_network):
+            found = beyond(domain, others) if others else {}
+            if not found:
+                cells += ["–", "–", "–"]
+                continue
+            shown = sum(each.low > 0 for each in found.values())
+            best = max(found, key=lambda k: found[k].low)
+            value, low, high = (
+                f"{1e3 * end:.0f}" for end in (found[best].value, found[best].low, found[best].high)
+            )
+            cells += [
+                f"{shown} of {len(found)}",
+                str(sum(each.high < 0 for each in found.values())),
+                f"{_words(best)}: {value} [{low}, {high}]",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _words(key: str) -> str:
+    _, flow, name, step = key.split("/")
+    return f"{name}, t = {step}{', corrected' if flow == 'corrected' else ''}"
+
+
 def told(domains: Sequence[Domain]) -> list[str]:
     """Each goal in a line a domain."""
     lines = []
@@ -167,7 +225,9 @@ def told(domains: Sequence[Domain]) -> list[str]:
                 f"- beyond {what}: {len(shown)} of {len(found)}, {worse} worse: {'; '.join(texts)}"
             )
         if "base/plain/cog 3/500" in domain.rows:
-            made = [f"{k.removeprefix('base/')} ({number(r)})" for k, r in invention(domain).items()]
+            made = [
+                f"{k.removeprefix('base/')} ({number(r)})" for k, r in invention(domain).items()
+            ]
             lines.append(f"- inventions: {'; '.join(made) or 'none'}")
         lines.append(f"- 30% below the recipes: {below_recipe(domain)}")
         ends = pareto([trade(r) for r in domain.settings.values()])
@@ -182,7 +242,8 @@ def main(write: Callable[[str], object] = sys.stdout.write) -> None:
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
     for judge, domains in read(Path(sys.argv[1]), few_shot, seed).items():
         write(f"\n## {judge}\n\nKID × 10³; authenticity; near-copies; blend of five.\n\n")
-        write(table(domains) + "\n\n" + "\n".join(told(domains)) + "\n")
+        parts = (overview(domains), verdicts(domains), "\n".join(told(domains)), table(domains))
+        write("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

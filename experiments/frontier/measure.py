@@ -7,7 +7,7 @@ of their keys, `--samples` more samples of the same settings.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from experiments.frontier.settings import PIXELS, Setting, settings, without_network
 from ood_sampler.config import CONF
 from ood_sampler.names import register
+from ood_sampler.pipeline.measure import Row
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import Session
 from ood_sampler.pipeline.settings import Settings
@@ -88,7 +89,7 @@ def rows_of(
             made[model, corrected] = pipeline_of(composed([*base, *own, *flow]), root)
         return made[model, corrected]
 
-    def keep(key: str, make: Any) -> None:
+    def keep(key: str, make: Callable[[], Row]) -> None:
         if found.get(key, {}).get("images", 0) >= count:
             return
         try:
