@@ -242,6 +242,7 @@ def test_the_end_of_a_sweep_names_its_files_and_sends_its_curves(
     SweepReport().on_multirun_end(cfg)
     # the table is in colour on the console, and said for a log alone
     assert [record.message for record in caplog.records if record.name != journal.name] == [
+        f"report: {sweep}/report.html",
         f"sweep: {sweep}/sweep.csv (beside it sweep.md, sweep.png, sweep_curves.png)",
         "wandb: offline; to upload all runs of the sweep: wandb sync "
         f"{sweep}/4/wandb/offline-run-x",

@@ -34,9 +34,13 @@ _TITLES = {
     "experiment": "Presets: settings of several groups at once",
     "logger": "Experiment tracking",
     "trainer": "Devices, precision, processes",
+    "recipe": "What `python -m ood_sampler.train` trains",
     "hydra/launcher": "What starts the runs of a sweep",
     "metrics/pictures": "Further metrics of pixels",
 }
+
+_RECIPES = "recipe"
+"""The group of `python -m ood_sampler.train`."""
 
 Keys = Sequence[tuple[str, str, str]]
 
@@ -44,7 +48,7 @@ Keys = Sequence[tuple[str, str, str]]
 def groups() -> list[str]:
     """All groups of `conf/`, nested ones too."""
     nested = {file.parent.relative_to(CONF).as_posix() for file in CONF.glob("*/*/*.yaml")}
-    every = dict.fromkeys([*_ORDER, *groups_of(), *sorted(nested)])
+    every = dict.fromkeys([*_ORDER, *groups_of(), *sorted(nested), _RECIPES])
     return [group for group in every if (CONF / group).is_dir()]
 
 
@@ -68,11 +72,13 @@ def _cell(text: str) -> str:
 def group_page(group: str) -> str:
     """The page of a group."""
     name = group.replace("/", ".")
+    program = "train" if group == _RECIPES else "run"
+    topic = "" if group == _RECIPES else f" {group.partition('/')[0]}"
     parts = [f"# `{group}`\n\n{_TITLES.get(group, 'Further options')}.\n"]
     choice = f"+{group}" if group == "metrics/pictures" else group
     parts.append(
         f"Choose one with `{choice}=OPTION`; set its keys with `{name}.KEY=VALUE`. "
-        f"`python -m ood_sampler.run --help {group.partition('/')[0]}` tells the same.\n"
+        f"`python -m ood_sampler.{program} --help{topic}` tells the same.\n"
         if group != "hydra/launcher"
         else f"Choose one with `{group}=OPTION`, together with `-m`.\n"
     )

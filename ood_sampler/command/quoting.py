@@ -15,7 +15,12 @@ from hydra.errors import HydraException
 
 from ood_sampler.faults import CommandError
 
-PATHS = frozenset({"root", "held_out_root", "in_domain_root", "path", "id", "weights", "output"})
+PATHS = frozenset(
+    {
+        *("root", "held_out_root", "in_domain_root", "path", "id", "weights", "output"),
+        *("labels", "apply_to"),
+    }
+)
 """Last parts of keys that take the path of a file or folder."""
 
 TEXTS = frozenset(

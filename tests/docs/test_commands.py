@@ -147,6 +147,8 @@ def test_a_command_is_known(
         assert command.words[3] in read_command([], name="run").configuration.options("study")
     elif command.follows("python", "-m"):
         assert importlib.util.find_spec(command.words[2]) is not None
+    elif command.follows("python"):
+        assert (ROOT / command.words[1]).is_file()
     elif command.follows("pip", "install"):
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         for name in re.findall(r"\[(\w+)\]", command.words[-1]):

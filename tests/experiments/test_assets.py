@@ -316,7 +316,7 @@ def test_stretch_keeps_the_hue_and_ends_at_white(galaxy32: ModuleType) -> None:
 
 def test_disc_has_unit_flux_and_an_exponential_profile(galaxy32: ModuleType) -> None:
     smooth = galaxy32.MORPHOLOGIES["early"]
-    disc = galaxy32.face_on_disc(np.random.default_rng(0), smooth, 4.0)
+    disc, _ = galaxy32.face_on_disc(np.random.default_rng(0), smooth, 4.0)
     assert disc[1].sum() == pytest.approx(1)
     y, x = np.unravel_index(disc[1].argmax(), disc[1].shape)
     near, far = disc[1, y, x + 10], disc[1, y, x + 30]
