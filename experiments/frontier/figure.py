@@ -66,8 +66,13 @@ def draw(domains: list[Domain], judge: str) -> Figure:
         row[0].set_ylabel(f"KID × 10³, {judge}")
     for place in axes[-1]:
         place.set_xlabel("authenticity (dotted: real images)")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    found = {}
+    for place in axes.flat:
+        handles, labels = place.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
+    )
     return figure
 
 
