@@ -66,7 +66,7 @@ def draw(domains: list[Domain], judge: str) -> Figure:
         row[0].set_ylabel(f"KID × 10³, {judge}")
     for place in axes[-1]:
         place.set_xlabel("authenticity (dotted: real images)")
-    found = {}
+    found: dict[str, Any] = {}
     for place in axes.flat:
         handles, labels = place.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))

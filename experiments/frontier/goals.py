@@ -81,7 +81,7 @@ def read(folder: Path, few_shot: int | None = None, seed: int = 0) -> dict[str, 
         model, name, count, _ = file.stem.split("_")
         if few_shot is not None and int(count) not in (few_shot, few_shot * 3 // 4):
             continue
-        rows = {key: row for key, row in load_json(file).items() if "gave_up" not in row}
+        rows = {key: row for key, row in (load_json(file) or {}).items() if "gave_up" not in row}
         if not any(key.startswith("base/plain/cog 5") for key in rows):
             continue  # interrupted before there was a frontier
         title = name if model == "dog32" else f"{name} from {model}"

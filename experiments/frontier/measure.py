@@ -77,7 +77,7 @@ def rows_of(
     wanted: Sequence[Setting], shared: Sequence[str], root: Path, file: Path, *, pixels: bool
 ) -> None:
     """Measure what the file does not hold."""
-    found: dict[str, Any] = load_json(file) if file.exists() else {}
+    found: dict[str, Any] = load_json(file) or {}
     made: dict[tuple[str | None, bool], Pipeline] = {}
     count = next(int(text.split("=")[1]) for text in shared if text.startswith("num_samples="))
 
