@@ -177,6 +177,9 @@ def test_a_run_is_what_the_program_takes(
 ) -> None:
     own_parts(command.page)
     monkeypatch.syspath_prepend(str(work))
+    # modules that other tests call the same
+    for name in ("mine", "own_metric", "grey", "bright"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     words = settings(command, place)
     if "--help" in words:
         call(monkeypatch, *words)
