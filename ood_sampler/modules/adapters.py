@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.faults import install
-from ood_sampler.modules import finetuning
-from ood_sampler.modules.finetuning import DenoiserFineTuning, FineTuning, Tuned, finished
+from ood_sampler.modules.finetuning import DenoiserFineTuning, FineTuning, Tuned, fine_tune
 from ood_sampler.modules.trainer import TrainerFactory
-from ood_sampler.store.files import save_json, save_state
-from ood_sampler.store.lock import hold
+from ood_sampler.store.files import save_state
 
 ADAPTER = "adapter.safetensors"
 """File of the adapter alone, beside the merged weights."""
@@ -173,6 +171,11 @@ class AdapterFineTuning(DenoiserFineTuning):
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         return torch.optim.Adam(weights, lr=self.learning_rate)
 
+    def leave(self, folder: Path, best: Any, **about: int) -> None:  # noqa: ANN401 a copied module
+        """Write the adapter alone beside the merged weights."""
+        save_state(folder / ADAPTER, adapter_state(best))
+        super().leave(folder, merged(best), trained=self.trained, **about)
+
 
 def tune_adapter(
     denoiser: Denoiser,
@@ -201,24 +204,13 @@ def tune_adapter(
         ValueError: peft is not installed, a number does not fit, or the loss is not finite.
         MemoryError: a batch does not fit.
     """
-    kept, held_out = settings.split(len(images), seed=seed)
-    with hold([folder], needed=lambda: finished(folder) is None, what="the fine-tuning") as own:
-        if own:
-            module = AdapterFineTuning(
-                denoiser=denoiser,
-                images=images[kept],
-                held_out=images[held_out],
-                settings=settings,
-                seed=seed,
-            )
-            finetuning._fit(module, trainer, folder, checkpoint_every)
-            best: Any = merged(module.best)
-            looks = [list(look) for look in module.curve()]
-            save_json(folder / "curve.json", {"looks": looks, "trained": module.trained})
-            save_state(folder / ADAPTER, adapter_state(module.best))
-            save_state(folder / "weights.safetensors", best.network.state_dict())
-            (folder / f"{finetuning._RESUME}.ckpt").unlink(missing_ok=True)
-    tuned = finished(folder)
-    if tuned is None:
-        raise OSError(f"{folder} was removed or damaged meanwhile: start the run again")
-    return tuned
+    return fine_tune(
+        denoiser,
+        images,
+        settings,
+        seed=seed,
+        trainer=trainer,
+        folder=folder,
+        checkpoint_every=checkpoint_every,
+        kind=AdapterFineTuning,
+    )

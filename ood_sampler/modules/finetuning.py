@@ -281,6 +281,12 @@ class DenoiserFineTuning(NoiseTraining):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
 
+    def leave(self, folder: Path, best: Any, **about: int) -> None:  # noqa: ANN401 a copied module
+        """Write the validations, and the weights with the lowest loss."""
+        looks = [list(look) for look in self.curve()]
+        save_json(folder / "curve.json", {"looks": looks, **about})
+        save_state(folder / "weights.safetensors", best.network.state_dict())
+
     def _best_row(self) -> int:
         return int(self.losses[:, 1].nan_to_num(math.inf).argmin())
 
@@ -298,6 +304,7 @@ def fine_tune(
     trainer: TrainerFactory,
     folder: Path,
     checkpoint_every: int = 100,
+    kind: type[DenoiserFineTuning] = DenoiserFineTuning,
 ) -> Tuned:
     """Fine-tune a copy of a model on one device, once, resuming a killed training.
 
@@ -309,6 +316,7 @@ def fine_tune(
         trainer: makes the Lightning trainer from its keyword arguments.
         folder: of the result, named by a content hash.
         checkpoint_every: steps that a killed training loses, at most.
+        kind: what is trained: all weights, or those that a subclass adds.
 
     Raises:
         ValueError: a number does not fit the images, or the loss is not finite.
@@ -317,7 +325,7 @@ def fine_tune(
     kept, held_out = settings.split(len(images), seed=seed)
     with hold([folder], needed=lambda: finished(folder) is None, what="the fine-tuning") as own:
         if own:
-            module = DenoiserFineTuning(
+            module = kind(
                 denoiser=denoiser,
                 images=images[kept],
                 held_out=images[held_out],
@@ -325,9 +333,7 @@ def fine_tune(
                 seed=seed,
             )
             _fit(module, trainer, folder, checkpoint_every)
-            best: Any = module.best
-            save_json(folder / "curve.json", {"looks": [list(look) for look in module.curve()]})
-            save_state(folder / "weights.safetensors", best.network.state_dict())
+            module.leave(folder, module.best)
             # it is five times as large as the weights
             (folder / f"{_RESUME}.ckpt").unlink(missing_ok=True)
     tuned = finished(folder)
