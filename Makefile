@@ -79,7 +79,7 @@ assets: $(READY) ## make what ships with the package again; DATA= names the fold
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=448000
 	$(BIN)/python -m ood_sampler.train name=dog32 data.root=$(DATA)/train/dog.zip images=1000000
 	$(BIN)/python experiments/assets/base_model.py dog32 --after 448000
-	$(BIN)/python -m ood_sampler.train recipe=gan name=dog32_gan data.root=$(DATA)/train/dog.zip images=1000000
+	$(BIN)/python -m ood_sampler.train recipe=gan name=dog32_gan data.root=$(DATA)/train/dog.zip images=716800
 	$(BIN)/python experiments/assets/gan.py
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=288000
 	$(BIN)/python -m ood_sampler.train name=ship32 data.root=$(DATA)/train/ship.zip images=736000

@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -266,8 +267,40 @@ def train(cfg: DictConfig) -> None:
     """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline.
 
     Raises:
-        ValueError: the network, the trainer or its compiler do not work, or the loss diverged.
+        ValueError: the network, the trainer or its compiler do not work, the loss diverged, or
+            another training writes into the folder.
     """
+    with alone_in(Path(cfg.output)):
+        _train(cfg)
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Let one training at a time write into a folder.
+
+    Raises:
+        ValueError: another one does.
+    """
+    from filelock import FileLock, Timeout
+
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"output={output} is being written by another training: wait until it ends, stop it, "
+            "or choose another name"
+        ) from None
+    except NotImplementedError:
+        log.warning("%s cannot be locked: start no other training there meanwhile", output)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(cfg: DictConfig) -> None:
     import lightning
     import torch
 

@@ -17,6 +17,7 @@ from ood_sampler.faults import CommandError
 from ood_sampler.models.gan import load_generator
 from ood_sampler.train import (
     GanRecipe,
+    alone_in,
     build_network,
     check_keys,
     check_resumed,
@@ -173,3 +174,12 @@ def test_a_gan_is_trained_stopped_and_gone_on_with(tmp_path: Path) -> None:
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
     seen = sorted(file.name for file in (tmp_path / "parts").glob("samples_*"))
     assert seen == ["samples_000000008.png", "samples_000000016.png"]
+
+
+def test_a_folder_takes_one_training_at_a_time(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "mine"):
+        cfg = composed([*SMALL_GAN, "data.root=none", f"output={tmp_path / 'mine'}"])
+        with pytest.raises(ValueError, match=r"mine is being written by another training"):
+            train(cfg)
+    with alone_in(tmp_path / "mine"):
+        pass

@@ -100,10 +100,10 @@ A style-based GAN of dogs at 32x32 (Karras et al., 2020), trained from scratch: 
   times {module["penalty"]} / 2, every {module["penalty_every"]} steps; Adam at
   {module["learning_rate"]}; differentiable augmentation (Zhao et al., 2020) with colour
   {augmentation["colour"]}, shift {augmentation["shift"]}, cutout {augmentation["cutout"]}; EMA
-  {module["ema_decay"]}; `conf/recipe/gan.yaml`.
+  {module["ema_decay"]}; precision {config["trainer"]["precision"]}; `conf/recipe/gan.yaml`.
 - **Commands**:
   - `python -m ood_sampler.train recipe=gan name={NAME} data.root=cifar10/train/dog.zip
-    images={config["images"]}`
+    images={config["images"]} trainer.precision={config["trainer"]["precision"]}`
   - `python experiments/assets/gan.py --training outputs/train/{NAME}`
 - **Hardware**: a share of one CPU core ({platform.machine()}), no GPU.
 - **Licence**: MIT for the weights; CIFAR-10 states no licence and asks for its citation.

@@ -50,7 +50,7 @@ def test_every_model_is_listed_with_its_size_sources_and_place(
             assert str(source.get("hub") or source.get("drive") or source.get("page")) in text
     assert re.search(r"256x256 +374 MB +missing +" + str(cache), rows["iddpm_afhqdog"])
     assert re.search(r"32x32 +9 MB +present +\S+/assets/dog32$", rows["dog32"])
-    assert re.search(r"32x32 +1 MB +present +\S+/assets/dog32_gan$", rows["dog32_gan"])
+    assert re.search(r"32x32 +2 MB +present +\S+/assets/dog32_gan$", rows["dog32_gan"])
     assert "yours" in rows["checkpoint"]
     for name in ("analytic_gaussian", "analytic_patches"):
         assert rows[name].endswith("none     fitted to the few-shot images of a run")
