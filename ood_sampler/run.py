@@ -125,7 +125,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         search = instantiate(cfg.search) if "search" in cfg else None
         steps = _steps(cfg, search)
         settings = _settings(cfg, step=max(steps))
-        study = instantiate(cfg.study) if "study" in cfg else None
+        study = instantiate(cfg.study, _convert_="all") if "study" in cfg else None
         also = [*swept_steps(), *(() if study is None else study.steps)]
         # a mistake in it is told now
         tracker(cfg)

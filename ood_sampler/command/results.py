@@ -132,7 +132,7 @@ def merge_studies(folder: Path, config: DictConfig) -> bool:
 
     from ood_sampler.studies.files import read_studies
 
-    study = instantiate(config.study)
+    study = instantiate(config.study, _convert_="all")
     found = _finished_runs(folder, f"{study.name}.json")
     if not found:
         return False

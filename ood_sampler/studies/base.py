@@ -168,6 +168,8 @@ def _configuration(part: object) -> object:
     """Type and arguments of an object that is no JSON."""
     name = type(part).__name__
     if is_dataclass(part):
-        # without what it computed since
-        return {"type": name, **{each.name: getattr(part, each.name) for each in fields(part)}}
+        # without what it computed since; of a model its weights too
+        found = {each.name: getattr(part, each.name) for each in fields(part)}
+        digest = getattr(part, "digest", None)
+        return {"type": name, **found, **({} if digest is None else {"digest": digest})}
     return {"type": name, **getattr(part, "__dict__", {"value": str(part)})}

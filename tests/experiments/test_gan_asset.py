@@ -45,6 +45,7 @@ def training(tmp_path: Path) -> Path:
         "data": {"root": str(pictures), "resolution": 32},
         "network": {"_target_": "x", **network},
         "module": OmegaConf.to_container(recipe.module, resolve=True),
+        "trainer": {"precision": recipe.trainer.precision},
     }
     OmegaConf.save(OmegaConf.create(given), folder / "config.yaml")
     for seen in (128, 256):

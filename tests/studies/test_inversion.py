@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ood_sampler.studies.files import write_study
 from ood_sampler.studies.inversion import InversionStudy, rounded
 from tests.conftest import RESOLUTION
 from tests.studies.conftest import TinyRun, drawn, lacking, moved
+from tests.test_run import execute_tiny
 
 COUNT = 6
 METHODS = [
@@ -176,3 +178,19 @@ def test_files_and_figure_are_written(measured: Measured, gan: GanModel, tmp_pat
     assert "GAN, w+" in table
     assert lacking(asked, measured.rows[1]) == set()
     drawn(asked, [*measured.rows, *moved(measured.rows, "another")], measured.pictures)
+
+
+def test_the_shipped_gan_is_set_beside_the_shipped_model(tmp_path: Path) -> None:
+    sizes = ["study.count=12", "study.equal=1", "study.converged=1", "study.steps=[500]"]
+    model = ["model=dog32", "model.resolution=32", "measure.in_domain=12", "measure.round_trip=4"]
+    execute_tiny(None, tmp_path, "experiment=inversion", *model, *sizes)
+    rows = json.loads((tmp_path / "found" / "inversion.json").read_text())
+    assert {row["method"] for row in rows["rows"]} == {"diffusion, t = 500", "GAN, w", "GAN, w+"}
+
+
+def test_another_gan_makes_another_run(run: Pipeline, gan: GanModel, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_generator(StyleGenerator(channels=[6, 6, 4], width=4, mapping=1), tmp_path)
+    other = replace(gan, path=str(tmp_path))
+    assert study(gan).about(run) == study(replace(gan)).about(run)
+    assert study(gan).about(run)["run"] != study(other).about(run)["run"]
