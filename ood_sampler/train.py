@@ -324,7 +324,8 @@ def _train(cfg: DictConfig) -> None:
     trainer = build_trainer(cfg, steps=steps, snapshots=recipe.snapshots(cfg, module))
     fit(trainer, module, steps=steps, resumed=newest_checkpoint(output))
     if trainer.global_step % cfg.checkpoint_every:
-        trainer.save_checkpoint(output / "last.ckpt")
+        # with the optimizer's state, from which a training of more images continues
+        trainer.save_checkpoint(output / "last.ckpt", weights_only=False)
     folder = output / "pipeline"
     recipe.save(cfg, module, folder)
     log.info("finished: %s", folder)

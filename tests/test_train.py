@@ -154,15 +154,52 @@ def test_a_generator_of_another_resolution_is_refused() -> None:
         GanRecipe().network(cfg)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_gan_is_trained_stopped_and_gone_on_with(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+SMALL_DENOISER = [
+    "recipe=diffusion",
+    "compile=false",
+    "data.resolution=8",
+    "network.block_out_channels=[32,32,32,32]",
+    "module.batch_size=4",
+    "schedule.num_train_timesteps=20",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(6):
         pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{i}.png")
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
 
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", [SMALL_DENOISER, SMALL_GAN])
+def test_a_training_says_nothing_of_how_checkpoints_are_written(
+    recipe: list[str], pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "out"
+    # the last step is no multiple of checkpoint_every, so that it gets a checkpoint of its own
+    own = [f"data.root={pictures}", f"output={output}", "checkpoint_every=3"]
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        for images in (8, 16):
+            train(composed([*recipe, *own, f"images={images}"]))
+            newest = newest_checkpoint(output)
+            assert newest is not None
+            checkpoint = torch.load(newest, weights_only=True)
+            assert checkpoint["global_step"] == images // 4
+            assert checkpoint["optimizer_states"]
+    assert "Restored all states" in caplog.text
+    assert "weights_only" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gan_is_trained_stopped_and_gone_on_with(pictures: Path, tmp_path: Path) -> None:
     def trained(name: str, *images: int) -> dict[str, torch.Tensor]:
         output = tmp_path / name
         for count in images:
