@@ -15,6 +15,7 @@ from ood_sampler.data.domain import Part
 from ood_sampler.diffusion.closed_form import PatchDenoiser
 from ood_sampler.diffusion.solvers import DdimSolver, MultistepSolver, Solver
 from ood_sampler.models.analytic import AnalyticModel, GaussianModel, PatchModel
+from ood_sampler.models.base import Model
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.keys import taken
 from ood_sampler.pipeline.measure import REAL
@@ -32,6 +33,7 @@ from tests.conftest import RESOLUTION, make_correction, make_judges, make_pipeli
 from tests.test_pipeline import domain
 from tests.test_run import execute_tiny
 from tests.test_search import SETTINGS as SEARCH
+from tests.test_search_flows import ExactModel
 
 GAUSSIAN = GaussianModel("analytic_gaussian", RESOLUTION, 3)
 PATCHES = PatchModel("analytic_patches", RESOLUTION, 3, least=1, growth=2, shift=0)
@@ -44,7 +46,7 @@ def make(trainer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("artifacts")
 
     def run(
-        model: AnalyticModel = PATCHES,
+        model: Model = PATCHES,
         *,
         sampler: Sampler | None = None,
         few_shot: int = 20,
@@ -180,6 +182,19 @@ def test_what_needs_a_domain_of_its_own_is_refused(make: MakeRun) -> None:
     study = SearchStudy.__new__(SearchStudy)
     with pytest.raises(ValueError, match="study search needs a model with a domain of its own"):
         check_metrics(study, run)
+
+
+def test_any_model_may_say_that_it_has_no_domain_of_its_own(make: MakeRun) -> None:
+    class Untrained(ExactModel):
+        has_own_domain = False
+
+    run = make(Untrained(0.0, 1.0))
+    assert run.in_domain_nodes == []
+    assert [row.name for row in run.references()] == [REAL]
+    assert "captured" not in run.sample_row().figures
+    with pytest.raises(ValueError, match="exact has no domain of its own"):
+        _ = run.in_domain
+    assert make(ExactModel(0.0, 1.0)).in_domain_nodes
 
 
 def test_impossible_numbers_are_refused(make: MakeRun) -> None:

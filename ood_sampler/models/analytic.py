@@ -86,6 +86,11 @@ class AnalyticModel(ModelInMemory, ABC):
         generator = torch.Generator().manual_seed(0)
         return self._fit(InMemory(torch.rand(count, *self.latent_shape, generator=generator)))
 
+    @property
+    def has_own_domain(self) -> bool:
+        """Whether it was trained on a domain: it was not."""
+        return False
+
     @abstractmethod
     def fit(self, images: TensorSet) -> dict[str, Tensor]:
         """Fit to images in $[-1, 1]$, and return all that the denoiser needs of them.

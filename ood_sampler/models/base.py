@@ -23,6 +23,10 @@ class Model(Weights, Protocol):
         """Channels of its images."""
 
     @property
+    def has_own_domain(self) -> bool:
+        """Whether it was trained on a domain; one fitted to the few-shot images was not."""
+
+    @property
     def is_here(self) -> bool:
         """Whether its weights are on this machine."""
 
@@ -52,6 +56,11 @@ class ModelInMemory:
     def makers(self) -> tuple[type, ...]:
         """Classes that it is made of, whose code its results depend on."""
         return (type(self),)
+
+    @property
+    def has_own_domain(self) -> bool:
+        """Whether it was trained on a domain, as most models are."""
+        return True
 
     @property
     def is_here(self) -> bool:

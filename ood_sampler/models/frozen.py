@@ -185,6 +185,11 @@ class FrozenModel:
             return read_autoencoder_config(self.weights.path)
 
     @property
+    def has_own_domain(self) -> bool:
+        """Whether it was trained on a domain: it was."""
+        return True
+
+    @property
     def is_here(self) -> bool:
         """Whether the weights are on this machine."""
         return self.weight_files.find() is not None

@@ -86,6 +86,11 @@ class GanModel:
         return GeneratorFiles(self.name, self.path)
 
     @property
+    def has_own_domain(self) -> bool:
+        """Whether it was trained on a domain: it was."""
+        return True
+
+    @property
     def is_here(self) -> bool:
         """Whether the weights are on this machine."""
         return self.files.are_here

@@ -73,7 +73,7 @@ class Nodes(Stages):
         """
         if self.correction is None or not self.is_corrected:
             return []
-        if not self.has_own_domain:
+        if not self.model.has_own_domain:
             raise ValueError(
                 f"correction must be none for {self.model.name}: it is fitted to the few-shot "
                 "pictures, and has no domain of its own to correct for"
@@ -246,7 +246,7 @@ class Nodes(Stages):
         Raises:
             ValueError: the model has no domain of its own.
         """
-        if not self.has_own_domain:
+        if not self.model.has_own_domain:
             raise ValueError(
                 f"{self.model.name} has no domain of its own, which is needed here: choose a "
                 "frozen model, or a strategy or study that does without in-domain images"
@@ -263,7 +263,7 @@ class Nodes(Stages):
     @property
     def in_domain_nodes(self) -> list[Node]:
         """`in_domain`, if the model has a domain of its own."""
-        return [self.in_domain] if self.has_own_domain else []
+        return [self.in_domain] if self.model.has_own_domain else []
 
     @property
     def targets(self) -> list[Node]:

@@ -10,7 +10,6 @@ from ood_sampler.codecs.pixels import PixelCodec
 from ood_sampler.data.domain import TargetDomain
 from ood_sampler.diffusion.noise import Stream
 from ood_sampler.metrics.judges import Judges
-from ood_sampler.models.analytic import AnalyticModel
 from ood_sampler.models.base import Model
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.keys import configuration, label
@@ -113,15 +112,10 @@ class Parts:
         return self.correction_weight > 0
 
     @property
-    def has_own_domain(self) -> bool:
-        """Whether the model was trained on a domain; one fitted to the few-shot images was not."""
-        return not isinstance(self.model, AnalyticModel)
-
-    @property
     def is_of_few_shot(self) -> bool:
         """Whether the latent of an image depends on the other few-shot images, or on its place."""
         noised = self.settings.noised_moves > 0
-        return self.is_corrected or noised or not self.has_own_domain
+        return self.is_corrected or noised or not self.model.has_own_domain
 
     @property
     def _correction(self) -> str:

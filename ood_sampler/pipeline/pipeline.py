@@ -204,7 +204,7 @@ class Pipeline(Nodes):
     @property
     def owned(self) -> list[Samples]:
         """`own`, if the model has a domain of its own."""
-        return [self.own] if self.has_own_domain else []
+        return [self.own] if self.model.has_own_domain else []
 
     def in_domain_images(self) -> TensorSet:
         """Samples of the model's own domain that are finite."""
@@ -260,7 +260,7 @@ class Pipeline(Nodes):
     @property
     def in_domain_features(self) -> Mapping[str, Tensor]:
         """Features of the model's own domain, by judge; empty if it has none."""
-        if not self.has_own_domain:
+        if not self.model.has_own_domain:
             return {}
         return self.in_domain_references(self.own.described.features)
 

@@ -157,7 +157,7 @@ def check_metrics(study: Study, pipeline: Pipeline) -> None:
     for name in study.needs:
         if name not in (*judges.headline.metrics, *judges.pictures):
             raise ValueError(f"study {study.name} needs the metric {name}: leave it switched on")
-        if name == "captured" and not pipeline.has_own_domain:
+        if name == "captured" and not pipeline.model.has_own_domain:
             raise ValueError(
                 f"study {study.name} needs a model with a domain of its own, which "
                 f"{pipeline.model.name} does not have: choose a frozen model"
