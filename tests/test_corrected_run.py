@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ood_sampler.codecs.base import Codec
 from ood_sampler.data.domain import Part
+from ood_sampler.diffusion.correction import CorrectedDenoiser
 from ood_sampler.diffusion.gaussian import fit_gaussian
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import work_of
@@ -119,6 +120,34 @@ def test_the_estimate_counts_the_samples_that_the_correction_needs(
     # the plain flow has latents of its own
     left = work_of(make(root=tmp_path).targets)
     assert [s.name for s in left if s.evaluations] == ["invert", "reconstruct", "decode"]
+
+
+def test_the_estimate_times_the_operator_of_the_correction(
+    make: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: dict[type, tuple[int, ...]] = {}
+
+    def seconds(codec: Codec, *_: object, **__: object) -> float:
+        denoiser = codec.networks["denoiser"]
+        if isinstance(denoiser, CorrectedDenoiser):
+            noise = torch.randn(2, 3, RESOLUTION, RESOLUTION)
+            assert codec.probe(noise).isfinite().all()
+            counts = (len(denoiser.target.deviations), len(denoiser.own.deviations))
+            timed[CorrectedDenoiser] = counts
+            return 3.0
+        timed[type(denoiser)] = ()
+        return 1.0
+
+    monkeypatch.setattr("ood_sampler.pipeline.pipeline.seconds_per_evaluation", seconds)
+    estimate = make(make_correction(in_domain=10), root=tmp_path).estimate()
+    # before there is any Gaussian, ones of as many images stand in for them
+    assert timed.pop(CorrectedDenoiser) == (66, 10)
+    assert len(timed) == 1
+    assert estimate.seconds_per_evaluation == 1
+    assert estimate.others == {"tiny, corrected": 3}
+    corrected = [w.name for w in estimate.work if w.network and w.network.name != "tiny"]
+    assert corrected == ["invert", "reconstruct", "decode"]
+    assert "evaluations of tiny, corrected" in estimate.text()
 
 
 def test_the_gaussians_are_those_of_the_pictures_and_of_samples(make: MakeRun) -> None:

@@ -5,14 +5,53 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Protocol
+
+import torch
 
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
 from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel
 from ood_sampler.diffusion.correction import CorrectedDenoiser
-from ood_sampler.diffusion.gaussian import Gaussian
+from ood_sampler.diffusion.gaussian import Gaussian, fit_gaussian
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.store.files import load_state
+from ood_sampler.store.sets import InMemory
+
+
+class GaussianSource(Protocol):
+    """Where the Gaussian of a correction comes from."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that determines it."""
+
+    def read(self) -> Gaussian:
+        """Read the Gaussian."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A Gaussian that takes as much time as one that is fitted to so many images.
+
+    Attributes:
+        count: number of images.
+        shape: of each.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others."""
+        return f"stand-in {self.count}"
+
+    def read(self) -> Gaussian:
+        """Make it of noise."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(self.count, *self.shape, generator=generator)
+        return Gaussian(fit_gaussian(InMemory(images), shrinkage=0.5))
 
 
 @dataclass(frozen=True)
@@ -58,8 +97,8 @@ class CorrectedModel:
     """
 
     model: DiffusionModel
-    target: FittedGaussian
-    own: FittedGaussian
+    target: GaussianSource
+    own: GaussianSource
     weight: float
     fade: int
 
@@ -101,7 +140,7 @@ class CorrectedModel:
 
 
 def corrected(
-    codec: Codec, target: FittedGaussian, own: FittedGaussian, *, weight: float, fade: int
+    codec: Codec, target: GaussianSource, own: GaussianSource, *, weight: float, fade: int
 ) -> Codec:
     """Correct the flow of a diffusion model's codec.
 

@@ -1,19 +1,42 @@
 """Cost of a run, estimated before it starts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
+from ood_sampler.codecs.base import Codec
 from ood_sampler.store.node import Node, reached
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network whose evaluations an estimate counts and times.
+
+    Attributes:
+        name: of the model, and whether its flow is corrected.
+        codec: takes as long per evaluation as that of the stage, and needs no stored result.
+    """
+
+    name: str
+    codec: Codec
 
 
 @dataclass(frozen=True)
 class Work:
-    """Remaining work of a stage: images, and network evaluations per image."""
+    """Remaining work of a stage: images, and network evaluations per image.
+
+    Attributes:
+        name: of the stage.
+        images: still to be made.
+        evaluations_each: per image.
+        network: that is evaluated; None is that of the run, without a correction.
+    """
 
     name: str
     images: int
     evaluations_each: int
+    network: Network | None = None
 
     @property
     def evaluations(self) -> int:
@@ -22,14 +45,29 @@ class Work:
 
 
 def work_of(targets: Iterable[Node]) -> list[Work]:
-    """Remaining network evaluations of some nodes, stage by stage."""
+    """Remaining network evaluations of some nodes, stage by stage; equal neighbours are one."""
     nodes = [(node, node.evaluations_each()) for node in reached(targets)]
     costly = [(node, evaluations) for node, evaluations in nodes if evaluations]
     names = Counter(node.name for node, _ in costly)
-    return [
-        Work(node.title if names[node.name] > 1 else node.name, node.missing_items(), evaluations)
+    stages = [
+        Work(
+            node.title if names[node.name] > 1 else node.name,
+            node.missing_items(),
+            evaluations,
+            node.network,
+        )
         for node, evaluations in costly
     ]
+    return [
+        replace(first, images=first.images + sum(stage.images for stage in others))
+        for _, (first, *others) in groupby(stages, key=_kind)
+    ]
+
+
+def _kind(stage: Work) -> tuple[str, int, str]:
+    """What tells a stage from others."""
+    name = "" if stage.network is None else stage.network.name
+    return stage.name, stage.evaluations_each, name
 
 
 @dataclass(frozen=True)
@@ -39,14 +77,17 @@ class Estimate:
     Attributes:
         work: of each stage that uses the network.
         batch_size: images per forward pass.
-        seconds_per_evaluation: per image, timed on this machine.
+        seconds_per_evaluation: per image, of the network of the run, timed on this machine.
         disk: bytes still to write.
+        others: the same time of each other network by its name, the operator of a correction
+            included.
     """
 
     work: Sequence[Work]
     batch_size: int
     seconds_per_evaluation: float
     disk: int
+    others: Mapping[str, float] = field(default_factory=dict)
 
     def text(self, of: str = "") -> str:
         """Write a line per stage, and their sum.
@@ -60,19 +101,43 @@ class Estimate:
             return f"{heading}: the network has nothing left to do; {_disk(self.disk)} to write"
         lines = [f"{heading}, from two timed calls of {_count(self.batch_size, 'image')}:"]
         width = max(len(stage.name) for stage in self.work)
-        for stage in self.work:
+        counted = [f"evaluations{self._of(self._other(stage))}" for stage in self.work]
+        widest = max(map(len, counted))
+        for stage, what in zip(self.work, counted, strict=True):
             lines.append(
                 f"  {stage.name:<{width}}{stage.images:>9,} images x {stage.evaluations_each:>4,} "
-                f"evaluations  {self._time(stage.evaluations):>12}"
+                f"{what:<{widest}}  {duration(self._seconds([stage])):>12}"
             )
         lines.append(
-            f"  in all {evaluations:,} evaluations, about {self._time(evaluations)}, features and "
-            f"measures apart; {_disk(self.disk)} to write"
+            f"  in all {evaluations:,} evaluations{self._parts()}, about "
+            f"{duration(self._seconds(self.work))}, features and measures apart; "
+            f"{_disk(self.disk)} to write"
         )
         return "\n".join(lines)
 
-    def _time(self, evaluations: int) -> str:
-        return duration(evaluations * self.seconds_per_evaluation)
+    def _other(self, stage: Work) -> str:
+        """Name of the network of a stage, if it is not that of the run."""
+        name = "" if stage.network is None else stage.network.name
+        return name if name in self.others else ""
+
+    @staticmethod
+    def _of(name: str) -> str:
+        return f" of {name}" if name else ""
+
+    def _seconds(self, stages: Sequence[Work]) -> float:
+        return sum(
+            stage.evaluations * self.others.get(self._other(stage), self.seconds_per_evaluation)
+            for stage in stages
+        )
+
+    def _parts(self) -> str:
+        """How many of the evaluations are of other networks."""
+        parts = {
+            name: sum(stage.evaluations for stage in self.work if self._other(stage) == name)
+            for name in self.others
+        }
+        told = [f"{count:,}{self._of(name)}" for name, count in parts.items() if count]
+        return f" ({', '.join(told)})" if told else ""
 
 
 def duration(seconds: float) -> str:

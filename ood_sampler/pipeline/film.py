@@ -138,4 +138,5 @@ class _Walk:
             ),
             inputs=[*inputs, *run.needed_by_flow],
             cost=lambda _: self.evaluations,
+            network=run.network,
         )

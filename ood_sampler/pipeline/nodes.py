@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ood_sampler.codecs.base import Codec
-from ood_sampler.codecs.corrected import FittedGaussian, corrected
+from ood_sampler.codecs.corrected import FittedGaussian, StandIn, corrected
 from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import ImageSet
 from ood_sampler.diffusion.noise import Stream
 from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline.correction import OWN, GaussianCorrection
+from ood_sampler.pipeline.estimate import Network
 from ood_sampler.pipeline.few_shot import fit_model
 from ood_sampler.pipeline.film import Film, film_of
 from ood_sampler.pipeline.keys import (
@@ -56,6 +57,19 @@ class Nodes(Stages):
     @property
     def needed_by_flow(self) -> list[Node]:
         return [*self.fitted_model, *self.gaussians]
+
+    @property
+    def network(self) -> Network:
+        name = self.model.name
+        if isinstance(self.codec, FewShotCodec):
+            return Network(name, self.codec.timed(len(self.domain.few_shot)))
+        if self.correction is None or not self.gaussians:
+            return Network(name, self.codec)
+        shape = self.codec.shape(self.codec.last_level)
+        target, own = (StandIn(node.count, shape) for node in self.gaussians)
+        weight, fade = self.correction_weight, self.correction.fade
+        codec = corrected(self.codec, target, own, weight=weight, fade=fade)
+        return Network(f"{name}, corrected", codec)
 
     @cached_property
     def fitted_model(self) -> list[Node]:

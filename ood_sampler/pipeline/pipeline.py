@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
-from ood_sampler.codecs.few_shot import FewShotCodec
 from ood_sampler.data.domain import ImageSet
 from ood_sampler.metrics.attribution import attribution
 from ood_sampler.metrics.authenticity import nearest
@@ -23,7 +22,7 @@ from ood_sampler.models.frozen import checksum
 from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.modules.synthesis import SAMPLE
 from ood_sampler.modules.timing import seconds_per_evaluation
-from ood_sampler.pipeline.estimate import Estimate, Work, work_of
+from ood_sampler.pipeline.estimate import Estimate, Network, Work, work_of
 from ood_sampler.pipeline.explored import KINDS, explored
 from ood_sampler.pipeline.keys import label, selected, taken
 from ood_sampler.pipeline.measure import Measure, Row
@@ -106,15 +105,23 @@ class Pipeline(Nodes):
         check_disk(self.session.root, disk)
         images = max((stage.images for stage in work), default=0)
         batch_size = min(self.batch_size, max(images, 1))
-        seconds = 0.0
-        if images:
-            codec = self.codec
-            if isinstance(codec, FewShotCodec):
-                codec = codec.timed(len(self.domain.few_shot))
-            seconds = seconds_per_evaluation(
+        own = self.plain.network
+        evaluated = [stage.network or own for stage in work if stage.evaluations]
+        seconds = {
+            name: self.seconds_per_evaluation(network, batch_size)
+            for name, network in {network.name: network for network in evaluated}.items()
+        }
+        return Estimate(work, batch_size, seconds.pop(own.name, 0.0), disk, seconds)
+
+    def seconds_per_evaluation(self, network: Network, batch_size: int) -> float:
+        """Seconds per image and evaluation of a network, timed once on this machine."""
+        codec = network.codec
+        return self.session.once(
+            ("seconds per evaluation", network.name, batch_size),
+            lambda: seconds_per_evaluation(
                 codec, codec.last_level, batch_size, trainer=self.session.trainer
-            )
-        return Estimate(work, batch_size, seconds, disk)
+            ),
+        )
 
     def run(self) -> Outcome:
         """Compute missing results, and measure."""

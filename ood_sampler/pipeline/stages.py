@@ -15,6 +15,7 @@ from ood_sampler.metrics.judges import Judge
 from ood_sampler.modules.features import FeatureExtraction
 from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.pipeline.estimate import Network
 from ood_sampler.pipeline.keys import reader
 from ood_sampler.pipeline.parts import Parts
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
@@ -37,6 +38,11 @@ class Stages(Parts, ABC):
     @abstractmethod
     def needed_by_flow(self) -> list[Node]:
         """Nodes that the flow needs."""
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """What an evaluation along the flow is, to time it."""
 
     def features(
         self,
@@ -150,6 +156,7 @@ class Stages(Parts, ABC):
             inputs=[*inputs, *self.needed_by_flow],
             cost=lambda at: self.inversion_evaluations([int(t) for t in at]),
             of=self._correction,
+            network=self.network,
         )
 
     def decoded(
@@ -204,6 +211,7 @@ class Stages(Parts, ABC):
             inputs=[latents, *self.needed_by_flow],
             cost=lambda _: self.codec.decoding_evaluations(level),
             of=of,
+            network=self.network,
         )
 
     def draw(

@@ -23,6 +23,7 @@ class Node:
         inputs: nodes that `make` reads.
         cost: network evaluations per item to compute the named outputs together.
         of: purpose of the stage, if a run has several of its name.
+        network: that `cost` counts the evaluations of; None if there are none.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Node:
     inputs: Sequence["Node"] = ()
     cost: Callable[[Iterable[str]], int] = lambda names: 0
     of: str = ""
+    network: Any = None
 
     @property
     def title(self) -> str:

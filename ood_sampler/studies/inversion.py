@@ -173,13 +173,37 @@ class InversionStudy(DiagnosticStudy):
             method.of(pipeline).check()
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
-        # the work of the GAN is in evaluations of another network, and less than the other's
         few_shot = self.sources.few_shot(pipeline)
         return [
             *inversions(self.sources, pipeline),
             *reconstructions(self.sources, pipeline),
             *(few_shot.variant(step=step).samples for step in self.sources.steps),
             pipeline.in_domain,
+            *self._of_gan(pipeline),
+        ]
+
+    def _of_gan(self, pipeline: Pipeline) -> list[Node]:
+        """Codes of both sets by each method, their reconstructions, and samples around them."""
+        both = (self.sources.few_shot(pipeline), self.sources.planned(pipeline))
+        equal = self.equal or self._expected_steps(pipeline)
+        methods = [each for each in self._methods(pipeline, equal=equal) if each.codec is not None]
+        runs = [(method, [method.of(images) for images in both]) for method in methods]
+        return [
+            *(
+                replace(run.inversion, name=f"{method.label}: invert, forward and backward")
+                for method, of_both in runs
+                for run in of_both
+            ),
+            *(
+                replace(run.reconstructions, name="GAN: reconstruct", of="")
+                for _, of_both in runs
+                for run in of_both
+            ),
+            *(
+                replace(few_shot.samples, name="GAN: decode", of="")
+                for method, (few_shot, _) in runs
+                if method.samples
+            ),
         ]
 
     def measure(self, pipeline: Pipeline) -> Measured:
@@ -237,11 +261,19 @@ class InversionStudy(DiagnosticStudy):
 
         Rounded to powers of the square root of 2, so that a second timing finds stored results.
         """
-        step = max(self.sources.steps)
-        longest = self._seconds(pipeline, pipeline.variant(step=step))
+        longest = self._seconds(pipeline, pipeline.variant(step=max(self.sources.steps)))
+        return rounded(longest / self._seconds_of_a_step(pipeline))
+
+    def _expected_steps(self, pipeline: Pipeline) -> int:
+        """The same of single evaluations instead of an inversion, before work starts."""
+        evaluations = pipeline.inversion_evaluations([max(self.sources.steps)])
+        longest = evaluations * pipeline.seconds_per_evaluation(pipeline.network, _TIMED)
+        return rounded(longest / self._seconds_of_a_step(pipeline))
+
+    def _seconds_of_a_step(self, pipeline: Pipeline) -> float:
+        """Seconds per image of a step of Adam in w and one in w+."""
         one = GanCodec(self.beside, "w_plus", replace(self.beside.fitting, steps=1))
-        each = self._seconds(pipeline, replace(pipeline, model=self.beside, codec=one))
-        return rounded(longest / each)
+        return self._seconds(pipeline, replace(pipeline, model=self.beside, codec=one))
 
     def _seconds(self, pipeline: Pipeline, run: Pipeline) -> float:
         """Seconds per image of an inversion; of an optimisation a few steps are timed."""

@@ -1,6 +1,7 @@
 import pytest
 
-from ood_sampler.pipeline.estimate import Estimate, Work, duration
+from ood_sampler.codecs.pixels import PixelCodec
+from ood_sampler.pipeline.estimate import Estimate, Network, Work, duration
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,25 @@ def test_an_estimate_sums_up_its_stages() -> None:
     # 51,000 + 85,000 evaluations of 10 ms
     assert "136,000 evaluations, about 22 min 40 s" in lines[4]
     assert "12.3 GB to write" in lines[4]
+
+
+def test_other_networks_have_names_and_times_of_their_own() -> None:
+    codec = PixelCodec((3, 8, 8))
+    run, corrected, gan = (Network(name, codec) for name in ("dog32", "dog32, corrected", "gan"))
+    work = [
+        Work("invert", 100, 10, corrected),
+        Work("in-domain", 100, 10, run),
+        Work("search", 100, 10),
+        Work("codes", 10, 300, gan),
+    ]
+    estimate = Estimate(work, 16, 0.01, 0, others={"dog32, corrected": 0.02, "gan": 0.001})
+    _, invert, own, search, codes, whole = estimate.text().splitlines()
+    assert invert.split("evaluations")[1].split() == ["of", "dog32,", "corrected", "20", "s"]
+    assert own.split("evaluations")[1].split() == ["10", "s"]
+    assert search.split("evaluations")[1].split() == ["10", "s"]
+    assert codes.split("evaluations")[1].split() == ["of", "gan", "3", "s"]
+    assert len({len(line) for line in (invert, own, search, codes)}) == 1
+    assert "6,000 evaluations (1,000 of dog32, corrected, 3,000 of gan), about 43 s" in whole
 
 
 def test_an_estimate_says_what_it_is_of_and_names_are_never_cut() -> None:

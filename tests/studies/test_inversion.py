@@ -9,6 +9,7 @@ import torch
 from ood_sampler.metrics.reconstruction import reconstruction
 from ood_sampler.models.gan import GanModel, save_generator
 from ood_sampler.models.style_generator import StyleGenerator
+from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.studies.base import Measured
@@ -151,6 +152,42 @@ def test_equal_time_is_found_by_timing(run: Pipeline, gan: GanModel) -> None:
     assert steps >= 1
     assert steps == rounded(steps)
     assert [rounded(n) for n in (0.3, 1.3, 90, 100, 120)] == [1, 1, 91, 91, 128]
+
+
+def test_the_estimate_counts_the_generator(
+    run: Pipeline, gan: GanModel, measured: Measured, tmp_path: Path
+) -> None:
+    def work(run: Pipeline) -> dict[str, tuple[int, int]]:
+        stages = work_of(study(gan).targets(run))
+        return {
+            stage.name: (stage.images, stage.evaluations_each)
+            for stage in stages
+            if stage.network is not None and stage.network.name == gan.name
+        }
+
+    fresh = replace(run, session=replace(run.session, root=tmp_path))
+    both = 2 * COUNT
+    assert work(fresh) == {
+        "GAN, w, equal time: invert, forward and backward": (both, 6),
+        "GAN, w, converged: invert, forward and backward": (both, 60),
+        "GAN, w+, equal time: invert, forward and backward": (both, 12),
+        "GAN, w+, converged: invert, forward and backward": (both, 120),
+        "GAN: reconstruct": (4 * both, 1),
+        "GAN: decode": (2 * 8, 1),
+    }
+    text = fresh.estimate(study(gan).targets(fresh)).text()
+    assert f"({both * 198 + 4 * both + 16:,} of tiny_gan)" in text
+    assert all(images == 0 for images, _ in work(run).values())
+
+
+def test_steps_at_equal_time_are_expected_before_any_inversion(
+    run: Pipeline, gan: GanModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = study(gan, equal=None)
+    monkeypatch.setattr(Pipeline, "seconds_per_evaluation", lambda *_: 1.0)
+    monkeypatch.setattr(InversionStudy, "_seconds", lambda *_: 0.1)
+    evaluations = run.inversion_evaluations([999])
+    assert asked._expected_steps(run) == rounded(10 * evaluations)
 
 
 def test_a_setting_that_does_not_fit_is_refused(run: Pipeline, gan: GanModel) -> None:
