@@ -127,9 +127,13 @@ def _curves(sweep: Sweep) -> dict[str, Curves]:
 
 
 def run_title(run: Mapping[str, Any]) -> str:
-    """Name a run by its model, its domain, its strategy, its step and the noise of decoding."""
-    parts = (run["model"], run["data"], run["sampler"], f"t{run['step']}", f"eta{run['eta']:g}")
-    return "_".join(file_name(str(part)) for part in parts)
+    """Name a run by its model, its domain, its strategy, its step and the noise of decoding.
+
+    A model without steps adds no noise; its kind of latents takes their place.
+    """
+    at = [f"t{run['step']}", f"eta{run['eta']:g}"] if "step" in run else [run["latents"]]
+    parts = [file_name(str(part)) for part in (run["model"], run["data"], run["sampler"], *at)]
+    return "_".join(filter(None, parts))
 
 
 def rows_table(rows: Sequence[Row]) -> Table:

@@ -73,18 +73,20 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         pipeline: the run.
         choices: option of each group of the configuration.
     """
-    solver = pipeline.codec.settings
+    codec = pipeline.codec
+    # a model that does not diffuse has neither steps nor a solver
+    at = {"step": pipeline.settings.step} if codec.schedule else {"latents": codec.label}
+    solver = {"solver": choices["solver"]} if codec.schedule else {}
     corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,
         **corrected,
         "sampler": choices["sampler"],
-        # a model that does not diffuse has no solver
-        **({"solver": choices["solver"]} if solver else {}),
-        "step": pipeline.settings.step,
-        **({"noised_moves": moves} if (moves := pipeline.settings.noised_moves) else {}),
         **solver,
+        **at,
+        **({"noised_moves": moves} if (moves := pipeline.settings.noised_moves) else {}),
+        **codec.settings,
         "eta": pipeline.settings.eta,
         **_cheap(pipeline.settings),
         "seed": pipeline.settings.seed,

@@ -14,6 +14,7 @@ from ood_sampler.data.domain import TargetDomain
 from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.run_columns import columns_of
+from ood_sampler.report.tables import title_of
 from ood_sampler.studies.base import Measured, Study
 from ood_sampler.studies.files import columns_of as study_columns
 
@@ -142,9 +143,8 @@ def of_run(
 ) -> Result:
     """Of a run; `found` is what `metrics.json` holds."""
     run, rows = found["run"], found["rows"]
-    title = f"{run['data']} from {run['model']}: {run['sampler']}, step {run['step']}"
     told = tuple(verdict["sentence"] for verdict in found["verdicts"])
-    table = Table(rows, columns_of(rows), title=title)
+    table = Table(rows, columns_of(rows), title=title_of(run))
     return Result(folder, estimate, table, told, _run=(pipeline, outcome))
 
 

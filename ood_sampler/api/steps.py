@@ -143,7 +143,8 @@ def invert(model: LoadedModel, images: ImageSet | Tensor, step: int = 500) -> La
         images,
         {str(step): MemoryArtifact(len(images), model.codec.shape(step))},
     )
-    made = f"images inverted to t = {step} by {model.model.name}"
+    place = model.codec.place(step)
+    made = f"images inverted{f' to {place}' if place else ''} by {model.model.name}"
     return Latents(values, step, model.codec, made, images)
 
 
@@ -178,7 +179,8 @@ def draw(sampler: Sampler, latents: Latents, count: int, *, seed: int = 0) -> La
     sampler.check(inverted)
     artifact = MemoryArtifact(count, latents.codec.shape(latents.step))
     draw_missing(artifact, sampler, sampler.fit(inverted), inverted, seed=seed)
-    made = f"{label(sampler)}, t = {latents.step}, seed {seed}"
+    parts = (label(sampler), latents.codec.place(latents.step), f"seed {seed}")
+    made = ", ".join(filter(None, parts))
     return replace(latents, values=artifact.items, made=made, seed=seed)
 
 

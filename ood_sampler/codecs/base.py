@@ -59,6 +59,10 @@ class Codec(ABC):
         """Short description of the method."""
         return ""
 
+    def place(self, level: int) -> str:
+        """Where latents of a level lie, in words: the step, or the method of a model without."""
+        return f"t = {level}" if self.schedule else self.label
+
     @property
     def settings(self) -> dict[str, Any]:
         """Settings of the method, for records and tables."""

@@ -50,10 +50,11 @@ class Inversion(CodecStage):
         if self.on_nonfinite == "raise":
             names = [self.names[index] for index in indices]
             for level, z in latents.items():
-                self.check_finite(z, names, latent_at(level))
+                self.check_finite(z, names, latent_at(self.codec, level))
         return {str(level): z for level, z in latents.items()}
 
 
-def latent_at(level: int) -> str:
+def latent_at(codec: Codec, level: int) -> str:
     """Name a latent, for messages that go on with an image's name."""
-    return f"the latent at step {level} of picture"
+    at = f" at step {level}" if codec.schedule else ""
+    return f"the latent{at} of picture"

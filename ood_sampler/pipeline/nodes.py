@@ -229,7 +229,7 @@ class Nodes(Stages):
             "reconstruct",
             self.inversion,
             step,
-            of=f"t = {step}",
+            of=self.codec.place(step),
             count=min(self.settings.round_trip or count, count),
         )
 
@@ -320,7 +320,8 @@ class Nodes(Stages):
                 self.session.obtain(each)
         few_shot, step = self.domain.few_shot, self.settings.step
         latents = self.inversion.outputs[str(step)].open()
-        kept = self.finite(latents, latent_at(step), few_shot.names)
+        what = latent_at(self.codec, step)
+        kept = self.finite(latents, what, few_shot.names)
         inverted = self.inverted_set(selected(latents, kept), selected(taken(few_shot), kept))
         self.sampler.check(inverted)
         node = self.in_domain_inversion
@@ -328,7 +329,7 @@ class Nodes(Stages):
             return inverted
         own = node.output.open()
         names = [f"{i} of the model's own domain" for i in range(len(own))]
-        return replace(inverted, in_domain=selected(own, self.finite(own, latent_at(step), names)))
+        return replace(inverted, in_domain=selected(own, self.finite(own, what, names)))
 
     @property
     def fitted(self) -> Fitted:

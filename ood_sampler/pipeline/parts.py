@@ -58,8 +58,7 @@ class Parts:
         moves = self.settings.noised_moves
         noised = f", noised moves = {moves}" if moves else ""
         about = f"{noised}{self.settings.about_decoding}"
-        # a model without a schedule has no steps
-        at = f"t = {self.settings.step}" if self.codec.schedule else self.codec.label
+        at = self.codec.place(self.settings.step)
         made = f"{label(self.sampler)}{f', {at}' if at else ''}{about}"
         return f"{made}, {self._correction}" if self._correction else made
 

@@ -19,6 +19,7 @@ from ood_sampler.metrics.features import read_reference
 from ood_sampler.metrics.judges import Described, Judge, thumbnails
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import checksum
+from ood_sampler.modules.inversion import latent_at
 from ood_sampler.modules.prediction import NonFiniteError
 from ood_sampler.modules.synthesis import SAMPLE
 from ood_sampler.modules.timing import seconds_per_evaluation
@@ -291,7 +292,7 @@ class Pipeline(Nodes):
         found = {}
         for step, output in self.inversion.outputs.items():
             items = output.open()
-            kept = self.finite(items, f"the latent at step {step} of picture", names)
+            kept = self.finite(items, latent_at(self.codec, int(step)), names)
             found[int(step)] = selected(items, kept)
         return found
 

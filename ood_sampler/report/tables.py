@@ -50,14 +50,19 @@ def judged_by(runs: Sequence[Results]) -> str:
     return f"judged by {headlines[0]} where no other is named" if headlines else ""
 
 
+def title_of(run: Mapping[str, Any]) -> str:
+    """Name a run by its domain, its model, its strategy and where its latents lie."""
+    at = f"step {run['step']}" if "step" in run else run["latents"]
+    return f"{run['data']} from {run['model']}: {run['sampler']}{f', {at}' if at else ''}"
+
+
 def rich_table(results: Results) -> TerminalTable:
     """Show a run in a terminal: a line per metric, a column per set."""
     run, rows = results["run"], results["rows"]
     judged = judged_by([results]) if len(judges_of(results)) > 1 else ""
     return TerminalTable(
         title=(
-            f"{run['data']} from {run['model']}: {run['sampler']}, step {run['step']}, "
-            f"eta {run['eta']}, {run['num_samples']} samples, seed {run['seed']}"
+            f"{title_of(run)}, eta {run['eta']}, {run['num_samples']} samples, seed {run['seed']}"
         ),
         headings=[str(row["name"]) for row in rows],
         lines=[

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ood_sampler.modules.inversion import latent_at
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.artifacts import Artifact
 from ood_sampler.store.node import Derived, Node
@@ -106,8 +107,7 @@ def latents_of(run: Pipeline, node: Node | None = None) -> TensorSet:
 def finite_latents(run: Pipeline) -> list[int]:
     """Numbers of the few-shot images whose latents are finite."""
     names = run.domain.few_shot.names
-    what = f"the latent at step {run.settings.step} of picture"
-    return run.finite(latents_of(run), what, names)
+    return run.finite(latents_of(run), latent_at(run.codec, run.settings.step), names)
 
 
 def complete(run: Pipeline, node: Node, what: str, *, each: int) -> list[int]:

@@ -1,0 +1,34 @@
+"""A run of a GAN, which has no steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ood_sampler.entries import run_title
+from ood_sampler.report.tables import title_of
+from tests.test_run import execute_tiny
+
+LATENTS = "w+ (2 steps, 1 starts)"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_of_a_gan_tells_its_codes_where_others_tell_their_step(tmp_path: Path) -> None:
+    gan = ["model=dog32_gan", "model.resolution=32", "model.steps=2", "model.starts=1"]
+    execute_tiny(None, tmp_path, *gan, "model.features=0", "metrics=features32")
+    folder = tmp_path / "found"
+    run = json.loads((folder / "metrics.json").read_text())["run"]
+    assert not {"step", "solver"} & set(run)
+    assert run["latents"] == LATENTS
+    assert title_of(run) == f"galaxy32 from dog32_gan: {run['sampler']}, {LATENTS}"
+    assert run_title(run) == f"dog32_gan_galaxy32_{run['sampler']}_w+-2-steps-1-starts"
+    page = (folder / "report.html").read_text()
+    assert f"few-shot images were inverted to {LATENTS}, the strategy" in page
+    assert "step 500" not in page
+    assert "t = 500" not in page
+
+
+def test_a_run_of_a_diffusion_model_tells_its_step() -> None:
+    run = {"model": "dog32", "data": "galaxy32", "sampler": "cog", "step": 500, "eta": 0.0}
+    assert title_of(run) == "galaxy32 from dog32: cog, step 500"
+    assert run_title(run) == "dog32_galaxy32_cog_t500_eta0"
