@@ -212,6 +212,20 @@ def test_a_repeated_run_computes_nothing_and_finds_the_same(
     assert artifact_bytes(reference) == before
 
 
+def test_a_control_in_pixels_is_compared_with_the_models_own_domain(
+    model_folder: Path, trainer: Callable[..., Any], reference: Path
+) -> None:
+    run = pipeline(model_folder, reference, trainer)
+    control = run.in_pixels(CogSampler(references=2))
+    assert control.in_domain.output.digest == run.in_domain.output.digest
+    features = run.in_domain_features
+    assert set(features) == {"features32"}
+    assert torch.equal(control.in_domain_features["features32"], features["features32"])
+    # as a run measures its controls, with the samples of the model
+    expected = run.measure.row(control.title, "control", control.sampled().described)
+    assert control.sample_row() == expected
+
+
 def test_the_estimate_is_of_what_is_left_to_do(
     model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
 ) -> None:

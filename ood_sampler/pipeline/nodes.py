@@ -236,6 +236,8 @@ class Nodes(Stages):
     @cached_property
     def noise(self) -> Node:
         """Latents of the model's own domain."""
+        if self.own_codec is not None:
+            return self.with_model.noise
         sampler, level = StandardSampler(), self.codec.last_level
         shape = self.codec.shape(level)
         key = {
@@ -267,6 +269,8 @@ class Nodes(Stages):
             )
         if self.is_corrected:
             return self.plain.in_domain
+        if self.own_codec is not None:
+            return self.with_model.in_domain
         return self.decoded("in-domain", self.noise, self.codec.last_level, clip_x_0=True)
 
     @cached_property

@@ -37,6 +37,7 @@ class Parts:
         correction: of the flow along which few-shot images are inverted and samples decoded; None
             takes the flow of the model.
         inversion_stream: randomness of inversion, another one for another set of images.
+        own_codec: makes images of the model's own domain; None takes `codec`.
     """
 
     model: Model
@@ -49,6 +50,7 @@ class Parts:
     also: Sequence[int] = ()
     correction: GaussianCorrection | None = None
     inversion_stream: Stream = Stream.INVERT
+    own_codec: Codec | None = None
 
     @property
     def title(self) -> str:
@@ -92,6 +94,7 @@ class Parts:
         return replace(
             self,
             codec=PixelCodec(self.image_shape),
+            own_codec=self.own_codec or self.codec,
             sampler=sampler,
             settings=replace(
                 self.settings, step=0, eta=0.0, noised_moves=0, temperature=1.0, shift=0
@@ -120,6 +123,13 @@ class Parts:
     def _correction(self) -> str:
         """What tells stages along the corrected flow from others."""
         return f"correction {self.correction_weight:g}" if self.is_corrected else ""
+
+    @property
+    def with_model(self) -> Self:
+        """The run whose codec is that of the model, also for a control in pixels."""
+        if self.own_codec is None:
+            return self
+        return replace(self, codec=self.own_codec, own_codec=None)
 
     @property
     def plain(self) -> Self:
