@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ood_sampler.api.correcting import correct
     from ood_sampler.api.evaluation import evaluate
     from ood_sampler.api.images import Images, sheet
     from ood_sampler.api.loading import LoadedModel, load_domain, load_model
@@ -58,6 +59,7 @@ __all__ = [
     "Table",
     "TargetDomain",
     "WhiteSampler",
+    "correct",
     "decode",
     "draw",
     "evaluate",
@@ -76,6 +78,7 @@ _MODULES = {
     "Sampler": "samplers.base",
     "Table": "api.table",
     "TargetDomain": "data.domain",
+    "correct": "api.correcting",
     "decode": "api.steps",
     "draw": "api.steps",
     "evaluate": "api.evaluation",

@@ -26,6 +26,7 @@ from ood_sampler.models.base import Model
 from ood_sampler.models.layout import parts_of
 from ood_sampler.modules.trainer import make_trainer
 from ood_sampler.names import data_name
+from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.session import Session
 from ood_sampler.report.progress import StageProgress
 
@@ -41,16 +42,19 @@ class LoadedModel:
         codec: the model as a map between images and latents along the trajectories of a solver.
         session: makes trainers and progress bars.
         batch_size: images per forward pass; no result depends on it.
+        correction: of the flow (`correct`); None for the flow of the model itself.
     """
 
     model: Model
     codec: Codec
     session: Session
     batch_size: int
+    correction: GaussianCorrection | None = None
 
     def __repr__(self) -> str:
         size = f"{self.model.resolution}x{self.model.resolution}"
-        about = ", ".join(filter(None, (size, self.codec.label, self.session.machine)))
+        flow = self.correction.label if self.correction else ""
+        about = ", ".join(filter(None, (size, self.codec.label, flow, self.session.machine)))
         return f"<{self.model.name}: {about}>"
 
 

@@ -122,21 +122,10 @@ def invert(model: LoadedModel, images: ImageSet | Tensor, step: int = 500) -> La
         >>> ood_sampler.invert(model, galaxies.few_shot, step=400)
         <8 latents of 3x32x32: images inverted to t = 400 by dog32>
     """
-    if isinstance(images, Tensor):
-        names = [str(number) for number in range(len(images))]
-        images = TensorImages(images, names, resolution=model.model.resolution)
-    if not len(images):
-        raise ValueError("images must be at least one, got none")
-    expected = (model.model.channels, model.model.resolution, model.model.resolution)
-    if tuple(images[0].shape) != expected:
-        raise ValueError(
-            f"images must have the shape {expected} of those of {model.model.name}, got "
-            f"{tuple(images[0].shape)}: load_domain(..., 'data.resolution={expected[1]}') resizes "
-            "them"
-        )
+    images = checked_images(model, images)
     check_codec(model.codec, _settings(step), (), resolution=model.model.resolution)
     names = images.names
-    values = _computed(
+    values = computed(
         model,
         "invert",
         lambda at: Inversion(model.codec, at=[int(t) for t in at], names=names),
@@ -145,6 +134,7 @@ def invert(model: LoadedModel, images: ImageSet | Tensor, step: int = 500) -> La
     )
     place = model.codec.place(step)
     made = f"images inverted{f' to {place}' if place else ''} by {model.model.name}"
+    made += ", corrected" if model.correction else ""
     return Latents(values, step, model.codec, made, images)
 
 
@@ -208,8 +198,8 @@ def decode(
         An image for each latent, in $[-1, 1]$; the same as in a run with these settings.
 
     Raises:
-        ValueError: the latents are of another model or solver, the solver cannot add noise, or
-            the network returned NaN.
+        ValueError: the latents are of another model, solver or flow, the solver cannot add noise,
+            or the network returned NaN.
 
     Example:
         >>> import ood_sampler
@@ -222,13 +212,13 @@ def decode(
     if model.codec.identity != latents.codec.identity:
         raise ValueError(
             "latents must be decoded by the model and solver that they were inverted with, "
-            f"{latents.codec.label}, got {model!r}"
+            f"{latents.codec.label}, along the same flow, got {model!r}"
         )
     seed = (latents.seed or 0) if seed is None else seed
     settings = _settings(latents.step, eta=eta, seed=seed)
     check_codec(model.codec, settings, (), resolution=model.model.resolution)
     side = model.model.resolution
-    values = _computed(
+    values = computed(
         model,
         "decode",
         lambda _: Synthesis(model.codec, level=latents.step, eta=eta, clip_x_0=clip_x_0, seed=seed),
@@ -239,7 +229,28 @@ def decode(
     return Images(values, f"{latents.made}, decoded{noise}", model, latents.seed)
 
 
-def _computed(
+def checked_images(model: LoadedModel, images: ImageSet | Tensor) -> ImageSet:
+    """Take a tensor as a set of images, and refuse images of another size than the model's.
+
+    Raises:
+        ValueError: there are none, or they are of another size.
+    """
+    if isinstance(images, Tensor):
+        names = [str(number) for number in range(len(images))]
+        images = TensorImages(images, names, resolution=model.model.resolution)
+    if not len(images):
+        raise ValueError("images must be at least one, got none")
+    expected = (model.model.channels, model.model.resolution, model.model.resolution)
+    if tuple(images[0].shape) != expected:
+        raise ValueError(
+            f"images must have the shape {expected} of those of {model.model.name}, got "
+            f"{tuple(images[0].shape)}: load_domain(..., 'data.resolution={expected[1]}') resizes "
+            "them"
+        )
+    return images
+
+
+def computed(
     model: LoadedModel,
     title: str,
     stage: Callable[[Sequence[str]], Stage],

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
@@ -28,6 +31,30 @@ class GaussianSource(Protocol):
 
     def read(self) -> Gaussian:
         """Read the Gaussian."""
+
+
+@dataclass(frozen=True, eq=False)
+class GivenGaussian:
+    """A Gaussian in memory.
+
+    Attributes:
+        state: result of `fit_gaussian`.
+    """
+
+    state: Mapping[str, Tensor]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of its values."""
+        return hashlib.sha256(safetensors.torch.save(dict(self.state))).hexdigest()
+
+    def read(self) -> Gaussian:
+        """The Gaussian."""
+        return self._gaussian
+
+    @cached_property
+    def _gaussian(self) -> Gaussian:
+        return Gaussian(self.state)
 
 
 @dataclass(frozen=True)

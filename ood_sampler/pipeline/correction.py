@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ood_sampler.codecs.base import Codec
 from ood_sampler.data.domain import ImageSet
@@ -121,14 +122,7 @@ class GaussianCorrection:
         Raises:
             ValueError: the codec has no flow to correct.
         """
-        if codec.schedule is None:
-            raise ValueError(
-                "correction must be none for this model: there is no score to correct in "
-                f"{type(codec).__name__}"
-            )
-        # the lowest noise level with the full weight
-        alpha, sigma = codec.schedule.scales(self.fade)
-        noise, shape = (sigma / alpha) ** 2, codec.shape(codec.last_level)
+        noise, shape = self._noise(codec), codec.shape(codec.last_level)
         space = codec.identity.get("autoencoder")
         code = code_version(fit_gaussian)
         key = {**key, "count": count, "space": space, "noise": noise, "code": code}
@@ -137,10 +131,29 @@ class GaussianCorrection:
         state = StoredState(session.root, "gaussian", key, count, size=size)
 
         def make(_: Mapping[str, Any]) -> None:
-            clean = Computed(images(), torch.no_grad()(codec.clean), shape)
-            save_state(state.path, fit_gaussian(clean, noise=noise))
+            save_state(state.path, self.fit(codec, images()))
 
         return Node("fit Gaussian", {"state": state}, make, inputs=inputs, of=name)
+
+    def fit(self, codec: Codec, images: TensorSet) -> dict[str, Tensor]:
+        """Fit a Gaussian to images in the space of a codec's flow; see `fit_gaussian`.
+
+        Raises:
+            ValueError: the codec has no flow to correct, or there are too few images.
+        """
+        shape = codec.shape(codec.last_level)
+        clean = Computed(images, torch.no_grad()(codec.clean), shape)
+        return fit_gaussian(clean, noise=self._noise(codec))
+
+    def _noise(self, codec: Codec) -> float:
+        """Variance of the noise at the lowest noise level with the full weight."""
+        if codec.schedule is None:
+            raise ValueError(
+                "correction must be none for this model: there is no score to correct in "
+                f"{type(codec).__name__}"
+            )
+        alpha, sigma = codec.schedule.scales(self.fade)
+        return (sigma / alpha) ** 2
 
 
 def no_correction() -> None:

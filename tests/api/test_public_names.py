@@ -14,6 +14,7 @@ WITH_EXAMPLES = [
     "Images",
     "Result",
     "Table",
+    "correct",
     "decode",
     "draw",
     "evaluate",

@@ -114,6 +114,25 @@ def test_steps_make_what_the_command_line_makes(
     assert "stage decode" in (result.folder / "run.log").read_text()
 
 
+def test_the_corrected_flow_is_that_of_a_run(
+    model: ood_sampler.LoadedModel, domain: ood_sampler.TargetDomain, settings: list[str]
+) -> None:
+    own = ["correction.weight=0.7", "correction.in_domain=8"]
+    corrected = ood_sampler.correct(model, domain.few_shot, *own)
+    assert "gaussian (weight 0.7, fade 100)" in repr(corrected)
+    latents = ood_sampler.invert(corrected, domain.few_shot, step=STEP)
+    drawn = ood_sampler.draw(ood_sampler.CogSampler(references=4), latents, COUNT, seed=SEED)
+    images = ood_sampler.decode(corrected, drawn)
+    result = ood_sampler.run(*settings, "correction=gaussian", *own)
+    assert torch.equal(result.samples.values, images.values)
+    with pytest.raises(ValueError, match="along the same flow"):
+        ood_sampler.decode(model, drawn)
+    with pytest.raises(ValueError, match="it is corrected already"):
+        ood_sampler.correct(corrected, domain.few_shot)
+    with pytest.raises(ValueError, match="needs at least 4 few-shot pictures, got 3"):
+        ood_sampler.correct(model, tensor_of(domain.few_shot)[:3])
+
+
 def test_a_round_trip_comes_back(
     model: ood_sampler.LoadedModel,
     domain: ood_sampler.TargetDomain,
