@@ -23,7 +23,7 @@ from ood_sampler.store.memory import MemoryArtifact
 from ood_sampler.store.sets import Empty, InMemory, TensorSet
 
 _SEED = 0
-"""Of the samples that the model's own Gaussian is fitted to, as in a run."""
+"""Seed of the samples that the model's own Gaussian is fitted to; a run takes the same."""
 
 
 def correct(model: LoadedModel, images: ImageSet | Tensor, *overrides: str) -> LoadedModel:

@@ -120,7 +120,7 @@ class _Describe:
     batch_size: int
 
     def real(self, name: str, images: ImageSet) -> Described:
-        """Of real images, kept with the model for the next call."""
+        """Describe real images; the session keeps the result for the next call."""
         key = (name, images.digest, *(judge.extractor.digest for judge in self.judges))
         key += tuple(judge.extractor.protocol for judge in self.judges)
         return self.session.once(key, lambda: self.described(name, taken(images), images))
@@ -156,7 +156,7 @@ def _references(model: LoadedModel, judges: Judges) -> dict[str, Tensor]:
 
 
 def _session(model: LoadedModel | None, cfg: DictConfig) -> Session:
-    """What computes: the device of the model that made the images, else that of the settings."""
+    """The session of the model that made the images, else one of the settings."""
     if model is not None:
         return model.session
     return Session(

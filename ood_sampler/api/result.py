@@ -27,10 +27,10 @@ class Result:
 
     Attributes:
         folder: of the run: report, tables, images, configuration.
-        estimate: what the run was to cost: network evaluations, time, disk.
+        estimate: expected cost: network evaluations, time, disk.
         table: a row per set of images (the strategy, real pictures, the model's own domain,
             controls in pixels), or the rows of a study; empty after a dry run.
-        conclusion: what it shows, in sentences; of a run the verdicts.
+        conclusion: in sentences; those of a run are its verdicts.
 
     Example:
         >>> import ood_sampler, tempfile
@@ -130,7 +130,7 @@ class Result:
 
 
 def dry(folder: Path, estimate: str) -> Result:
-    """Of a run that only told its cost."""
+    """The result of a dry run: its estimate alone."""
     return Result(folder, estimate, Table([], []))
 
 
@@ -141,7 +141,7 @@ def of_run(
     outcome: Outcome,
     found: Mapping[str, Any],
 ) -> Result:
-    """Of a run; `found` is what `metrics.json` holds."""
+    """The result of a run; `found` is the content of its `metrics.json`."""
     run, rows = found["run"], found["rows"]
     told = tuple(verdict["sentence"] for verdict in found["verdicts"])
     table = Table(rows, columns_of(rows), title=title_of(run))
@@ -151,7 +151,7 @@ def of_run(
 def of_study(
     folder: Path, estimate: str, study: Study, measured: Measured, conclusion: tuple[str, ...]
 ) -> Result:
-    """Of a study."""
+    """The result of a study."""
     columns = study_columns(study, measured.rows)
     table = Table(measured.rows, columns, title=study.title)
     return Result(folder, estimate, table, conclusion, study.name)

@@ -27,15 +27,15 @@ class FewShotModel(DiffusionModel, Protocol):
         """
 
     def stand_in(self, count: int) -> dict[str, Tensor]:
-        """What `fit` returns for so many images, of other values and quickly, for timing."""
+        """State like that of `fit` for so many images, made quickly of noise, for timing."""
 
     def denoiser_of(self, state: Mapping[str, Tensor]) -> Denoiser:
-        """The denoiser that is fitted so."""
+        """The denoiser of a fitted state."""
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A model with what `FewShotModel.fit` returned.
+    """A model with its fitted state.
 
     Attributes:
         model: the model.
@@ -106,6 +106,6 @@ class FewShotCodec(DiffusionCodec):
         return DiffusionCodec(FittedModel(self.model, fit, partial(_read, path)), self.solver)
 
     def timed(self, count: int) -> DiffusionCodec:
-        """A codec that takes as much time as when it is fitted to so many images."""
+        """A codec that takes as long as one fitted to so many images."""
         stand_in = partial(self.model.stand_in, count)
         return DiffusionCodec(FittedModel(self.model, "stand-in", stand_in), self.solver)

@@ -74,7 +74,7 @@ class Configuration:
 
 
 SHIPPED = Configuration()
-"""That of a run, without files of a user's own."""
+"""Configuration of a run, without files of a user's own."""
 
 
 def find_configuration(

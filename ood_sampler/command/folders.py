@@ -106,12 +106,12 @@ def is_free(override: str) -> bool:
 
 
 def tidy_at_exit(folder: Path, *others: Path) -> None:
-    """Remove the folder of a run or a sweep when this process ends, if nothing is in it by then.
+    """Remove the folder of a run or a sweep when this process ends, if it is empty by then.
 
     Args:
-        folder: before anything is written into it. What is there by now stays, and so do the
-            folders above it that are there.
-        others: further folders that are removed if they are made and stay empty.
+        folder: of the run or the sweep, before anything is written into it. Files and parent
+            folders that exist already are kept.
+        others: further folders to remove if this process makes them and leaves them empty.
     """
     folder, rest = folder.absolute(), [path.absolute() for path in others]
     places = {place for path in (folder, *rest) for place in (path, *path.parents)}
@@ -121,7 +121,7 @@ def tidy_at_exit(folder: Path, *others: Path) -> None:
 
 
 def tidy(folder: Path, *, present: Collection[str], missing: Sequence[Path]) -> None:
-    """Remove the records of runs that left no result, and the folders that are empty then.
+    """Remove the records of runs without a result, and folders that are empty afterwards.
 
     Args:
         folder: of a run or a sweep.

@@ -100,7 +100,7 @@ def as_typed(override: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """As a string of Hydra's, whatever it holds."""
+    """Quote any text as a string of Hydra."""
     return QuotedString(text, Quote.single).with_quotes()
 
 

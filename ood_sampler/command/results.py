@@ -177,7 +177,7 @@ def tracker(cfg: DictConfig) -> "Tracker":
 
 
 def _track(cfg: DictConfig, entry: "Entry") -> None:
-    """Send what a run found to the experiment tracker; its sweep tells how to upload all runs."""
+    """Send the results of a run to the experiment tracker; a sweep says how to upload all runs."""
     used = tracker(cfg)
     used.record(run_folder(), entry)
     command = None if in_sweep() else used.upload(run_folder())
@@ -186,13 +186,13 @@ def _track(cfg: DictConfig, entry: "Entry") -> None:
 
 
 def files(folder: Path, first: str, *others: str) -> str:
-    """Name files of a folder, those that are there: one with its path, the others beside it."""
+    """Name files of a folder: the first with its path, then those of the others that exist."""
     beside = [name for name in others if (folder / name).exists()]
     return f"{folder / first}" + (f" (beside it {', '.join(beside)})" if beside else "")
 
 
 def _finished_runs(folder: Path, result: str) -> list[Path]:
-    """Folders of a sweep's runs that left a result, in their order."""
+    """Folders of those runs of a sweep that have a result, in order."""
     found = [file.parent for file in folder.glob(f"*/{result}")]
     runs = [run for run in found if run.name.isdecimal() and (run / CONFIG).exists()]
     return sorted(runs, key=lambda run: int(run.name))

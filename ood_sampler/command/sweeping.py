@@ -122,7 +122,7 @@ def wait_for_all_jobs(folder: Path) -> None:
 
 
 def _raised(returned: "JobReturn") -> str:
-    """What a job raised, which may be anything."""
+    """The error that a job raised, of any kind."""
     try:
         # Hydra tells of it on stderr, too
         with redirect_stderr(StringIO()):

@@ -160,6 +160,6 @@ def expand_home(cfg: DictConfig) -> None:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """As the files and the command give it, without what it refers to."""
+    """The configuration as written, with references to other keys unresolved."""
     found: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     return found

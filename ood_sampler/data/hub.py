@@ -138,7 +138,7 @@ def hub_domain(
 
 
 _DAMAGED = (ValueError, RuntimeError, KeyError, AttributeError, TypeError)
-"""What the package raises on damaged files, as it trusts what it has saved."""
+"""Errors of the package on damaged files; it does not check what it has saved."""
 
 
 def _load(

@@ -54,10 +54,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class LabelledDomain(TargetDomain):
-    """A target domain, and what is known of its images."""
+    """A target domain with labels of its images."""
 
     labels: Labels | None = None
-    """Of some or all images; None if there are none."""
+    """Labels of some or all of its images, if there are any."""
 
 
 @from_keys(Split)

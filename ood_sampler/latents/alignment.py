@@ -114,7 +114,7 @@ def _mean_cosine(cosines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _explained(logarithms: Tensor) -> tuple[Tensor, Tensor]:
-    """What the means alone explain, and the same without each pair, shape (n,)."""
+    """Share that the means alone explain, and the same without each pair, shape (n,)."""
     n = len(logarithms) // 2
     G = logarithms @ logarithms.T
     within = [G[:n, :n], G[n:, n:]]

@@ -82,7 +82,7 @@ class AnalyticModel(ModelInMemory, ABC):
         return FewShotCodec(self, solver)
 
     def stand_in(self, count: int) -> dict[str, Tensor]:
-        """What `fit` returns for so many images, of other values and quickly, for timing."""
+        """State like that of `fit` for so many images, made quickly of noise, for timing."""
         generator = torch.Generator().manual_seed(0)
         return self._fit(InMemory(torch.rand(count, *self.latent_shape, generator=generator)))
 
@@ -105,7 +105,7 @@ class AnalyticModel(ModelInMemory, ABC):
 
     @abstractmethod
     def denoiser_of(self, state: Mapping[str, Tensor]) -> Denoiser:
-        """The denoiser that is fitted so."""
+        """The denoiser of a fitted state."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def pipeline_parts(names: Collection[str], read: Read) -> list[str] | None:
 
 
 def wanted_parts(names: Collection[str], read: Read) -> PipelineParts:
-    """As `pipeline_parts`, with missing files: under their usual names where nothing names them."""
+    """Like `pipeline_parts`, but name missing files, too, as they are usually called."""
     network, scheduler = _network(names), _scheduler(names)
     return PipelineParts(
         unet=NetworkFiles(f"{network}config.json", _weights(names, network, read)),

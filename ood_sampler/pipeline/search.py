@@ -65,7 +65,10 @@ def asked_flows(correction: Flows | Correction) -> list[Correction]:
 
 
 def fitting_flows(codec: Codec, corrections: Sequence[Correction]) -> list[Correction]:
-    """Of several corrections those that a model can use, that of its own flow first."""
+    """Leave out corrections that a model cannot use, and put its own flow first.
+
+    A single one is kept in any case.
+    """
     if len(corrections) == 1:
         return list(corrections)
     fitting = [c for c in corrections if c is None or _can_correct(codec, c)]

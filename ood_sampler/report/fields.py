@@ -35,7 +35,7 @@ class FieldPanel:
 
     scale: FieldScale
     unit: str | None
-    """Of the values; None if unknown."""
+    """Unit of the values; None if unknown."""
 
     files: Sequence[str]
     """Names of the files beside the page with all samples as fields."""

@@ -12,7 +12,7 @@ _MILLISECONDS = 90
 """Time that a frame is shown."""
 
 _QUALITY = 85
-"""Of the compression, 0 to 100; a lossless film or a GIF is six times as large."""
+"""Quality of the compression, 0 to 100; a lossless film or a GIF is six times as large."""
 
 
 def film(paths: Mapping[str, Sequence[Tensor]]) -> bytes:

@@ -26,7 +26,7 @@ _SAMPLES, _HELD_OUT = COLOURS["strategy"], COLOURS["reference"]
 _BINS = 30
 _CURVES = ("kid", "precision", "recall", "authenticity", "captured", "blend_pair")
 _DASHES: Sequence[Any] = ("--", ":", "-.", (0, (8, 2)), (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4)))
-"""Of level lines, several of which share a colour."""
+"""Dash patterns of level lines, several of which share a colour."""
 
 
 @styled

@@ -21,10 +21,10 @@ _REDUCTION = 0.75
 _SMALLEST = 8
 
 _EFFORT = 80
-"""Of compression without losses."""
+"""Effort of the lossless compression, 0 to 100."""
 
 _TRIED = 24
-"""Images, about, from which the size of a sheet is foretold."""
+"""Approximate number of images from which the size of a sheet is predicted."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Study(ABC):
     """Name of the files with the answer."""
 
     title: ClassVar[str]
-    """Of the table and the figure."""
+    """Title of the table and the figure."""
 
     headings: ClassVar[Sequence[Column]]
     """Columns of the table; `model` and `domain` are implicit."""

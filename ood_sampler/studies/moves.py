@@ -24,7 +24,7 @@ from ood_sampler.studies.paths import PIXELS, complete
 from ood_sampler.studies.rows import bounds
 
 OTHER = "to_"
-"""What names of columns with changes of single labels begin with."""
+"""Prefix of columns with the change of a single label."""
 
 
 class Moves:

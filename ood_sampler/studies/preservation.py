@@ -46,13 +46,13 @@ STRIPS = (
     "fine-tuned, same noise",
     "adapter, same noise",
 )
-"""Of images, from top to bottom."""
+"""Rows of images, from top to bottom."""
 
 _BACKWARD = 3
-"""Evaluations that a step of the training takes as long as, for each of its pictures."""
+"""Cost of a training step per picture, in network evaluations."""
 
 _DIGITS = 12
-"""Of a checksum that are shown."""
+"""Digits of a checksum that are shown."""
 
 _COPIES = {TUNED: "fine-tuned model", ADAPTED: "model with an adapter"}
 """What makes the samples of each method that trains."""
@@ -379,5 +379,5 @@ def runs_of(rows: Sequence[Row]) -> dict[str, RunRows]:
 
 
 def strips_of(run: RunRows) -> str:
-    """What labels of a run's images begin with, as other runs of a domain have others."""
+    """Prefix of the labels of a run's images; each run of a domain has its own."""
     return f"{run[TUNED]['domain']}/{run[AFTER]['made_by']}, {run[TUNED]['weights'][:_DIGITS]}"

@@ -115,7 +115,7 @@ def bounds(key: str, interval: Interval) -> dict[str, float]:
 
 
 def standard_error(row: Row, key: str) -> float:
-    """Of a number, from the width of its interval."""
+    """Standard error of a number, from the width of its interval."""
     return float(row[f"{key}_high"] - row[f"{key}_low"]) / (2 * STANDARD_ERRORS)
 
 

@@ -188,7 +188,7 @@ def check_fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> None:
 
 
 def attempted(what: str, make: Callable[[], T]) -> T | None:
-    """What a strategy made, or None, with a warning, if it gave up."""
+    """Return the result of `make`; None, with a warning, if the strategy gave up."""
     try:
         return make()
     except GaveUpError as error:

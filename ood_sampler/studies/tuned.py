@@ -51,7 +51,7 @@ def with_weights(pipeline: Pipeline, tuned: Tuned) -> Pipeline:
 
 
 def codec_of(pipeline: Pipeline) -> DiffusionCodec:
-    """That of a diffusion model of pixels, the only kind whose copy is trained here.
+    """The codec of the run, which must be a diffusion model of pixels to be fine-tuned here.
 
     Raises:
         ValueError: the model is of another kind.

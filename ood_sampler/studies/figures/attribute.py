@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _OTHER = "to_"
 
 _STILL: Row = {"strength": 0.0, "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
-"""Of images that are not moved."""
+"""Row of images that are not moved."""
 
 
 @styled

@@ -87,7 +87,7 @@ def _draw_panel(axes: "Axes", domains: Mapping[str, Sequence[Row]], key: str) ->
 
 
 def _strips(pictures: Mapping[str, Tensor], domain: str) -> dict[str, Tensor]:
-    """Those of a domain, the originals on top, by names that leave room beside them."""
+    """Strips of a domain, the originals first, by names wrapped to fit beside them."""
     own = {k.removeprefix(f"{domain}/"): x for k, x in under(pictures, domain).items()}
     ordered = sorted(own, key=lambda name: name != ORIGINALS)
     return {textwrap.fill(name, 26): own[name] for name in ordered}
