@@ -132,16 +132,12 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         solver = instantiate(cfg.solver)
         correction = instantiate(cfg.correction)
         samplers = _samplers(cfg, search)
-        if len(steps) * len(samplers) > 1 and study is not None:
-            raise ValueError(
-                "inversion.step=auto and sampler=auto choose for a run, not for a study: set both "
-                "by hand, or leave study out"
-            )
-        if isinstance(correction, Flows) and (search is None or not _may_choose(study)):
-            raise ValueError(
-                "correction=auto chooses for a run, by the keys of search: set correction=none or "
-                "correction=gaussian, or leave study and ~search out"
-            )
+        _check_choices(
+            study,
+            several=len(steps) * len(samplers) > 1,
+            flows=isinstance(correction, Flows),
+            searching=search is not None,
+        )
         model = instantiate(cfg.model, _convert_="all")
         if cfg.dry_run:
             _check_weights(model)
@@ -173,9 +169,30 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     return _Prepared(pipeline, study, search, steps, samplers, corrections, notes)
 
 
-def _may_choose(study: "Study | None") -> bool:
-    """Whether a choice of flows is meant: of a run, or of the study of that choice."""
-    return study is None or study.chooses
+def _check_choices(study: "Study | None", *, several: bool, flows: bool, searching: bool) -> None:
+    """Refuse a choice that a study would have to make, or that no search makes.
+
+    Args:
+        study: of the configuration, if any.
+        several: whether there are several steps or strategies to choose from.
+        flows: whether there are several flows to choose from.
+        searching: whether there are settings of a search.
+
+    Raises:
+        ValueError: a choice is asked of what does not choose.
+    """
+    if several and study is not None:
+        raise ValueError(
+            "inversion.step=auto and sampler=auto choose for a run, not for a study: set both "
+            "by hand, or leave study out"
+        )
+    # the study of the choice of flows makes that choice
+    chooses = searching and (study is None or study.chooses)
+    if flows and not chooses:
+        raise ValueError(
+            "correction=auto chooses for a run, by the keys of search: set correction=none or "
+            "correction=gaussian, or leave study and ~search out"
+        )
 
 
 def _settings(cfg: DictConfig, *, step: int) -> "Settings":

@@ -1,45 +1,36 @@
 """A run: make its nodes, then describe and measure the images."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
-from ood_sampler.data.domain import ImageSet
 from ood_sampler.metrics.attribution import attribution
 from ood_sampler.metrics.authenticity import nearest
-from ood_sampler.metrics.features import read_reference
-from ood_sampler.metrics.judges import Described, Judge, thumbnails
+from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.reconstruction import Reconstruction
 from ood_sampler.models.frozen import checksum
-from ood_sampler.modules.inversion import latent_at
-from ood_sampler.modules.prediction import NonFiniteError
-from ood_sampler.modules.synthesis import SAMPLE
 from ood_sampler.modules.timing import seconds_per_evaluation
 from ood_sampler.pipeline.estimate import Estimate, Network, Work, work_of
 from ood_sampler.pipeline.explored import KINDS, explored
-from ood_sampler.pipeline.keys import label, selected, taken
+from ood_sampler.pipeline.keys import label, taken
+from ood_sampler.pipeline.made import Made
 from ood_sampler.pipeline.measure import Measure, Row
-from ood_sampler.pipeline.nodes import Nodes
-from ood_sampler.pipeline.outcome import Outcome, Samples
+from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import Sampler
-from ood_sampler.store.artifacts import Items, check_disk
+from ood_sampler.store.artifacts import check_disk
 from ood_sampler.store.node import Node, reached
-from ood_sampler.store.sets import Empty, Taken, TensorSet
+from ood_sampler.store.sets import Empty, TensorSet
 
 SMALLEST = 11
 """Least side in pixels that SSIM needs."""
 
 
-class Pipeline(Nodes):
+class Pipeline(Made):
     """A run: one frozen model, one target domain, one strategy."""
 
     def variant(
@@ -139,15 +130,7 @@ class Pipeline(Nodes):
         samples, own, measure = self.sampled(), self.owned, self.measure
         described = samples.described
         with self.session.recorded("measure", self.settings.num_samples, 0):
-            rows = [measure.row(label(self.sampler), "strategy", described)]
-            compared = [
-                (measure.real(), measure.few_shot.first(measure.count)),
-                *((measure.own(each.described), each.described) for each in own),
-            ]
-            for control in self.controls:
-                mixed = control.sampled().described
-                compared.append((measure.row(control.title, "control", mixed), mixed))
-            rows += [measure.above(row, images, described) for row, images in compared]
+            rows = self._rows(described, [each.described for each in own])
             to_few_shot, held_out_to_few_shot = (
                 nearest(images.headline, measure.few_shot.headline)
                 for images in (described, measure.held_out)
@@ -189,48 +172,18 @@ class Pipeline(Nodes):
             weights=(before, self._weights()),
         )
 
-    def sampled(self) -> Samples:
-        """Fit the strategy, draw its latents, decode and describe them."""
-        for node in self.inversions:
-            self.session.obtain(node)
-        _ = self.inverted
-        for node in (self.fit, self.draws, self.samples):
-            self.session.obtain(node)
-        return self._made(self.samples, "samples", SAMPLE, of=self.title)
-
-    @property
-    def own(self) -> Samples:
-        """Samples of the model's own domain."""
-
-        def make() -> Samples:
-            self._obtain_in_domain()
-            return self._made(self.in_domain, "in-domain", "in-domain sample")
-
-        node = self.in_domain.output
-        return self.session.once(("own", node.digest, node.count), make)
-
-    @property
-    def owned(self) -> list[Samples]:
-        """`own`, if the model has a domain of its own."""
-        return [self.own] if self.model.has_own_domain else []
-
-    def in_domain_images(self) -> TensorSet:
-        """Samples of the model's own domain that are finite."""
-        self._obtain_in_domain()
-        items = self.in_domain.output.open()
-        return selected(items, self.finite(items, "in-domain sample"))
-
-    def _obtain_in_domain(self) -> None:
-        for node in (self.noise, self.in_domain):
-            self.session.obtain(node)
-
-    def _made(self, node: Node, name: str, what: str, *, of: str = "") -> Samples:
-        items = node.output.open()
-        numbers = self.finite(items, what)
-        self.judges.check({f"{name} without NaN" if of else f"{what}s without NaN": len(numbers)})
-        images = selected(items, numbers)
-        described = self.describe(name, Items(images), node.output.digest, numbers, of=of)
-        return Samples(images, numbers, described)
+    def _rows(self, described: Described, own: Sequence[Described]) -> list[Row]:
+        """The table: the strategy, and all that its samples are compared with."""
+        measure = self.measure
+        strategy = measure.row(label(self.sampler), "strategy", described)
+        compared = [
+            (measure.real(), measure.few_shot.first(measure.count)),
+            *((measure.own(each), each) for each in own),
+        ]
+        for control in self.controls:
+            mixed = control.sampled().described
+            compared.append((measure.row(control.title, "control", mixed), mixed))
+        return [strategy, *(measure.above(row, images, described) for row, images in compared)]
 
     def sample_row(self) -> Row:
         """The row of the strategy."""
@@ -253,102 +206,6 @@ class Pipeline(Nodes):
             held_out=self.held_out,
             in_domain=self.in_domain_features,
             count=self.settings.num_samples,
-        )
-
-    @property
-    def few_shot(self) -> Described:
-        """The few-shot images, described for metrics."""
-        return self._described("few-shot", self.domain.few_shot)
-
-    @property
-    def held_out(self) -> Described:
-        """The held-out images, described for metrics."""
-        return self._described("held-out", self.domain.held_out)
-
-    @property
-    def in_domain_features(self) -> Mapping[str, Tensor]:
-        """Features of the model's own domain, by judge; empty if it has none."""
-        if not self.model.has_own_domain:
-            return {}
-        return self.in_domain_references(self.own.described.features)
-
-    def in_domain_references(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of the model's own domain by judge: of real images if stored, else of samples.
-
-        Args:
-            samples: features of samples of the model, by judge.
-        """
-        found = dict(samples)
-        for judge in self.judges:
-            file = self.model.in_domain_file(judge.extractor.name)
-            if file is not None:
-                found[judge.name] = read_reference(file, judge.extractor)
-        return found
-
-    def latents(self) -> dict[int, TensorSet]:
-        """Invert, and return the finite latents of each step."""
-        self.session.obtain(self.inversion)
-        names = self.domain.few_shot.names
-        found = {}
-        for step, output in self.inversion.outputs.items():
-            items = output.open()
-            kept = self.finite(items, latent_at(self.codec, int(step)), names)
-            found[int(step)] = selected(items, kept)
-        return found
-
-    def reconstructed(self) -> tuple[TensorSet, TensorSet]:
-        """The few-shot images, and the same images inverted and decoded."""
-        self.session.obtain(self.reconstructions)
-        few_shot, count = self.domain.few_shot, self.reconstructions.count
-        names = few_shot.names[:count]
-        what = "the reconstruction of picture"
-        decoded = self.reconstructions.output.open()
-        kept = self.finite(decoded, what, names)
-        if not kept:
-            raise NonFiniteError(what, names, remedy="and check the weights")
-        return selected(Taken(few_shot, count), kept), selected(decoded, kept)
-
-    def features_of(self, judge: Judge, name: str, images: ImageSet) -> Tensor:
-        """Compute features of images in the space of one judge, or read them if stored."""
-        node = self.features(judge, name, lambda: images, images.digest, images.names)
-        return self._read(node)
-
-    def describe(
-        self,
-        name: str,
-        images: Dataset[Tensor],
-        images_digest: str,
-        names: Sequence[object],
-        *,
-        of: str = "",
-    ) -> Described:
-        """Compute features and thumbnails of images.
-
-        Args:
-            name: of the set.
-            images: in [-1, 1].
-            images_digest: hash of everything that determines them.
-            names: one per image, for messages.
-            of: origin of the images, for the progress bar.
-        """
-        features = {
-            judge.name: self._read(
-                self.features(judge, name, lambda: images, images_digest, names, of=of)
-            )
-            for judge in self.judges
-        }
-        blocks = Taken(images, len(names)).blocks()
-        return Described(features, torch.cat([thumbnails(block) for block in blocks]))
-
-    def _read(self, node: Node) -> Tensor:
-        self.session.obtain(node)
-        return torch.cat(list(node.output.open().blocks()))
-
-    def _described(self, name: str, images: ImageSet) -> Described:
-        """Describe real images, and keep the result in memory."""
-        key = (name, images.digest, tuple(self.judges.names))
-        return self.session.once(
-            key, lambda: self.describe(name, images, images.digest, images.names)
         )
 
     def _autoencoder_alone(self) -> dict[str, list[float]]:

@@ -65,10 +65,7 @@ def asked_flows(correction: Flows | Correction) -> list[Correction]:
 
 
 def fitting_flows(codec: Codec, corrections: Sequence[Correction]) -> list[Correction]:
-    """Leave out corrections that a model cannot use, and put its own flow first.
-
-    A single one is kept in any case.
-    """
+    """Corrections that a model can use, its own flow first; a single one is kept in any case."""
     if len(corrections) == 1:
         return list(corrections)
     fitting = [c for c in corrections if c is None or _can_correct(codec, c)]
