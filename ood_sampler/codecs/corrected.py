@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
-from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel
+from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel, ModelAround
 from ood_sampler.diffusion.correction import CorrectedDenoiser
 from ood_sampler.diffusion.gaussian import Gaussian, fit_gaussian
-from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.store.files import load_state
 from ood_sampler.store.sets import InMemory
 
@@ -112,7 +111,7 @@ def _read(path: Path) -> Gaussian:
 
 
 @dataclass(frozen=True)
-class CorrectedModel:
+class CorrectedModel(ModelAround):
     """A diffusion model with corrected score; see `CorrectedDenoiser`.
 
     Attributes:
@@ -139,16 +138,6 @@ class CorrectedModel:
     def makers(self) -> tuple[type, ...]:
         """Classes whose code its results depend on."""
         return (type(self), CorrectedDenoiser, *self.model.makers)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of one input of the denoiser."""
-        return self.model.latent_shape
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise schedule."""
-        return self.model.schedule
 
     @cached_property
     def denoiser(self) -> CorrectedDenoiser:

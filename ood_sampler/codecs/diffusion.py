@@ -31,6 +31,22 @@ class DiffusionModel(Weights, Protocol):
         """The network."""
 
 
+class ModelAround:
+    """Base class of a diffusion model that wraps another: its shape and schedule are the same."""
+
+    model: DiffusionModel
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of one input of the denoiser."""
+        return self.model.latent_shape
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return self.model.schedule
+
+
 @dataclass(frozen=True)
 class DiffusionCodec(Codec):
     """Invert and decode along the trajectories of a diffusion model; a level is a step $t$.

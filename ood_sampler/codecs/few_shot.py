@@ -9,9 +9,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel
+from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel, ModelAround
 from ood_sampler.diffusion.denoiser import Denoiser
-from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.store.files import load_state
 from ood_sampler.store.sets import TensorSet
 
@@ -34,7 +33,7 @@ class FewShotModel(DiffusionModel, Protocol):
 
 
 @dataclass(frozen=True)
-class FittedModel:
+class FittedModel(ModelAround):
     """A model with its fitted state.
 
     Attributes:
@@ -56,16 +55,6 @@ class FittedModel:
     def makers(self) -> tuple[type, ...]:
         """Classes whose code its results depend on."""
         return (type(self), *self.model.makers)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of one input of the denoiser."""
-        return self.model.latent_shape
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise schedule."""
-        return self.model.schedule
 
     @cached_property
     def denoiser(self) -> Denoiser:

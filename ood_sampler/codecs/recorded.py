@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
-from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel
+from ood_sampler.codecs.diffusion import DiffusionCodec, DiffusionModel, ModelAround
 from ood_sampler.diffusion.denoiser import Denoiser
 from ood_sampler.diffusion.schedule import Schedule
 
@@ -58,7 +58,7 @@ class RecordingDenoiser(Denoiser):
 
 
 @dataclass(frozen=True)
-class RecordedModel:
+class RecordedModel(ModelAround):
     """A diffusion model whose denoiser notes the states that it is asked about.
 
     Attributes:
@@ -78,16 +78,6 @@ class RecordedModel:
     def makers(self) -> tuple[type, ...]:
         """Classes whose code its results depend on."""
         return (type(self), *self.model.makers)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of one input of the denoiser."""
-        return self.model.latent_shape
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise schedule."""
-        return self.model.schedule
 
     @cached_property
     def denoiser(self) -> RecordingDenoiser:
