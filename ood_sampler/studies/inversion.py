@@ -183,7 +183,7 @@ class InversionStudy(DiagnosticStudy):
         ]
 
     def _of_gan(self, pipeline: Pipeline) -> list[Node]:
-        """Codes of both sets by each method, their reconstructions, and samples around them."""
+        """Codes of both sets, their reconstructions, samples around them, and in-domain samples."""
         both = (self.sources.few_shot(pipeline), self.sources.planned(pipeline))
         equal = self.equal or self._expected_steps(pipeline)
         methods = [each for each in self._methods(pipeline, equal=equal) if each.codec is not None]
@@ -200,9 +200,10 @@ class InversionStudy(DiagnosticStudy):
                 for run in of_both
             ),
             *(
-                replace(few_shot.samples, name="GAN: decode", of="")
+                replace(node, name="GAN: decode", of="")
                 for method, (few_shot, _) in runs
                 if method.samples
+                for node in (few_shot.samples, few_shot.in_domain)
             ),
         ]
 

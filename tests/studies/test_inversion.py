@@ -173,10 +173,10 @@ def test_the_estimate_counts_the_generator(
         "GAN, w+, equal time: invert, forward and backward": (both, 12),
         "GAN, w+, converged: invert, forward and backward": (both, 120),
         "GAN: reconstruct": (4 * both, 1),
-        "GAN: decode": (2 * 8, 1),
+        "GAN: decode": (2 * (8 + 8), 1),
     }
     text = fresh.estimate(study(gan).targets(fresh)).text()
-    assert f"({both * 198 + 4 * both + 16:,} of tiny_gan)" in text
+    assert f"({both * 198 + 4 * both + 32:,} of tiny_gan)" in text
     assert all(images == 0 for images, _ in work(run).values())
 
 
