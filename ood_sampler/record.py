@@ -75,7 +75,9 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
     """
     codec = pipeline.codec
     # a model that does not diffuse has neither steps nor a solver
-    at = {"step": pipeline.settings.step} if codec.schedule else {"latents": codec.label}
+    at: dict[str, Any] = (
+        {"step": pipeline.settings.step} if codec.schedule else {"latents": codec.label}
+    )
     solver = {"solver": choices["solver"]} if codec.schedule else {}
     corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     return {
