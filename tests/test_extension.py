@@ -214,6 +214,7 @@ SMALL = {
     "num_samples": 12,
     "measure.in_domain": 12,
     "measure.round_trip": 4,
+    "measure.film": 0,
     "data.few_shot": 12,
     "data.held_out": 12,
     "solver": "ddim",
@@ -237,8 +238,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def call(folder: Path, output: str, *settings: str) -> Path:
-    """The newest folder below `output` that a command made."""
+def call(folder: Path, output: str, *settings: str, kind: str = "runs") -> Path:
+    """The only folder of a run, or with `kind="sweeps"` of a sweep, that a command made."""
     command = [sys.executable, "-m", "ood_sampler.run", "--config-dir=conf"]
     command += [f"{key}={value}" for key, value in SMALL.items()]
     done = subprocess.run(
@@ -249,7 +250,7 @@ def call(folder: Path, output: str, *settings: str) -> Path:
         text=True,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    (found,) = (folder / output / "runs").iterdir()
+    (found,) = (folder / output / kind).iterdir()
     return found
 
 
@@ -275,11 +276,12 @@ def test_a_strategy_a_metric_a_space_and_a_model_of_a_users_own_make_a_run(folde
 
 @pytest.mark.slow
 def test_a_study_of_a_users_own_sees_a_term_added_to_the_score(folder: Path) -> None:
+    settings = ("-m", "model=dog32,brighter", "study=brightness", "metrics=features32")
+    sweep = call(folder, "study", *settings, kind="sweeps")
     shares = {}
-    for model in ("dog32", "brighter"):
-        run = call(folder, model, f"model={model}", "study=brightness", "metrics=features32")
+    for run in (sweep / "0", sweep / "1"):
         (row,) = json.loads((run / "brightness.json").read_text())["rows"]
-        shares[model] = row["brighter"]
+        shares[row["model"]] = row["brighter"]
         assert (run / "brightness.png").read_bytes().startswith(b"\x89PNG")
     assert shares["brighter"] > shares["dog32"]
 

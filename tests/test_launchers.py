@@ -23,7 +23,7 @@ from ood_sampler.faults import CommandError
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.store.lock import hold
 from tests.test_pipeline import pipeline
-from tests.test_run import SMALL, ood_sampler
+from tests.test_run import FAST, SMALL, ood_sampler
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/\w+' is validated against")
 
@@ -209,6 +209,7 @@ def test_two_jobs_that_need_the_same_inversion_do_it_once(tmp_path: Path, option
         "decode.eta=0,0.1",
         "logger=none",
         *SMALL,
+        FAST,
         cwd=tmp_path,
         PYTHONPATH=ROOT,
     )
@@ -230,6 +231,7 @@ def test_a_cluster_runs_the_jobs_of_a_sweep_in_one_array(tmp_path: Path) -> None
         "decode.eta=0,0.1",
         "logger=none",
         *SMALL,
+        FAST,
         cwd=tmp_path,
         PYTHONPATH=ROOT,
         PATH=f"{programs}:{os.environ['PATH']}",
@@ -249,6 +251,7 @@ def test_a_sweep_waits_for_all_jobs_and_reports_those_that_died(tmp_path: Path) 
         "logger._target_=os.abort,os.strerror,ood_sampler.report.tracking.NoTracker",
         "logger=none",
         *SMALL,
+        FAST,
         cwd=tmp_path,
         PYTHONPATH=ROOT,
     )

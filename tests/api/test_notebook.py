@@ -12,7 +12,8 @@ SMALL = {
     "FEW_SHOT, SAMPLES = 48, 24": "FEW_SHOT, SAMPLES = 8, 6",
     '"dog32")': '"dog32", "solver=ddim", "solver.steps=2")',
     'judge="imagenet")': '"features32")',
-    '"logger=none",': '"logger=none", "solver=ddim", "solver.steps=2", "metrics=features32",',
+    '"logger=none",': '"logger=none", "solver=ddim", "solver.steps=2", "metrics=features32", '
+    '"measure.film=0",',
     "data.held_out=100": "data.held_out=12",
 }
 

@@ -66,6 +66,7 @@ def settings(
         f"num_samples={COUNT}",
         f"seed={SEED}",
         "measure.in_domain=8",
+        "measure.film=0",
         "metrics=features32",
         "trainer=cpu",
         "logger=none",

@@ -10,7 +10,7 @@ from ood_sampler.__main__ import main as programs
 from ood_sampler.command.arguments import Command, read_command
 from ood_sampler.command.help import help_text
 from ood_sampler.faults import CommandError
-from tests.test_run import SMALL, ood_sampler
+from tests.test_run import FAST, SMALL, ood_sampler
 
 STRATEGY = '''
 from typing import Literal
@@ -143,12 +143,9 @@ def test_the_console_script_finds_files_in_the_current_folder(
 
 
 @pytest.mark.slow
-def test_an_own_strategy_runs_and_sweeps_from_the_current_folder(folder: Path) -> None:
+def test_an_own_strategy_is_swept_from_the_current_folder(folder: Path) -> None:
     root = str(Path(__file__).parents[2])
-    own = ["--config-dir", "conf", "sampler=mine", *SMALL, "logger=none"]
-    ended = ood_sampler(*own, "dry_run=true", cwd=folder, PYTHONPATH=root)
-    assert ended.returncode == 0, ended.stderr
-    assert "estimate" in ended.stderr
+    own = ["--config-dir", "conf", "sampler=mine", *SMALL, FAST, "logger=none"]
     ended = ood_sampler(
         *(*own, "-m", "sampler.points=5,7", "hydra/launcher=joblib", "dry_run=true"),
         cwd=folder,
