@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from ood_sampler.diffusion.solvers import (
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.metrics.opinions import as_judged, of_judge, plain
 from ood_sampler.models.frozen import FrozenModel, checksum
+from ood_sampler.modules.prediction import ShardWriter
 from ood_sampler.modules.trainer import lightning_trainer
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.measure import REAL
@@ -41,6 +40,7 @@ from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.slerp import SlerpSampler
 from ood_sampler.store.artifacts import SHARD
 from tests.conftest import RESOLUTION, make_judges, make_pipeline, smooth_images
+from tests.faults.processes import end, start
 
 SETTINGS: dict[str, Any] = {
     "step": 400,
@@ -468,40 +468,27 @@ def test_two_processes_give_the_samples_of_one_and_compute_nothing_twice(
     torch.testing.assert_close(samples.take(range(40)), expected[:40], rtol=0, atol=1e-5)
 
 
-KILLED = """
-import functools, os, signal, sys
-from pathlib import Path
-import lightning
-from ood_sampler.modules.prediction import ShardWriter
-from tests.test_pipeline import pipeline
+def deadly(run: Pipeline, calls: int) -> None:
+    """Run, and die at the n-th call of the network, in a fork alone."""
+    writers: list[ShardWriter] = []
+    begin, original, left = ShardWriter.on_predict_start, run.model.denoiser.eps, calls
 
-writers = []
-start = ShardWriter.on_predict_start
+    def remember(self: ShardWriter, *arguments: Any) -> None:  # noqa: ANN401
+        writers.append(self)
+        begin(self, *arguments)
 
-def remember(self, *arguments):
-    writers.append(self)
-    start(self, *arguments)
+    def eps(x_t: Tensor, t: Tensor) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            # not in the middle of a write, which tests/faults has
+            writers[-1].finish()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(x_t, t)
 
-ShardWriter.on_predict_start = remember
-folder, root, calls = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-trainer = functools.partial(
-    lightning.Trainer, accelerator="cpu", devices=1, precision="32-true"
-)
-run = pipeline(folder, root, trainer)
-original = run.model.denoiser.eps
-
-def deadly(x_t, t):
-    global calls
-    calls -= 1
-    if calls == 0:
-        # not in the middle of a write, which tests/faults has
-        writers[-1].finish()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(x_t, t)
-
-run.model.denoiser.eps = deadly
-run.run()
-"""
+    ShardWriter.on_predict_start = remember  # type: ignore[method-assign]
+    run.model.denoiser.eps = eps  # type: ignore[method-assign]
+    run.run()
 
 
 @pytest.mark.slow
@@ -511,20 +498,17 @@ def test_a_run_killed_in_each_stage_ends_with_the_bytes_of_an_undisturbed_one(
     # 66 pictures in batches of 16 are 5 batches, the fifth in a second shard. The shard that was
     # being computed is lost each time, those before it are not: so each kill falls one stage on.
     kills = [9, 4 * 2 + 3, 2 + 9, 2 + 4 * 5 + 3]
+    root = tmp_path / "artifacts"
     seen: list[int] = []
     for calls in kills:
-        ended = subprocess.run(
-            [sys.executable, "-c", KILLED, str(model_folder), str(tmp_path), str(calls)],
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-        )
-        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-        seen.append(len(artifact_bytes(tmp_path)))
+        run = pipeline(model_folder, root, trainer)
+        process = start(lambda run=run, calls=calls: deadly(run, calls), tmp_path / "log")
+        assert end(process) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        seen.append(len(artifact_bytes(root)))
     assert seen == sorted(set(seen))  # every attempt left more shards than the one before
-    pipeline(model_folder, tmp_path, trainer).run()
-    assert artifact_bytes(tmp_path) == artifact_bytes(reference)
-    assert not list(tmp_path.rglob(".*"))
+    pipeline(model_folder, root, trainer).run()
+    assert artifact_bytes(root) == artifact_bytes(reference)
+    assert not list(root.rglob(".*"))
 
 
 def test_a_network_that_returns_nan_names_the_picture_and_keeps_finished_shards(
