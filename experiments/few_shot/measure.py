@@ -8,7 +8,7 @@ the model, and of one with a low-rank adapter, come from pure noise.
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,27 @@ TUNING: dict[str, Any] = {
 }
 """Of both fine-tunings: as `conf/study/preservation.yaml`, shorter, for few images."""
 
-TUNINGS = {"vanilla": FineTuning(**TUNING), "adapter": AdapterTuning(**TUNING, rank=8, alpha=8.0)}
+
+@dataclass(frozen=True)
+class ToTheEnd(FineTuning):
+    """Train on all images and look at no others: the weights of least training loss are kept.
+
+    With ten images one alone is left to say when to stop, and it may say at once.
+    """
+
+    on_all: bool = True
+
+    def split(self, count: int, *, seed: int) -> tuple[list[int], list[int]]:
+        """All images, twice."""
+        return list(range(count)), list(range(count))
+
+
+TUNINGS = {
+    "vanilla": FineTuning(**TUNING),
+    "adapter": AdapterTuning(**TUNING, rank=8, alpha=8.0),
+    "vanilla, to the end": ToTheEnd(**TUNING),
+}
+"""Fine-tunings: all weights, and a low-rank adapter, stopped early; all weights, not stopped."""
 
 
 class Rows:

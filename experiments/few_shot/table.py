@@ -29,7 +29,7 @@ CLUSTER = ("latents/hypersphere/500", "latents/hypersphere/999")
 def read(folder: Path, judge: str, few_shot: int, seed: int) -> dict[str, Rows]:
     """Rows of all domains, as one judge sees them, without refused settings."""
     own = None if judge == JUDGES[0] else judge
-    found = {}
+    found: dict[str, Rows] = {}
     for file in sorted(folder.glob(f"*_{few_shot}_{seed}.json")):
         rows = {k: row for k, row in (load_json(file) or {}).items() if "refused" not in row}
         found[file.stem.split("_")[1]] = {k: as_judged(row, own) for k, row in rows.items()}
