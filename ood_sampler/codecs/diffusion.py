@@ -95,13 +95,15 @@ class DiffusionCodec(Codec):
 
     def check(self, levels: Iterable[int], *, eta: float = 0.0) -> None:
         _ = self.model.digest
+        # the file of weights is read here, so that its faults are not taken for those of a key
+        schedule = self.schedule
         for level in levels:
             try:
-                check_latent_step(level, self.schedule)
+                check_latent_step(level, schedule)
             except ValueError as error:
                 raise ValueError(f"inversion.{error}") from error
         try:
-            self.solver.check(self.schedule.T)
+            self.solver.check(schedule.T)
         except ValueError as error:
             raise ValueError(f"solver.{error}") from error
         try:

@@ -135,10 +135,11 @@ def warn_of_passed_over(
 ) -> None:
     """Warn of files that are not read, if there are any."""
     if passed_over:
+        remedy = f"read are files ending in {', '.join(suffixes)}: convert or unpack others"
+        if LINKED_FOLDER in passed_over:
+            remedy += ", and copy linked folders"
         warnings.warn(
-            f"passed over in {printable(str(place))}: {passed_over}; convert or unpack such files "
-            f"to ones ending in {', '.join(suffixes)}, and copy linked folders",
-            stacklevel=4,
+            f"passed over in {printable(str(place))}: {passed_over}; {remedy}", stacklevel=4
         )
 
 

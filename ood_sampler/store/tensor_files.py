@@ -83,7 +83,8 @@ def read_tensors(path: Path) -> object:
         raise _unpickling_fault(path, error) from error
     except _BROKEN as error:
         raise BrokenFileError(
-            f"{path} must be a whole checkpoint, got a broken one ({_first_line(error)}); {_AGAIN}"
+            f"{path} must be a whole checkpoint, got a broken one or no checkpoint at all "
+            f"({_first_line(error)}); {_AGAIN}, or set another path"
         ) from error
 
 
@@ -173,4 +174,6 @@ def _unpickling_fault(path: Path, error: pickle.UnpicklingError) -> ValueError:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, KeyError):  # its text is the key alone
+        return f"unknown code {error}"
     return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from ood_sampler.codecs.diffusion import DiffusionCodec
 from ood_sampler.diffusion.denoiser import GaussianDenoiser
 from ood_sampler.diffusion.noise import SampleNoise, Stream
 from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.diffusion.solvers import DdimSolver, HeunSolver
-from tests.diffusion.toys import toy_codec
+from tests.diffusion.toys import ToyModel, toy_codec
 
 DENOISER = GaussianDenoiser(torch.full((1, 1, 1), 0.3), 0.5, Schedule.linear(1000))
 SOLVER = DdimSolver(steps=10, power=1)
@@ -63,6 +64,17 @@ def test_what_does_not_fit_is_refused_by_its_key(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         toy_codec(DENOISER, solver).check([level], eta=eta)
+
+
+def test_a_fault_of_the_weights_is_not_taken_for_one_of_a_key() -> None:
+    class Broken(ToyModel):
+        @property
+        def schedule(self) -> Schedule:
+            raise ValueError("model.pt must be a whole checkpoint")
+
+    codec = DiffusionCodec(Broken(DENOISER), SOLVER)
+    with pytest.raises(ValueError, match=r"^model\.pt must be a whole checkpoint$"):
+        codec.check([400])
 
 
 def test_a_denoiser_may_take_gradients_while_decoding() -> None:

@@ -118,6 +118,11 @@ def test_the_run_is_told_once(tmp_path: Path) -> None:
         open_source(tmp_path)
     assert len(record) == 1
     assert TOLD in str(record[0].message)
+    assert "linked" not in str(record[0].message)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match=r"1 linked folder \(more\).*copy linked folders$"):
+        open_source(tmp_path)
 
 
 def test_a_root_without_pictures_tells_what_it_holds(tmp_path: Path) -> None:

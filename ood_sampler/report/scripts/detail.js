@@ -69,7 +69,7 @@ function showDetail(place) {
     element("td", { textContent: written(sample[key]) })]));
   const link = element("a", { href: sample.file, textContent: sample.file });
   rows.push(element("tr", {}, [
-    element("th", { scope: "row", textContent: "file, beside this page" }),
+    element("th", { scope: "row", textContent: "file" }),
     element("td", {}, [link])]));
   byId("detail-numbers").replaceChildren(...rows);
   byId("detail-sample").setAttribute("aria-label", nameOf(sample));
