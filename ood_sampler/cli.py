@@ -39,6 +39,9 @@ def start(
             sys.stdout.write(explain(command))
             return
         check(command)
+        for text in command.repeated:
+            key = text.partition("=")[0]
+            sys.stderr.write(f"warning: {key} is set more than once; the last one counts: {text}\n")
         sys.argv[1:] = command.arguments()
         run()
     except CommandError as error:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ood_sampler import __version__
 from ood_sampler.command.checking import check_command, expand_glob, is_sweep, nearest, sweepable
 from ood_sampler.command.files import Configuration, find_configuration
 from ood_sampler.command.quoting import as_typed, has_several_values, one_value, takes_text
@@ -18,7 +19,10 @@ _FLAG = {"action": "store_true"}
 _OPTIONS: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("--help", "-h"): _FLAG,
     ("--hydra-help",): _FLAG,
-    ("--version",): {"action": "version", "version": f"Hydra {version('hydra-core')}"},
+    ("--version",): {
+        "action": "version",
+        "version": f"ood-sampler {__version__}, Hydra {version('hydra-core')}",
+    },
     ("--cfg", "-c"): {"choices": ("job", "hydra", "all")},
     ("--resolve",): _FLAG,
     ("--package", "-p"): {},
@@ -65,6 +69,18 @@ class Command:
         options = self.options
         asked = options.hydra_help or options.shell_completion or options.info is not None
         return bool(asked or options.experimental_rerun is not None)
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """Settings that replace an earlier one of the same key: Hydra lets the last one count."""
+        last: dict[str, str] = {}
+        replaced: dict[str, None] = {}
+        for text in self.typed:
+            key = text.partition("=")[0].lstrip("+")
+            if last.get(key, text) != text:
+                replaced[key] = None
+            last[key] = text
+        return tuple(last[key] for key in replaced)
 
     def check(self) -> None:
         """Say in one sentence what is wrong with the settings of a run.

@@ -130,7 +130,9 @@ def _setting(text: str, configuration: Configuration, *, sweep: bool) -> Setting
     try:
         parsed = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise CommandError(f"{str(error).splitlines()[0]}; write KEY=VALUE") from error
+        # one without a sign of equality Hydra answers with a word of its grammar
+        fault = f": {str(error).splitlines()[0]}" if "=" in text else ""
+        raise CommandError(f"{text} cannot be read{fault}; write KEY=VALUE") from error
     if not parsed.key_or_group:
         raise CommandError(f"{text} names no key: write KEY=VALUE")
     if not parsed.is_sweep_override():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,15 +142,20 @@ def _example(key: str) -> str:
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse an output folder that cannot be made, which Hydra would answer with a traceback."""
+    """Refuse an output folder that cannot be made, which Hydra would answer with a traceback.
+
+    A folder is made to try it: permissions do not tell of a full or read-only disk, nor of `/proc`.
+    """
     places = (folder.absolute(), *folder.absolute().parents)
     # os.path.exists: that of pathlib raises where a parent may not be read
     there = next(path for path in places if os.path.exists(path))
-    if not (os.path.isdir(there) and os.access(there, os.W_OK)):
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))
+    except OSError as error:
         raise CommandError(
-            f"output={folder} cannot be written, {there} is no folder or not yours: set output to "
-            "a folder that can"
-        )
+            f"output={folder} cannot be written ({there}: {error.strerror}); set output to a "
+            "folder that can"
+        ) from error
 
 
 def expand_home(cfg: DictConfig) -> None:

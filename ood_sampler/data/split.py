@@ -281,9 +281,17 @@ def _warn_of_repeats(
 def _check_enough(key: str, asked: int | None, pictures: Sequence[Picture], scan: Scan[S]) -> None:
     needed = _MIN_IMAGES if asked is None else asked
     source, repeats, unreadable = scan.source, len(scan.repeats), len(scan.unreadable)
-    if len(pictures) < max(needed - repeats, _MIN_IMAGES):
+    if len(pictures) >= max(needed - repeats, _MIN_IMAGES):
+        return
+    left_out = f"{repeats} repeated and {unreadable} unreadable ones left out"
+    if asked is None:
         raise ValueError(
-            f"{key} must be at most {len(pictures)}, the pictures left for it of the {len(source)} "
-            f"in {source.location} ({repeats} repeated and {unreadable} unreadable ones left out), "
-            f"got {needed}; add other pictures, or lower data.few_shot or data.held_out"
+            f"too few pictures for the {key.replace('_', '-')} set, which needs {_MIN_IMAGES}: "
+            f"{len(pictures)} left of the {len(source)} in {source.location} ({left_out}); add "
+            "other pictures, or lower data.few_shot or data.held_out if you set it"
         )
+    raise ValueError(
+        f"data.{key} must be at most {len(pictures)}, the pictures left for it of the "
+        f"{len(source)} in {source.location} ({left_out}), got {needed}; add other pictures, or "
+        "lower data.few_shot or data.held_out"
+    )

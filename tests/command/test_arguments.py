@@ -192,3 +192,9 @@ def test_a_folder_can_take_the_place_of_conf(
     (tmp_path / "other" / "small.yaml").write_text(text.replace("2024", "outputs"))
     command.check()
     assert OmegaConf.to_container(command.configuration.compose(["seed=2"]))["seed"] == 2  # type: ignore[index]
+
+
+def test_a_key_that_is_set_to_two_values_is_told() -> None:
+    command = read("seed=1", "sampler=cog", "seed=2", "sampler=cog", "+seed=3", "output=a")
+    assert command.repeated == ("+seed=3",)
+    assert read("seed=1", "inversion.step=3").repeated == ()

@@ -259,10 +259,10 @@ def test_repeats_that_leave_too_few_pictures_are_counted(tmp_path: Path) -> None
     few_root = write_pictures(tmp_path / "few", [0])
     for copy in range(7):
         (few_root / f"{copy}.bmp").write_bytes(saved(0, "BMP"))
-    message = r"few_shot must be at most 1, .* of the 8 in .* \(7 repeated and 0 unreadable"
-    with pytest.raises(ValueError, match=message):
+    counted = r"of the 8 in .* \(7 repeated and 0 unreadable"
+    with pytest.raises(ValueError, match=rf"few-shot set, which needs 2: 1 left {counted}"):
         make(few_root, held_out_root=str(held_root), few_shot=None)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"data\.few_shot must be at most 1, .* {counted}"):
         make(few_root, held_out_root=str(held_root), few_shot=8)
 
 
@@ -350,7 +350,7 @@ def test_pictures_that_are_not_used_are_not_read(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"few_shot": 11}, r"few_shot must be at most 10, .* 10 in .* got 11"),
-        ({"few_shot": 9}, r"held_out must be at most 1, .* got 2"),
+        ({"few_shot": 9}, r"too few pictures for the held-out set, which needs 2: 1 left of .* 10"),
         ({"held_out": 7}, r"held_out must be at most 6, .* got 7"),
         ({"few_shot": 1}, r"few_shot must be >= 2, got 1"),
         ({"held_out": 1}, r"held_out must be >= 2 or null for all, got 1"),

@@ -205,7 +205,10 @@ def test_a_pickle_with_code_is_refused_and_runs_nothing(
         (b"<HTML>", "got a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "got a Git LFS pointer"),
         (b"no checkpoint at all", "nothing in it was executed"),
-        (b"hello\n", r"got a broken one or no checkpoint at all \(unknown code 101\); fetch.*, or set"),
+        (
+            b"hello\n",
+            r"got a broken one or no checkpoint at all \(unknown code 101\); fetch.*, or set",
+        ),
         (b"PK\x03\x04 but no archive", "whole checkpoint, got a broken one"),
         (b"\x20\0\0\0\0\0\0\0{", "whole safetensors"),
         (pickle.dumps({"a": 1}, protocol=2), "whole checkpoint"),
