@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ood_sampler.cli import one_sentence, start
 from ood_sampler.command.arguments import Command
+from ood_sampler.command.checking import nearest
 from ood_sampler.command.files import Configuration
 from ood_sampler.command.help import training_help_text
-from ood_sampler.command.values import check_complete, expand_home
+from ood_sampler.command.types import flat
+from ood_sampler.command.values import check_complete, expand_home, plain
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
 
@@ -75,7 +78,7 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
     try:
         cfg = configuration.compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise CommandError(" ".join(str(error).split())) from error
+        raise CommandError(_mistake(str(error), overrides, configuration)) from error
     needed = ("name", "data.root")
     missing = [key for key in needed if OmegaConf.select(cfg, key, throw_on_missing=False) is None]
     if missing:
@@ -93,6 +96,24 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
         raise CommandError(
             f"trainer.devices must be 1, got {cfg.trainer.devices}: each would see the same batches"
         )
+
+
+def _mistake(error: str, overrides: Sequence[str], configuration: Configuration) -> str:
+    """What is wrong with a command that Hydra refuses, with the nearest key for one not known."""
+    other = re.search(r"Could not find '(?P<group>\w+)/(?P<option>[^']+)'", error)
+    if other is not None:
+        group, option = other.groups()
+        options = configuration.options(group)
+        known = f"{nearest(option, options)}; there are: {', '.join(options)}"
+        return f"{group}={option} is not known{known}"
+    unknown = re.match(r"Could not override '(?P<key>[^']+)'", error)
+    if unknown is None:
+        return " ".join(error.split())
+    composed = configuration.compose([text for text in overrides if text.startswith("recipe=")])
+    del composed.hydra
+    keys = [key for key, _ in flat(plain(composed))]
+    key = unknown["key"]
+    return f"{key} is not known{nearest(key, keys)}; --help lists the keys"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

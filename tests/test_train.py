@@ -38,7 +38,15 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
         ([], "name and data.root must be set"),
         (["name=null", "data.root=x"], "name must be set"),
         (["name=mine", "data.root=x", "output=/dev/null/x"], "output=/dev/null/x cannot be writ"),
-        (["name=mine", "data.root=x", "imagse=3"], "imagse"),
+        (["name=mine", "data.root=x", "imagse=3"], r"^imagse is not known; did you mean images\?"),
+        (
+            ["name=mine", "data.root=x", "module.batchsize=3"],
+            r"^module\.batchsize is not known; did you mean module\.batch_size\?",
+        ),
+        (
+            ["recipe=gna"],
+            r"^recipe=gna is not known; did you mean gan\?; there are: diffusion, gan$",
+        ),
         (["name=mine", "data.root=x", "module.batch_size=0"], "module.batch_size must be .* got 0"),
         (["name=mine", "data.root=x", "images=many"], "images must be a number above 0, got many"),
         (["name=mine", "data.root=x", "trainer.devices=2"], "trainer.devices must be 1, got 2"),

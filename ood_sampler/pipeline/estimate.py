@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from ood_sampler.codecs.base import Codec
+from ood_sampler.store.artifacts import disk_space
 from ood_sampler.store.node import Node, reached
 
 
@@ -98,7 +99,9 @@ class Estimate:
         heading = f"estimate of {of}" if of else "estimate"
         evaluations = sum(stage.evaluations for stage in self.work)
         if not evaluations:
-            return f"{heading}: the network has nothing left to do; {_disk(self.disk)} to write"
+            return (
+                f"{heading}: the network has nothing left to do; {disk_space(self.disk)} to write"
+            )
         lines = [f"{heading}, from two timed calls of {_count(self.batch_size, 'image')}:"]
         width = max(len(stage.name) for stage in self.work)
         counted = [f"evaluations{self._of(self._other(stage))}" for stage in self.work]
@@ -111,7 +114,7 @@ class Estimate:
         lines.append(
             f"  in all {evaluations:,} evaluations{self._parts()}, about "
             f"{duration(self._seconds(self.work))}, features and measures apart; "
-            f"{_disk(self.disk)} to write"
+            f"{disk_space(self.disk)} to write"
         )
         return "\n".join(lines)
 
@@ -151,10 +154,6 @@ def duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
-def _disk(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _count(count: int, noun: str) -> str:

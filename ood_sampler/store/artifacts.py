@@ -207,6 +207,11 @@ def check_disk(root: Path, needed: int) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise OSError(
-            f"{root} has {free / 1e9:.1f} GB free, and this run needs {needed / 1e9:.1f} GB: "
+            f"{root} has {disk_space(free)} free, and this run needs {disk_space(needed)}: "
             "lower num_samples or data.few_shot, or set output to a larger disk"
         )
+
+
+def disk_space(size: int) -> str:
+    """Write a number of bytes as MB or GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

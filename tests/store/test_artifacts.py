@@ -293,6 +293,9 @@ def test_disk_must_hold_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert files(tmp_path) == {}
     with pytest.raises(OSError, match=r"2\.0 GB free, .* needs 3\.0 GB: lower num_samples"):
         check_disk(root, 3_000_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    with pytest.raises(OSError, match=r"has 3 MB free, and this run needs 20 MB: lower"):
+        check_disk(root, 20_000_000)
 
 
 def test_folder_must_be_one(tmp_path: Path) -> None:
