@@ -107,8 +107,8 @@ def page(
 def _files(results: Results, explorer: Explorer) -> list[File]:
     """Tables in the page itself, and the files beside it."""
     return [
-        csv_file("metrics.csv", csv_table(results["rows"]), "all figures with their intervals"),
-        csv_file("samples.csv", samples_csv(explorer), "the figures of single samples"),
+        csv_file("metrics.csv", csv_table(results["rows"]), "all numbers with their intervals"),
+        csv_file("samples.csv", samples_csv(explorer), "the numbers of single samples"),
         *(File(name, about) for name, about in explorer.files),
     ]
 

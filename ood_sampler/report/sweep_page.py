@@ -16,7 +16,7 @@ from ood_sampler.store.files import write_atomically
 _NAMES = {"inversion.step": "t", "decode.eta": "η", "sampler": "strategy"}
 
 _FILES = (
-    ("sweep.csv", "all figures of all runs"),
+    ("sweep.csv", "all numbers of all runs"),
     ("sweep.md", "the table in Markdown"),
     ("sweep.json", "figures and verdicts of all runs"),
     ("sweep.png", "first samples of all runs"),

@@ -94,12 +94,12 @@ def _files(folder: Path, study: Study, measured: Measured) -> list[File]:
     beside = (
         (".png", "the figure"),
         (".svg", "the figure as lines"),
-        (".csv", "all figures"),
+        (".csv", "all numbers"),
         (".md", "conclusion and table in Markdown"),
         (".json", "figures, conclusion and protocol"),
     )
     return [
-        csv_file(f"{study.name}-table.csv", csv_rows(measured.rows), "all figures"),
+        csv_file(f"{study.name}-table.csv", csv_rows(measured.rows), "all numbers"),
         *(
             File(f"{study.name}{end}", about)
             for end, about in beside

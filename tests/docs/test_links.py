@@ -1,7 +1,9 @@
 """Links between files lead somewhere, and headings that they name exist."""
 
+import csv
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -66,7 +68,32 @@ def test_the_first_page_is_short_and_names_its_numbers() -> None:
     rows = [line for line in text.splitlines() if line.startswith(("| **Yes", "| **No"))]
     assert len(rows) == 5
     for row in rows:
-        sources = re.findall(r"<!-- source: ([\w/.-]+)", row)
-        assert sources
-        for source in sources:
-            assert (ROOT / source).is_file()
+        told = re.findall(r"\|([^|]*?)<!-- source: ([\w/.-]+), ([^|]*?) -->", row)
+        assert len(told) == 2
+        for shown, path, where in told:
+            assert numbers(shown) == read_from(ROOT / path, where, shown)
+
+
+def numbers(text: str) -> list[str]:
+    """Numbers of a text as they are written, with errors and percent signs."""
+    return re.findall(r"[−-]?\d+(?:\.\d+)?(?: ± \d+|%)?", text)
+
+
+def read_from(path: Path, where: str, like: str) -> list[str]:
+    """Numbers that a text tells, from the file that it names: of a table or of a page."""
+    if path.suffix != ".csv":
+        section = path.read_text().partition(f"## {where}")[2].partition("\n## ")[0]
+        return [number for number in numbers(like) if number in numbers(section)]
+    with path.open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    found = []
+    for place in where.split("; "):
+        name, key = place.split(": ")
+        value = float(rows[name][key])
+        if key == "kid":
+            error = float(rows[name]["kid_standard_error"])
+            found.append(f"{1e3 * value:.0f} ± {1e3 * error:.0f}".replace("-", "−"))
+        else:
+            digits = len(re.search(r"\d+\.?(\d*)%", like)[1])  # type: ignore[index]
+            found.append(f"{100 * value:.{digits}f}%")
+    return found
