@@ -53,7 +53,7 @@ def sweep_page(sweep: Sweep, links: Sequence[str], folder: Path) -> str:
     plots = []
     if sweep.curves is not None:
         figure = curves(sweep.curves.axis, sweep.curves.lines, sweep.shared_rows)
-        caption = f"Figures over {_NAMES.get(sweep.curves.axis, sweep.curves.axis)}."
+        caption = f"Scores over {_NAMES.get(sweep.curves.axis, sweep.curves.axis)}."
         plots.append((caption, data_uri("image/svg+xml", svg(figure))))
     files = [
         csv_file("sweep-table.csv", csv_table(sweep.table_rows, first=sweep.swept), "the table"),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import ood_sampler
 from ood_sampler.config import CONF
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, blocks
 
 pytest.importorskip("sphinx")
 pytest.importorskip("furo")
@@ -83,3 +84,11 @@ def test_formulas_of_docstrings_are_mathml_too(site: Path) -> None:
     text = (site / "docs" / "reference" / "python.html").read_text()
     assert text.count('display="block"') >= 2
     assert "\\mathcal" not in text
+
+
+def test_every_name_of_the_package_is_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text()
+    told = set(re.findall(r":: ood_sampler\.(\w+)", page))
+    assert set(ood_sampler.__all__) <= told
+    # which is run
+    assert blocks("docs/reference/python.md", "python")[:1] == blocks("README.md", "python")
