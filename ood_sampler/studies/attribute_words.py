@@ -40,7 +40,10 @@ def conclude(rows: Sequence[Row]) -> list[str]:
 
 
 def claims(rows: Sequence[Row]) -> Mapping[str, Outcome]:
-    """Whether each direction changes its attribute, and more than in pixels."""
+    """Whether each direction changes its attribute, and more than in pixels.
+
+    What a probe says that does not know the attribute settles nothing.
+    """
     found: dict[str, Outcome] = {}
     for name, own in of_attributes(rows).items():
         row = at_one(own, SPHERE)
@@ -49,7 +52,8 @@ def claims(rows: Sequence[Row]) -> Mapping[str, Outcome]:
             ("gain", "the direction changes the attribute its way"),
             ("over_pixels", "it changes it more than the same in pixels"),
         ):
-            found[f"{name}: {words}"] = decide(_turned(interval(row, key), sign), least=0).outcome
+            outcome = decide(_turned(interval(row, key), sign), least=0).outcome
+            found[f"{name}: {words}"] = outcome if knows(row) else "unclear"
     return found
 
 

@@ -222,3 +222,5 @@ def test_pairs_are_told_of_once(measured: Measured) -> None:
     assert not any("share it?" in said for said in study().conclude(other))
     claims = study().claims(rows)
     assert claims["a, t = 500: age: it changes it more than the same in pixels"] == "shown"
+    unknown = study().claims([about(SPHERE, probe=(0.1, 0.0, 0.2)), about(PIXELS)])
+    assert set(unknown.values()) == {"unclear"}
