@@ -1,5 +1,6 @@
 """The page of a study: its conclusion, sliders over its runs, its figure, its table."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from ood_sampler.report.template import File, csv_file, data_uri, page_script, r
 from ood_sampler.store.files import write_atomically
 from ood_sampler.studies.base import Measured, Strip, Study
 from ood_sampler.studies.files import ABOUT, columns_of
+
+_MOST_BYTES = 2_000_000
+"""Of strips and films within a page; a third more as text."""
 
 _NAMES = {
     "domain": "domain",
@@ -37,18 +41,20 @@ def write_study_page(
         protocol: everything that it depends on.
     """
     columns = [*ABOUT, *columns_of(study, measured.rows)]
+    made = study.files(measured.pictures)
     runs = [_shown(strip, measured, columns) for strip in measured.strips]
     page = render(
         "study.html.j2",
         title=study.title,
         conclusion=conclusion,
         has_runs=bool(runs),
+        images=_embedded(made),
         figure=_figure(folder / study.name),
         rows=[dict(row) for row in measured.rows],
         columns=columns,
         explained=[column for column in study.headings if column.meaning],
         protocol=list(protocol.items()),
-        files=_files(folder, study, measured),
+        files=[*_files(folder, study, measured), *_beside(made)],
         script=runs_script(runs) if runs else page_script(),
         warnings=None,
     )
@@ -80,6 +86,27 @@ def _shown(strip: Strip, measured: Measured, columns: Sequence[Column]) -> Shown
 
 def _text(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}"
+
+
+def _embedded(made: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    """Names and sources of the strips and films of a study, as many as fit into a page."""
+    found, room = [], _MOST_BYTES
+    for name, content in made.items():
+        kind = {".png": "image/png", ".webp": "image/webp"}.get(Path(name).suffix)
+        if kind is not None and len(content) <= room:
+            found.append((name, data_uri(kind, content)))
+            room -= len(content)
+    return found
+
+
+def _beside(made: Mapping[str, bytes]) -> list[File]:
+    """Strips and films beside the page; a folder of them is one entry."""
+    places = Counter(name.rpartition("/")[0] for name in made)
+    alone = [name for name in made if "/" not in name]
+    return [
+        *(File(name, "a film of the images") for name in alone),
+        *(File(f"{place}/", f"{count} strips") for place, count in places.items() if place),
+    ]
 
 
 def _figure(path: Path) -> str:

@@ -93,3 +93,17 @@ def test_samples_of_several_studies_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a" / "strips.safetensors").unlink()
     measured, _ = read_studies("toy", [tmp_path / "a", tmp_path / "b"])
     assert len(measured.strips) == 4
+
+
+def test_strips_and_films_are_on_the_page_and_named_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"film.webp": b"RIFF", "moved/0.png": b"\x89PNG", "moved/1.png": b"\0" * 3_000_000}
+    monkeypatch.setattr(type(STUDY), "files", lambda *_: made)
+    reader = Reader(written(tmp_path, replace(swept(), strips=[])))
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert [image["alt"] for image in images[:-1]] == ["film.webp", "moved/0.png"]
+    assert str(images[0]["src"]).startswith("data:image/webp;base64,UklGRg==")
+    links = {attributes["href"] for tag, attributes in reader.tags if tag == "a"}
+    assert {"film.webp", "moved/"} <= links
+    assert "2 strips" in " ".join(reader.texts)
