@@ -195,6 +195,6 @@ def test_a_folder_can_take_the_place_of_conf(
 
 
 def test_a_key_that_is_set_to_two_values_is_told() -> None:
-    command = read("seed=1", "sampler=cog", "seed=2", "sampler=cog", "+seed=3", "output=a")
-    assert command.repeated == ("+seed=3",)
+    command = read("seed=1", "sampler=cog", "seed=2", "sampler=cog", "++seed=3", "output=a")
+    assert command.repeated == ("++seed=3",)
     assert read("seed=1", "inversion.step=3").repeated == ()
