@@ -54,7 +54,7 @@ FAULTS = (ValueError, OSError, MemoryError, OmegaConfBaseException, SafetensorEr
 """What a wrong setting, a file, the disk or the network can raise; the rest are bugs."""
 
 INTERRUPTED = (
-    "interrupted: finished shards are kept, the same command continues; of a sweep, sweep=last "
-    "beside it goes on in the same folder"
+    "interrupted: what is done is kept, and the same command continues; add sweep=last to continue "
+    "a sweep in its folder"
 )
 """What Ctrl-C is answered with."""
