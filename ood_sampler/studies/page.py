@@ -123,7 +123,7 @@ def _files(folder: Path, study: Study, measured: Measured) -> list[File]:
         (".svg", "the figure as lines"),
         (".csv", "all numbers"),
         (".md", "conclusion and table in Markdown"),
-        (".json", "figures, conclusion and protocol"),
+        (".json", "numbers, conclusion and protocol"),
     )
     return [
         csv_file(f"{study.name}-table.csv", csv_rows(measured.rows), "all numbers"),
