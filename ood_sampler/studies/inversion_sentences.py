@@ -54,22 +54,27 @@ def _compared(rows: Sequence[Row]) -> str:
 
 def _loss(target: Sequence[Row], own: Sequence[Row]) -> str:
     """Say how much more each model loses on the target domain than on its own."""
-    said = []
+    names: list[str] = []
     gaps: list[Interval] = []
     for gan in (True, False):
         outside, inside = _best(target, gan=gan), _best(own, gan=gan)
         if outside is None or inside is None:
             return ""
+        names.append(outside["method"])
         gaps.append(separation(interval(inside, "psnr"), interval(outside, "psnr")))
-        value, low, high = gaps[-1]
-        said.append(f"{outside['method']} {value:+.1f} dB [{low:+.1f}, {high:+.1f}]")
+    said = ", ".join(
+        f"{name} {gap.value:+.1f} dB [{gap.low:+.1f}, {gap.high:+.1f}]"
+        for name, gap in zip(names, gaps, strict=True)
+    )
+    if all(gap.high < 0 for gap in gaps):
+        return f"neither model loses PSNR from the own domain to the target: {said}"
     words = {
         "higher": "the GAN loses more",
         "lower": "the diffusion model loses more",
         "alike": "both lose alike",
         "unclear": "too few images to say which loses more",
     }[order(separation(*gaps), margin=_AS_WELL)]
-    return f"PSNR lost from the own domain to the target: {', '.join(said)}: {words}"
+    return f"PSNR lost from the own domain to the target: {said}: {words}"
 
 
 def _holes(rows: Sequence[Row]) -> str:

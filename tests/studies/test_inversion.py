@@ -144,6 +144,12 @@ def test_the_conclusion_follows_the_numbers(measured: Measured, gan: GanModel) -
     )
     assert said[2].endswith("the GAN loses more.")
     assert "diffusion model's own samples" in said[-1]
+    gained = {("few-shot", "diffusion"): 35.0, ("few-shot", "GAN"): 27.0}
+    own = {("in-domain", "diffusion"): 31.0, ("in-domain", "GAN"): 25.0}
+    assert study(gan).conclude(changed({**gained, **own}))[2] == (
+        "smooth: neither model loses PSNR from the own domain to the target: "
+        "GAN, w -2.0 dB [-2.4, -1.6], diffusion, t = 400 -4.0 dB [-4.4, -3.6]."
+    )
 
 
 def test_equal_time_is_found_by_timing(run: Pipeline, gan: GanModel) -> None:
