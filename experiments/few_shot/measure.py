@@ -134,7 +134,10 @@ def measure(domain: str, arguments: argparse.Namespace) -> None:
         root / "rows" / f"dog32_{name}_{arguments.few_shot}_{arguments.seed}.json",
         arguments.samples,
     )
-    numbers = [f"seed={arguments.seed}", f"num_samples={arguments.samples}", "trainer=cpu"]
+    # must be below the number of few-shot images
+    nearest = f"metrics.nearest_k={min(5, arguments.few_shot - 2)}"
+    count = f"num_samples={arguments.samples}"
+    numbers = [f"seed={arguments.seed}", count, nearest, "trainer=cpu"]
     frozen = pipeline_of(composed(["model=dog32", *data, *numbers]), root)
     rows.keep("real", lambda: frozen.measure.real())
     rows.keep("own", lambda: frozen.references()[1])

@@ -68,7 +68,11 @@ def against_cluster(domains: Mapping[str, Rows]) -> list[str]:
     for cluster in CLUSTER:
         keys = dict.fromkeys(k for rows in domains.values() for k in rows if k not in CLUSTER)
         for key in keys:
-            both = [(rows[cluster], rows[key]) for rows in domains.values() if key in rows]
+            both = [
+                (rows[cluster], rows[key])
+                for rows in domains.values()
+                if cluster in rows and key in rows
+            ]
             if not both or key in ("real", "own"):
                 continue
             nearer = [order(difference_interval(kid(a), kid(b))) for a, b in both]
