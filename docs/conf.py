@@ -22,6 +22,7 @@ include_patterns = [
     "docs/**.ipynb",
     "experiments/README.md",
     "experiments/*/README.md",
+    "experiments/few_shot/tables.md",
     "ood_sampler/assets/*/CARD.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",

@@ -398,7 +398,10 @@ def test_a_run_without_pictures_tells_what_was_passed_over(
     (tmp_path / "more").symlink_to(tmp_path.parent)
     command = ["data=folder", f"data.root={tmp_path}", "data.few_shot=6", "dry_run=true"]
     assert run_in_process(tmp_path, *command) == 1
-    warning, error = (caplog.text.index(text) for text in ("1 linked folder (more)", "error: few"))
+    warning, error = (
+        caplog.text.index(text)
+        for text in ("1 linked folder (more)", "error: data.few_shot must be at most 4")
+    )
     assert warning < error
 
 

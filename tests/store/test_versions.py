@@ -306,7 +306,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("models/network.py", "import torch", "import torch\nNEW = 1", True),
         ("diffusion/solvers/heun.py", "from ood_sampler", "NEW = 1\nfrom ood_sampler", False),
         ("models/weights.py", "import json", "import json\nNEW = 1", False),
-        ("pipeline/pipeline.py", "import torch", "import torch\nNEW = 1", False),
+        ("pipeline/pipeline.py", "import math", "import math\nNEW = 1", False),
     ],
 )
 def test_the_version_of_the_inversion(
