@@ -5,8 +5,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +23,7 @@ from ood_sampler.command.types import flat
 from ood_sampler.command.values import check_complete, expand_home, plain
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
+from ood_sampler.store.lock import hold
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -287,38 +287,14 @@ class GanRecipe:
 def train(cfg: DictConfig) -> None:
     """Train, resume where an earlier call stopped, and save the averaged weights as a pipeline.
 
+    While another training writes into the folder, this one waits, and goes on where that ended.
+
     Raises:
-        ValueError: the network, the trainer or its compiler do not work, the loss diverged, or
-            another training writes into the folder.
+        ValueError: the network, the trainer or its compiler do not work, or the loss diverged.
     """
-    with alone_in(Path(cfg.output)):
+    output = Path(cfg.output)
+    with hold([output], needed=lambda: True, what=f"the training in {output}"):
         _train(cfg)
-
-
-@contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Let one training at a time write into a folder.
-
-    Raises:
-        ValueError: another one does.
-    """
-    from filelock import FileLock, Timeout
-
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"output={output} is being written by another training: wait until it ends, stop it, "
-            "or choose another name"
-        ) from None
-    except NotImplementedError:
-        log.warning("%s cannot be locked: start no other training there meanwhile", output)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _train(cfg: DictConfig) -> None:

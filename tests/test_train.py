@@ -1,6 +1,7 @@
 """What training refuses before it starts."""
 
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from ood_sampler.command.arguments import read_command
 from ood_sampler.config import CONF
 from ood_sampler.faults import CommandError
 from ood_sampler.models.gan import load_generator
+from ood_sampler.store.lock import hold
 from ood_sampler.train import (
     GanRecipe,
-    alone_in,
     build_network,
     check_keys,
     check_resumed,
@@ -221,10 +222,24 @@ def test_a_gan_is_trained_stopped_and_gone_on_with(pictures: Path, tmp_path: Pat
     assert seen == ["samples_000000008.png", "samples_000000016.png"]
 
 
-def test_a_folder_takes_one_training_at_a_time(tmp_path: Path) -> None:
-    with alone_in(tmp_path / "mine"):
-        cfg = composed([*SMALL_GAN, "data.root=none", f"output={tmp_path / 'mine'}"])
-        with pytest.raises(ValueError, match=r"mine is being written by another training"):
-            train(cfg)
-    with alone_in(tmp_path / "mine"):
-        pass
+def test_a_folder_takes_one_training_at_a_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "mine"
+    cfg = composed([*SMALL_GAN, f"data.root={tmp_path / 'none'}", f"output={output}"])
+    held, release = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with hold([output], needed=lambda: True, what="another training"):
+            held.set()
+            release.wait(20)
+
+    training = threading.Thread(target=other)
+    training.start()
+    assert held.wait(20)
+    threading.Timer(0.3, release.set).start()
+    with caplog.at_level("INFO"), pytest.raises(FileNotFoundError, match="none"):
+        train(cfg)
+    assert release.is_set()
+    assert f"waiting for the training in {output}" in caplog.text
+    training.join()
