@@ -13,15 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.frontier.measure import composed, data_of, pipeline_of, sampler_of
+from experiments.frontier.measure import Rows, composed, data_of, pipeline_of, sampler_of
 from experiments.frontier.settings import PIXELS, STRATEGIES
 from ood_sampler.metrics.opinions import together
 from ood_sampler.modules.adapters import AdapterTuning
 from ood_sampler.modules.finetuning import FineTuning
 from ood_sampler.pipeline.measure import Row
 from ood_sampler.pipeline.pipeline import Pipeline
-from ood_sampler.samplers.base import GaveUpError
-from ood_sampler.store.files import load_json, save_json
 from ood_sampler.studies.tuned import fine_tuned
 
 LATENTS: dict[str, tuple[int, ...]] = {
@@ -77,41 +75,13 @@ TUNINGS = {
 """Fine-tunings: all weights, and a low-rank adapter, stopped early; all weights, not stopped."""
 
 
-class Rows:
-    """Rows of one domain in a file, each measured once.
-
-    Args:
-        file: JSON by the keys of settings.
-        count: samples of each.
-    """
-
-    def __init__(self, file: Path, count: int) -> None:
-        self.file = file
-        self.count = count
-        self.found: dict[str, Any] = load_json(file) or {}
-
-    def keep(self, key: str, make: Callable[[], Row | dict[str, Any]]) -> None:
-        """Measure a setting, unless the file holds it; keep why a strategy refuses."""
-        if self.found.get(key, {}).get("images", 0) >= self.count:
-            return
-        try:
-            row = make()
-        except (GaveUpError, ValueError) as error:
-            self.found[key] = {"images": self.count, "refused": str(error)}
-        else:
-            figures = row if isinstance(row, dict) else dict(row.figures)
-            self.found[key] = {"images": self.count, **figures}
-        save_json(self.file, self.found)
-        print(self.file.stem, key, self.found[key].get("kid"), flush=True)
-
-
 def sampled(run: Pipeline) -> Row:
     """The row of a strategy, checked first as a run would."""
     run.check()
     return run.sample_row()
 
 
-def tuned(frozen: Pipeline, settings: FineTuning) -> dict[str, Any]:
+def tuned(frozen: Pipeline, settings: FineTuning) -> Row:
     """The row of a fine-tuned copy, with what became of the model's own domain."""
     run, training = fine_tuned(frozen, settings)
     run = replace(run, settings=replace(run.settings, in_domain=frozen.settings.num_samples))
@@ -123,7 +93,8 @@ def tuned(frozen: Pipeline, settings: FineTuning) -> dict[str, Any]:
         new = images.features[judge.name]
         found = judge.figures({"generated": new, "held_out": own[judge.name]}, only=("kid",))
         strayed[judge.name] = {f"own_{key}": float(value) for key, value in found.items()}
-    return {**row.figures, **together(strayed), "kept_at": training.best.step}
+    further = {**together(strayed), "kept_at": training.best.step}
+    return replace(row, figures={**row.figures, **further})
 
 
 def measure(domain: str, arguments: argparse.Namespace) -> None:
@@ -146,7 +117,7 @@ def measure(domain: str, arguments: argparse.Namespace) -> None:
             rows.keep(f"{part}/{key}", make)
 
 
-Made = Iterator[tuple[str, Callable[[], Row | dict[str, Any]]]]
+Made = Iterator[tuple[str, Callable[[], Row]]]
 
 
 def pixels(frozen: Pipeline, shared: Sequence[str]) -> Made:

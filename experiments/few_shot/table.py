@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.frontier.goals import JUDGES, SPARE, trade
+from experiments.frontier.goals import JUDGES, Domain, trade
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.statistics.decision import order
 from ood_sampler.statistics.frontier import advantage
@@ -31,7 +31,7 @@ def read(folder: Path, judge: str, few_shot: int, seed: int) -> dict[str, Rows]:
     own = None if judge == JUDGES[0] else judge
     found: dict[str, Rows] = {}
     for file in sorted(folder.glob(f"*_{few_shot}_{seed}.json")):
-        rows = {k: row for k, row in (load_json(file) or {}).items() if "refused" not in row}
+        rows = {k: row for k, row in (load_json(file) or {}).items() if "gave_up" not in row}
         found[file.stem.split("_")[1]] = {k: as_judged(row, own) for k, row in rows.items()}
     return found
 
@@ -95,13 +95,13 @@ def against_tuning(domains: Mapping[str, Rows]) -> list[str]:
         tuned = [trade(row) for key, row in rows.items() if key.startswith("tuned/")]
         if not tuned:
             continue
-        limit = 2 * rows["real"]["near_copies"] + SPARE
-        every = {key: row for key, row in rows.items() if key.startswith("latents/")}
-        usable = {key: row for key, row in every.items() if row["near_copies"] <= limit}
+        domain = Domain(name, rows)
+        every = domain.of("latents/")
+        usable = {key: row for key, row in every.items() if domain.is_usable(row)}
         found = {
             key: advantage(trade(row), tuned, comparisons=len(every)) for key, row in usable.items()
         }
-        said = [
+        apart = [
             f"{key.removeprefix('latents/')} by "
             f"{1e3 * value:.0f} [{1e3 * low:.0f}, {1e3 * high:.0f}]"
             for key, (value, low, high) in found.items()
@@ -110,7 +110,7 @@ def against_tuning(domains: Mapping[str, Rows]) -> list[str]:
         worse = sum(each.high < 0 for each in found.values())
         lines.append(
             f"- {name}: {beyond} of {len(every)} settings nearer, {worse} farther, "
-            f"{len(every) - len(usable)} left out for near-copies: {'; '.join(said)}"
+            f"{len(every) - len(usable)} left out for near-copies: {'; '.join(apart)}"
         )
     return lines
 

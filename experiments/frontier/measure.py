@@ -73,13 +73,44 @@ def data_of(domain: str, few_shot: int, seed: int) -> tuple[str, list[str]]:
     return name, ["data=folder", *place, *size]
 
 
+class Rows:
+    """Rows of one domain in a file, each measured once.
+
+    Args:
+        file: JSON by the keys of settings.
+        count: samples of each.
+    """
+
+    def __init__(self, file: Path, count: int) -> None:
+        self.file = file
+        self.count = count
+        self.found: dict[str, Any] = load_json(file) or {}
+
+    def holds(self, key: str) -> bool:
+        """Whether a setting is measured with so many samples."""
+        return bool(self.found.get(key, {}).get("images", 0) >= self.count)
+
+    def keep(self, key: str, make: Callable[[], Row]) -> None:
+        """Measure a setting, unless the file holds it; keep why a strategy gave up."""
+        if self.holds(key):
+            return
+        try:
+            row = make()
+        except GaveUpError as error:
+            self.found[key] = {"images": self.count, "gave_up": str(error)}
+        else:
+            self.found[key] = {"images": row.samples, **row.figures}
+        save_json(self.file, self.found)
+        print(self.file.stem, key, flush=True)
+
+
 def rows_of(
     wanted: Sequence[Setting], shared: Sequence[str], root: Path, file: Path, *, pixels: bool
 ) -> None:
     """Measure what the file does not hold."""
-    found: dict[str, Any] = load_json(file) or {}
     made: dict[tuple[str | None, bool], Pipeline] = {}
     count = next(int(text.split("=")[1]) for text in shared if text.startswith("num_samples="))
+    rows = Rows(file, count)
 
     def pipeline(model: str | None, corrected: bool) -> Pipeline:
         if (model, corrected) not in made:
@@ -89,30 +120,18 @@ def rows_of(
             made[model, corrected] = pipeline_of(composed([*base, *own, *flow]), root)
         return made[model, corrected]
 
-    def keep(key: str, make: Callable[[], Row]) -> None:
-        if found.get(key, {}).get("images", 0) >= count:
-            return
-        try:
-            row = make()
-        except GaveUpError as error:
-            found[key] = {"images": count, "gave_up": str(error)}
-        else:
-            found[key] = {"images": row.samples, **row.figures}
-        save_json(file, found)
-        print(file.stem, key, flush=True)
-
     plain = pipeline(None, False)
     if pixels:
-        keep("real", lambda: plain.measure.real())
+        rows.keep("real", lambda: plain.measure.real())
         for name, overrides in PIXELS.items():
             mixed = plain.in_pixels(sampler_of(overrides))
-            keep(f"pixels/{name}", mixed.sample_row)
+            rows.keep(f"pixels/{name}", mixed.sample_row)
     for setting in wanted:
-        if found.get(setting.key, {}).get("images", 0) >= count:
+        if rows.holds(setting.key):
             continue
         run = pipeline(setting.model, setting.corrected)
         run = run.variant(sampler=sampler_of(setting.sampler), step=setting.step)
-        keep(setting.key, run.sample_row)
+        rows.keep(setting.key, run.sample_row)
 
 
 def sampler_of(overrides: Sequence[str]) -> Sampler:
