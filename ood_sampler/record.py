@@ -74,10 +74,7 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         choices: option of each group of the configuration.
     """
     codec = pipeline.codec
-    # a model that does not diffuse has neither steps nor a solver
-    at: dict[str, Any] = (
-        {"step": pipeline.settings.step} if codec.schedule else {"latents": codec.label}
-    )
+    # a model that does not diffuse has no solver
     solver = {"solver": choices["solver"]} if codec.schedule else {}
     corrected = {} if pipeline.correction is None else {"correction": pipeline.correction.label}
     return {
@@ -86,7 +83,7 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
         **corrected,
         "sampler": choices["sampler"],
         **solver,
-        **at,
+        **codec.at(pipeline.settings.step),
         **({"noised_moves": moves} if (moves := pipeline.settings.noised_moves) else {}),
         **codec.settings,
         "eta": pipeline.settings.eta,

@@ -10,12 +10,13 @@ from ood_sampler.report.tables import title_of
 from tests.test_run import execute_tiny
 
 LATENTS = "w+ (2 steps, 1 starts)"
+GAN = ["model=dog32_gan", "model.resolution=32", "model.steps=2", "model.starts=1"]
+CHEAP = ["model.features=0", "metrics=features32"]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_of_a_gan_tells_its_codes_where_others_tell_their_step(tmp_path: Path) -> None:
-    gan = ["model=dog32_gan", "model.resolution=32", "model.steps=2", "model.starts=1"]
-    execute_tiny(None, tmp_path, *gan, "model.features=0", "metrics=features32")
+    execute_tiny(None, tmp_path, *GAN, *CHEAP)
     folder = tmp_path / "found"
     run = json.loads((folder / "metrics.json").read_text())["run"]
     assert not {"step", "solver"} & set(run)
@@ -32,3 +33,34 @@ def test_a_run_of_a_diffusion_model_tells_its_step() -> None:
     run = {"model": "dog32", "data": "galaxy32", "sampler": "cog", "step": 500, "eta": 0.0}
     assert title_of(run) == "galaxy32 from dog32: cog, step 500"
     assert run_title(run) == "dog32_galaxy32_cog_t500_eta0"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("study", ["geodesic", "synthesis"])
+def test_a_study_of_a_gan_tells_its_codes_where_others_tell_their_step(
+    study: str, tmp_path: Path
+) -> None:
+    fast = {
+        "geodesic": ["study.pairs=4", "study.frames=5"],
+        "synthesis": ["~study.samplers.rejection", "~study.samplers.paper_code"],
+    }
+    execute_tiny(None, tmp_path, *GAN, *CHEAP, f"experiment={study}", *fast[study])
+    told = (tmp_path / "found" / f"{study}.md").read_text()
+    assert f"galaxy32, {LATENTS}: " in told
+    assert "step t" not in told
+    assert "t = 500" not in told
+
+
+def test_a_strategy_that_adds_noise_refuses_a_gan_before_it_inverts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="NoisedSampler needs the noise schedule"):
+        execute_tiny(None, tmp_path, *GAN, *CHEAP, "sampler=noised")
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "study",
+    ["bandwidth", "frontier", "gaussianity", "reconstruction", "search", "separability"],
+)
+def test_a_study_of_steps_refuses_a_gan(study: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be a diffusion model for this study, got dog32_gan"):
+        execute_tiny(None, tmp_path, *GAN, *CHEAP, f"experiment={study}")

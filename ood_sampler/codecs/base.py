@@ -63,6 +63,10 @@ class Codec(ABC):
         """Where latents of a level lie, in words: the step, or the method of a model without."""
         return f"t = {level}" if self.schedule else self.label
 
+    def at(self, level: int) -> dict[str, int | str]:
+        """The same for records and tables: a `step`, or `latents` of a model without steps."""
+        return {"step": level} if self.schedule else {"latents": self.label}
+
     @property
     def settings(self) -> dict[str, Any]:
         """Settings of the method, for records and tables."""

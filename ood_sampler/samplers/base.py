@@ -74,6 +74,11 @@ class Sampler(ABC):
         return 0
 
     @property
+    def needs_schedule(self) -> bool:
+        """Whether draws depend on the noise of a step, so that only diffusion models will do."""
+        return False
+
+    @property
     def minimum_images(self) -> int:
         """Fewest inverted images that the strategy can use."""
         return 1
@@ -83,8 +88,13 @@ class Sampler(ABC):
 
         Raises:
             GaveUpError: there are too few images.
-            ValueError: a setting does not fit the images or the step.
+            ValueError: a setting does not fit the images, the step or the kind of model.
         """
+        if self.needs_schedule and inverted.schedule is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the noise schedule of a diffusion model, and this "
+                "model has none: choose another sampler"
+            )
         if len(inverted.latents) < self.minimum_images:
             raise GaveUpError(
                 f"{type(self).__name__} needs at least {self.minimum_images} few-shot images, got "

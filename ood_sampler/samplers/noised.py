@@ -9,6 +9,10 @@ from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 class NoisedSampler(Sampler):
     r"""$x_t = \alpha_t x_0 + \sigma_t z$, a random few-shot image noised (Meng et al., 2022)."""
 
+    @property
+    def needs_schedule(self) -> bool:
+        return True
+
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         index = noise.choice(len(inverted.images), 1)[:, 0]
         x_0 = inverted.images.take(index.tolist())

@@ -12,7 +12,12 @@ class StandardSampler(Sampler):
     Or at the step before, if the last keeps nothing of the image.
     """
 
+    @property
+    def needs_schedule(self) -> bool:
+        return True
+
     def check(self, inverted: InvertedSet) -> None:
+        super().check(inverted)
         last = inverted.diffusion.last_invertible
         if inverted.step < last:
             raise ValueError(

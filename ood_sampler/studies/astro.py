@@ -155,7 +155,7 @@ class AstroStudy(Study):
                     "set": name,
                     "role": role,
                     "images": len(images),
-                    "step": pipeline.settings.step,
+                    **pipeline.codec.at(pipeline.settings.step),
                     **({} if role == "held-out" else _distances(values, reference)),
                     **_shapes(values),
                     **_curve(values.spectra, reference.spectra, numbers),
@@ -195,7 +195,8 @@ def runs_of(rows: Sequence[Row]) -> dict[str, RunRows]:
 
     def settings(run: RunRows) -> dict[str, object]:
         samples = run["strategy"]
-        return {"strategy": samples["set"], "t": samples["step"]}
+        at = {"t": samples.get("step"), "latents": samples.get("latents")}
+        return {"strategy": samples["set"], **at}
 
     return by_run(rows, "role", settings)
 

@@ -7,7 +7,7 @@ from ood_sampler.statistics.decision import TOO_FEW, Outcome, decide, order
 from ood_sampler.statistics.intervals import interval
 from ood_sampler.statistics.resampling import Interval
 from ood_sampler.studies.paths import PIXELS, SPHERE
-from ood_sampler.studies.rows import by_column, quoted, too_few
+from ood_sampler.studies.rows import by_column, place, quoted, too_few
 
 _ALIKE = 0.1
 """Difference of changes, in standard deviations, below which two methods change as much."""
@@ -20,9 +20,9 @@ _LEAST_R2, _LEAST_AUROC = 0.2, 0.7
 
 
 def of_attributes(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of each attribute of each run, under a name of domain, step and attribute."""
+    """Rows of each attribute of each run, by its domain, where latents lie and its name."""
     return {
-        f"{own[0]['domain']}, t = {own[0]['step']}: {name}": own
+        f"{own[0]['domain']}, {place(own[0])}: {name}": own
         for run in by_column(rows, "run").values()
         for name, own in by_column(run, "attribute").items()
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from ood_sampler.diffusion.schedule import Schedule
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.keys import configuration
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -145,6 +146,21 @@ class Study(ABC):
     def files(self, pictures: Mapping[str, Tensor]) -> Mapping[str, bytes]:
         """Further files made of the images, by their paths below the folder of the answer."""
         return {}
+
+
+def schedule_of(pipeline: Pipeline) -> Schedule:
+    """Noise schedule of the model, for a study of its steps.
+
+    Raises:
+        ValueError: the model does not diffuse.
+    """
+    schedule = pipeline.codec.schedule
+    if schedule is None:
+        raise ValueError(
+            f"model must be a diffusion model for this study, got {pipeline.model.name}, which has "
+            "no steps"
+        )
+    return schedule
 
 
 def check_metrics(study: Study, pipeline: Pipeline) -> None:

@@ -83,14 +83,14 @@ def write_study(
 
 
 def columns_of(study: Study, rows: Sequence[Row]) -> list[Column]:
-    """The columns of a study's table, those of further judges last."""
+    """The columns of a study's table that a row has, those of further judges last."""
     further = [
         column.of(judge)
         for judge in second_judges(rows)
         for column in study.headings
         if column.key in _SECOND
     ]
-    return [*study.headings, *(c for c in further if any(c.key in row for row in rows))]
+    return [c for c in (*study.headings, *further) if any(c.key in row for row in rows)]
 
 
 def opinions(study: Study, rows: Sequence[Row], judges: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ from ood_sampler.studies.paths import (
     frames,
     latents_of,
 )
-from ood_sampler.studies.rows import bounds, by_column, quoted, too_few
+from ood_sampler.studies.rows import bounds, by_column, place, quoted, too_few
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ class GeodesicStudy(Study):
             for path, node in nodes.items()
         }
         rows = self._rows(pipeline, features, good)
-        prefix = f"{pipeline.domain.name}/t = {pipeline.settings.step}"
+        prefix = f"{pipeline.domain.name}/{pipeline.codec.place(pipeline.settings.step)}"
         pictures = {
             f"{prefix}/pair {k + 1}/{path}": gather(
                 node.output.open(), range(k * self.frames, (k + 1) * self.frames)
@@ -173,7 +173,7 @@ class GeodesicStudy(Study):
         features: Mapping[str, Mapping[str, Tensor]],
         good: Sequence[int],
     ) -> list[Row]:
-        about = {**self.about(pipeline), "step": pipeline.settings.step}
+        about = {**self.about(pipeline), **pipeline.codec.at(pipeline.settings.step)}
         about |= {"pairs": len(good), "frames": self.frames}
         pairs = [self._pairs(pipeline)[k] for k in good]
         found: dict[str, dict[str, Any]] = {path: {} for path in (*PATHS, ENDS)}
@@ -286,7 +286,7 @@ def _runs(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
     """Rows of each run by path, under the name of its domain and step."""
     found = {}
     for own in by_column(rows, "run").values():
-        name = f"{own[0]['domain']}, t = {own[0]['step']}"
+        name = f"{own[0]['domain']}, {place(own[0])}"
         found[name] = {row["path"]: row for row in own}
     return found
 

@@ -25,7 +25,7 @@ from ood_sampler.report.grid import to_uint8
 from ood_sampler.statistics.decision import Decision
 from ood_sampler.store.files import digest
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Study
+from ood_sampler.studies.base import Study, schedule_of
 from ood_sampler.studies.rows import too_few
 
 FEW_SHOT = "few-shot"
@@ -68,13 +68,12 @@ class Sources:
                 model's chain is too short for the samples that stand for its domain.
             FileNotFoundError: the in-domain images do not exist.
         """
+        schedule = schedule_of(pipeline)
         if not self.steps:
             raise ValueError("study.steps must hold a step, got none")
-        schedule = pipeline.codec.schedule
         for step in self.steps:
             try:
-                if schedule:
-                    check_latent_step(step, schedule)
+                check_latent_step(step, schedule)
             except ValueError as error:
                 raise ValueError(f"study.steps: {error}") from error
         if self.count < least:

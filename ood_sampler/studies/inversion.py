@@ -156,11 +156,6 @@ class InversionStudy(DiagnosticStudy):
 
     def check(self, pipeline: Pipeline) -> None:
         super().check(pipeline)
-        if pipeline.codec.schedule is None:
-            raise ValueError(
-                f"model must be a diffusion model for this study, got {pipeline.model.name}; "
-                "study.beside is the GAN"
-            )
         for key in ("converged", "equal"):
             steps = getattr(self, key)
             if steps is not None and steps < 1:

@@ -89,7 +89,7 @@ class Moves:
                         "attribute": name,
                         "method": method,
                         "space": space,
-                        "step": self.pipeline.settings.step,
+                        **self.pipeline.codec.at(self.pipeline.settings.step),
                         "strength": strength,
                         "images": len(good),
                         "without": len(of.without),

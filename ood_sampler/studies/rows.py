@@ -46,6 +46,11 @@ def by_flow(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
+def place(row: Row) -> str:
+    """Where its latents lie, in words (`Codec.at`)."""
+    return f"t = {row['step']}" if "step" in row else str(row["latents"])
+
+
 def by_step(rows: Iterable[Row]) -> list[Row]:
     """Rows in the order of their steps."""
     return sorted(rows, key=lambda row: int(row["step"]))

@@ -25,7 +25,7 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Measured
+from ood_sampler.studies.base import Measured, schedule_of
 from ood_sampler.studies.rows import (
     by_domain,
     by_each_judge,
@@ -104,6 +104,7 @@ class SearchStudy(SweepStudy):
         return sorted(found, key=lambda run: self.steps.index(run.settings.step))
 
     def check(self, pipeline: Pipeline) -> None:
+        schedule_of(pipeline)
         self.search.check(pipeline, **self._options(pipeline))
         super().check(pipeline)
 

@@ -17,7 +17,7 @@ from ood_sampler.report.columns import Row
 from ood_sampler.report.grid import gather
 from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.store.node import Node
-from ood_sampler.studies.base import Measured, Strip, Study
+from ood_sampler.studies.base import Measured, Strip, Study, schedule_of
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class SweepStudy(Study):
         ]
 
     def check(self, pipeline: Pipeline) -> None:
+        if self.steps:
+            schedule_of(pipeline)
         if self.tolerant:
             check_fitting(pipeline, self.samplers or [pipeline.sampler])
         for run in self.runs(pipeline):
@@ -96,7 +98,7 @@ class SweepStudy(Study):
             if row is None:
                 continue
             rows.append({**about, **row})
-            settings = {key: rows[-1][key] for key in TOLD_APART}
+            settings = {key: rows[-1][key] for key in TOLD_APART if key in rows[-1]}
             strips.append(Strip(settings, thumbnails(first_samples(run, _ON_PAGE))))
             strip = self.strip(run)
             if strip is not None:
@@ -118,7 +120,7 @@ def strategy_row(run: Pipeline) -> dict[str, Any]:
     row = run.sample_row()
     return {
         "strategy": label(run.sampler),
-        "step": run.settings.step,
+        **run.codec.at(run.settings.step),
         "eta": run.settings.eta,
         "correction": run.correction_weight,
         "evaluations": run.codec.decoding_evaluations(run.settings.decoding_step),
@@ -160,30 +162,34 @@ def decoding(pipeline: Pipeline, runs: Sequence[Pipeline]) -> list[Node]:
 
 
 def fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> list[Sampler]:
-    """Strategies that the few-shot images are enough for."""
+    """Strategies that the few-shot images are enough for, and that the model can do."""
+    return [sampler for sampler in samplers if not _lacking(pipeline, sampler)]
+
+
+def _lacking(pipeline: Pipeline, sampler: Sampler) -> str:
+    """What a strategy needs that is not there, in words; empty for one that fits."""
     count = len(pipeline.domain.few_shot)
-    return [sampler for sampler in samplers if sampler.minimum_images <= count]
+    if sampler.minimum_images > count:
+        return f"{sampler.minimum_images} few-shot images, there are {count}"
+    if sampler.needs_schedule and pipeline.codec.schedule is None:
+        return f"a diffusion model, {pipeline.model.name} is none"
+    return ""
 
 
 def check_fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> None:
-    """Warn of strategies that the few-shot images are not enough for.
+    """Warn of strategies that do not fit the few-shot images or the model.
 
     Raises:
         ValueError: none is left.
     """
-    count, kept = len(pipeline.domain.few_shot), fitting(pipeline, samplers)
-    for sampler in samplers:
-        if sampler not in kept:
-            log.warning(
-                "warning: %s is left out: it needs %d few-shot pictures, there are %d",
-                label(sampler),
-                sampler.minimum_images,
-                count,
-            )
-    if not kept:
+    lacking = {label(sampler): _lacking(pipeline, sampler) for sampler in samplers}
+    for name, what in lacking.items():
+        if what:
+            log.warning("warning: %s is left out: it needs %s", name, what)
+    if all(lacking.values()):
+        needs = "; ".join(f"{name} needs {what}" for name, what in lacking.items())
         raise ValueError(
-            f"no strategy of study.samplers can do with {count} few-shot pictures: add pictures or "
-            "raise data.few_shot"
+            f"no strategy of study.samplers fits: {needs}. Raise data.few_shot, or choose others"
         )
 
 

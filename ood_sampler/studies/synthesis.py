@@ -21,7 +21,7 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.studies.rows import by_domain, kid, quoted_kid, too_few
+from ood_sampler.studies.rows import by_domain, kid, place, quoted_kid, too_few
 from ood_sampler.studies.sweep import SweepStudy, compared, pixel_controls
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _best_of(domain: str, own: Sequence[Row]) -> str:
     noised = next((row for row in own if row["strategy"].startswith(_NOISED)), None)
     as_new = [row for row in own if paper is None or _as_new(row, paper) == "shown"]
     best = min(as_new, key=lambda row: row["kid"])
-    said = [f"{domain}, t = {best['step']}: best is {best['strategy']}, {_words(best)}"]
+    said = [f"{domain}, {place(best)}: best is {best['strategy']}, {_words(best)}"]
     if best is paper:
         said[0] += (
             f", the paper's recipe {AS_IN_TEXT}: no other that is shown as new has a lower KID"

@@ -266,7 +266,7 @@ def test_no_text_overlaps_however_many_domains(domains: int) -> None:
             {"controls": {"x": SAMPLERS["gaussian"]}},
             r"study\.controls must hold strategies that mix, got gaussian \(scalar\)",
         ),
-        ({"samplers": {"x": CogSampler(references=13)}}, "no strategy of study.samplers can do"),
+        ({"samplers": {"x": CogSampler(references=13)}}, "no strategy of study.samplers fits"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -286,7 +286,7 @@ def test_strategies_that_ask_for_more_pictures_are_left_out_and_named(
     small = make(samplers={"x": CogSampler(references=2), "y": CogSampler(references=13)})
     with caplog.at_level("WARNING"):
         small.check(tiny_run())
-    assert "cog (13) is left out: it needs 13 few-shot pictures, there are 12" in caplog.text
+    assert "cog (13) is left out: it needs 13 few-shot images, there are 12" in caplog.text
 
 
 class GivesUpSampler(CogSampler):

@@ -215,5 +215,5 @@ def test_strategies_that_all_give_up_are_told(
 def test_what_cannot_be_measured_is_refused(tiny_run: TinyRun) -> None:
     with pytest.raises(ValueError, match=r"study\.samplers must name at least one strategy"):
         SynthesisStudy(samplers={})
-    with pytest.raises(ValueError, match="can do with 12 few-shot pictures"):
+    with pytest.raises(ValueError, match="needs 13 few-shot images, there are 12"):
         SynthesisStudy(samplers={"x": CogSampler(references=13)}).check(tiny_run())

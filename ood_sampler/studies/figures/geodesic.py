@@ -10,6 +10,7 @@ from ood_sampler.report.columns import Row
 from ood_sampler.report.plots import styled
 from ood_sampler.studies.figures.curves import error_bars, lines_figure, look
 from ood_sampler.studies.figures.strips import draw_strips, under
+from ood_sampler.studies.rows import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def draw(runs: Mapping[str, Mapping[str, Row]], pictures: Mapping[str, Tensor]) 
         _draw_points(middle, paths, "kid", scale=1e3, names=[""] * (len(paths) - 1) + ["real"])
         entitle(middle, "half way: KID × 10³")
         first = next(iter(paths.values()))
-        prefix = f"{first['domain']}/t = {first['step']}"
+        prefix = f"{first['domain']}/{place(first)}"
         pairs = list(dict.fromkeys(key.rsplit("/", 1)[0] for key in under(pictures, prefix)))
         for axes in strips:
             axes.set_axis_off()
