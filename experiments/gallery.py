@@ -109,8 +109,8 @@ def write_page(pages: Path, made: Mapping[str, Mapping[str, Any]]) -> None:
         "",
         "What frozen models make of domains that they have never seen. No sample was chosen by "
         f"eye: a sheet shows the first {SHOWN} of a run that are no near-copies of a few-shot "
-        "picture. `make gallery` makes all sheets; `make gallery MODELS=ship32 "
-        "DOMAINS=/my/pictures` makes those of your own pictures.",
+        "image. `make gallery` makes all sheets; `make gallery MODELS=ship32 "
+        "DOMAINS=/my/images` makes those of your own images.",
     ]
     for name, entry in entries.items():
         lines += ["", *_section(name, entry)]
@@ -121,7 +121,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> list[str]:
     shown = (
         "Samples."
         if entry["alone"]
-        else "In each pair the left is a sample, the right the few-shot picture most similar to it."
+        else "In each pair the left is a sample, the right the few-shot image most similar to it."
     )
     figures = ", ".join(f"{title} {text}" for title, text in entry["figures"].items())
     return [
@@ -129,7 +129,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> list[str]:
         "",
         f"![samples of {entry['data']} from {entry['model']}]({name}.png)",
         "",
-        f"{shown} Strategy {entry['strategy']}, {entry['few_shot']} few-shot pictures; of "
+        f"{shown} Strategy {entry['strategy']}, {entry['few_shot']} few-shot images; of "
         f"{entry['samples']} samples, judged by {entry['judge']}: {figures}.",
     ]
 

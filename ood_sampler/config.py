@@ -91,7 +91,7 @@ class Run:
         on_nonfinite: NaN or infinity from the network: raise ends the run, skip leaves the image
             out and names it
         dry_run: say what the run will cost (evaluations, time, disk) and stop
-        search: of inversion.step=auto and sampler=auto, on a part of the few-shot pictures
+        search: of inversion.step=auto and sampler=auto, on a part of the few-shot images
         output: folder of all results; artifacts are shared by all runs below it
         sweep: of -m: the sweep to continue in its folder, last or a folder below output/sweeps;
             null begins a new one

@@ -97,7 +97,7 @@ def study_entry(
 
 
 def sweep_entry(folder: Path, sweep: Sweep, config: Mapping[str, Any]) -> Entry:
-    """Describe a whole sweep: its table, its pictures, and each metric over the swept key."""
+    """Describe a whole sweep: its table, its images, and each metric over the swept key."""
     pictures = {name: folder / f"{name}.png" for name in ("sweep", "sweep_curves")}
     return Entry(
         config=config,

@@ -145,7 +145,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         if fetched:
             check_codec(model.codec(solver), settings, also, resolution=model.resolution)
         judges = instantiate(cfg.metrics)
-        # late, as it reads every picture; but nothing is fetched for data that are not there
+        # late, as it reads every image; but nothing is fetched for data that are not there
         domain = instantiate(cfg.data)
         codec = model.codec(solver)
         if not fetched:

@@ -84,7 +84,7 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
     if missing:
         raise CommandError(
             f"{' and '.join(missing)} must be set: "
-            "python -m ood_sampler.train name=mine data.root=/my/pictures"
+            "python -m ood_sampler.train name=mine data.root=/my/images"
         )
     del cfg.hydra
     check_complete(cfg)
@@ -175,7 +175,7 @@ def build_network(network: DictConfig, resolution: int) -> "UNet2DModel":
         ) from error
     if returned != size:
         raise ValueError(
-            f"the network of network.* turns pictures of shape {size[1:]} into {returned[1:]}: "
+            f"the network of network.* turns images of shape {size[1:]} into {returned[1:]}: "
             "in_channels and out_channels must be 3"
         )
     return unet
@@ -309,7 +309,7 @@ def _train(cfg: DictConfig) -> None:
     recipe: Recipe = hydra.utils.instantiate(cfg.recipe)
     network = recipe.network(cfg)
     images = load_training_images(cfg.data.root, cfg.data.resolution)
-    log.info("%d pictures of %s", len(images), cfg.data.root)
+    log.info("%d images of %s", len(images), cfg.data.root)
     check_resumed(output, cfg, hashlib.sha256(images.numpy().tobytes()).hexdigest())
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     network = network.to(memory_format=torch.channels_last)

@@ -54,7 +54,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def smooth_images(count: int, seed: int) -> Tensor:
-    """Random pictures with structure, uint8."""
+    """Random images with structure, uint8."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     images = torch.nn.functional.interpolate(coarse, size=RESOLUTION, mode="bicubic")

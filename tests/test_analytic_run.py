@@ -208,7 +208,7 @@ def test_impossible_numbers_are_refused(make: MakeRun) -> None:
             replace(PATCHES, **change)
     three = make(GAUSSIAN, few_shot=5)
     small = replace(three, domain=replace(three.domain, few_shot=Part(three.domain.few_shot, [0])))
-    with pytest.raises(ValueError, match="needs at least 4 few-shot pictures, got 1: add"):
+    with pytest.raises(ValueError, match="needs at least 4 few-shot images, got 1: add"):
         small.session.obtain(small.fitted_model[0])
 
 

@@ -165,7 +165,7 @@ def test_the_gaussians_are_those_of_the_pictures_and_of_samples(make: MakeRun) -
         assert found.keys() == expected.keys()
         for name, value in found.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
-    assert run.about_gaussians.startswith("Gaussian of the target: 66 pictures, shrinkage 0.")
+    assert run.about_gaussians.startswith("Gaussian of the target: 66 images, shrinkage 0.")
 
 
 def test_pictures_of_the_models_own_domain_take_the_place_of_samples(
@@ -225,7 +225,7 @@ def test_what_does_not_fit_model_or_data_is_refused(make: MakeRun, tmp_path: Pat
     with pytest.raises(ValueError, match=r"correction\.fade must be in 0\.\.998, got 999"):
         make(make_correction(fade=999)).check()
     three = replace(domain(), few_shot=Part(domain().few_shot, range(3)))
-    with pytest.raises(ValueError, match="needs at least 4 few-shot pictures, got 3: add"):
+    with pytest.raises(ValueError, match="needs at least 4 few-shot images, got 3: add"):
         replace(make(make_correction()), domain=three).check()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make(make_correction(in_domain_root="nowhere")).check()
@@ -260,7 +260,7 @@ def test_a_command_with_a_correction_names_it(model_folder: Path, tmp_path: Path
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     assert found["run"]["correction"] == "gaussian (weight 1, fade 100)"
     assert found["run"]["sampler"] == "white"
-    assert "Gaussian of the target: 40 pictures" in found["protocol"]["correction"]
+    assert "Gaussian of the target: 40 images" in found["protocol"]["correction"]
     assert "gaussian (weight 1, fade 100)" in (tmp_path / "found" / "report.html").read_text()
     execute_tiny(model_folder, tmp_path, *command)
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())

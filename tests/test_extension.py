@@ -67,7 +67,7 @@ class MeanColour(FeatureExtractor):
 
 
 class WordStudy(Study):
-    """How many samples are brighter than the mean picture?"""
+    """How many samples are brighter than the mean image?"""
 
     name = "brightness"
     title = "Brightness"
@@ -86,7 +86,7 @@ class WordStudy(Study):
     def conclude(self, rows):
         return [f"{row['domain']}: {row['brighter']:.0%} are brighter." for row in rows]
 
-    def draw(self, rows, pictures):
+    def draw(self, rows, images):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(2, 2))

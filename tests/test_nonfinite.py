@@ -50,7 +50,7 @@ def break_at(run: Pipeline, **fault: Any) -> None:  # noqa: ANN401
 def broken(
     model_folder: Path, trainer: Callable[..., Any], tmp_path: Path
 ) -> Callable[[str], Pipeline]:
-    """Make runs of one folder whose picture 5 fails at the first evaluation."""
+    """Make runs of one folder whose image 5 fails at the first evaluation."""
 
     def make(on_nonfinite: str) -> Pipeline:
         run = pipeline(model_folder, tmp_path, trainer, on_nonfinite=on_nonfinite)
@@ -63,7 +63,7 @@ def broken(
 def test_a_picture_the_network_fails_on_ends_the_run_by_name(
     broken: Callable[[str], Pipeline],
 ) -> None:
-    with pytest.raises(NonFiniteError, match=r"latent at step 400 of picture few5: .*=skip"):
+    with pytest.raises(NonFiniteError, match=r"latent at step 400 of image few5: .*=skip"):
         broken("raise").run()
 
 
@@ -73,7 +73,7 @@ def test_a_picture_the_network_fails_on_is_left_out_and_named(
     run = broken("skip")
     with caplog.at_level(logging.WARNING):
         outcome = run.run()
-    named = "the network returned NaN or infinity for the latent at step 400 of picture few5"
+    named = "the network returned NaN or infinity for the latent at step 400 of image few5"
     assert any(named in line for line in outcome.left_out)
     assert named in caplog.text
     inverted = run.inverted

@@ -495,7 +495,7 @@ def deadly(run: Pipeline, calls: int) -> None:
 def test_a_run_killed_in_each_stage_ends_with_the_bytes_of_an_undisturbed_one(
     model_folder: Path, trainer: Callable[..., Any], reference: Path, tmp_path: Path
 ) -> None:
-    # 66 pictures in batches of 16 are 5 batches, the fifth in a second shard. The shard that was
+    # 66 images in batches of 16 are 5 batches, the fifth in a second shard. The shard that was
     # being computed is lost each time, those before it are not: so each kill falls one stage on.
     kills = [9, 4 * 2 + 3, 2 + 9, 2 + 4 * 5 + 3]
     root = tmp_path / "artifacts"

@@ -67,7 +67,7 @@ FAST = "metrics=features32"
         (["num_samples=2.5"], "num_samples must be a whole number, got 2.5"),
         (["decode.eta=high"], "decode.eta must be a number, got high"),
         (["decode.clip_x_0=3"], "decode.clip_x_0 must be true or false, got 3"),
-        (["data=folder"], "data.root must be set, for example data.root=/my/pictures"),
+        (["data=folder"], "data.root must be set, for example data.root=/my/images"),
         (["nonsense"], "nonsense cannot be read; write KEY=VALUE"),
         (["sampler=null"], "sampler=null is not known"),
         (["experiment=null"], "experiment=null is not known"),
@@ -150,7 +150,7 @@ def test_several_values_without_a_sweep_are_answered_with_what_to_add(
         ["sampler=lowrank", "sampler.rank=3"],
         ["inversion.step=400,500", "decode.eta=0,0.1"],
         ["decode.eta=1"],
-        ["data=folder", "data.root=/my/pictures"],
+        ["data=folder", "data.root=/my/images"],
         ["experiment=step_eta"],
         ["+trainer.num_nodes=2", "hydra.run.dir=/tmp/x"],
         ["data=celeba", "data.few_shot=null", "data.held_out=null"],
@@ -161,7 +161,7 @@ def test_several_values_without_a_sweep_are_answered_with_what_to_add(
         ["sampler=auto", "sampler.samplers.cog_2.references=4"],
         ["study=bandwidth", "study.steps=[300]", "sampler=slerp"],
         ["experiment=frontier", "study.steps=[300]", "study.controls.cog_4.references=6"],
-        ["experiment=interference", "study.etas=[0,1]", "data=folder", "data.root=/my/pictures"],
+        ["experiment=interference", "study.etas=[0,1]", "data=folder", "data.root=/my/images"],
         *([f"{group}={option}"] for group, option in OPTIONS if group in ("study", "experiment")),
     ],
     ids=" ".join,
@@ -273,7 +273,7 @@ def test_help_fits_on_a_screen_and_tells_of_a_group_or_a_key(
         assert re.search(rf"\b{option}\b", help_text()), (group, option)
     assert len(training_help_text().splitlines()) <= 45
     data = help_text(["data"])
-    assert "\n  folder: Your own pictures" in data
+    assert "\n  folder: Your own images" in data
     assert "data.held_out_root=null" in data
     assert "sampler" not in data
     assert "data.column" not in help_text(["data=folder"])
@@ -284,11 +284,11 @@ def test_help_fits_on_a_screen_and_tells_of_a_group_or_a_key(
     with pytest.raises(CommandError, match=r"no help for data=foldr; the options are afhq_cat,"):
         help_text(["data=foldr"])
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mine.yaml").write_text("# My pictures.\nroot: x # where they are\n")
+    (tmp_path / "data" / "mine.yaml").write_text("# My images.\nroot: x # where they are\n")
     for command in (["--help", "data"], ["--help=data"], ["data", "-h"]):
         monkeypatch.setattr(sys, "argv", ["run", "--config-dir", str(tmp_path), *command])
         main()
-        assert "\n  mine: My pictures.\n" in capsys.readouterr().out
+        assert "\n  mine: My images.\n" in capsys.readouterr().out
 
 
 def test_help_of_training_names_its_keys() -> None:
@@ -472,7 +472,7 @@ def test_a_study_leaves_its_answer(
         ("tiny", "galaxy32", 300)
     ]
     assert found["protocol"]["seed"] == 0
-    assert found["protocol"]["few-shot pictures"] == 40
+    assert found["protocol"]["few-shot images"] == 40
     assert found["conclusion"][0] in caplog.text
 
 
@@ -593,7 +593,7 @@ from ood_sampler.statistics.intervals import mean_interval, with_bounds
 
 
 class Brightness(SetMetric):
-    """Mean value of new images less that of the few-shot pictures."""
+    """Mean value of new images less that of the few-shot images."""
 
     sets = ("new", "few_shot")
 
@@ -609,7 +609,7 @@ OWN_CONFIG = """
 defaults:
   - features32
   - _self_
-pictures:
+images:
   brightness: {_target_: own_metric.Brightness, seed: 0}
 """
 

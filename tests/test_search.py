@@ -127,7 +127,7 @@ def test_the_nearest_of_the_usable_ones_is_chosen_and_a_copier_is_not(
 def test_a_candidate_whose_near_copies_are_shown_is_not_usable(
     asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
 ) -> None:
-    # 7 of 16 samples are near-copies, of which real pictures make none of 16, at most 21%
+    # 7 of 16 samples are near-copies, of which real images make none of 16, at most 21%
     samplers = (CogSampler(references=2, cap=1), CogSampler(references=3, cap=1))
     choice = search(samples=[16], near_copies=0.1).choose(make(), steps=[100], samplers=samplers)
     trials = {trial.sampler: trial for trial in choice.trials}
@@ -226,7 +226,7 @@ def test_where_none_is_usable_the_least_miss_is_chosen(
     samplers = (SAMPLERS[0], CogSampler(references=2, cap=1), CogSampler(references=3, cap=1))
     choice = strict.choose(make(), steps=STEPS, samplers=samplers)
     assert not any(trial.usable for trial in choice.trials)
-    # real pictures have a novelty of 0.5: cog (3) lacks least of it, pure noise all of retention
+    # real images have a novelty of 0.5: cog (3) lacks least of it, pure noise all of retention
     assert (choice.step, choice.sampler) == (100, samplers[2])
     assert "though no candidate was usable" in choice.remark
     assert "though" not in asked[0].remark
@@ -241,14 +241,12 @@ def test_the_remark_tells_what_was_chosen_and_from_what(asked: tuple[Choice, int
         for trial in choice.trials
         if (trial.step, NAMED[trial.sampler], trial.samples) == (choice.step, choice.sampler, 32)
     ]
-    assert choice.remark.startswith("chosen of 6 combinations on 16 of the few-shot pictures")
+    assert choice.remark.startswith("chosen of 6 combinations on 16 of the few-shot images")
     kid = f"KID {1e3 * best.point.distance:.1f}e-3 ± {1e3 * best.point.error:.1f}e-3"
     assert f"step 100, {best.sampler}, {kid}" in choice.remark
     copies = f"near-copies {best.point.near_copies:.2f}"
     assert f"novelty {best.point.novelty:.2f}, {copies}" in choice.remark
-    assert (
-        "near-copies not shown to exceed those of real pictures by more than 0.2" in choice.remark
-    )
+    assert "near-copies not shown to exceed those of real images by more than 0.2" in choice.remark
 
 
 def described(*places: float) -> Described:
@@ -279,7 +277,7 @@ def test_a_candidate_is_compared_with_the_validation_part(tmp_path: Path) -> Non
     assert (strayed.retention, strayed.novelty) == (0, 1)
     same = judged.point(100, features[8:])
     assert same.distance < copies.distance < strayed.distance
-    # eight of eight, beside none of eight validation pictures
+    # eight of eight, beside none of eight validation images
     reach = 1 - 0.025 ** (1 / 8)
     assert (copies.near_copies, same.near_copies) == (1, 0)
     assert copies.excess == pytest.approx(1 - 2**0.5 * reach)
@@ -304,7 +302,7 @@ def test_no_candidate_is_nearer_than_real_pictures(tmp_path: Path) -> None:
 def test_thresholds_are_shares_of_what_real_pictures_reach(
     tmp_path: Path, away: float, novelty: float
 ) -> None:
-    # a picture is new if it is farther than 1.4, which is how far those of the fit part lie apart
+    # an image is new if it is farther than 1.4, which is how far those of the fit part lie apart
     judged = judge(away=away)
     assert judged.relative.retention == 0.5
     assert judged.relative.novelty == pytest.approx(0.25 * novelty, abs=1e-8)
@@ -350,7 +348,7 @@ def test_the_split_is_drawn_by_the_seed_and_leaves_nothing_out() -> None:
 
 
 def test_too_few_pictures_are_refused_with_the_remedy(make: Callable[..., Pipeline]) -> None:
-    message = "16 few-shot pictures to fit and as many to compare with, got 23 and 15: add pictures"
+    message = "16 few-shot images to fit and as many to compare with, got 23 and 15: add images"
     with pytest.raises(ValueError, match=message):
         search().choose(make(target=domain(38)), steps=STEPS, samplers=SAMPLERS)
 
@@ -410,7 +408,7 @@ def test_a_run_by_auto_says_what_it_chose(
     assert "stage decode: white (5, 0.4), t = 100, correction 1;" in caplog.text
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     remark = found["protocol"]["search"]
-    assert remark.startswith("chosen of 34 combinations on 16 of the few-shot pictures")
+    assert remark.startswith("chosen of 34 combinations on 16 of the few-shot images")
     assert f"step {found['run']['step']}, {found['run']['sampler']}, KID" in remark
     assert found["rows"][0]["name"] == found["run"]["sampler"]
     assert len(list((tmp_path / "found" / "samples").glob("*.png"))) == 16

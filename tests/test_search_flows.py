@@ -206,7 +206,7 @@ def test_a_variant_takes_the_place_of_the_winner_only_if_it_is_nearer_beyond_the
     assert judged.better(tried(1.0, nearer), first)
     assert not judged.better(tried(4.9, alike), first)
     assert not judged.better(tried(1.0, nearer, usable=False), first)
-    # nothing is nearer than real pictures
+    # nothing is nearer than real images
     assert not judged.better(tried(1.0, nearer), tried(judged.floor, best))
     lacking = tried(5.0, best, usable=False, novelty=0.1)
     assert judged.better(tried(9.0, alike, usable=False, novelty=0.3), lacking)

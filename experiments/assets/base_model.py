@@ -5,8 +5,8 @@
     python experiments/assets/base_model.py dog32 --after 448000
 
 reads the snapshots of the training and writes the diffusers pipeline
-(weights in half precision), a picture of 64 samples, the curves and the card into the package's
-assets. FID and KID are taken against the stored features of real test pictures, from samples in the
+(weights in half precision), a sheet of 64 samples, the curves and the card into the package's
+assets. FID and KID are taken against the stored features of real test images, from samples in the
 precision that ships.
 """
 
@@ -49,12 +49,12 @@ STEPS = 50
 SNAPSHOTS = 8  # that are measured at most
 SNAPSHOT_SAMPLES = 250
 SNAPSHOT_STEPS = 25
-REAL = 1000  # training pictures that are measured for comparison
+REAL = 1000  # training images that are measured for comparison
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How far pictures are from the test pictures of a class."""
+    """How far images are from the test images of a class."""
 
     fid: float
     kid: KernelEstimate
@@ -204,8 +204,8 @@ A DDPM of {domain}s at 32x32 (T = 1000, linear beta 1e-4 to 0.02) that predicts
 v = alpha_t eps - sigma_t x_0 (Salimans & Ho, 2022), trained from scratch. Diffusers pipeline
 layout, weights in float16, computed in float32.
 
-- **Data**: the 5,000 training pictures of the class {domain} of CIFAR-10 (Krizhevsky, 2009; 32x32
-  JPEG re-encodings), mirrored at random. No picture is shipped.
+- **Data**: the 5,000 training images of the class {domain} of CIFAR-10 (Krizhevsky, 2009; 32x32
+  JPEG re-encodings), mirrored at random. No image is shipped.
 - **Network**: diffusers `UNet2DModel`, {facts["parameters"] / 1e6:.2f} M parameters, channels
   {network["block_out_channels"]}, `unet/config.json`.
 - **Training**: {images:,} images seen ({images // module["batch_size"]:,} steps of
@@ -221,13 +221,13 @@ layout, weights in float16, computed in float32.
   beside other work.
 - **Licence**: MIT for the weights; CIFAR-10 states no licence and asks for its citation.
 
-Against the 1,000 {domain} test pictures, features `features32`, {facts["samples"]} samples from
+Against the 1,000 {domain} test images, features `features32`, {facts["samples"]} samples from
 pure noise, seed 0, {STEPS} DDIM steps with clipping, half-precision weights:
 
 | | FID ↓ | KID × 10³ ↓ |
 |---|---|---|
 | **these weights** | {facts["quality"]} |
-{before}| {REAL} real training pictures | {facts["real"]} |
+{before}| {REAL} real training images | {facts["real"]} |
 
 ![64 samples, seed 0](samples.png)
 

@@ -2,7 +2,7 @@
 
     python experiments/assets/features32.py --data cifar10
 
-reads `cifar10/{train,test}/<class>.zip`, one picture of 32x32 per file, the classes in alphabetical
+reads `cifar10/{train,test}/<class>.zip`, one image of 32x32 per file, the classes in alphabetical
 order. It writes a checkpoint after each epoch, continues from it when started again, and ends by
 writing the assets `features32.safetensors` and `<class>_test_features.safetensors`. The recipe
 follows K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498.
@@ -71,7 +71,7 @@ def whiten(stem: nn.Conv2d, images: Tensor) -> None:
 
 
 def mirrored(count: int, epoch: int, *, seed: int) -> Tensor:
-    """Tell which of the pictures an epoch mirrors: a random half, the other half the next time."""
+    """Tell which of the images an epoch mirrors: a random half, the other half the next time."""
     generator = torch.Generator().manual_seed(1_000_003 * seed - 1)
     return (torch.rand(count, generator=generator) < 0.5) ^ bool(epoch % 2)
 

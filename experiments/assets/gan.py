@@ -4,8 +4,8 @@
     python experiments/assets/gan.py --training outputs/train/dog32_gan
 
 reads the newest snapshot, also of a training that still runs, and writes weights in half precision,
-a picture of 64 samples and the card into the package's assets. FID and KID are taken against the
-stored features of real test pictures of dogs, beside those of `dog32` and of real pictures.
+a sheet of 64 samples and the card into the package's assets. FID and KID are taken against the
+stored features of real test images of dogs, beside those of `dog32` and of real images.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def generated(generator: StyleGenerator, count: int) -> Tensor:
 
 @torch.inference_mode()
 def scores(images: Tensor, judge: FeatureExtractor) -> str:
-    """FID and KID to the test pictures of dogs, as two cells of a table."""
+    """FID and KID to the test images of dogs, as two cells of a table."""
     features = torch.cat([judge(block) for block in images.split(50)])
     file = ASSETS / judge.name / "dog_test_features.safetensors"
     real = read_reference(file, judge)
@@ -88,8 +88,8 @@ def card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 A style-based GAN of dogs at 32x32 (Karras et al., 2020), trained from scratch: the partner of
 `{BESIDE}` in studies of inversion. Weights in float16, computed in float32.
 
-- **Data**: the 5,000 training pictures of the class dog of CIFAR-10 (Krizhevsky, 2009; 32x32 JPEG
-  re-encodings), mirrored at random, as for `{BESIDE}`. No picture is shipped.
+- **Data**: the 5,000 training images of the class dog of CIFAR-10 (Krizhevsky, 2009; 32x32 JPEG
+  re-encodings), mirrored at random, as for `{BESIDE}`. No image is shipped.
 - **Generator**: `StyleGenerator`, {facts["parameters"] / 1e6:.2f} M parameters, channels
   {list(network["channels"])}, codes of {network["width"]}, {network["mapping"]} mapping layers, no
   noise inputs; `config.json`.
@@ -108,7 +108,7 @@ A style-based GAN of dogs at 32x32 (Karras et al., 2020), trained from scratch: 
 - **Hardware**: a share of one CPU core ({platform.machine()}), no GPU.
 - **Licence**: MIT for the weights; CIFAR-10 states no licence and asks for its citation.
 
-Against the 1,000 dog test pictures, {facts["samples"]} images of each set; `{BESIDE}` from pure
+Against the 1,000 dog test images, {facts["samples"]} images of each set; `{BESIDE}` from pure
 noise in {STEPS} DDIM steps with clipping:
 
 | |{header}
@@ -148,7 +148,7 @@ def main() -> None:
     sets = {
         f"**{NAME}**": images,
         BESIDE: samples(denoiser, count, steps=STEPS),
-        "real training pictures": real.float() / 127.5 - 1,
+        "real training images": real.float() / 127.5 - 1,
     }
     judges: list[FeatureExtractor] = [ImageNetFeatures(), EmbeddedFeatures()]
     facts = {

@@ -78,7 +78,7 @@ def preview(images: NDArray[np.uint8], *, columns: int = 8, scale: int = 2) -> I
 
 
 def write_preview(path: Path, images: NDArray[np.uint8]) -> None:
-    """Write the picture of the first 64 images (none if there are fewer)."""
+    """Write a sheet of the first 64 images (none if there are fewer)."""
     if len(images) >= 64:
         png = io.BytesIO()
         preview(images[:64]).save(png, format="PNG", optimize=True)

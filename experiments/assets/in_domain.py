@@ -1,7 +1,7 @@
-r"""Features of real pictures of what the base models were trained on, as the judges see them.
+r"""Features of real images of what the base models were trained on, as the judges see them.
 
 A run compares its samples with them, to tell which fell to the model's own domain. They are of the
-1,000 test pictures of a class of CIFAR-10: numbers in float16, no pictures.
+1,000 test images of a class of CIFAR-10: numbers in float16, no images.
 
     python experiments/assets/in_domain.py --data FOLDER     with test/dog.zip and test/ship.zip
 
@@ -30,7 +30,7 @@ _BATCH = 100
 
 
 def read_zip(path: Path) -> Tensor:
-    """Return the pictures of a zip file in the order of their names, uint8 (N, 3, 32, 32)."""
+    """Return the images of a zip file in the order of their names, uint8 (N, 3, 32, 32)."""
     with zipfile.ZipFile(path) as archive:
         pictures = []
         for name in sorted(archive.namelist()):

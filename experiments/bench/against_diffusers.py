@@ -19,7 +19,7 @@ LAST = 999
 IMAGES = 8
 """Inverted and decoded by 500-step DDIM."""
 CONVERGED, MOVES = 2, 100
-"""Pictures whose latents are found in float64, and the moves of Heun's method that it takes."""
+"""Images whose latents are found in float64, and the moves of Heun's method that it takes."""
 
 
 def measure() -> Iterator[Ratio]:
@@ -55,7 +55,7 @@ def at_equal_evaluations(batch_size: int) -> Ratio:
 def diffusers_trip(x: Tensor, up: int, down: int) -> Tensor:
     """Invert and decode as `DDIMPipeline` loops, over the same network in the same layout.
 
-    Its own pipeline starts from noise and ends in pictures, so its loop stands here.
+    Its own pipeline starts from noise and ends in images, so its loop stands here.
     """
     denoiser: Any = network()
     unet = denoiser.network.unet

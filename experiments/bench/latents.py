@@ -46,7 +46,7 @@ def measure() -> Iterator[Ratio]:
 
 
 def galaxies() -> InvertedSet:
-    """Embedded pictures, inverted with few evaluations."""
+    """Embedded images, inverted with few evaluations."""
     model = FrozenModel(name="dog32", path="dog32", resolution=32)
     few_shot = embedded_domain(
         name="galaxy32", resolution=32, few_shot=PICTURES, held_out=None

@@ -1,6 +1,6 @@
-"""Peak memory of whole runs at 256x256: it must not grow with the number of pictures.
+"""Peak memory of whole runs at 256x256: it must not grow with the number of images.
 
-A small random network, so that the pictures are not hidden behind the model's own memory.
+A small random network, so that the images are not hidden behind the model's own memory.
 """
 
 import subprocess
@@ -47,7 +47,7 @@ def save_network(folder: Path) -> None:
 
 
 def save_pictures(folder: Path, count: int) -> None:
-    """Pictures of different shapes as JPEG files."""
+    """Images of different shapes as JPEG files."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     for index in range(count):
@@ -59,7 +59,7 @@ def save_pictures(folder: Path, count: int) -> None:
 
 
 def peak(root: Path, count: int) -> float:
-    """Gigabytes at the peak of a run that inverts `count` pictures and makes as many."""
+    """Gigabytes at the peak of a run that inverts `count` images and makes as many."""
     command = [
         sys.executable,
         "-m",
@@ -93,7 +93,7 @@ def measure() -> Iterator[Ratio]:
         save_pictures(root / "pictures", LARGE + HELD_OUT)
         small, large = peak(root, SMALL), peak(root, LARGE)
     yield Ratio(
-        name=f"peak memory of a run, {LARGE} pictures / {SMALL}",
+        name=f"peak memory of a run, {LARGE} images / {SMALL}",
         measured=large / small,
         goal=GOAL,
         at_most=True,

@@ -41,7 +41,7 @@ def network() -> Denoiser:
 
 @cache
 def galaxies() -> Dataset[Tensor]:
-    """Few-shot pictures that the model never saw."""
+    """Few-shot images that the model never saw."""
     return embedded_domain(name="galaxy32", resolution=32, few_shot=128, held_out=8).few_shot
 
 

@@ -48,7 +48,7 @@ CAPS = {
 """Numbers of references, and the caps tried with each."""
 
 NEAR = 0.01
-"""Share of the held-out pictures that count as near-copies: all other shares go by theirs."""
+"""Share of the held-out images that count as near-copies: all other shares go by theirs."""
 
 
 def draw(pipeline: Pipeline, references: int, cap: float) -> Tensor:
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--folder", action="append", default=[], help="NAME=PATH of pictures")
+    parser.add_argument("--folder", action="append", default=[], help="NAME=PATH of images")
     parser.add_argument("--few-shot", type=int, default=200)
     parser.add_argument("--held-out", type=int, default=800)
     parser.add_argument("--samples", type=int, default=500)

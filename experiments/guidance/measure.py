@@ -282,8 +282,8 @@ def ways_of(texts: Sequence[str]) -> list[Guidance]:
 def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", help="NAME=PATH of pictures of a second domain")
-    parser.add_argument("--own", required=True, help="pictures of the model's own domain")
+    parser.add_argument("--folder", help="NAME=PATH of images of a second domain")
+    parser.add_argument("--own", required=True, help="images of the model's own domain")
     parser.add_argument("--domains", nargs="+", default=["galaxy32", "cat"])
     parser.add_argument("--runs", nargs="+", default=["cog", "white"])
     parser.add_argument("--ways", nargs="*", default=["features32:0.1", "features32:0.4"])

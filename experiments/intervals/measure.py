@@ -78,7 +78,7 @@ class Features:
     square, with 128 latent numbers of variances $k^{-a}$ that are moved by the shift in a random
     direction, in standard deviations, and lose a quarter of it in spread. Exponent $a$ and the
     spread of $b$ are such that the mean cosine and the effective number of dimensions of the
-    centred kernel, $(\sum \lambda)^2 / \sum \lambda^2$, are like those of real pictures: 0.77 and
+    centred kernel, $(\sum \lambda)^2 / \sum \lambda^2$, are like those of real images: 0.77 and
     6 at 256 channels (`features32`: 0.83 to 0.90 and 6 to 11), 0.59 and 14 at 1,280 (`imagenet` on
     galaxies: 0.52 and 19).
     """

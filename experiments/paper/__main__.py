@@ -99,7 +99,7 @@ def runs(
     Args:
         study: its name.
         scale: `embedded` or `paper`.
-        domains: folders or archives of pictures, each as PATH or NAME=PATH, beside those that a
+        domains: folders or archives of images, each as PATH or NAME=PATH, beside those that a
             model has; with one of these by its name, or after `only`, no others than listed.
         models: base models; none takes all of the scale.
 
@@ -160,7 +160,7 @@ def _folder(
             f"scale {', '.join(sorted(shipped))}"
         )
     name = named[1] if named else data_name(text)
-    # how many pictures a folder of one's own has is not known
+    # how many images a folder of one's own has is not known
     size = (f"{key}={value}" for key, value in sizes.items() if key != "data.few_shot")
     data = ("data=folder", f"data.name={_quoted(name)}", f"data.root={_quoted(str(root))}")
     return name, (*data, *size)
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if apart:
             print(
                 "astro leaves folders out, as it measures physical fields; for galaxies of yours: "
-                "python -m ood_sampler.run experiment=astro data=folder data.root=PICTURES",
+                "python -m ood_sampler.run experiment=astro data=folder data.root=IMAGES",
                 file=sys.stderr,
             )
         try:

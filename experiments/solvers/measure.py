@@ -2,7 +2,7 @@
 
     python experiments/solvers/measure.py > table.md
 
-Pictures are the few-shot galaxies, which the model never saw, and its own samples. A latent's error
+Images are the few-shot galaxies, which the model never saw, and its own samples. A latent's error
 is relative to a converged inversion, in float64, of a few of them; its round trip starts from the
 latent alone, except in the rows named pairs. Rows go to the standard error as they are
 measured.
@@ -112,7 +112,7 @@ class Trip:
         return float((self.back - self.x_0).double().square().mean().sqrt())
 
     def latent_error(self, exact: Tensor) -> float:
-        """Relative to the exact latents of the first pictures."""
+        """Relative to the exact latents of the first images."""
         return float((self.x_t[: len(exact)] - exact).norm() / exact.norm())
 
     def line(self, reference: Tensor) -> str:
@@ -187,7 +187,7 @@ def main() -> None:
             print(trip.step, lines[trip.step][-1], file=sys.stderr, flush=True)
     figures = "RMSE × 10³ | PSNR, dB | latent error, % | latent std"
     for step, rows in lines.items():
-        print(f"\nStep {step}, {arguments.pictures} pictures of each domain\n")
+        print(f"\nStep {step}, {arguments.pictures} images of each domain\n")
         print(f"| solver | steps, power | NFE | {' | '.join(f'{d}: {figures}' for d in DOMAINS)} |")
         print("|---" * 11 + "|")
         print("\n".join(rows))

@@ -2,9 +2,9 @@
 
     python -m experiments.solvers.quality --folder dog=cifar10/test/dog.zip > quality.md
 
-Few-shot pictures are inverted, `cog` of three draws as many latents, the same solver decodes them.
+Few-shot images are inverted, `cog` of three draws as many latents, the same solver decodes them.
 The draws are the same for every solver, so that the rows of a domain differ by the solver alone;
-what KID's standard error covers, the choice of pictures, is common to them. Rows go to the standard
+what KID's standard error covers, the choice of images, is common to them. Rows go to the standard
 error as they are measured, and to `--rows`, from where an interrupted measurement continues.
 """
 
@@ -57,11 +57,11 @@ def solvers() -> Iterator[Solver]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Pictures of one domain, and the step they are inverted to.
+    """Images of one domain, and the step they are inverted to.
 
     Attributes:
         few_shot: shape (N, 3, 32, 32).
-        held_out: features of the held-out pictures.
+        held_out: features of the held-out images.
         step: of the latents.
     """
 
@@ -70,7 +70,7 @@ class Trial:
     step: int
 
     def samples(self, denoiser: Denoiser, solver: Solver, batch_size: int) -> tuple[Tensor, Tensor]:
-        """As many new pictures as there are few-shot ones, and the reconstructions."""
+        """As many new images as there are few-shot ones, and the reconstructions."""
         latents = torch.cat(
             [
                 solver.invert(denoiser, block, [self.step])[self.step]
@@ -113,7 +113,7 @@ def trials(domains: Sequence[TargetDomain], step: int) -> Iterator[tuple[str, Tr
 
 @torch.inference_mode()
 def row(trial: Trial, denoiser: Denoiser, solver: Solver, batch_size: int) -> dict[str, float]:
-    """KID of the samples, round trip of the pictures, and what both took."""
+    """KID of the samples, round trip of the images, and what both took."""
     start = time.perf_counter()
     made, back = trial.samples(denoiser, solver, batch_size)
     seconds = time.perf_counter() - start
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=744)
     parser.add_argument("--step", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--folder", action="append", default=[], help="NAME=PATH of pictures")
+    parser.add_argument("--folder", action="append", default=[], help="NAME=PATH of images")
     parser.add_argument("--rows", type=Path, default=Path("outputs/solvers_quality.json"))
     arguments = parser.parse_args()
     counts = {"few_shot": arguments.pictures, "held_out": arguments.held_out}

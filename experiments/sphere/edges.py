@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("photographs", help="folder or zip")
     parser.add_argument("out", type=Path, help="folder to write into")
-    parser.add_argument("--count", type=int, default=300, help="pictures in each folder")
+    parser.add_argument("--count", type=int, default=300, help="images in each folder")
     options = parser.parse_args()
     source = open_source(options.photographs, key="photographs")
     if len(source) < 2 * options.count:

@@ -41,7 +41,7 @@ def correct(model: LoadedModel, images: ImageSet | Tensor, *overrides: str) -> L
             shape $(N, 3, R, R)$, at least 4.
         overrides: settings of the group `correction` as on the command line:
             `"correction.weight=0.5"`, `"correction.fade=50"`, `"correction.in_domain=64"`. The
-            model's own Gaussian is fitted to samples, which are made now, or to the pictures of
+            model's own Gaussian is fitted to samples, which are made now, or to the images of
             `"correction.in_domain_root=my/dogs"`.
 
     Returns:

@@ -67,7 +67,7 @@ def evaluate(
         >>> others = torch.stack([real[i] for i in range(100, 116)])
         >>> table = ood_sampler.evaluate(others, galaxies, judge="features32")
         >>> [row["name"] for row in table]
-        ['images', 'real pictures']
+        ['images', 'real images']
         >>> table[0]["kid_low"] < table[0]["kid"] < table[0]["kid_high"]
         True
     """
@@ -107,7 +107,7 @@ def _table(
     samples = describe.described("images", InMemory(made.values), None)
     real = measure.above(measure.real(), measure.few_shot.first(len(made)), samples)
     rows = [measure.row(made.made, "strategy", samples).as_dict(), real.as_dict()]
-    title = f"against {len(domain.held_out)} held-out pictures of {domain.name}"
+    title = f"against {len(domain.held_out)} held-out images of {domain.name}"
     return Table(rows, columns_of(rows), title=f"{title}, judged by {', '.join(judges.names)}")
 
 

@@ -152,7 +152,7 @@ def load_domain(source: str | os.PathLike[str] | Tensor, *overrides: str) -> Tar
 
     Args:
         source: a domain of `conf/data` by name (`galaxy32`, `radiation32`, ...), a folder, zip
-            archive or LMDB database of pictures, or images in memory: uint8 or floating-point in
+            archive or LMDB database of images, or images in memory: uint8 or floating-point in
             $[-1, 1]$, shape $(N, C, H, W)$ with one or three colours.
         overrides: settings of the group `data` as on the command line: `"data.few_shot=100"`,
             `"data.held_out=200"`, `"data.name=mine"`, `"data.resolution=256"`. Images are cropped

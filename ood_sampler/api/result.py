@@ -28,7 +28,7 @@ class Result:
     Attributes:
         folder: of the run: report, tables, images, configuration.
         estimate: expected cost: network evaluations, time, disk.
-        table: a row per set of images (the strategy, real pictures, the model's own domain,
+        table: a row per set of images (the strategy, real images, the model's own domain,
             controls in pixels), or the rows of a study; empty after a dry run.
         conclusion: in sentences; those of a run are its verdicts.
 

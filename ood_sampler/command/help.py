@@ -41,22 +41,22 @@ usage: python -m ood_sampler.run [KEY=VALUE ...]          installed, ood-sampler
        python -m ood_sampler.models                       list the models and their weights
 
 examples:
-  python -m ood_sampler.run data=folder data.root=/my/pictures sampler=slerp inversion.step=700
+  python -m ood_sampler.run data=folder data.root=/my/images sampler=slerp inversion.step=700
   python -m ood_sampler.run -m solver=fixed_point inversion.step=500,700 decode.eta=0,0.1,0.3
   python -m ood_sampler.run dry_run=true                  what it costs
   python -m ood_sampler.run --cfg job                     show the configuration and stop
 """
 
 TRAINING = """\
-ood_sampler.train: a denoiser for the pictures of one domain, as dog32 and ship32 are, or a GAN.
+ood_sampler.train: a denoiser for the images of one domain, as dog32 and ship32 are, or a GAN.
 
 Stopped, or called again with a higher images=, it goes on where it was.
 
-usage: python -m ood_sampler.train name=MINE data.root=PICTURES [KEY=VALUE ...]
+usage: python -m ood_sampler.train name=MINE data.root=IMAGES [KEY=VALUE ...]
 
 examples:
-  python -m ood_sampler.train name=mine data.root=/my/pictures images=200000
-  python -m ood_sampler.train name=mine data.root=/my/pictures trainer.precision=32-true
+  python -m ood_sampler.train name=mine data.root=/my/images images=200000
+  python -m ood_sampler.train name=mine data.root=/my/images trainer.precision=32-true
   python -m ood_sampler.run model=diffusers model.name=mine model.resolution=32 \\
     model.path=outputs/train/mine/pipeline
 

@@ -133,7 +133,7 @@ def _raised(returned: "JobReturn") -> str:
 
 
 class SweepReport(Callback):
-    """Leaves no empty folders, continues sweeps, and ends each with one table and one picture."""
+    """Leaves no empty folders, continues sweeps, and ends each with one table and one figure."""
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         if config.sweep is not None:

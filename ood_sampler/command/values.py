@@ -22,7 +22,7 @@ _EXAMPLES = {
     "resolution": "256",
     "output": "outputs",
 }
-"""Values of keys that must be set, for a message; those of other keys are folders of pictures."""
+"""Values of keys that must be set, for a message; those of other keys are folders of images."""
 
 
 _REFERRED_TO = ("model.name", "model.resolution", "data.name")
@@ -138,7 +138,7 @@ def _must_be_set(key: str) -> str:
 
 
 def _example(key: str) -> str:
-    return _EXAMPLES.get(key.rpartition(".")[2], "/my/pictures")
+    return _EXAMPLES.get(key.rpartition(".")[2], "/my/images")
 
 
 def _check_output(folder: Path) -> None:

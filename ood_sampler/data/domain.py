@@ -350,7 +350,7 @@ def warn_of_upsampling(domain: TargetDomain) -> None:
     upsampled = [*domain.few_shot.upsampled, *domain.held_out.upsampled]
     if upsampled:
         warnings.warn(
-            f"{len(upsampled)} pictures of {domain.name} are smaller than the model's "
+            f"{len(upsampled)} images of {domain.name} are smaller than the model's "
             f"{domain.few_shot.resolution} pixels and are upsampled, {upsampled[0]} for example; "
             "results show the blur of that",
             stacklevel=5,

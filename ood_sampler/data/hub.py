@@ -73,7 +73,7 @@ class HubImages(ImageSource):
         if data is None and picture.get("path"):
             return read_file(self._inside(index, picture["path"]))
         if data is None:
-            raise ImageError(f"{self.path(index)} has no picture; leave it out")
+            raise ImageError(f"{self.path(index)} has no image; leave it out")
         if len(data) > MAX_BYTES:
             raise ImageError(
                 f"{self.path(index)} must be at most {MAX_BYTES} bytes, got {len(data)}; remove it"
@@ -91,9 +91,9 @@ class HubImages(ImageSource):
             ) from error
         if not any(file.is_relative_to(root) for root in self._roots):
             raise ImageError(
-                f"{self.path(index)} must be a picture below the data set's own folder or the "
+                f"{self.path(index)} must be an image below the data set's own folder or the "
                 f"Hugging Face cache, got the path {path}; leave it out, or store the data set "
-                "again with its pictures in it"
+                "again with its images in it"
             )
         return file
 
@@ -162,7 +162,7 @@ def _load(
             f"from the Hugging Face hub ({_first_line(error)}). Set data.id to OWNER/NAME of a "
             "public image data set (its page there states the licence) and go online, or to a "
             "folder with a copy: one made by save_to_disk, or a clone with Parquet files or "
-            "pictures. Copies fetched before are looked for below "
+            "images. Copies fetched before are looked for below "
             f"{datasets.config.HF_DATASETS_CACHE}"
         ) from error
     except (*_DAMAGED, datasets.exceptions.DatasetsError) as error:
@@ -217,13 +217,13 @@ def _picture_column(
     if column is not None:
         if column not in found:
             raise ValueError(
-                f"data.column must be a column of pictures ({', '.join(found) or 'there is none'})"
+                f"data.column must be a column of images ({', '.join(found) or 'there is none'})"
                 f", got {column}; all columns: {columns}"
             )
         return column
     if len(found) != 1:
         raise ValueError(
-            f"the data set must have one column of pictures, got {', '.join(found) or 'none'} of "
+            f"the data set must have one column of images, got {', '.join(found) or 'none'} of "
             f"the columns {columns}; set data.column"
         )
     return found[0]

@@ -97,9 +97,7 @@ def read_rgb(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise _error(
-            name, f"is not a picture in one of the formats {', '.join(FORMATS)}"
-        ) from error
+        raise _error(name, f"is not an image in one of the formats {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise _error(name, f"must have at most {MAX_PIXELS} pixels: {error}") from error
     except _DECODER_ERRORS as error:

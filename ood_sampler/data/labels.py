@@ -181,14 +181,14 @@ class Table:
             found = [text] if text in names else known.get(text, [])
             if len(found) > 1:
                 raise ValueError(
-                    f"{self.path}: {text!r} is the name of {len(found)} pictures, {found[0]} and "
+                    f"{self.path}: {text!r} is the name of {len(found)} images, {found[0]} and "
                     f"{found[1]}: write their paths below data.root in the first column"
                 )
             values |= dict.fromkeys(found, numbers)
         if not values:
             example = next(iter(self.lines))
             raise ValueError(
-                f"{_KEY}={self.path} names no picture: its first column has {example!r}, pictures "
+                f"{_KEY}={self.path} names no image: its first column has {example!r}, images "
                 f"are called as {names[0]!r}; write file names there, with or without suffix"
             )
         return Labels(self.columns, values)
@@ -212,7 +212,7 @@ def read_table(path: str | Path) -> Table:
     if len(rows) < 2 or len(rows[0]) < 2:
         raise ValueError(
             f"{place} must have a header with the name of a column of files and of one or more of "
-            "numbers, and a line for each picture, with commas between fields"
+            "numbers, and a line for each image, with commas between fields"
         )
     columns = tuple(printable(field.strip()) for field in rows[0][1:])
     if len(set(columns)) < len(columns) or "" in columns:

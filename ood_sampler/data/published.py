@@ -134,7 +134,7 @@ def _ambiguous(root: Path, name: str, pairs: Sequence[_Pair]) -> ValueError:
         )
     versions = " and ".join(f"{pair.few_shot} with {pair.held_out}" for pair in pairs)
     return ValueError(
-        f"{root} must hold one version of the data set {name}, got {versions}, whose pictures are "
+        f"{root} must hold one version of the data set {name}, got {versions}, whose images are "
         "mixed; unpack each into a folder of its own and set data.root to one of them"
     )
 

@@ -88,7 +88,7 @@ class FieldScale(ABC):
             times, and the fraction of values that was clipped.
         """
         if len(self.low) not in (1, 3):
-            raise ValueError(f"pictures must have 1 or 3 bands, got {len(self.low)}")
+            raise ValueError(f"images must have 1 or 3 bands, got {len(self.low)}")
         clipped, fraction = self._limit(fields)
         rgb = self.to_rgb(clipped)
         return rgb.expand(*rgb.shape[:-3], 3, *rgb.shape[-2:]).contiguous(), fraction
@@ -104,9 +104,7 @@ class FieldScale(ABC):
             Fields of $C$ bands, shape $(\dots, C, H, W)$, of the type `dtype`.
         """
         if pictures.ndim < 3 or pictures.shape[-3] != 3:
-            raise ValueError(
-                f"pictures must have shape (..., 3, H, W), got {tuple(pictures.shape)}"
-            )
+            raise ValueError(f"images must have shape (..., 3, H, W), got {tuple(pictures.shape)}")
         if len(self.low) == 1:
             pictures = pictures.double().mean(dim=-3, keepdim=True)
         return self._to_double(pictures).to(self.dtype)

@@ -248,11 +248,11 @@ def open_source(root: str | Path, *, key: str = "data.root") -> ImageSource:
     """
     path = user_path(root, key=key)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; set {key} to a folder or zip of pictures")
+        raise FileNotFoundError(f"{path} does not exist; set {key} to a folder or zip of images")
     source = _open_folder(path, key) if path.is_dir() else ZipSource(path)
     if not len(source):
         raise ValueError(
-            f"{path} must hold at least one picture, got none; "
+            f"{path} must hold at least one image, got none; "
             f"{key} accepts a folder or zip with files ending in {', '.join(SUFFIXES)}, or an LMDB "
             f"database{it_holds(source.passed_over)}{_found_instead(path, source)}"
         )

@@ -134,8 +134,8 @@ class Split:
         unreadable = [entry for scan in scans for entry in scan.unreadable]
         if unreadable and self.on_error == "raise":
             raise ImageError(
-                f"{len(unreadable)} of {sum(scan.consumed for scan in scans)} pictures cannot be "
-                f"used{_by_kind([error for _, error in unreadable])}, or leave all such pictures "
+                f"{len(unreadable)} of {sum(scan.consumed for scan in scans)} images cannot be "
+                f"used{_by_kind([error for _, error in unreadable])}, or leave all such images "
                 "out with data.on_error=skip"
             )
         _check_enough("few_shot", self.few_shot, few_shot, scans[0])
@@ -258,7 +258,7 @@ def _default_few_shot(scans: Sequence[Scan[S]]) -> int:
 
 def _repeats(picture: Picture, role: str, first: Picture) -> str:
     same = "bytes" if picture.sha256 == first.sha256 else "pixels"
-    return f"has the same {same} as {role} picture {printable(first.name)}"
+    return f"has the same {same} as {role} image {printable(first.name)}"
 
 
 def _warn_of_repeats(
@@ -269,7 +269,7 @@ def _warn_of_repeats(
         return
     name, reason = repeats[0]
     found = [
-        f"repeated pictures left out: {len(repeats)} of {sum(scan.consumed for scan in scans)} "
+        f"repeated images left out: {len(repeats)} of {sum(scan.consumed for scan in scans)} "
         f"equal another at the model's resolution; {name}, for example, {reason}"
     ]
     for key, (count, pictures) in asked.items():
@@ -286,12 +286,12 @@ def _check_enough(key: str, asked: int | None, pictures: Sequence[Picture], scan
     left_out = f"{repeats} repeated and {unreadable} unreadable ones left out"
     if asked is None:
         raise ValueError(
-            f"too few pictures for the {key.replace('_', '-')} set, which needs {_MIN_IMAGES}: "
+            f"too few images for the {key.replace('_', '-')} set, which needs {_MIN_IMAGES}: "
             f"{len(pictures)} left of the {len(source)} in {source.location} ({left_out}); add "
-            "other pictures, or lower data.few_shot or data.held_out if you set it"
+            "other images, or lower data.few_shot or data.held_out if you set it"
         )
     raise ValueError(
-        f"data.{key} must be at most {len(pictures)}, the pictures left for it of the "
-        f"{len(source)} in {source.location} ({left_out}), got {needed}; add other pictures, or "
+        f"data.{key} must be at most {len(pictures)}, the images left for it of the "
+        f"{len(source)} in {source.location} ({left_out}), got {needed}; add other images, or "
         "lower data.few_shot or data.held_out"
     )

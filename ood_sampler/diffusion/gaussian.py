@@ -99,7 +99,7 @@ def fit_gaussian(
         ValueError: there are too few images.
     """
     if len(images) < SMALLEST:
-        raise ValueError(f"a Gaussian needs at least {SMALLEST} pictures, got {len(images)}")
+        raise ValueError(f"a Gaussian needs at least {SMALLEST} images, got {len(images)}")
     x = torch.cat([to_cosine(block.double()).float() for block in images.blocks()])
     if shrinkage is None:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))

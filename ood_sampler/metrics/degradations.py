@@ -182,7 +182,7 @@ class Paste(Degradation):
 
     @property
     def words(self) -> str:
-        return f"{100 * self.share:g}% of another picture pasted in"
+        return f"{100 * self.share:g}% of another image pasted in"
 
     def picture(self, pictures: TensorSet, number: int, *, seed: int) -> Tensor:
         generator = _generator(seed, number)
@@ -273,7 +273,7 @@ class InDomain(Degradation):
 
     @property
     def words(self) -> str:
-        return f"{100 * self.share:g}% in-domain pictures"
+        return f"{100 * self.share:g}% in-domain images"
 
     def kept(self, pictures: TensorSet, *, seed: int) -> Sequence[int]:
         if self.share == 1:
@@ -282,7 +282,7 @@ class InDomain(Degradation):
         if needed > len(self.images):
             raise ValueError(
                 f"in-domain images must be >= {needed} ({self.share:g} of {len(pictures)} "
-                f"pictures), got {len(self.images)}: raise measure.in_domain"
+                f"images), got {len(self.images)}: raise measure.in_domain"
             )
         return range(len(pictures))
 
@@ -349,7 +349,7 @@ def _others(
 ) -> list[int]:
     """Indices of `count` other images of the set; a larger `count` begins with the same ones."""
     if count >= len(pictures):
-        raise ValueError(f"pictures must be more than {count} to be mixed, got {len(pictures)}")
+        raise ValueError(f"images must be more than {count} to be mixed, got {len(pictures)}")
     order: list[int] = generator.permutation(len(pictures) - 1)[:count].tolist()
     return [other + (other >= number) for other in order]
 

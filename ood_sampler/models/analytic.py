@@ -120,8 +120,8 @@ class GaussianModel(AnalyticModel):
     def fit(self, images: TensorSet) -> dict[str, Tensor]:
         if len(images) < SMALLEST:
             raise ValueError(
-                f"model={self.name} needs at least {SMALLEST} few-shot pictures, got "
-                f"{len(images)}: add pictures or raise data.few_shot"
+                f"model={self.name} needs at least {SMALLEST} few-shot images, got "
+                f"{len(images)}: add images or raise data.few_shot"
             )
         return fit_gaussian(images)
 

@@ -1,7 +1,7 @@
 """Push a base model, or the samples of a run, to the Hugging Face hub.
 
 A model goes there in diffusers' layout, samples as a data set of images with metadata. Paths of
-this machine, names of few-shot pictures and settings with either stay here.
+this machine, names of few-shot images and settings with either stay here.
 """
 
 import csv
@@ -115,8 +115,8 @@ def _samples_card(found: Mapping[str, Any], count: int) -> str:
         "",
         f"{count} synthetic images of the domain {run['data']}, made with `ood_sampler` by the "
         f"frozen model {run['model']}, which never saw that domain. No weight was changed.",
-        "`near_copy` in the metadata marks images nearer to a few-shot picture than real "
-        "held-out pictures are.",
+        "`near_copy` in the metadata marks images nearer to a few-shot image than real "
+        "held-out images are.",
         "",
         "| | |",
         "|---|---|",

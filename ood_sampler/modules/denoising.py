@@ -62,4 +62,4 @@ class DenoisingLoss(CodecStage):
 
 def loss_at(step: int) -> str:
     """Name a loss, for messages that go on with an image's name."""
-    return f"the denoising loss at step {step} of picture"
+    return f"the denoising loss at step {step} of image"

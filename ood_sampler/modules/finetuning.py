@@ -96,8 +96,8 @@ class FineTuning:
         held_out = max(1, round(self.validation_share * count))
         if held_out >= count:
             raise ValueError(
-                f"{_KEY}.validation_share={self.validation_share} must leave a picture to train "
-                f"on, got {count} few-shot pictures: lower it, or raise data.few_shot"
+                f"{_KEY}.validation_share={self.validation_share} must leave an image to train "
+                f"on, got {count} few-shot images: lower it, or raise data.few_shot"
             )
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         return sorted(order[held_out:]), sorted(order[:held_out])

@@ -57,4 +57,4 @@ class Inversion(CodecStage):
 def latent_at(codec: Codec, level: int) -> str:
     """Name a latent, for messages that go on with an image's name."""
     at = f" at step {level}" if codec.schedule else ""
-    return f"the latent{at} of picture"
+    return f"the latent{at} of image"

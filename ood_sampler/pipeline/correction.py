@@ -88,13 +88,13 @@ class GaussianCorrection:
             raise ValueError(f"correction.fade must be in 0..{T - 2}, got {self.fade}")
         if few_shot < SMALLEST:
             raise ValueError(
-                f"correction=gaussian needs at least {SMALLEST} few-shot pictures, got {few_shot}: "
-                "add pictures, raise data.few_shot or set correction=none"
+                f"correction=gaussian needs at least {SMALLEST} few-shot images, got {few_shot}: "
+                "add images, raise data.few_shot or set correction=none"
             )
         if self.pictures is not None and len(self.pictures) < SMALLEST:
             raise ValueError(
-                f"correction.in_domain_root must hold at least {SMALLEST} readable pictures, got "
-                f"{len(self.pictures)} in {self.in_domain_root}: add pictures, or set it to null"
+                f"correction.in_domain_root must hold at least {SMALLEST} readable images, got "
+                f"{len(self.pictures)} in {self.in_domain_root}: add images, or set it to null"
             )
 
     def gaussian(

@@ -112,7 +112,7 @@ class Made(Nodes):
         self.session.obtain(self.reconstructions)
         few_shot, count = self.domain.few_shot, self.reconstructions.count
         names = few_shot.names[:count]
-        what = "the reconstruction of picture"
+        what = "the reconstruction of image"
         decoded = self.reconstructions.output.open()
         kept = self.finite(decoded, what, names)
         if not kept:

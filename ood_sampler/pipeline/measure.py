@@ -19,7 +19,7 @@ from ood_sampler.statistics.intervals import normal_interval, with_bounds
 from ood_sampler.store.files import digest, load_json, save_json
 from ood_sampler.store.versions import Maker, code_version
 
-REAL = "real pictures"
+REAL = "real images"
 SIZE_DEPENDENT = ("fid", "recall", "coverage")
 """Scores that get worse with fewer images, and so are compared only between sets of equal size."""
 

@@ -90,7 +90,7 @@ class Nodes(Stages):
         if not self.model.has_own_domain:
             raise ValueError(
                 f"correction must be none for {self.model.name}: it is fitted to the few-shot "
-                "pictures, and has no domain of its own to correct for"
+                "images, and has no domain of its own to correct for"
             )
         pictures = self.correction.pictures
         own = (
@@ -121,7 +121,7 @@ class Nodes(Stages):
         for node in self.gaussians:
             state = load_state(node.output.path) or {}
             shrinkage = float(state.get("shrinkage", torch.nan))
-            told.append(f"Gaussian of {node.of}: {node.count} pictures, shrinkage {shrinkage:.2f}")
+            told.append(f"Gaussian of {node.of}: {node.count} images, shrinkage {shrinkage:.2f}")
         return "; ".join(told)
 
     def _gaussian_of(self, name: str, images: ImageSet, correction: GaussianCorrection) -> Node:

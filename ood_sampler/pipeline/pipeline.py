@@ -72,7 +72,7 @@ class Pipeline(Made):
         )
         if tuple(few_shot[0].shape) != self.image_shape:
             raise ValueError(
-                f"model.channels and model.resolution are {self.image_shape}, pictures are "
+                f"model.channels and model.resolution are {self.image_shape}, images are "
                 f"{tuple(few_shot[0].shape)}: this model cannot take them"
             )
         self.in_domain_references({})

@@ -157,8 +157,8 @@ class Search:
         validating = round(self.validation * count)
         if min(validating, count - validating) < _FEWEST:
             raise ValueError(
-                f"a search needs {_FEWEST} few-shot pictures to fit and as many to compare with, "
-                f"got {count - validating} and {validating}: add pictures or raise data.few_shot, "
+                f"a search needs {_FEWEST} few-shot images to fit and as many to compare with, "
+                f"got {count - validating} and {validating}: add images or raise data.few_shot, "
                 "or set inversion.step and sampler by hand"
             )
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

@@ -148,11 +148,11 @@ class TrialJudge:
         tried = len({trial.setting for trial in trials})
         usable = "" if best.usable else ", though no candidate was usable"
         return (
-            f"chosen of {tried} combinations on {len(self.validation)} of the few-shot pictures, "
+            f"chosen of {tried} combinations on {len(self.validation)} of the few-shot images, "
             f"not on the held-out ones: {best.words}{usable} (asked: retention of "
             f"{self.relative.retention:.2f}, novelty of {self.relative.novelty:.2f}, near-copies "
-            f"not shown to exceed those of real pictures by more than "
-            f"{self.relative.near_copies:g}; KID of real pictures {1e3 * self.floor:.1f}e-3)"
+            f"not shown to exceed those of real images by more than "
+            f"{self.relative.near_copies:g}; KID of real images {1e3 * self.floor:.1f}e-3)"
         )
 
 

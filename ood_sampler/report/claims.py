@@ -68,7 +68,7 @@ class Subject:
             real=next((row for row in references if row["name"] != IN_DOMAIN), None),
             ceiling=next((row for row in references if row["name"] == IN_DOMAIN), None),
             controls=[row for row in results["rows"] if row["role"] == "control"],
-            held_out=number((results.get("protocol") or {}).get("held-out pictures")),
+            held_out=number((results.get("protocol") or {}).get("held-out images")),
         )
 
     def too_few(
@@ -77,10 +77,10 @@ class Subject:
         """Say how many images would settle a claim about the samples and other sets."""
         sizes = [(number(self.row.get("samples")), "samples", "num_samples")]
         if held_out:
-            sizes.append((self.held_out, "held-out pictures", "data.held_out"))
+            sizes.append((self.held_out, "held-out images", "data.held_out"))
         if few_shot and self.real is not None:
             count = number(self.real.get("samples"))
-            sizes.append((count, "few-shot pictures", "data.few_shot"))
+            sizes.append((count, "few-shot images", "data.few_shot"))
         pools = [Pool(round(count), name, key) for count, name, key in sizes if count]
         told = f": {advice(factor, *pools)}" if pools else ""
         return f"{TOO_FEW.capitalize()}{told}."

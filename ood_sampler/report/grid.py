@@ -148,7 +148,7 @@ def overview(
         for sample, neighbour, marked in zip(left, right, copied, strict=False)
     ]
     _paste(canvas, cards, top=top_cards, pitch=pitch, per_line=_PAIRS_PER_ROW)
-    heading = "Held-out pictures of the same domain"
+    heading = "Held-out images of the same domain"
     draw.text((_MARGIN, top_title), heading, _INK, ImageFont.load_default(_TITLE))
     pitch = (edge + _GAP, edge + _GAP)
     _paste(canvas, map(_image, others), top=top_others, pitch=pitch, per_line=per_line)
@@ -183,7 +183,7 @@ def _card(left: Tensor, right: Tensor, colour: tuple[int, int, int]) -> Image.Im
 def _write_titles(draw: ImageDraw.ImageDraw, near_copies: Sequence[bool]) -> None:
     """Write the heading of an overview, and the number of near-copies beside their colour."""
     title, caption = ImageFont.load_default(_TITLE), ImageFont.load_default(_CAPTION)
-    heading = "Samples and their nearest few-shot pictures"
+    heading = "Samples and their nearest few-shot images"
     draw.text((_MARGIN, _MARGIN - 6), heading, _INK, title)
     if near_copies:
         x = _MARGIN + int(draw.textlength(heading, title)) + 2 * _GAP
@@ -216,7 +216,7 @@ def strip(
     ]
     shapes = [picture.shape for row in tiles for picture in row if picture is not None]
     if not shapes:
-        raise ValueError("blocks must hold at least one picture, got none")
+        raise ValueError("blocks must hold at least one image, got none")
     height, width = (max(shape[k] for shape in shapes) for k in (1, 2))
     font = ImageFont.load_default(14)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))

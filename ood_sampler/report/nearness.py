@@ -1,4 +1,4 @@
-"""Questions about KID: samples against own samples, pixel controls and real pictures."""
+"""Questions about KID: samples against own samples, pixel controls and real images."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ TRADE = "nearer or newer"
 """Answer where what is nearer is less new, and nothing is as new."""
 
 _NEAR = 0.05
-"""Share of the distance from real pictures to the model's own; this much farther is as near."""
+"""Share of the distance from real images to the model's own; this much farther is as near."""
 
 _KID_OF_CONTROL: Mapping[Outcome, str] = {
     "shown": "lower than that of",
@@ -51,7 +51,7 @@ def against_in_domain(run: Subject) -> Verdict | None:
     }[decision.outcome]
     return Verdict(
         "reached",
-        "Nearer to the target than the model's own pictures?",
+        "Nearer to the target than the model's own images?",
         decision.outcome,
         answer,
         f"The KID of the samples, {kid_text(run.row)}, {said}",
@@ -59,7 +59,7 @@ def against_in_domain(run: Subject) -> Verdict | None:
 
 
 def against_controls(run: Subject) -> Verdict | None:
-    """Whether samples are nearer than every mixture of the few-shot pictures without the model.
+    """Whether samples are nearer than every mixture of the few-shot images without the model.
 
     A mixture that is nearer and less new than the samples, both shown, refutes nothing: copies are
     nearest.
@@ -85,7 +85,7 @@ def against_controls(run: Subject) -> Verdict | None:
         ),
         "refuted": (
             "no",
-            "By this measure the same few-shot pictures serve better without the frozen model.",
+            "By this measure the same few-shot images serve better without the frozen model.",
         ),
         "unclear": (
             UNSURE,
@@ -100,7 +100,7 @@ def against_controls(run: Subject) -> Verdict | None:
         )
     return Verdict(
         "better_than_pixels",
-        "Better than mixing the few-shot pictures themselves?",
+        "Better than mixing the few-shot images themselves?",
         decision.outcome,
         answer,
         f"The KID of the samples, {kid_text(run.row)} at authenticity "
@@ -134,7 +134,7 @@ def _is_less_new(control: Row, samples: Row) -> bool:
 
 
 def against_real(run: Subject) -> Verdict | None:
-    """Whether samples are as near to the held-out pictures as the few-shot ones, to a margin.
+    """Whether samples are as near to the held-out images as the few-shot ones, to a margin.
 
     None unless the model's own samples lie farther away, which gives the margin.
     """
@@ -148,7 +148,7 @@ def against_real(run: Subject) -> Verdict | None:
     decision = decide(apart, most=margin)
     figures = f"{kid_text(run.row)} against {kid_text(run.real)}"
     limit = (
-        f"{_two_digits(1e3 * margin)} × 10⁻³ (a twentieth of the distance from real pictures to "
+        f"{_two_digits(1e3 * margin)} × 10⁻³ (a twentieth of the distance from real images to "
         "the model's own samples)"
     )
     closer = "even below" if apart.high < 0 else f"at most {limit} above"
@@ -156,23 +156,23 @@ def against_real(run: Subject) -> Verdict | None:
     answer, said = {
         "shown": (
             "yes",
-            f"is {closer} that of the real few-shot pictures: {figures}.{seen} Copies would pass "
+            f"is {closer} that of the real few-shot images: {figures}.{seen} Copies would pass "
             "this test too: see the next two.",
         ),
         "refuted": (
             "not yet",
-            f"is higher than that of the real few-shot pictures by more than {limit}: {figures}. "
+            f"is higher than that of the real few-shot images by more than {limit}: {figures}. "
             "The feature network still sees a difference.",
         ),
         "unclear": (
             UNSURE,
-            f"and that of the real few-shot pictures are {figures}. As near would be at most "
+            f"and that of the real few-shot images are {figures}. As near would be at most "
             f"{limit} above. {run.too_few(decision.factor, held_out=True, few_shot=True)}",
         ),
     }[decision.outcome]
     return Verdict(
         "as_near_as_real",
-        "Nearly as near to the held-out pictures as real ones?",
+        "Nearly as near to the held-out images as real ones?",
         decision.outcome,
         answer,
         f"The KID of the samples {said}",

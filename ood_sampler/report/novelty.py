@@ -68,10 +68,10 @@ def _near_copies(run: Subject, near: Interval) -> Verdict:
         # too few held-out images leave the share of near-copies among new ones uncertain
         decision = decide(difference_interval(near, real), most=limit - known)
     fewer = run.held_out is not None and run.held_out < 1 / _NEAR_COPIES
-    others = "any held-out picture is" if fewer else "99% of held-out pictures are to theirs"
+    others = "any held-out image is" if fewer else "99% of held-out images are to theirs"
     figures = (
-        f"{percent(near)} of the samples are near-copies, nearer to a few-shot picture than "
-        f"{others}; {known:.1%} of real pictures, and at most {limit:.0%} count as new."
+        f"{percent(near)} of the samples are near-copies, nearer to a few-shot image than "
+        f"{others}; {known:.1%} of real images, and at most {limit:.0%} count as new."
     )
     answers = {"shown": "new", "refuted": "no: near-copies", "unclear": UNSURE}
     said = ""
@@ -81,16 +81,16 @@ def _near_copies(run: Subject, near: Interval) -> Verdict:
         decision.outcome,
         answers[decision.outcome],
         f"{figures} {said}".rstrip(),
-        f"in part near-copies of the few-shot pictures ({near.value:.0%})",
+        f"in part near-copies of the few-shot images ({near.value:.0%})",
     )
 
 
 def _authenticity(run: Subject, found: Interval, *, counted: bool) -> Verdict:
     """The verdict of authenticity; after near-copies were counted it can only refute."""
     known = share_interval(run.real, "authenticity")
-    source = f"about {_AUTHENTICITY} is expected of new pictures"
+    source = f"about {_AUTHENTICITY} is expected of new images"
     if known is not None and run.real is not None:
-        source = f"real held-out pictures reach {figure_with_interval('authenticity', run.real)}"
+        source = f"real held-out images reach {figure_with_interval('authenticity', run.real)}"
     expected = known or Interval(_AUTHENTICITY, _AUTHENTICITY, _AUTHENTICITY)
     figures = f"Authenticity is {figure_with_interval('authenticity', run.row)}; {source}."
     lower = difference_interval(found, expected)
@@ -99,8 +99,8 @@ def _authenticity(run: Subject, found: Interval, *, counted: bool) -> Verdict:
             "refuted",
             "partly copies" if found.value > 0 else "copies",
             f"{figures} It is as if {1 - found.value / expected.value:.0%} of the samples were "
-            "copies of few-shot pictures and the rest new.",
-            "partly copies of the few-shot pictures",
+            "copies of few-shot images and the rest new.",
+            "partly copies of the few-shot images",
         )
     decision = decide(lower, least=-_LESS_NEW)
     if counted and decision.outcome == "unclear":
@@ -111,11 +111,11 @@ def _authenticity(run: Subject, found: Interval, *, counted: bool) -> Verdict:
         return _on_copies("unclear", UNSURE, f"{figures} {said}")
     if lower.low > 0:
         said = (
-            "The samples lie farther from the few-shot pictures than real ones do, which may also "
+            "The samples lie farther from the few-shot images than real ones do, which may also "
             "mean that they left the domain: see precision."
         )
     else:
-        said = f"The samples are as far from copies as real pictures, to within {_LESS_NEW}."
+        said = f"The samples are as far from copies as real images, to within {_LESS_NEW}."
     return _on_copies("shown", "new", f"{figures} {said}")
 
 
@@ -137,34 +137,34 @@ def blends(run: Subject, scores: Mapping[str, Sequence[object]]) -> Verdict | No
     limit = quantiles(held_out, n=round(1 / (1 - _DEEP_RANK)), method="inclusive")[-1]
     beyond = sum(value > limit for value in samples) / len(samples)
     figures = (
-        f"The best two few-shot pictures explain {fmean(samples):.0%} of the variance of a sample, "
-        f"against {fmean(held_out):.0%} of a real held-out picture."
+        f"The best two few-shot images explain {fmean(samples):.0%} of the variance of a sample, "
+        f"against {fmean(held_out):.0%} of a real held-out image."
     )
-    within = f"{margin:.1%} (a fifth of the spread of real pictures)"
+    within = f"{margin:.1%} (a fifth of the spread of real images)"
     answer, said = {
         "shown": (
             "yes",
-            "The samples are no more like double exposures than real pictures are, to within "
+            "The samples are no more like double exposures than real images are, to within "
             f"{within}.",
         ),
         "refuted": (
             "blends",
-            f"{beyond:.0%} of the samples exceed what {1 - _DEEP_RANK:.0%} of the real pictures "
-            "exceed: they are closer to double exposures than new pictures would be.",
+            f"{beyond:.0%} of the samples exceed what {1 - _DEEP_RANK:.0%} of the real images "
+            "exceed: they are closer to double exposures than new images would be.",
         ),
         "unclear": (
             UNSURE,
-            f"At most {within} more would be like real pictures. "
+            f"At most {within} more would be like real images. "
             f"{run.too_few(decision.factor, held_out=True)}",
         ),
     }[decision.outcome]
     return Verdict(
         "more_than_blends",
-        "More than blends of two few-shot pictures?",
+        "More than blends of two few-shot images?",
         decision.outcome,
         answer,
         f"{figures} {said}",
-        "closer to double exposures of few-shot pictures than real ones are",
+        "closer to double exposures of few-shot images than real ones are",
         judged=False,
     )
 
@@ -180,7 +180,7 @@ def kept(run: Subject) -> Verdict | None:
     if real is not None and decision.outcome == "refuted":
         # if both domains are alike, real images of the target lie there too
         decision = decide(difference_interval(found, real), most=_CAPTURED_FEW)
-        limit = f"of real pictures {percent(real)} do, and {_CAPTURED_FEW:.0%} more count as none."
+        limit = f"of real images {percent(real)} do, and {_CAPTURED_FEW:.0%} more count as none."
     lost = (
         f"{percent(found)} of the samples lie nearer to the model's own domain than to the target; "
         f"{limit}"
@@ -222,16 +222,16 @@ def varied(run: Subject) -> Verdict | None:
     apart, margin = difference_interval(found, other), _AS_VARIED * other.value
     decision = decide(apart, least=-margin, most=margin)
     figures = (
-        f"Samples with the same nearest few-shot picture are "
+        f"Samples with the same nearest few-shot image are "
         f"{figure_with_interval('diversity', run.row)} apart, over "
-        f"{figure('diversity_clusters', run.row)} such pictures; real held-out pictures "
+        f"{figure('diversity_clusters', run.row)} such images; real held-out images "
         f"{figure_with_interval('diversity', run.real)}, over "
         f"{figure('diversity_clusters', run.real)}."
     )
     less = ("less varied", "The samples are more like each other.")
     more = (
         "farther apart",
-        "The samples differ more than real pictures do, which may also mean that some left the "
+        "The samples differ more than real images do, which may also mean that some left the "
         "domain: see precision.",
     )
     answer, said = {
@@ -239,13 +239,13 @@ def varied(run: Subject) -> Verdict | None:
         "refuted": less if apart.value < 0 else more,
         "unclear": (
             UNSURE,
-            f"As varied would be within {_AS_VARIED:.0%} of real pictures. "
+            f"As varied would be within {_AS_VARIED:.0%} of real images. "
             f"{run.too_few(decision.factor, held_out=True)}",
         ),
     }[decision.outcome]
     return Verdict(
         "as_varied",
-        "As varied as real pictures?",
+        "As varied as real images?",
         decision.outcome,
         answer,
         f"{figures} {said}",

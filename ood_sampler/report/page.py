@@ -1,4 +1,4 @@
-"""The page of a run: pictures, metrics, plots and verdicts, in one file."""
+"""The page of a run: images, metrics, plots and verdicts, in one file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ _MOST = {
     "originals": 15,
     "reconstructions": 15,
 }
-"""Pictures shown of each kind, at most."""
+"""Images shown of each kind, at most."""
 
 _LOSSLESS = 64
-"""Side of the largest pictures stored without losses."""
+"""Side of the largest images stored without losses."""
 
 _SCRIPTS = ("base", "sheet", "field", "detail", "map", "film", "run")
 """In the order in which they refer to each other."""
@@ -53,7 +53,7 @@ def write_page(
         path: where to, `report.html`; written atomically.
         results: see `ood_sampler.report.tables`; without verdicts that part is left out.
         pictures: in [-1, 1], shape $(N, 3, R, R)$, under `samples`, `nearest` (the nearest few-shot
-            picture of each sample), `held_out`, `in_domain` (samples from pure noise), `originals`
+            image of each sample), `held_out`, `in_domain` (samples from pure noise), `originals`
             and `reconstructions` (of equal length). Any may be missing.
         fields: physical fields to show; None if there are none.
         explorer: single images to explore; without, the page has no script.
@@ -79,7 +79,7 @@ def page(
         title=f"{run['data']} from {run['model']}",
         run=run,
         strategy=strategy(results),
-        few_shot_count=number(protocol.get("few-shot pictures")),
+        few_shot_count=number(protocol.get("few-shot images")),
         controls=sum(row["role"] == "control" for row in rows),
         decoded={key: number(reconstruction.get(key)) for key in _DECODED},
         verdicts=results.get("verdicts"),
@@ -115,7 +115,7 @@ def _files(results: Results, explorer: Explorer) -> list[File]:
 
 @dataclass(frozen=True)
 class _Album:
-    """Pictures of one kind, as a page shows them.
+    """Images of one kind, as a page shows them.
 
     Attributes:
         sources: of those shown.
@@ -137,7 +137,7 @@ def _album(kind: str, images: Tensor | None, near_copies: Sequence[bool]) -> _Al
         return None
     shown, size = images[: _MOST[kind]], images.shape[-1]
     edge = viewable(images[:1]).shape[-1]
-    # The browser enlarges small pictures, which keeps the file small.
+    # The browser enlarges small images, which keeps the file small.
     stored = viewable(shown) if size > LARGEST_EDGE else to_uint8(shown)
     # unknown ones are none
     copies = [*near_copies, *[False] * len(shown)][: len(shown)]
@@ -152,7 +152,7 @@ def _album(kind: str, images: Tensor | None, near_copies: Sequence[bool]) -> _Al
 
 
 def _source(picture: Tensor) -> str:
-    """A picture as a source: large ones, which are many times as large as a file, with losses."""
+    """An image as a source: large ones, which are many times as large as a file, with losses."""
     if picture.shape[-1] > _LOSSLESS:
         return data_uri("image/webp", webp(picture))
     return data_uri("image/png", png(picture))

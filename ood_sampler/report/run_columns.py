@@ -12,7 +12,7 @@ COLUMNS = (
         digits=0,
         interval=False,
         judged=False,
-        meaning="Number of images compared with the held-out pictures.",
+        meaning="Number of images compared with the held-out images.",
     ),
     Column(
         key="fid",
@@ -57,7 +57,7 @@ COLUMNS = (
         fixed=True,
         scale=1e3,
         meaning=(
-            "KID less that of the samples, to the same held-out pictures, whose part of the error "
+            "KID less that of the samples, to the same held-out images, whose part of the error "
             "drops out: the samples are nearer where the whole interval lies above 0."
         ),
     ),
@@ -79,7 +79,7 @@ COLUMNS = (
         digits=3,
         better="higher",
         meaning=(
-            "Share of the real pictures that lie among the images: is the whole domain made? "
+            "Share of the real images that lie among the images: is the whole domain made? "
             "Fewer images reach fewer, so compare only rows of equal size "
             "(Kynkäänniemi et al., 2019)."
         ),
@@ -90,7 +90,7 @@ COLUMNS = (
         digits=3,
         better="higher",
         meaning=(
-            "How many real neighbourhoods an image lies in, 1 being usual for real pictures; like "
+            "How many real neighbourhoods an image lies in, 1 being usual for real images; like "
             "precision, but robust to outliers (Naeem et al., 2020)."
         ),
     ),
@@ -111,9 +111,9 @@ COLUMNS = (
         digits=3,
         better="higher",
         meaning=(
-            "Share of the images farther from their nearest few-shot picture than that is from its "
-            "own nearest; 0 for copies, about 0.5 for new pictures of the same domain, more for "
-            "pictures of another one (Alaa et al., 2022)."
+            "Share of the images farther from their nearest few-shot image than that is from its "
+            "own nearest; 0 for copies, about 0.5 for new images of the same domain, more for "
+            "images of another one (Alaa et al., 2022)."
         ),
     ),
     Column(
@@ -123,9 +123,9 @@ COLUMNS = (
         digits=3,
         better="lower",
         meaning=(
-            "Share of the images nearer to a few-shot picture than 99% of held-out pictures are "
+            "Share of the images nearer to a few-shot image than 99% of held-out images are "
             "(than all of them, where they are fewer than 100): copies to the eye, which "
-            "authenticity may miss. New pictures make as many as the bounds of real ones say."
+            "authenticity may miss. New images make as many as the bounds of real ones say."
         ),
     ),
     Column(
@@ -135,7 +135,7 @@ COLUMNS = (
         digits=3,
         better="lower",
         meaning=(
-            "Share of the images whose nearest neighbours are mostly pictures of the model's own "
+            "Share of the images whose nearest neighbours are mostly images of the model's own "
             "domain: the target was lost while decoding (mode interference, Zhu et al., 2023)."
         ),
     ),
@@ -148,7 +148,7 @@ COLUMNS = (
         judged=False,
         meaning=(
             "Mean share of an image's variance (R²) explained by a mixture of its best two "
-            "few-shot pictures; to be read beside that of real pictures, which no mixture made."
+            "few-shot images; to be read beside that of real images, which no mixture made."
         ),
     ),
     Column(
@@ -166,7 +166,7 @@ COLUMNS = (
         fixed=True,
         meaning=(
             "Mean distance, in feature space, of images that have the same nearest few-shot "
-            "picture, over the pictures that have at least two such images; 0 where all are copies "
+            "image, over the images that have at least two such images; 0 where all are copies "
             "(after Intra-LPIPS of Ojha et al., 2021)."
         ),
     ),
@@ -176,7 +176,7 @@ COLUMNS = (
         better="higher",
         digits=0,
         interval=False,
-        meaning="Number of these few-shot pictures: over how many the images spread.",
+        meaning="Number of these few-shot images: over how many the images spread.",
     ),
     Column(
         key="intra_lpips",

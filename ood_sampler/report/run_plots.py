@@ -131,7 +131,7 @@ def histogram(title: str, label: str, values: Mapping[str, Sequence[float]]) -> 
         axes.axvline(median, ymax=0.84, color=colour, linewidth=1.6, linestyle="--")
     axes.set_title(title)
     axes.set_xlabel(label)
-    axes.set_ylabel("share of pictures")
+    axes.set_ylabel("share of images")
     axes.grid(axis="y")
     # Room for the legend above the bars.
     axes.margins(y=0.22)
@@ -232,30 +232,30 @@ def run_figures(results: Results) -> "list[tuple[str, Figure]]":
         }
 
     drawn = [
-        ("KID of each set against the held-out pictures.", kid_figure(rows)),
+        ("KID of each set against the held-out images.", kid_figure(rows)),
         (
             "Precision (realistic) and recall (complete) of each set.",
             share_figure(rows, ("precision", "recall")),
         ),
         (
-            "Authenticity (about 0.5 for new pictures of the domain) and captured share (0 where "
+            "Authenticity (about 0.5 for new images of the domain) and captured share (0 where "
             "none fell to the model's own domain).",
             share_figure(rows, ("authenticity", "captured")),
         ),
         (
-            "Distance to the nearest few-shot picture: copies would pile up at 0, to the left of "
-            "the held-out pictures.",
+            "Distance to the nearest few-shot image: copies would pile up at 0, to the left of "
+            "the held-out images.",
             histogram(
-                "Nearest few-shot picture", "distance in feature space", pair("nearest_distance")
+                "Nearest few-shot image", "distance in feature space", pair("nearest_distance")
             ),
         ),
         (
-            "How much of a picture its best two few-shot pictures explain: blends pile up to the "
-            "right of the held-out pictures.",
+            "How much of an image its best two few-shot images explain: blends pile up to the "
+            "right of the held-out images.",
             histogram("Blend of two", "explained variance R²", pair("blend_pair")),
         ),
         (
-            "How well the inverted few-shot pictures are decoded again.",
+            "How well the inverted few-shot images are decoded again.",
             histogram("Reconstruction", "PSNR in dB", {"few-shot": spread.get("psnr") or ()}),
         ),
     ]

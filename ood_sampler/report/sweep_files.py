@@ -1,4 +1,4 @@
-"""The files of a sweep: one table, one picture and one plot over all its runs."""
+"""The files of a sweep: one table, one image and one plot over all its runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _BLOCK = 2
 def write_sweep(folder: Path, sweep: Sweep) -> TerminalTable:
     """Write `sweep.csv`, `sweep.md`, `sweep.json`, `sweep.png` and `sweep_curves.png`.
 
-    The picture shows the same sample numbers of each run: runs one below the other, or as a table
+    The image shows the same sample numbers of each run: runs one below the other, or as a table
     if two keys were swept. The plot is left out unless a numeric key was swept. Each file is
     written atomically.
 
@@ -39,7 +39,7 @@ def write_sweep(folder: Path, sweep: Sweep) -> TerminalTable:
     rows = [*sweep.rows, *sweep.shared_rows]
     title = f"Sweep over {' and '.join(sweep.swept)}" if sweep.swept else "Sweep of one run"
     told = judged_by([run.results for run in sweep.runs])
-    caption = ", ".join(filter(None, (title, "against held-out pictures", told)))
+    caption = ", ".join(filter(None, (title, "against held-out images", told)))
     table = f"{caption}:\n\n{markdown_table(rows)}"
     said = "".join(f"- {sentence}\n" for sentence in counted_verdicts(sweep))
     write_atomically(folder / "sweep.md", f"{table}\n{said}".encode())

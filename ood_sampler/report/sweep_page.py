@@ -1,4 +1,4 @@
-"""The page of a sweep: sliders over its settings, its table, its curves, its pictures."""
+"""The page of a sweep: sliders over its settings, its table, its curves, its images."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -18,7 +18,7 @@ Results: TypeAlias = Mapping[str, Any]
 IN_DOMAIN = "in-domain samples"
 """Name of the reference row of samples from pure noise (the ceiling)."""
 
-_CAPTION = "against held-out pictures; ↓ lower is better, ↑ higher is better"
+_CAPTION = "against held-out images; ↓ lower is better, ↑ higher is better"
 
 
 def strategy(results: Results) -> Row:

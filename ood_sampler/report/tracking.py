@@ -120,7 +120,7 @@ class WandbTracker(Tracker):
         reason = _fault_of_sending(request)
         if reason is not None:
             log.warning(
-                "warning: wandb failed (%s): figures and picture of this run were not logged "
+                "warning: wandb failed (%s): figures and image of this run were not logged "
                 "there, or not all; they are in %s",
                 reason,
                 folder,

@@ -27,16 +27,16 @@ _DOUBTS = {
     "more_than_blends": "whether they are more than double exposures",
     "kept": "whether they stay in the target domain",
 }
-_NEARER = "The samples are nearer to the target domain than the model's own pictures"
-_BETTER = "the frozen model does better than mixing the few-shot pictures without it."
+_NEARER = "The samples are nearer to the target domain than the model's own images"
+_BETTER = "the frozen model does better than mixing the few-shot images without it."
 _MODEL: dict[Answered, str] = {
     "shown": f"{_BETTER[0].upper()}{_BETTER[1:]}",
     "unclear": f"{_TOO_FEW} whether {_BETTER}",
-    "refuted": "Mixing the few-shot pictures without the model does better.",
+    "refuted": "Mixing the few-shot images without the model does better.",
     "disputed": f"The judges disagree whether {_BETTER}",
 }
 
-_TRADED = "Mixing the few-shot pictures without the model is nearer, and less new."
+_TRADED = "Mixing the few-shot images without the model is nearer, and less new."
 
 
 def judged(results: Results) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def conclusion(answered: Sequence[Verdict]) -> str:
     if found["reached"].outcome in _OPEN:
         return f"{_OPEN[found['reached'].outcome]} whether the target domain was reached."
     faults = [v.fault for v in answered if v.fault and v.outcome == "refuted"]
-    # as near as real pictures is more than nearer than the model's own
+    # as near as real images is more than nearer than the model's own
     as_real = "as_near_as_real" in found and found["as_near_as_real"].outcome == "shown"
     told = "The samples look like the target domain" if as_real else _NEARER
     if faults:

@@ -98,7 +98,7 @@ class Sampler(ABC):
         if len(inverted.latents) < self.minimum_images:
             raise GaveUpError(
                 f"{type(self).__name__} needs at least {self.minimum_images} few-shot images, got "
-                f"{len(inverted.latents)}: add pictures or raise data.few_shot"
+                f"{len(inverted.latents)}: add images or raise data.few_shot"
             )
 
     def fit(self, inverted: InvertedSet) -> Fitted:

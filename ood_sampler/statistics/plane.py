@@ -25,7 +25,7 @@ def principal_plane(sets: Sequence[Tensor]) -> Plane:
     The mean is that of the means $m_k$ of the $K$ sets, and the covariance
     $\frac{1}{K} \sum_k \frac{1}{n_k} \sum_i (x_{ki} - \bar m)(x_{ki} - \bar m)^\top$, whose first
     two eigenvectors are the axes. Of each, the entry of largest size is positive, so that equal
-    sets give equal pictures.
+    sets give equal images.
 
     Args:
         sets: of shape $(n, D)$, $D \ge 2$, none empty.

@@ -1,4 +1,4 @@
-"""Measures of astronomy: power spectra, intensities and shapes of samples and of pictures."""
+"""Measures of astronomy: power spectra, intensities and shapes of samples and of images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class AstroStudy(Study):
     """
 
     name = "astro"
-    title = "Measures of astronomy against held-out pictures"
+    title = "Measures of astronomy against held-out images"
     headings = (
         Column("set", "set"),
         Column("images", "images", 0),
@@ -86,7 +86,7 @@ class AstroStudy(Study):
             3,
             meaning=(
                 "Root mean square difference of the mean logarithm of the radially averaged power "
-                "to that of held-out pictures; 0.3 is a factor of 2."
+                "to that of held-out images; 0.3 is a factor of 2."
             ),
         ),
         Column(
@@ -96,7 +96,7 @@ class AstroStudy(Study):
             meaning=(
                 "1-Wasserstein distance between the distributions of all pixels: in decades of the "
                 "physical value where the scale of the domain is logarithmic, in its unit where it "
-                "is not, as a share of full brightness for pictures; the mean over bands."
+                "is not, as a share of full brightness for images; the mean over bands."
             ),
         ),
         *(
@@ -110,7 +110,7 @@ class AstroStudy(Study):
                 3,
                 meaning=(
                     f"1-Wasserstein distance between the distributions of {name}, in standard "
-                    "deviations of the held-out pictures."
+                    "deviations of the held-out images."
                 ),
             )
             for key, name in NAMES.items()
@@ -145,7 +145,7 @@ class AstroStudy(Study):
         about = self.about(pipeline)
         rows = []
         for name, role, images in [
-            ("held-out pictures", "held-out", held_out),
+            ("held-out images", "held-out", held_out),
             *_equal_sized(list(_sets(pipeline))),
         ]:
             values = reference if role == "held-out" else self._values(images, scale)
@@ -208,7 +208,7 @@ def _sets(pipeline: Pipeline) -> Iterator[tuple[str, str, TensorSet]]:
         yield control.title, "control", control.sampled().images
     for own in pipeline.owned:
         yield IN_DOMAIN, "reference", own.images
-    yield "few-shot pictures", "real", taken(pipeline.domain.few_shot)
+    yield "few-shot images", "real", taken(pipeline.domain.few_shot)
 
 
 def _equal_sized(sets: Sequence[tuple[str, str, TensorSet]]) -> list[tuple[str, str, TensorSet]]:
@@ -294,7 +294,7 @@ def _told(own: RunRows) -> list[str]:
         if known(samples, key) and known(real, key)
     )
     sentences = [
-        f"distances of {samples['images']} images of {samples['set']} from held-out pictures, "
+        f"distances of {samples['images']} images of {samples['set']} from held-out images, "
         f"those of {real['images']} of {real['set']} in brackets: {listed}."
     ]
     for other in [real, *([own["control"]] if "control" in own else [])]:
@@ -303,7 +303,7 @@ def _told(own: RunRows) -> list[str]:
         if lacking:
             sentences.append(
                 f"{samples['set']} and {other['set']} cannot be compared in {', '.join(lacking)}: "
-                "fewer than two images of a set have it, or all held-out pictures have the same."
+                "fewer than two images of a set have it, or all held-out images have the same."
             )
     failed = [
         f"{row['failed']:.0%} of {row['set']}" for row in own.values() if known(row, "failed")
@@ -332,7 +332,7 @@ def _lacking(samples: Row, other: Row) -> list[str]:
 def _verdict(samples: Row, other: Row) -> str:
     """Which distances of the samples exceed those of another set, interval against interval."""
     decisions = {
-        # distances from the same pictures are not independent
+        # distances from the same images are not independent
         name: decide(separation(interval(samples, key), interval(other, key)), most=0)
         for key, name in _DISTANCES.items()
         if known(samples, key) and known(other, key)
@@ -341,7 +341,7 @@ def _verdict(samples: Row, other: Row) -> str:
     for name, decision in decisions.items():
         found.setdefault(decision.outcome, []).append(name)
     said: tuple[tuple[Outcome, str], ...] = (
-        ("shown", "nearer to held-out pictures"),
+        ("shown", "nearer to held-out images"),
         ("refuted", "farther"),
         ("unclear", "not to be told apart"),
     )

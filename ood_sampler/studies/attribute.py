@@ -335,7 +335,7 @@ def labels_of(pipeline: Pipeline) -> Labels:
     domain = pipeline.domain
     if not isinstance(domain, LabelledDomain) or domain.labels is None:
         raise ValueError(
-            f"{domain.name} has no labels: set data.labels to a CSV file, or put the pictures into "
+            f"{domain.name} has no labels: set data.labels to a CSV file, or put the images into "
             "two folders of data.root, those without the attribute into the first by name; of the "
             "domains that ship galaxy32 has labels"
         )

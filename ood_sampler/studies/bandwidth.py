@@ -67,13 +67,13 @@ class BandwidthStudy(SweepStudy):
         Column("images", "images", digits=0),
         Column("retention", "retention", 2, meaning="Share not captured by the model's domain."),
         Column("authenticity", "novelty", 2, meaning="Authenticity (Alaa et al., 2022)."),
-        Column("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out pictures."),
-        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("near_copies", "near-copies", 2, meaning="Nearer than 99% of held-out images."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out images."),
         Column("precision", "precision", 2),
         Column("recall", "recall", 2),
         Column("usable", "usable", meaning="Retention, novelty, near-copies suffice."),
         Column("chosen", "chosen", meaning="Newest of those of least KID."),
-        Column("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain pictures."),
+        Column("gap", "domain gap", 0, 1e3, meaning="KID × 10³, few-shot to in-domain images."),
     )
 
     def __init__(

@@ -155,7 +155,7 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     """Put the answers of several runs together, in the order of their folders.
 
     Returns:
-        All rows and pictures, and what the protocols share. If there are several models, each
+        All rows and images, and what the protocols share. If there are several models, each
         domain is named with its own.
 
     Raises:

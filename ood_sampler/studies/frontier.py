@@ -1,4 +1,4 @@
-"""Fidelity against novelty: the frozen model's latents and the pictures themselves, mixed alike."""
+"""Fidelity against novelty: the frozen model's latents and the images themselves, mixed alike."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class FrontierStudy(SweepStudy):
         Column("step", "step t", digits=0),
         Column("eta", "η", digits=1),
         Column("images", "images", digits=0),
-        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out images."),
         Column("authenticity", "authenticity", 2),
         Column("near_copies", "near-copies", 2),
         Column("precision", "precision", 2),

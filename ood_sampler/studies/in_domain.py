@@ -33,7 +33,7 @@ IN_DOMAIN = "in-domain"
 
 _KEY = "study.in_domain_root"
 
-SAMPLES, PICTURES = "samples of the model", "real pictures"
+SAMPLES, PICTURES = "samples of the model", "real images"
 """Kinds of the in-domain set."""
 
 _STAND_IN = MultistepSolver(steps=17, power=2)
@@ -81,7 +81,7 @@ class Sources:
         few_shot = len(pipeline.domain.few_shot)
         if few_shot < least:
             raise ValueError(
-                f"data.few_shot must be >= {least} for this study, got {few_shot} pictures"
+                f"data.few_shot must be >= {least} for this study, got {few_shot} images"
             )
         if self.in_domain_root is None:
             try:
@@ -89,20 +89,20 @@ class Sources:
                     _STAND_IN.check(schedule.T)
             except ValueError as error:
                 raise ValueError(
-                    "study.in_domain_root must be pictures of the model's own domain, got null: "
+                    "study.in_domain_root must be images of the model's own domain, got null: "
                     f"its chain is too short for the solver that would make samples ({error})"
                 ) from error
             return
         if not Path(self.in_domain_root).expanduser().exists():
             raise FileNotFoundError(
-                f"study.in_domain_root={self.in_domain_root} does not exist; set it to pictures of "
+                f"study.in_domain_root={self.in_domain_root} does not exist; set it to images of "
                 "the model's own domain, or to null"
             )
         found = len(self._pictures(pipeline, least))
         if found < least:
             raise ValueError(
-                f"study.in_domain_root must hold >= {least} readable pictures for this study, got "
-                f"{found} in {self.in_domain_root}; add pictures, or set it to null"
+                f"study.in_domain_root must hold >= {least} readable images for this study, got "
+                f"{found} in {self.in_domain_root}; add images, or set it to null"
             )
 
     @property
@@ -224,7 +224,7 @@ class DiagnosticStudy(Study):
 
 def too_few_of_each(decision: Decision, row: Row) -> str:
     """Say that sets are too small to tell, and how large ones would do."""
-    return too_few(decision.factor, row, name="pictures of each set", setting="study.count")
+    return too_few(decision.factor, row, name="images of each set", setting="study.count")
 
 
 def _own_flow(pipeline: Pipeline) -> Pipeline:
@@ -233,7 +233,7 @@ def _own_flow(pipeline: Pipeline) -> Pipeline:
 
 
 def _own(images: ImageSet) -> TargetDomain:
-    """The model's own domain; nothing is compared with held-out pictures of it."""
+    """The model's own domain; nothing is compared with held-out images of it."""
     return TargetDomain(name=IN_DOMAIN, few_shot=images, held_out=Part(images, ()))
 
 

@@ -61,8 +61,8 @@ class InterferenceStudy(SweepStudy):
             2,
             meaning="Share of samples nearer to the model's own domain than to the target.",
         ),
-        Column("real_captured", "real pictures captured", 2, meaning="The same of few-shot ones."),
-        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("real_captured", "real images captured", 2, meaning="The same of few-shot ones."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out images."),
         Column("precision", "precision", 2),
         Column("authenticity", "authenticity", 2),
         Column("near_copies", "near-copies", 2),
@@ -133,7 +133,7 @@ def _of_flow(name: str, own: Sequence[Row]) -> list[str]:
     if noisy is not high:
         told += f"; at η = {noisy['eta']:g} and t = {noisy['step']} it is {_share(noisy)}"
     real = own[0]["real_captured"]
-    sentences = [f"{told} ({real:.2f} of real pictures of the domain)."]
+    sentences = [f"{told} ({real:.2f} of real images of the domain)."]
     for line in by_column(by_step(own), "step").values():
         sentences += _with_noise(name, line)
     return sentences

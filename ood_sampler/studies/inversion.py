@@ -110,7 +110,7 @@ class InversionStudy(DiagnosticStudy):
     title = "Inversion: a diffusion model beside a GAN of the same domain"
     caveat = (
         "The in-domain set is made of the diffusion model's own samples: they lie on its "
-        "trajectories and come back better than real pictures of its domain would."
+        "trajectories and come back better than real images of its domain would."
     )
     headings = (
         Column("set", "set"),

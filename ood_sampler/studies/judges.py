@@ -67,31 +67,31 @@ class JudgesStudy(Study):
     """
 
     name = "judges"
-    title = "Judges: which degradations of real pictures does each of them notice?"
+    title = "Judges: which degradations of real images does each of them notice?"
     headings = (
         Column("judge", "judge"),
         Column("degradation", "degradation"),
         Column("images", "images", 0),
         Column("references", "reference images", 0),
-        Column("kid", "KID × 10³", 1, 1e3, "Against the real pictures of the other part."),
+        Column("kid", "KID × 10³", 1, 1e3, "Against the real images of the other part."),
         Column(
             "multiple",
             "KID, standard errors",
             1,
-            meaning="KID above that of the same pictures untouched, in its standard errors; of "
-            "real pictures, the farthest from 0 of random splits.",
+            meaning="KID above that of the same images untouched, in its standard errors; of "
+            "real images, the farthest from 0 of random splits.",
         ),
         Column(
             "detected",
             "KID notices",
-            meaning=f"Whether these are {DETECTED:g} or more, and more than of real pictures.",
+            meaning=f"Whether these are {DETECTED:g} or more, and more than of real images.",
         ),
         Column("precision", "precision", 2),
         Column(
             "multiple_precision",
             "precision, standard errors",
             1,
-            meaning="Precision below that of the same pictures untouched, likewise.",
+            meaning="Precision below that of the same images untouched, likewise.",
         ),
         Column("detected_precision", "precision notices"),
     )
@@ -106,16 +106,16 @@ class JudgesStudy(Study):
         held_out, count = len(pipeline.domain.held_out), _count(pipeline)
         if held_out < 2 * _LEAST:
             raise ValueError(
-                f"data.held_out must be >= {2 * _LEAST} for this study, got {held_out} pictures"
+                f"data.held_out must be >= {2 * _LEAST} for this study, got {held_out} images"
             )
         if count < _LEAST:
             raise ValueError(f"num_samples must be >= {_LEAST} for this study, got {count}")
-        pipeline.judges.check({"half of the degraded pictures": count // 2})
+        pipeline.judges.check({"half of the degraded images": count // 2})
         needed, own = round(MIXED_IN * count), pipeline.settings.in_domain_count
         if own < needed:
             raise ValueError(
                 f"measure.in_domain must be >= {needed} for this study, {MIXED_IN:.0%} of "
-                f"{count} pictures, got {own}"
+                f"{count} images, got {own}"
             )
 
     def targets(self, pipeline: Pipeline) -> list[Node]:
@@ -128,7 +128,7 @@ class JudgesStudy(Study):
         part, rest = _split(len(held_out), _count(pipeline), seed=seed)
         untouched = Selected(Taken(held_out, len(held_out)), part)
         prefix = f"{pipeline.domain.name}/"
-        pictures = {f"{prefix}{REAL} pictures": gather(held_out, part[:SHOWN])}
+        pictures = {f"{prefix}{REAL} images": gather(held_out, part[:SHOWN])}
         baselines = [_opinion(features[part], features[rest], nearest_k) for features in real]
         rows = [
             [self._real_row(features, baseline, len(part), nearest_k, seed=seed)]
@@ -179,7 +179,7 @@ class JudgesStudy(Study):
         return {
             "kind": REAL,
             "strength": 0.0,
-            "degradation": f"{REAL} pictures",
+            "degradation": f"{REAL} images",
             "beyond": "",
             "images": count,
             **_figures(untouched, kid, precision),
@@ -265,7 +265,7 @@ def _told(prefix: str, own: Sequence[Row]) -> list[str]:
             f"not noticed: {missed}."
         )
     sentences += [
-        f"{prefix}: real pictures against real ones are at most {abs(row['multiple']):.1f} "
+        f"{prefix}: real images against real ones are at most {abs(row['multiple']):.1f} "
         f"standard errors off by KID, {abs(row['multiple_precision']):.1f} by precision "
         f"({row['splits']} random splits, {row['images']} against {row['references']})."
         for row in real

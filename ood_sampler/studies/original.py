@@ -24,7 +24,7 @@ def of_another_seed(pipeline: Pipeline) -> Pipeline:
 
 
 def _own_features(pipeline: Pipeline, judge: Judge) -> Path | None:
-    """Stored features of real pictures of the model's own domain."""
+    """Stored features of real images of the model's own domain."""
     return pipeline.model.in_domain_file(judge.extractor.name)
 
 
@@ -63,7 +63,7 @@ class Original:
         return cls(
             pipeline=pipeline,
             own=pipeline.in_domain_references(made),
-            reference="samples of another seed" if headline is None else "real pictures",
+            reference="samples of another seed" if headline is None else "real images",
             few_shot=pipeline.few_shot,
             held_out=pipeline.held_out,
         )

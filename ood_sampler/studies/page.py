@@ -110,7 +110,7 @@ def _beside(made: Mapping[str, bytes]) -> list[File]:
 
 
 def _figure(path: Path) -> str:
-    """The figure as a source: lines as SVG, and pictures, which make that large, as PNG."""
+    """The figure as a source: lines as SVG, and images, which make that large, as PNG."""
     drawn, painted = (path.with_suffix(end).read_bytes() for end in (".svg", ".png"))
     if len(drawn) <= 2 * len(painted):
         return data_uri("image/svg+xml", drawn)

@@ -49,7 +49,7 @@ STRIPS = (
 """Rows of images, from top to bottom."""
 
 _BACKWARD = 3
-"""Cost of a training step per picture, in network evaluations."""
+"""Cost of a training step per image, in network evaluations."""
 
 _DIGITS = 12
 """Digits of a checksum that are shown."""
@@ -69,7 +69,7 @@ class PreservationStudy(Study):
     second copy, in which a low-rank update of each layer is trained, is a fourth method.
 
     The copy is trained on the error of what its network predicts: the noise, as in the paper, or
-    the velocity or the picture (`ood_sampler.modules.finetuning.DenoiserFineTuning`).
+    the velocity or the image (`ood_sampler.modules.finetuning.DenoiserFineTuning`).
 
     Args:
         fine_tuning: how the copy is trained.
@@ -118,13 +118,13 @@ class PreservationStudy(Study):
             "interval).",
         ),
         Column("made_by", "target images by", meaning="What made the images for the target."),
-        Column("fid", "target FID", meaning="FID against the held-out pictures."),
+        Column("fid", "target FID", meaning="FID against the held-out images."),
         Column(
             "kid",
             "target KID × 10³",
             digits=2,
             scale=1e3,
-            meaning="KID against the held-out pictures, with its 95% interval.",
+            meaning="KID against the held-out images, with its 95% interval.",
         ),
         Column(
             "cost",
@@ -140,14 +140,14 @@ class PreservationStudy(Study):
             "authenticity",
             "authenticity",
             digits=3,
-            meaning="Share of images farther from their nearest few-shot picture than that is "
+            meaning="Share of images farther from their nearest few-shot image than that is "
             "from its own nearest: 0 for copies (Alaa et al., 2022).",
         ),
         Column(
             "near_copies",
             "near-copies",
             digits=3,
-            meaning="Share of images nearer to a few-shot picture than 99% of held-out ones are.",
+            meaning="Share of images nearer to a few-shot image than 99% of held-out ones are.",
         ),
         Column(
             "best_step",
@@ -165,8 +165,8 @@ class PreservationStudy(Study):
             "held_out_loss",
             "held-out loss",
             digits=4,
-            meaning="Mean square error of what the network predicts (noise, velocity or picture) "
-            "on the held-out part of the few-shot pictures, with the same noise for all rows.",
+            meaning="Mean square error of what the network predicts (noise, velocity or image) "
+            "on the held-out part of the few-shot images, with the same noise for all rows.",
         ),
     )
 

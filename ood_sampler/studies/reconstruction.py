@@ -1,4 +1,4 @@
-"""How well are pictures inverted and decoded again?"""
+"""How well are images inverted and decoded again?"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -46,10 +46,10 @@ class ReconstructionStudy(DiagnosticStudy):
     """
 
     name = "reconstruction"
-    title = "Reconstruction: pictures inverted and decoded again"
+    title = "Reconstruction: images inverted and decoded again"
     caveat = (
         "The in-domain set is made of the model's own samples, the same for all solvers: they lie "
-        "on its trajectories and come back better than real pictures of its domain would."
+        "on its trajectories and come back better than real images of its domain would."
     )
     headings = (
         Column("set", "set"),

@@ -66,7 +66,7 @@ class SearchStudy(SweepStudy):
         Column("step", "step t", digits=0),
         Column("correction", "correction w", digits=1, meaning="Weight; 0: the model's flow."),
         Column("images", "images", digits=0),
-        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out pictures."),
+        Column("kid", "KID × 10³", 1, 1e3, meaning="To held-out images."),
         Column("authenticity", "authenticity", 2),
         Column("near_copies", "near-copies", 2),
         Column("captured", "captured", 2),
@@ -174,7 +174,7 @@ class SearchStudy(SweepStudy):
                 f"{_apart(chosen, best)}; it took {chosen['cost']:.0%} of the evaluations of the "
                 f"grid. Goals (within 15%, below a quarter): {_met(within, chosen)}, "
                 f"{_met(cheap, chosen)}."
-                + ("" if chosen["usable"] else " On held-out pictures the choice is not usable.")
+                + ("" if chosen["usable"] else " On held-out images the choice is not usable.")
             )
         if len(domains) > 1:
             met, missed = outcomes.count("shown"), outcomes.count("refuted")

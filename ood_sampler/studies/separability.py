@@ -59,8 +59,8 @@ class SeparabilityStudy(DiagnosticStudy):
     least = 10
     caveat = (
         "The in-domain set is made of the model's own samples, which it reconstructs and denoises "
-        "better than real pictures of its domain; the linear classifier in part tells real "
-        "pictures from generated ones."
+        "better than real images of its domain; the linear classifier in part tells real "
+        "images from generated ones."
     )
     headings = (
         Column("step", "step t", 0),
@@ -78,7 +78,7 @@ class SeparabilityStudy(DiagnosticStudy):
             for name, said in DETECTORS.items()
             for key, text, meaning in (
                 ("auroc", "AUROC", f"Of the {said}: 0.5 chance; below it the target scores lower."),
-                ("fpr95", "FPR@95TPR", "In-domain pictures flagged where 95% of the target are."),
+                ("fpr95", "FPR@95TPR", "In-domain images flagged where 95% of the target are."),
             )
         ),
     )
@@ -128,7 +128,7 @@ class SeparabilityStudy(DiagnosticStudy):
                 f"{domain}: "
                 + "; ".join(f"{DETECTORS[n]} {_score(row, n)}" for n, row in best.items())
                 + (
-                    ", each at the step that is best for it on these same pictures."
+                    ", each at the step that is best for it on these same images."
                     if len(own) > 1
                     else "."
                 )
@@ -137,7 +137,7 @@ class SeparabilityStudy(DiagnosticStudy):
             for name in ("linear", "typicality"):
                 sentences.append(
                     f"{domain}: the {DETECTORS[name]} is {_against(best, name, baseline)} (step of "
-                    "each and baseline picked on the same pictures)."
+                    "each and baseline picked on the same images)."
                 )
             reversed_ = [
                 f"{DETECTORS[name]} at t = {', '.join(str(row['step']) for row in below)}"
@@ -146,7 +146,7 @@ class SeparabilityStudy(DiagnosticStudy):
             ]
             if reversed_:
                 sentences.append(
-                    f"{domain}: pictures of the target domain score lower than the model's own: "
+                    f"{domain}: images of the target domain score lower than the model's own: "
                     f"{'; '.join(reversed_)}."
                 )
         return sentences + self.caveats(rows)

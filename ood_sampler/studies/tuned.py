@@ -22,7 +22,7 @@ from ood_sampler.store.versions import code_version
 
 
 def fine_tuned(pipeline: Pipeline, settings: FineTuning) -> tuple[Pipeline, Tuned]:
-    """The same run with a copy of its model, fine-tuned on the few-shot pictures.
+    """The same run with a copy of its model, fine-tuned on the few-shot images.
 
     Images of the copy are those of its own `in_domain()`; its artifacts are named by its weights.
     """
@@ -65,7 +65,7 @@ def codec_of(pipeline: Pipeline) -> DiffusionCodec:
 
 
 def tuning_folder(pipeline: Pipeline, settings: FineTuning) -> Path:
-    """Folder of the network that was fine-tuned on the few-shot pictures."""
+    """Folder of the network that was fine-tuned on the few-shot images."""
     few_shot = pipeline.domain.few_shot
     adapts = isinstance(settings, AdapterTuning)
     key = {

@@ -109,7 +109,7 @@ def test_steps_make_what_the_command_line_makes(
         assert theirs.keys() - own.keys() <= {"captured", "captured_low", "captured_high"}
     assert "<!doctype html>" in result.report.read_text()
     assert result.table[0]["role"] == "strategy"
-    assert "real pictures" in repr(result.table)
+    assert "real images" in repr(result.table)
     assert (result._repr_png_() or b"").startswith(b"\x89PNG")
     assert result.conclusion
     assert "stage decode" in (result.folder / "run.log").read_text()
@@ -130,7 +130,7 @@ def test_the_corrected_flow_is_that_of_a_run(
         ood_sampler.decode(model, drawn)
     with pytest.raises(ValueError, match="it is corrected already"):
         ood_sampler.correct(corrected, domain.few_shot)
-    with pytest.raises(ValueError, match="needs at least 4 few-shot pictures, got 3"):
+    with pytest.raises(ValueError, match="needs at least 4 few-shot images, got 3"):
         ood_sampler.correct(model, tensor_of(domain.few_shot)[:3])
 
 
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused_before_work(
         ood_sampler.invert(model, domain.few_shot, step=1000)
     with pytest.raises(ValueError, match=r"data.resolution=16"):
         ood_sampler.invert(model, ood_sampler.load_domain("galaxy32").few_shot)
-    with pytest.raises(ValueError, match=r"add pictures or raise data.few_shot"):
+    with pytest.raises(ValueError, match=r"add images or raise data.few_shot"):
         ood_sampler.draw(ood_sampler.CogSampler(references=25), latents, 1)
     with pytest.raises(ValueError, match="num_samples must be >= 1"):
         ood_sampler.draw(ood_sampler.LerpSampler(), latents, 0)

@@ -1,4 +1,4 @@
-"""Latent diffusion as a codec, and a run of it from pictures to figures."""
+"""Latent diffusion as a codec, and a run of it from images to figures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,7 +69,7 @@ def outcome(make: Callable[..., Pipeline]) -> Outcome:
 
 
 def parts(run: Pipeline) -> tuple[AutoencoderCodec, Autoencoder, Tensor]:
-    """The codec, its autoencoder, and the few-shot pictures."""
+    """The codec, its autoencoder, and the few-shot images."""
     codec, autoencoder = run.codec, run.model.autoencoder
     assert isinstance(codec, AutoencoderCodec)
     assert autoencoder is not None

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def picture(seed: int, side: int = 16, kind: str = "PNG") -> bytes:
-    """An encoded picture; equal seeds give equal bytes."""
+    """An encoded image; equal seeds give equal bytes."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
@@ -30,7 +30,7 @@ def key(seed: int) -> str:
 
 
 def write_lmdb(folder: Path, seeds: Iterable[int], side: int = 40) -> Path:
-    """A database as LSUN publishes them: WebP pictures and a lock file beside the data."""
+    """A database as LSUN publishes them: WebP images and a lock file beside the data."""
     import lmdb
 
     folder.mkdir(parents=True)

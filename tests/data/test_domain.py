@@ -159,7 +159,7 @@ def test_copies_of_few_shot_pictures_leave_the_held_out_set(tmp_path: Path) -> N
     (held_root / "copy.png").write_bytes(png(2))
     with pytest.warns(UserWarning, match=r"left out: 1 of 10 .* copy\.png, for example"):
         domain = make(few_root, held_out_root=str(held_root))
-    assert domain.skipped == [("copy.png", "has the same bytes as few-shot picture 002.png")]
+    assert domain.skipped == [("copy.png", "has the same bytes as few-shot image 002.png")]
     assert sorted(domain.held_out.names) == [f"{index}.png" for index in range(100, 105)]
 
 
@@ -171,7 +171,7 @@ def saved(seed: int, kind: str, **options: Any) -> bytes:  # noqa: ANN401
 
 
 def write_variants(root: Path, seed: int) -> list[str]:
-    """Files of one picture that differ in their bytes."""
+    """Files of one image that differ in their bytes."""
     info = PngInfo()
     info.add_text("Comment", "another")
     wide = np.zeros((8, 12, 3), np.uint8)
@@ -203,7 +203,7 @@ def test_one_picture_in_several_files_is_one_picture(tmp_path: Path, seed: int) 
     (first,) = variants & {*names}
     assert len({*names} - variants) == 7
     role = "few-shot" if first in domain.few_shot.names else "held-out"
-    reason = f"has the same pixels as {role} picture {first}"
+    reason = f"has the same pixels as {role} image {first}"
     assert sorted(domain.skipped) == sorted((name, reason) for name in variants - {first})
 
 
@@ -217,7 +217,7 @@ def test_pictures_may_be_equal_at_one_resolution_only(tmp_path: Path) -> None:
         assert len(make(tmp_path, resolution=1).held_out) == 2
 
 
-@pytest.mark.filterwarnings("ignore:repeated pictures")
+@pytest.mark.filterwarnings("ignore:repeated images")
 def test_repeats_are_found_in_archives_and_across_two_roots(tmp_path: Path) -> None:
     few_root = write_pictures(tmp_path / "few", range(4))
     with zipfile.ZipFile(tmp_path / "held.zip", "w") as archive:
@@ -225,10 +225,10 @@ def test_repeats_are_found_in_archives_and_across_two_roots(tmp_path: Path) -> N
             archive.writestr(f"{name}.bmp", saved(seed, "BMP"))
     domain = make(few_root, held_out_root=str(tmp_path / "held.zip"))
     reasons = dict(domain.skipped)
-    assert reasons.pop("a.bmp") == "has the same pixels as few-shot picture 002.png"
+    assert reasons.pop("a.bmp") == "has the same pixels as few-shot image 002.png"
     ((left_out, reason),) = reasons.items()
     kept = {"b.bmp": "d.bmp", "d.bmp": "b.bmp"}[left_out]
-    assert reason == f"has the same bytes as held-out picture {kept}"
+    assert reason == f"has the same bytes as held-out image {kept}"
     assert sorted(domain.held_out.names) == sorted(["c.bmp", kept])
 
 
@@ -240,7 +240,7 @@ def test_half_of_the_pictures_that_differ_are_few_shot_by_default(tmp_path: Path
     with pytest.warns(UserWarning, match="left out: 18 of 24"):
         domain = make(tmp_path, few_shot=None)
     assert (len(domain.few_shot), len(domain.held_out)) == (3, 3)
-    with pytest.warns(UserWarning, match="repeated pictures"):
+    with pytest.warns(UserWarning, match="repeated images"):
         fewer = make(tmp_path, few_shot=None, held_out=2)
     assert fewer.few_shot.names == domain.few_shot.names
     assert fewer.held_out.names == domain.held_out.names[:2]
@@ -304,7 +304,7 @@ def test_copies_within_one_root_stay_on_one_side(tmp_path: Path, seed: int) -> N
     write_pictures(tmp_path, range(6))
     for index in range(6):
         (tmp_path / f"copy{index}.png").write_bytes(png(index))
-    with pytest.warns(UserWarning, match="repeated pictures left out: 6 of 12"):
+    with pytest.warns(UserWarning, match="repeated images left out: 6 of 12"):
         domain = make(tmp_path, seed=seed)
     few_bytes = {(tmp_path / name).read_bytes() for name in domain.few_shot.names}
     held_bytes = {(tmp_path / name).read_bytes() for name in domain.held_out.names}
@@ -319,7 +319,7 @@ def test_unreadable_pictures_end_the_run_with_their_number(tmp_path: Path) -> No
     write_pictures(tmp_path, range(10))
     (tmp_path / "cut.png").write_bytes(png(50)[:60])
     (tmp_path / "note.jpg").write_bytes(b"text")
-    with pytest.raises(ImageError, match=r"^2 of 12 pictures cannot be used") as info:
+    with pytest.raises(ImageError, match=r"^2 of 12 images cannot be used") as info:
         make(tmp_path)
     assert "data.on_error=skip" in str(info.value)
     assert str(tmp_path) in str(info.value)
@@ -333,7 +333,7 @@ def test_unreadable_pictures_are_skipped_and_replaced(tmp_path: Path) -> None:
     assert len(domain.few_shot) == 5
     assert len(domain.held_out) == 5
     assert sorted(name for name, _ in domain.skipped) == [f"bad{index}.png" for index in range(10)]
-    assert all(name in reason and "is not a picture" in reason for name, reason in domain.skipped)
+    assert all(name in reason and "is not an image" in reason for name, reason in domain.skipped)
     assert not any(name.startswith("bad") for names in split(domain) for name in names)
 
 
@@ -350,7 +350,7 @@ def test_pictures_that_are_not_used_are_not_read(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"few_shot": 11}, r"few_shot must be at most 10, .* 10 in .* got 11"),
-        ({"few_shot": 9}, r"too few pictures for the held-out set, which needs 2: 1 left of .* 10"),
+        ({"few_shot": 9}, r"too few images for the held-out set, which needs 2: 1 left of .* 10"),
         ({"held_out": 7}, r"held_out must be at most 6, .* got 7"),
         ({"few_shot": 1}, r"few_shot must be >= 2, got 1"),
         ({"held_out": 1}, r"held_out must be >= 2 or null for all, got 1"),
@@ -381,7 +381,7 @@ def test_small_pictures_are_upsampled_with_one_warning(tmp_path: Path) -> None:
     write_pictures(tmp_path, range(6), side=16)
     write_pictures(tmp_path, range(6, 8), side=15)
     Image.new("RGB", (40, 15)).save(tmp_path / "008.png")
-    with pytest.warns(UserWarning, match=r"3 pictures of pictures .* 16 pixels") as record:
+    with pytest.warns(UserWarning, match=r"3 images of pictures .* 16 pixels") as record:
         domain = make(tmp_path, resolution=16)
     assert len(record) == 1
     upsampled = [*domain.few_shot.upsampled, *domain.held_out.upsampled]
@@ -437,7 +437,7 @@ def test_names_that_are_not_unicode_are_escaped_where_they_are_shown(tmp_path: P
     assert domain.name == "p\\udce9"
     ((name, reason),) = domain.skipped
     assert name == "bad\\udce9.png"
-    assert "/bad\\udce9.png is not a picture" in reason
+    assert "/bad\\udce9.png is not an image" in reason
     passed_over, upsampled = (str(warning.message) for warning in caught)
     assert "1 .gif (film\\udce9.gif)" in passed_over
     assert "small\\udcff.png for example" in upsampled
@@ -630,7 +630,7 @@ def test_no_two_pictures_of_a_shipped_domain_are_the_same(name: str) -> None:
 
 @pytest.mark.usefixtures("shipped")
 def test_embedded_domain_warns_when_it_upsamples() -> None:
-    with pytest.warns(UserWarning, match=r"5 pictures of toy32 .* 6 pixels"):
+    with pytest.warns(UserWarning, match=r"5 images of toy32 .* 6 pixels"):
         domain = embedded_domain(name="toy32", resolution=6, few_shot=3, held_out=2)
     assert domain.few_shot[0].shape == (3, 6, 6)
 

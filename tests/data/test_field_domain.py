@@ -259,9 +259,9 @@ def test_copies_are_found_whatever_their_type(tmp_path: Path) -> None:
     others = fields(5, 8, 8, seed=1)
     others[3] = stored[2]
     save(tmp_path / "b.npy", others.astype(">f8"))
-    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 14"):
+    with pytest.warns(UserWarning, match="repeated images left out: 1 of 14"):
         domain = make(tmp_path / "a.npy", few_shot=None, held_out_root=str(tmp_path / "b.npy"))
-    assert domain.skipped == [("[3]", "has the same bytes as few-shot picture [2]")]
+    assert domain.skipped == [("[3]", "has the same bytes as few-shot image [2]")]
     assert len(domain.few_shot) == 9
     assert len(domain.held_out) == 4
 
@@ -279,14 +279,14 @@ def test_a_field_in_single_and_in_double_precision_is_one_field(
     scale = 2.0 ** (np.log2(10.0) * exponent // 1)
     save(tmp_path / "a.npy", exact * scale)
     save(tmp_path / "b.npy", others * scale)
-    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 12"):
+    with pytest.warns(UserWarning, match="repeated images left out: 1 of 12"):
         domain = make(
             tmp_path / "a.npy",
             few_shot=9,
             held_out_root=str(tmp_path / "b.npy"),
             **options,
         )
-    assert domain.skipped == [("[1]", "has the same pixels as few-shot picture [5]")]
+    assert domain.skipped == [("[1]", "has the same pixels as few-shot image [5]")]
 
 
 def test_field_with_nan_ends_the_run_or_is_skipped(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_errors_are_counted_by_kind_with_an_example_of_each(tmp_path: Path) -> N
     with pytest.raises(ImageError) as info:
         make(tmp_path)
     text = str(info.value)
-    assert text.startswith("7 of 16 pictures cannot be used (")
+    assert text.startswith("7 of 16 images cannot be used (")
     counts = text[text.index("(") + 1 : text.index(")")]
     assert sorted(counts.split(", ")) == [
         "NaN: 3",
@@ -325,7 +325,7 @@ def test_errors_are_counted_by_kind_with_an_example_of_each(tmp_path: Path) -> N
     assert text.count("must show where its bands are") == 1
     assert text.count("give a file of many fields") == 1
     assert text.count("23.npy cannot be read") == 1
-    assert text.endswith("or leave all such pictures out with data.on_error=skip")
+    assert text.endswith("or leave all such images out with data.on_error=skip")
     domain = make(tmp_path, on_error="skip", few_shot=4)
     assert len(domain.skipped) == 7
 
@@ -420,7 +420,7 @@ def test_sets_can_be_pickled(tmp_path: Path) -> None:
 
 def test_small_fields_are_enlarged_with_a_warning(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npy", fields(15, 6, 6))
-    with pytest.warns(UserWarning, match="15 pictures of radiation are smaller"):
+    with pytest.warns(UserWarning, match="15 images of radiation are smaller"):
         domain = make(path)
     assert domain.few_shot[0].shape == (3, 8, 8)
     with warnings.catch_warnings():

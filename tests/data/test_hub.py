@@ -57,7 +57,7 @@ def save(datasets: Any, folder: Path, kind: str) -> Path:  # noqa: ANN401
 
 
 def write_saved(datasets: Any, made: Any, folder: Path) -> None:  # noqa: ANN401
-    """Save rows with paths; `save_to_disk` would put the pictures themselves in their place."""
+    """Save rows with paths; `save_to_disk` would put the images themselves in their place."""
     import pyarrow
 
     rows(datasets, range(1)).save_to_disk(folder)
@@ -106,12 +106,12 @@ def test_copies_across_splits_are_left_out_and_listed(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    with pytest.warns(UserWarning, match="repeated pictures left out: 2 of 14"):
+    with pytest.warns(UserWarning, match="repeated images left out: 2 of 14"):
         domain = make(save(hub, tmp_path / "copy", kind), few_shot=8, held_out_split="test")
     assert len(domain.few_shot) == 8
     assert len(domain.held_out) == 4
     assert len(domain.skipped) == 2
-    assert all("has the same bytes as few-shot picture train/" in why for _, why in domain.skipped)
+    assert all("has the same bytes as few-shot image train/" in why for _, why in domain.skipped)
     assert domain.held_out[0].shape == (3, 16, 16)
 
 
@@ -130,10 +130,10 @@ def test_a_slice_of_a_split_is_a_split(hub: Any, tmp_path: Path) -> None:  # noq
 def test_column_is_found_or_given(hub: Any, tmp_path: Path) -> None:  # noqa: ANN401
     both = rows(hub, range(3), mask=[{"bytes": picture(9), "path": None}] * 3)
     both.cast_column("mask", hub.Image()).save_to_disk(tmp_path / "two")
-    with pytest.raises(ValueError, match=r"one column of pictures, got image, mask of the columns"):
+    with pytest.raises(ValueError, match=r"one column of images, got image, mask of the columns"):
         open_hub(tmp_path / "two")
     assert open_hub(tmp_path / "two", column="mask").read(0) == picture(9)
-    with pytest.raises(ValueError, match=r"must be a column of pictures \(image, mask\), got img;"):
+    with pytest.raises(ValueError, match=r"must be a column of images \(image, mask\), got img;"):
         open_hub(tmp_path / "two", column="img")
     hub.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "none")
     with pytest.raises(ValueError, match=r"got none of the columns text; set data\.column"):
@@ -144,7 +144,7 @@ def test_row_without_a_picture_is_an_error_of_that_row(hub: Any, tmp_path: Path)
     images = [{"bytes": picture(seed), "path": None} if seed else None for seed in range(8)]
     made = hub.Dataset.from_dict({"image": images}).cast_column("image", hub.Image())
     made.save_to_disk(tmp_path / "copy")
-    with pytest.raises(ImageError, match=r"copy/train/0000000 has no picture"):
+    with pytest.raises(ImageError, match=r"copy/train/0000000 has no image"):
         open_hub(tmp_path / "copy").read(0)
     assert make(tmp_path / "copy", on_error="skip").skipped[0][0] == "train/0000000"
 
@@ -321,7 +321,7 @@ def test_rows_with_wrong_numbers_are_refused_before_they_are_read(hub: Any, tmp_
     sizes = [len(picture(seed)) for seed in range(4)]
     ends = np.cumsum([0, *sizes]).astype("<i4").tobytes()
     assert data.count(ends) == 1
-    # the second picture would end before it begins
+    # the second image would end before it begins
     wrong = np.cumsum([0, *sizes]).astype("<i4")
     wrong[2] = -7
     file.write_bytes(data.replace(ends, wrong.tobytes()))

@@ -85,7 +85,7 @@ def test_lossless_rgb_keeps_its_bytes(format: str) -> None:
     )
 
 
-# The EXIF standard says where row 0 and column 0 of the stored picture are in the upright one.
+# The EXIF standard says where row 0 and column 0 of the stored image are in the upright one.
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],

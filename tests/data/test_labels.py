@@ -12,7 +12,7 @@ from ood_sampler.data.labels import Labels, labelled_embedded, labelled_folder, 
 
 
 def pictures(root: Path, *names: str) -> Path:
-    """Small pictures, no two of them equal."""
+    """Small images, no two of them equal."""
     for k, name in enumerate(names):
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,8 +105,8 @@ def test_other_folders_are_none(tmp_path: Path, names: list[str]) -> None:
         ("file,age\n1,2\n1,3\n", "line 3: '1' comes twice"),
         ("file,age,age\n1,2,3\n", "a name of its own for each column"),
         ("file,age\n1,\n", "without empty fields, got none"),
-        ("file,age\nx,1\n", r"names no picture: its first column has 'x', .* as '[ab]/1.png'"),
-        ("file,age\n1,2\n", "'1' is the name of 2 pictures, "),
+        ("file,age\nx,1\n", r"names no image: its first column has 'x', .* as '[ab]/1.png'"),
+        ("file,age\n1,2\n", "'1' is the name of 2 images, "),
     ],
 )
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, message: str) -> None:

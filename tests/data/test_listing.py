@@ -38,7 +38,7 @@ UNTOLD = {
     ".git/1.gif": b"",
     "__MACOSX/2.gif": b"",
     "labels.csv": b"",
-    "README": b"All pictures are mine.\n",
+    "README": b"All images are mine.\n",
     "empty": b"",
 }
 TOLD = (
@@ -128,9 +128,7 @@ def test_the_run_is_told_once(tmp_path: Path) -> None:
 def test_a_root_without_pictures_tells_what_it_holds(tmp_path: Path) -> None:
     files = {name: data for name, data in PASSED_OVER.items() if name.lower().endswith(".gif")}
     for root in (write_files(tmp_path / "x", files), pack(tmp_path / "a.zip", files)):
-        with pytest.raises(
-            ValueError, match=r"picture, got none; .*; it holds 2 \.gif \(2\.gif\)$"
-        ):
+        with pytest.raises(ValueError, match=r"image, got none; .*; it holds 2 \.gif \(2\.gif\)$"):
             open_source(root)
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "all").symlink_to(tmp_path / "x")

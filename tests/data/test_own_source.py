@@ -80,7 +80,7 @@ def make(own: Path, *overrides: str) -> TargetDomain:
     return domain
 
 
-@pytest.mark.filterwarnings("ignore:repeated pictures left out. 1 of 20:UserWarning")
+@pytest.mark.filterwarnings("ignore:repeated images left out. 1 of 20:UserWarning")
 @pytest.mark.parametrize("target", ["noise", "NoiseDomain"])
 def test_a_target_in_a_users_module_is_split_like_any_other(own: Path, target: str) -> None:
     (own / "data" / "noise.yaml").write_text(FLAT.format(target=target))

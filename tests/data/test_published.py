@@ -75,9 +75,9 @@ def test_published_split_is_found_at_every_level_of_folder_and_zip(
 def test_copies_across_published_splits_are_left_out_and_listed(tmp_path: Path) -> None:
     root = afhq(tmp_path, "val")
     write_files(root, {"val/cat/copy.jpg": picture(2)})
-    with pytest.warns(UserWarning, match="repeated pictures left out: 1 of 10"):
+    with pytest.warns(UserWarning, match="repeated images left out: 1 of 10"):
         domain = make(root, AFHQ, few_shot=5)
-    assert domain.skipped == [("copy.jpg", "has the same bytes as few-shot picture 2.jpg")]
+    assert domain.skipped == [("copy.jpg", "has the same bytes as few-shot image 2.jpg")]
     assert "copy.jpg" not in domain.held_out.names
 
 
@@ -126,7 +126,7 @@ def test_other_layouts_are_told_with_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="it holds nothing"):
         make(tmp_path / "empty", AFHQ)
-    with pytest.raises(ValueError, match=r"at least one picture, got none.*It is AFHQ"):
+    with pytest.raises(ValueError, match=r"at least one image, got none.*It is AFHQ"):
         make(tmp_path / "empty", WHOLE)
 
 
@@ -164,7 +164,7 @@ def test_versions_unpacked_into_one_folder_are_refused(tmp_path: Path, place: st
     afhq(root, "test")
     message = (
         r"must hold one version of the data set afhq_cat, got \S+/train/cat with \S+/val/cat and "
-        r"\S+/train/cat with \S+/test/cat, whose pictures are mixed; unpack each into a folder"
+        r"\S+/train/cat with \S+/test/cat, whose images are mixed; unpack each into a folder"
     )
     with pytest.raises(ValueError, match=message):
         make(root / place, AFHQ)

@@ -223,9 +223,9 @@ def test_a_single_band_is_grey_and_comes_back_as_the_mean_colour() -> None:
     scale = LinearScale([0], [10])
     pictures = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1).expand(4, 3, 2, 2)
     assert torch.equal(scale.from_pictures(pictures), torch.full((4, 1, 2, 2), 5.0))
-    with pytest.raises(ValueError, match=r"pictures must have shape \(\.\.\., 3, H, W\), got"):
+    with pytest.raises(ValueError, match=r"images must have shape \(\.\.\., 3, H, W\), got"):
         scale.from_pictures(torch.zeros(1, 2, 2))
-    with pytest.raises(ValueError, match="pictures must have 1 or 3 bands, got 2"):
+    with pytest.raises(ValueError, match="images must have 1 or 3 bands, got 2"):
         LinearScale([0, 0], [1, 1]).to_pictures(torch.zeros(2, 2, 2))
 
 

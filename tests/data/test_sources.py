@@ -178,7 +178,7 @@ def test_root_without_pictures_names_the_suffixes(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "empty", IGNORED)
     archive = write_zip(tmp_path / "empty.zip", IGNORED)
     for root in (folder, archive):
-        with pytest.raises(ValueError, match="must hold at least one picture, got none") as info:
+        with pytest.raises(ValueError, match="must hold at least one image, got none") as info:
             open_source(root)
         assert str(root) in str(info.value)
         assert all(suffix in str(info.value) for suffix in SUFFIXES)
@@ -244,7 +244,7 @@ def test_training_images_are_all_pictures_in_order(tmp_path: Path) -> None:
 
 def test_training_images_name_the_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"text")
-    with pytest.raises(ImageError, match=r"bad\.png is not a picture"):
+    with pytest.raises(ImageError, match=r"bad\.png is not an image"):
         load_training_images(tmp_path, 8)
 
 

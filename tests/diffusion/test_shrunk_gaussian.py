@@ -197,5 +197,5 @@ def test_equal_pictures_have_no_variance_but_a_likelihood() -> None:
 
 
 def test_too_few_pictures() -> None:
-    with pytest.raises(ValueError, match="needs at least 4 pictures, got 3"):
+    with pytest.raises(ValueError, match="needs at least 4 images, got 3"):
         fit_gaussian(InMemory(normal(3, *SHAPE)))

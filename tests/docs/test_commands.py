@@ -205,7 +205,7 @@ def first_run(words: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("data=folder", "data.root=/my/pictures", "data.few_shot=8", "data.held_out=12"),
+        ("data=folder", "data.root=/my/images", "data.few_shot=8", "data.held_out=12"),
         ("data=radiation", "data.root=/my/fits", "data.scaling=asinh"),
     ],
     ids=" ".join,

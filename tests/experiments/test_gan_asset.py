@@ -78,7 +78,7 @@ def test_the_newest_snapshot_ships_with_a_card(
     assert (
         "256 images seen (4 steps of\n  64).\n  An early stop: the training was to see 500." in text
     )
-    for line in ("| **dog32_gan** |", "| dog32 |", "| real training pictures |", "| 128 |"):
+    for line in ("| **dog32_gan** |", "| dog32 |", "| real training images |", "| 128 |"):
         assert text.count(f"\n{line}") == 1
     assert "FID, imagenet ↓ | KID × 10³, imagenet ↓ | FID, features32 ↓" in text
     with Image.open(out / "samples.png") as picture:

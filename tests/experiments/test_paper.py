@@ -203,7 +203,7 @@ def test_settings_of_the_scale_are_known_before_and_after_the_runs(
     commands: list[list[str]] = []
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or Done())
     # the domains of the paper have a folder, those that ship have none
-    sets = ["--set", "dry_run=true", "data.root=/my/pictures"]
+    sets = ["--set", "dry_run=true", "data.root=/my/images"]
     assert paper.main(["frontier", "--scale", "paper", *sets]) == 0
     assert commands
     commands.clear()

@@ -1,4 +1,4 @@
-"""Damaged files for every reader of checkpoints, archives, arrays, pictures and stored results.
+"""Damaged files for every reader of checkpoints, archives, arrays, images and stored results.
 
     python -m tests.faults.fuzz --seconds 600 --seed 0
 
@@ -262,7 +262,7 @@ def _pictures(path: Path) -> None:
 def _picture(path: Path) -> None:
     square = fit_square(read_rgb(path.read_bytes(), name=str(path)), 16)
     if square.shape != (3, 16, 16) or square.dtype != torch.uint8:
-        raise TypeError(f"a picture became {square.dtype} of shape {tuple(square.shape)}")
+        raise TypeError(f"an image became {square.dtype} of shape {tuple(square.shape)}")
 
 
 def _fields(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a picture holds or a command says: a right result, or the documented error."""
+"""Whatever an image holds or a command says: a right result, or the documented error."""
 
 import io
 import logging
@@ -173,7 +173,7 @@ VALUE = st.one_of(TEXT, NUMBER.map(str))
 
 
 def build(cfg: DictConfig, groups: tuple[str, ...] = ("logger", "solver", "sampler")) -> None:
-    """Make what a run makes of its configuration before it reads pictures or weights."""
+    """Make what a run makes of its configuration before it reads images or weights."""
     Settings(
         step=cfg.inversion.step,
         eta=float(cfg.decode.eta),

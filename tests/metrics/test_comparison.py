@@ -75,7 +75,7 @@ def test_coverage(shifts: tuple[float, float]) -> None:
 
 
 def test_the_held_out_part_is_shared() -> None:
-    # Few held-out pictures are nearly all of the error of each, which both have in common.
+    # Few held-out images are nearly all of the error of each, which both have in common.
     samples, held_out = normal(400, 0), normal(8, 1)
     found = kernel_difference(samples, samples + 1e-9, held_out)
     alone = float(jackknife(samples, held_out).standard_error)

@@ -31,7 +31,7 @@ from ood_sampler.store.sets import InMemory
 
 
 def pictures(count: int = 12, side: int = 16, *, seed: int = 0) -> Tensor:
-    """Pictures of 8 bits, in [-1, 1]."""
+    """Images of 8 bits, in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     levels = torch.randint(256, (count, 3, side, side), generator=generator)
     return levels.float() / 127.5 - 1
@@ -84,10 +84,10 @@ def test_strengths_rise_within_each_kind_and_words_tell_all_apart() -> None:
         (Blur(0.015), "blur of 1.5% of the side or more"),
         (Noise(0.02), "noise of 2% of the range or more"),
         (Jpeg(60), "JPEG of quality 60 or less"),
-        (Paste(0.25), "25% of another picture pasted in or more"),
+        (Paste(0.25), "25% of another image pasted in or more"),
         (Hue(30), "hue turned by 30° or more"),
         (MissingMode(0.2), "a missing mode of 20% or more"),
-        (InDomain(0.1, IN_DOMAIN), "10% in-domain pictures or more"),
+        (InDomain(0.1, IN_DOMAIN), "10% in-domain images or more"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -97,7 +97,7 @@ def test_words(degradation: Degradation, said: str) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_blend_is_the_mean_of_the_picture_and_of_others(count: int) -> None:
-    # a picture of number k is 4^k at its pixels: a sum tells which ones are in it
+    # an image of number k is 4^k at its pixels: a sum tells which ones are in it
     powers = 4.0 ** torch.arange(12)
     coded = InMemory(powers.view(-1, 1, 1, 1).expand(-1, 3, 4, 4))
     for number in range(12):
@@ -117,7 +117,7 @@ def test_larger_blends_hold_smaller_ones() -> None:
 
 
 def test_blends_need_as_many_pictures() -> None:
-    with pytest.raises(ValueError, match="pictures must be more than 4 to be mixed, got 4"):
+    with pytest.raises(ValueError, match="images must be more than 4 to be mixed, got 4"):
         degrade(Blend(5), InMemory(pictures(4)), seed=0)
 
 
@@ -211,7 +211,7 @@ def test_hues_turn_about_greys() -> None:
 
 
 def clustered(bright: Sequence[float], sizes: Sequence[int]) -> InMemory:
-    """Pictures of one brightness for each cluster, with little noise."""
+    """Images of one brightness for each cluster, with little noise."""
     values = torch.repeat_interleave(torch.tensor(bright), torch.tensor(sizes))
     noise = torch.randn(len(values), 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return InMemory(values.view(-1, 1, 1, 1) + 0.05 * noise)
@@ -256,5 +256,5 @@ def test_where_all_are_in_domain_there_are_no_more_than_given() -> None:
 
 
 def test_too_few_in_domain_pictures_are_told() -> None:
-    with pytest.raises(ValueError, match=r"must be >= 6 \(0\.5 of 12 pictures\), got 5: raise"):
+    with pytest.raises(ValueError, match=r"must be >= 6 \(0\.5 of 12 images\), got 5: raise"):
         degrade(InDomain(0.5, IN_DOMAIN), SET, seed=0)

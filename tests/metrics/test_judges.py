@@ -86,7 +86,7 @@ def test_every_figure_has_an_interval() -> None:
 
 
 def test_what_has_no_meaning_is_left_out() -> None:
-    # few images have no limit, and samples all about different pictures no distance
+    # few images have no limit, and samples all about different images no distance
     few = numbers(figures(generated=normal(4, 0)))
     assert "fid_infinity" not in few
     assert all(math.isfinite(value) for value in few.values())
@@ -108,7 +108,7 @@ def test_the_limit_needs_four_images_a_feature_of_both_sets() -> None:
 
 
 def test_only_shares_have_the_bounds_of_a_share() -> None:
-    # each in one neighbourhood of two pictures, as copies of two
+    # each in one neighbourhood of two images, as copies of two
     line = torch.tensor([0.0, 1.0, 100.0, 101.0])[:, None] * torch.eye(5)[0]
     copies = line[[0, 0, 0, 2, 2, 2]] - 0.5 * torch.eye(5)[0]
     judge = make_judges(nearest_k=1).headline

@@ -100,7 +100,7 @@ def test_is_the_mean_over_clusters_of_the_mean_over_pairs(
     monkeypatch.setattr(perceptual, "_BATCH", 2)
     monkeypatch.setattr(perceptual, "_REFERENCES", 2)
     pictures = smooth(4, 64)
-    # three, four, one and no images about the pictures
+    # three, four, one and no images about the images
     images = near(pictures, 4)[[0, 1, 2, 4, 5, 6, 7, 8]]
     order = torch.tensor([7, 3, 0, 4, 1, 5, 2, 6])
     with torch.no_grad():

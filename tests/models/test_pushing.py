@@ -125,7 +125,7 @@ def test_a_shipped_base_goes_to_the_hub_in_diffusers_layout(
     card = (pushed / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: diffusers\n")
     assert "license: mit\n" in card
-    assert "5,000 training pictures of the class dog" in card
+    assert "5,000 training images of the class dog" in card
 
     from diffusers import DDPMPipeline
 
@@ -154,7 +154,7 @@ def test_a_trained_base_goes_without_paths_of_its_machine(
 def test_samples_go_as_a_data_set_of_images(hub: Hub, tmp_path: Path) -> None:
     rows = [
         {"name": "cog (3)", "kid": 0.25, "kid_low": 0.2, "kid_high": 0.3, "precision": 0.9},
-        {"name": "real pictures", "kid": 0.01, "kid_low": 0.0, "kid_high": 0.02},
+        {"name": "real images", "kid": 0.01, "kid_low": 0.0, "kid_high": 0.02},
     ]
     run = {"model": "dog32", "data": "mine", "sampler": "cog", "step": 500, "seed": 0}
     found = {"run": run, "protocol": {"judges": "imagenet"}, "rows": rows, "skipped": ["/secret"]}

@@ -38,7 +38,7 @@ def cpu(**settings: Any) -> Callable[..., Any]:  # noqa: ANN401
 
 
 def latents(folder: Path, trainer: Callable[..., Any]) -> tuple[EpsilonDenoiser, Tensor]:
-    """Six pictures inverted in batches of four and two."""
+    """Six images inverted in batches of four and two."""
     torch.manual_seed(0)
     denoiser = EpsilonDenoiser(Small(), Schedule.linear(1000))
     x_0 = torch.rand(6, 3, 8, 8) * 2 - 1

@@ -65,7 +65,7 @@ def test_a_loss_that_is_no_number_names_the_picture() -> None:
     denoiser = GaussianDenoiser(torch.zeros(3, 1, 1), 0.5, SCHEDULE)
     x_0 = torch.zeros(3, 3, 8, 8)
     x_0[1] = torch.nan
-    with pytest.raises(NonFiniteError, match="the denoising loss at step 50 of picture p4"):
+    with pytest.raises(NonFiniteError, match="the denoising loss at step 50 of image p4"):
         stage(denoiser).predict_step(([3, 4, 5], x_0), 0)
     kept = stage(denoiser, on_nonfinite="skip").predict_step(([3, 4, 5], x_0), 0)
     assert kept["500"].isfinite()[:, 0].tolist() == [True, False, True]

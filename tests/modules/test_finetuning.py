@@ -178,7 +178,7 @@ def test_batches_and_held_out_noise_follow_the_seed_alone() -> None:
 def test_the_held_out_loss_is_independent_of_the_batch_and_of_other_pictures() -> None:
     losses = [module(replace(SETTINGS, batch_size=n)).validation_loss() for n in (2, 8, 64)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
-    # the mean over pictures, each with its own noise
+    # the mean over images, each with its own noise
     both = module(held_out=images()[8:10]).validation_loss()
     first = module(held_out=images()[8:9]).validation_loss()
     other = module(held_out=images()[[0, 9]]).validation_loss()
@@ -297,7 +297,7 @@ def test_the_split_follows_the_seed_and_leaves_nothing_out() -> None:
 
 
 def test_a_part_without_pictures_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"validation_share=0\.99 must leave a picture"):
+    with pytest.raises(ValueError, match=r"validation_share=0\.99 must leave an image"):
         replace(SETTINGS, validation_share=0.99).split(12, seed=0)
 
 

@@ -92,12 +92,12 @@ def test_an_item_that_cannot_be_read_ends_the_stage_at_its_batch(
     class Broken(Counting):
         def __getitem__(self, index: int) -> Tensor:
             if index == 5:
-                raise OSError("picture 5 is gone")
+                raise OSError("image 5 is gone")
             return super().__getitem__(index).expand(3, 1600, 1600)
 
     artifact = Artifact(tmp_path, "stage", {}, 6, (3, 1600, 1600))
     assert artifact.shard == 1
-    with pytest.raises(OSError, match="picture 5 is gone"):
+    with pytest.raises(OSError, match="image 5 is gone"):
         compute(Doubled(), Broken(6), {"doubled": artifact}, trainer=trainer, batch_size=1)
     assert artifact.missing() == [5]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 NAMES = {
     "strategy": "cog (2)",
-    "real": "real pictures",
+    "real": "real images",
     "in_domain": "in-domain samples",
     "lerp": "lerp (2) in pixels",
     "control": "cog (2) in pixels",
@@ -51,8 +51,8 @@ def results() -> dict[str, Any]:
         },
         "protocol": {
             "features": "features32",
-            "few-shot pictures": 500,
-            "held-out pictures": 400,
+            "few-shot images": 500,
+            "held-out images": 400,
             "nearest_k": 5,
         },
         "rows": [

@@ -19,7 +19,7 @@ from ood_sampler.report.grid import (
 
 
 def flat(values: list[int], size: int = 32) -> Tensor:
-    """Pictures of one grey each, in [-1, 1]."""
+    """Images of one grey each, in [-1, 1]."""
     grey = torch.tensor(values, dtype=torch.float32) / 127.5 - 1
     return grey.view(-1, 1, 1, 1).expand(-1, 3, size, size)
 
@@ -97,7 +97,7 @@ def test_overview_shows_so_many_pairs() -> None:
     shown = overview(many, many, many, pairs=8).unique().tolist()
     assert set(range(1, 9)) <= set(shown)
     tall, flat_ = (overview(many, many, many, pairs=pairs).shape[1] for pairs in (32, 8))
-    # Six more rows of cards and three more of held-out pictures.
+    # Six more rows of cards and three more of held-out images.
     assert tall - flat_ == 6 * 114 + 3 * 106
 
 
@@ -118,7 +118,7 @@ def test_strip_places_blocks_and_leaves_gaps_blank() -> None:
     # No dark text where there are no labels, so that each grey can be found.
     blocks: list[list[Tensor | None]] = [[flat([40, 41]), flat([42, 43])], [None, flat([44, 45])]]
     picture = strip(blocks, row_labels=["", ""], column_labels=["", ""], columns=1)[0]
-    # Blocks are one picture wide and two high, with gaps of 2, and 10 between blocks.
+    # Blocks are one image wide and two high, with gaps of 2, and 10 between blocks.
     width, height = 96 + 4, 2 * 98 + 2
     assert picture.shape == (2 * 16 + 2 * height + 10, 16 + 10 + 2 * width + 10 + 16)
     left, top = 26, 16
@@ -138,7 +138,7 @@ def test_strip_makes_room_for_labels() -> None:
     assert labelled.shape[2] > plain.shape[2] + 30
     # The text is dark and lies outside the block.
     assert int((labelled[0] < 40).sum()) > 20
-    with pytest.raises(ValueError, match="blocks must hold at least one picture"):
+    with pytest.raises(ValueError, match="blocks must hold at least one image"):
         strip([[None]], row_labels=["a"], columns=1)
 
 

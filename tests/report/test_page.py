@@ -67,7 +67,7 @@ def test_everything_is_there(results: dict[str, Any], pictures: Draw) -> None:
     assert "stored before" in shown
     assert "60.1" in reader.texts
     images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    # 50 samples, 25 pairs, 8 held-out pictures, 4 in-domain samples, 3 pairs, 6 plots.
+    # 50 samples, 25 pairs, 8 held-out images, 4 in-domain samples, 3 pairs, 6 plots.
     assert len(images) == 50 + 2 * 25 + 8 + 4 + 2 * 3 + 6
     assert all(image["alt"] for image in images)
     anchors = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
@@ -106,10 +106,10 @@ def test_the_story_goes_from_the_few_shot_pictures_to_the_conclusion(
     shown = Reader(page(judged(results), {kind: pictures(2) for kind in kinds})).texts
     numbered = [text for text in shown if text[:3] in {f"{n}. " for n in range(1, 6)}]
     assert numbered == [
-        "1. Few-shot pictures, inverted and decoded again",
+        "1. Few-shot images, inverted and decoded again",
         "2. Samples",
-        "3. Held-out pictures",
-        "4. Samples beside their nearest few-shot picture",
+        "3. Held-out images",
+        "4. Samples beside their nearest few-shot image",
         "5. The model's own samples",
     ]
     assert shown.index("In short:") < shown.index("What was done", shown.index("In short:"))

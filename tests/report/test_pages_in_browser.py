@@ -101,9 +101,9 @@ def test_a_click_opens_a_sample_with_its_numbers_and_neighbours(tab: Tab, run_pa
     assert tab.run(told % "detail-parts") == ["50.0%", "25.0%", "12.5%", "6.3%", "3.1%"]
     assert tab.run("document.getElementById('detail-marks').textContent") == "near-copy"
     other = "document.getElementById('detail-other-name').textContent"
-    assert tab.run(other) == "few-shot picture <few> & 3"
+    assert tab.run(other) == "few-shot image <few> & 3"
     tab.click("#detail-nearest .named:nth-child(2) .thumb")
-    assert tab.run(other) == "few-shot picture <few> & 4"
+    assert tab.run(other) == "few-shot image <few> & 4"
     tab.click("#detail-close")
     assert not tab.run(OPEN)
 
@@ -144,7 +144,7 @@ def test_a_rectangle_on_the_map_selects_what_is_in_it(tab: Tab, run_page: Path) 
     # the lower left quarter holds the first half of the samples
     tab.drag((x - half, y + half), (x, y))
     assert numbers(tab) == list(range(10))
-    assert "few-shot pictures" in tab.run("document.getElementById('company').textContent")
+    assert "few-shot images" in tab.run("document.getElementById('company').textContent")
     tab.click("#map-zoom")
     assert not tab.run("document.getElementById('map-all').disabled")
     tab.click("#map-all")

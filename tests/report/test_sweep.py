@@ -81,7 +81,7 @@ def test_two_keys_make_a_table_of_pictures(tmp_path: Path, results: dict[str, An
     assert stored[3]["rows"][0]["kid"] == 0.004
 
     # the nearest mixture of pixels has 5.0 ± 0.3, so that a KID below 4.28 ± 0.2 is lower
-    question = "Better than mixing the few-shot pictures themselves?"
+    question = "Better than mixing the few-shot images themselves?"
     assert f"- {question} shown in 4 of 4, refuted in 0, too few images to say in 0.\n" in text
     assert rows[3]["verdict_better_than_pixels"] == "shown"
     assert rows[4]["verdict_better_than_pixels"] == ""
@@ -112,7 +112,7 @@ def test_better_worse_and_unclear_runs_are_counted_alike(
     for (_, found, _), kid in zip(runs, (0.001, 0.0048, 0.02, 0.03), strict=True):
         found["rows"][0]["kid"] = kid
     write(tmp_path, runs)
-    question = "Better than mixing the few-shot pictures themselves?"
+    question = "Better than mixing the few-shot images themselves?"
     assert (
         f"- {question} shown in 1 of 4, refuted in 2, too few images to say in 1.\n"
         in (tmp_path / "sweep.md").read_text()
@@ -161,7 +161,7 @@ def test_a_sweep_says_whose_figures_it_shows(tmp_path: Path, results: dict[str, 
     table = write(tmp_path / "alike", runs)
     told = "judged by imagenet where no other is named"
     assert table.caption.endswith(told)
-    assert f"held-out pictures, {told}:" in (tmp_path / "alike" / "sweep.md").read_text()
+    assert f"held-out images, {told}:" in (tmp_path / "alike" / "sweep.md").read_text()
     runs[1][1]["protocol"]["judges"] = "features32"
     told = (
         "by the headline of each run (imagenet, features32), so that runs of different ones do not "

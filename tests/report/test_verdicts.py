@@ -37,9 +37,9 @@ def test_in_domain_ceiling(results: dict[str, Any]) -> None:
     unclear = judge(results, CEILING)
     assert (unclear.outcome, unclear.answer) == ("unclear", "too few to say")
     # two errors of 0.01 reach 0.02, four times as many images 0.01; half the error is of 400 held
-    # out pictures, which cannot stay
+    # out images, which cannot stay
     assert unclear.sentence.endswith(
-        "Too few images to say: about 1700 samples (num_samples) and 1700 held-out pictures "
+        "Too few images to say: about 1700 samples (num_samples) and 1700 held-out images "
         "(data.held_out) would do."
     )
     row["kid"] = 0.4
@@ -76,8 +76,8 @@ def test_controls(results: dict[str, Any], kid: float, outcome: str, words: str)
     [
         (0.001, 0.0002, "shown", "is at most 15 × 10⁻³ (a twentieth of the distance"),
         (0.003, 0.0002, "shown", "at most 15"),
-        (-0.003, 0.0002, "shown", "is even below that of the real few-shot pictures"),
-        (0.03, 0.001, "refuted", "higher than that of the real few-shot pictures by more than 15"),
+        (-0.003, 0.0002, "shown", "is even below that of the real few-shot images"),
+        (0.03, 0.001, "refuted", "higher than that of the real few-shot images by more than 15"),
         (0.03, 0.02, "unclear", "As near would be at most 15"),
         (0.001, 0.02, "unclear", "Too few images to say: about"),
     ],
@@ -115,7 +115,7 @@ def test_margins_are_plain_numbers(results: dict[str, Any]) -> None:
 
 
 def test_a_difference_within_the_margin_is_told(results: dict[str, Any]) -> None:
-    # 10 above real pictures, of at most 15, with an error of 0.3
+    # 10 above real images, of at most 15, with an error of 0.3
     results["rows"][0] |= {"kid": 0.0109, "kid_standard_error": 0.0002}
     verdict = judge(results, REAL)
     assert (verdict.outcome, verdict.answer) == ("shown", "yes")
@@ -131,9 +131,9 @@ def test_without_a_distance_to_own_samples_there_is_no_margin(results: dict[str,
 
 @pytest.mark.parametrize(
     ("value", "outcome", "words"),
-    # 400 samples and as many real pictures: the interval reaches 2 * 0.035 both ways.
+    # 400 samples and as many real images: the interval reaches 2 * 0.035 both ways.
     [
-        (0.48, "shown", "as far from copies as real pictures, to within 0.1"),
+        (0.48, "shown", "as far from copies as real images, to within 0.1"),
         (0.44, "unclear", "As new would be at most 0.1 lower. Too few images to say: about"),
         (0.3, "refuted", "40% of the samples were copies"),
         (0.0, "refuted", "100% of the samples were copies"),
@@ -170,8 +170,8 @@ def test_near_copies_are_stronger_than_authenticity(results: dict[str, Any]) -> 
     verdict = judge(results, COPIES)
     assert (verdict.outcome, verdict.answer) == ("refuted", "no: near-copies")
     assert "17.2% (8.9% to 28.7%) of the samples are near-copies" in verdict.sentence
-    assert "1.0% of real pictures, and at most 3% count as new" in verdict.sentence
-    assert "but they are in part near-copies of the few-shot pictures (17%)." in conclusion(
+    assert "1.0% of real images, and at most 3% count as new" in verdict.sentence
+    assert "but they are in part near-copies of the few-shot images (17%)." in conclusion(
         verdicts(results)
     )
 
@@ -202,7 +202,7 @@ def test_new_needs_few_near_copies_and_no_lower_authenticity(results: dict[str, 
 
 
 def test_few_held_out_pictures_do_not_tell_near_copies(results: dict[str, Any]) -> None:
-    """Of new images one in seven lies nearer than the nearest of six held-out pictures."""
+    """Of new images one in seven lies nearer than the nearest of six held-out images."""
     outcomes = []
     for seed in range(100):
         generator = torch.Generator().manual_seed(seed)
@@ -220,8 +220,8 @@ def test_few_held_out_pictures_do_not_tell_near_copies(results: dict[str, Any]) 
     verdict = judge(results, COPIES)
     assert verdict.outcome == "unclear"
     assert "(data.held_out) would do" in verdict.sentence
-    results["protocol"]["held-out pictures"] = 6
-    assert "than any held-out picture is;" in judge(results, COPIES).sentence
+    results["protocol"]["held-out images"] = 6
+    assert "than any held-out image is;" in judge(results, COPIES).sentence
 
 
 def test_more_near_copies_among_real_pictures_move_the_limit(results: dict[str, Any]) -> None:
@@ -305,9 +305,9 @@ def test_a_kid_without_standard_error_is_not_compared(results: dict[str, Any]) -
         ),
         (
             {"kid": 0.008},
-            "and they are new. Mixing the few-shot pictures without the model does better.",
+            "and they are new. Mixing the few-shot images without the model does better.",
         ),
-        ({"authenticity": 0.1}, "but they are partly copies of the few-shot pictures. The frozen"),
+        ({"authenticity": 0.1}, "but they are partly copies of the few-shot images. The frozen"),
         ({"kid": 0.4}, "The target domain was not reached."),
         ({"kid": 0.29}, "Too few images to say whether the target domain was reached."),
         ({"captured": 0.7}, "The target domain was not reached."),
@@ -318,7 +318,7 @@ def test_a_kid_without_standard_error_is_not_compared(results: dict[str, Any]) -
         ),
         (
             {"kid": 0.2},
-            "are nearer to the target domain than the model's own pictures, and they are",
+            "are nearer to the target domain than the model's own images, and they are",
         ),
         (
             {"authenticity": 0.44, "captured": 0.04},
@@ -334,11 +334,11 @@ def test_conclusion(results: dict[str, Any], changes: dict[str, float], words: s
 
 def test_conclusion_of_blends_and_of_nothing(results: dict[str, Any]) -> None:
     results["distributions"]["blend_pair"]["samples"] = [0.9] * 100
-    assert "but they are closer to double exposures of few-shot pictures" in conclusion(
+    assert "but they are closer to double exposures of few-shot images" in conclusion(
         verdicts(results)
     )
     results["rows"][0]["authenticity"] = 0.1
-    assert "pictures and closer to double exposures" in conclusion(verdicts(results))
+    assert "images and closer to double exposures" in conclusion(verdicts(results))
     results["rows"][0]["captured"] = 0.1
     assert "than real ones are, and in part captured by" in conclusion(verdicts(results))
     results["rows"][0]["kid"] = None
@@ -463,7 +463,7 @@ def test_all_that_is_nearer_is_less_new(results: dict[str, Any]) -> None:
     assert (found[CONTROLS].outcome, found[CONTROLS].answer) == ("unclear", "nearer or newer")
     assert "experiment=frontier compares at equal novelty" in found[CONTROLS].sentence
     told = conclusion(found)
-    assert told.endswith("Mixing the few-shot pictures without the model is nearer, and less new.")
+    assert told.endswith("Mixing the few-shot images without the model is nearer, and less new.")
 
 
 def test_captured_is_held_against_real_pictures_of_a_domain_alike(results: dict[str, Any]) -> None:
@@ -472,7 +472,7 @@ def test_captured_is_held_against_real_pictures_of_a_domain_alike(results: dict[
     results["rows"][1]["captured"] = 0.19
     alike = judge(results, CAPTURED)
     assert alike.outcome == "unclear"
-    assert "of real pictures 19.0% (15.1% to 22.9%) do, and 5% more count as none" in alike.sentence
+    assert "of real images 19.0% (15.1% to 22.9%) do, and 5% more count as none" in alike.sentence
     for row in results["rows"][:2]:
         row |= {"captured_low": row["captured"] - 0.01, "captured_high": row["captured"] + 0.01}
     assert judge(results, CAPTURED).outcome == "shown"
@@ -488,7 +488,7 @@ def test_a_mixture_that_is_not_shown_to_be_nearer_is_not_called_so(results: dict
     assert "is not to be told apart from that of lerp (2) in pixels" in found[CONTROLS].sentence
     assert conclusion(found).endswith(
         "Too few images to say whether the frozen model does better than mixing the few-shot "
-        "pictures without it."
+        "images without it."
     )
 
 

@@ -15,7 +15,7 @@ def make_set() -> Callable[..., InvertedSet]:
     def make(
         n: int, *shape: int, step: int = 500, mean: float | None = None, seed: int = 0
     ) -> InvertedSet:
-        """`n` correlated latents with a mean and pictures of their own."""
+        """`n` correlated latents with a mean and images of their own."""
         generator = torch.Generator().manual_seed(seed)
         d = torch.Size(shape).numel()
         mixing = torch.randn(min(d, 16), d, generator=generator) / 4

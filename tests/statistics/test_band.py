@@ -88,7 +88,7 @@ def test_mistakes_are_named() -> None:
 
 def test_steps_of_near_copies_are_not_usable() -> None:
     points = curve()
-    # beyond doubt 0.1 more than new pictures make; 0.02 are allowed
+    # beyond doubt 0.1 more than new images make; 0.02 are allowed
     points[3] = replace(points[3], near_copies=0.3, excess=0.1)
     assert THRESHOLDS.lack(points[3]) == pytest.approx(0.08)
     lost = replace(points[3], retention=0.7, novelty=0.1)
@@ -123,6 +123,6 @@ def test_a_negative_distance_is_no_better_than_that_of_real_pictures() -> None:
     copies, mixed = Point(0, 1, 0.2, -9.0, 0.5, near_copies=0.36), Point(0, 1, 0.6, 0.4, 0.5)
     far = Point(0, 1, 0.9, 2.0, 0.5)
     assert ranked([copies, mixed, far]) == [1, 0, 2]
-    # where real pictures are no nearer than 1.5, all are as near as these
+    # where real images are no nearer than 1.5, all are as near as these
     assert ranked([copies, mixed, far], floor=1.5) == [2, 1, 0]
     assert ranked([copies, mixed, far], floor=-1.5) == [1, 0, 2]

@@ -131,7 +131,7 @@ def test_order(found: tuple[float, float, float], margin: float, expected: str) 
 
 
 SAMPLES = Pool(64, "samples", "num_samples")
-HELD_OUT = Pool(400, "held-out pictures", "data.held_out")
+HELD_OUT = Pool(400, "held-out images", "data.held_out")
 
 
 def test_advice_names_the_samples_where_they_suffice() -> None:
@@ -143,7 +143,7 @@ def test_advice_names_the_samples_where_they_suffice() -> None:
 
 def test_advice_names_all_sets_where_samples_alone_do_not_suffice() -> None:
     assert advice(10.0, SAMPLES, HELD_OUT) == (
-        "about 640 samples (num_samples) and 4000 held-out pictures (data.held_out) would do"
+        "about 640 samples (num_samples) and 4000 held-out images (data.held_out) would do"
     )
 
 

@@ -126,7 +126,7 @@ def moved(rows: Sequence[Row], domain: str) -> list[Row]:
 
 
 def grey(*labels: str, count: int = 4) -> dict[str, Tensor]:
-    """Pictures under labels."""
+    """Images under labels."""
     return {label: torch.zeros(count, 3, 8, 8) for label in labels}
 
 

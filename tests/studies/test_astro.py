@@ -166,7 +166,7 @@ def test_shapes_of_the_first_images_are_measured_block_by_block(
     brightness = (grey(3)[:, 0].double().mean(dim=(1, 2)) + 1) / 2
     assert found["real"]["gini"] == pytest.approx(float(brightness.mean()), rel=1e-6)
     assert found["real"]["gini_distance"] == 0
-    # all held-out pictures have one M20, which is no unit
+    # all held-out images have one M20, which is no unit
     assert found["held-out"]["m20"] == 0
     assert "m20_distance" not in found["real"]
     assert found["real"]["failed"] == 0
@@ -207,10 +207,10 @@ def test_conclusion_follows_the_intervals() -> None:
     control = row("control", (0.5, 0.4, 0.6), failed=0.25)
     sentences = study.conclude([row("strategy", (0.3, 0.2, 0.39)), control, real])
     assert sentences == [
-        "stars: distances of 20 images of strategy from held-out pictures, those of 20 of real in "
+        "stars: distances of 20 images of strategy from held-out images, those of 20 of real in "
         "brackets: power spectrum 0.3 [0.2, 0.39] (0.02 [0, 0.1]).",
         "stars: strategy against real: farther in power spectrum.",
-        "stars: strategy against control: nearer to held-out pictures in power spectrum.",
+        "stars: strategy against control: nearer to held-out images in power spectrum.",
         "stars: shapes are those of the images that have one; it could not be measured for 25% of "
         "control.",
     ]
@@ -230,12 +230,12 @@ def test_what_cannot_be_compared_is_said() -> None:
     real = row("real", (0.02, 0.0, 0.1), **others, failed=0.95)
     sentences = study.conclude([samples, real])
     assert sentences[:3] == [
-        "stars: distances of 20 images of strategy from held-out pictures, those of 20 of real in "
+        "stars: distances of 20 images of strategy from held-out images, those of 20 of real in "
         "brackets: power spectrum 0.3 [0.2, 0.39] (0.02 [0, 0.1]), M20 1 [1, 1] (1 [1, 1]).",
         "stars: strategy against real: farther in power spectrum; not to be told apart in M20 (too "
         "few images to say, no practical number of images would tell).",
         "stars: strategy and real cannot be compared in concentration C, asymmetry A, Gini "
-        "coefficient: fewer than two images of a set have it, or all held-out pictures have the "
+        "coefficient: fewer than two images of a set have it, or all held-out images have the "
         "same.",
     ]
 

@@ -117,7 +117,7 @@ def test_answers_of_two_folders_become_one(tmp_path: Path) -> None:
     # in the order of the folders
     other, _ = read_studies("toy", [tmp_path / "2", tmp_path / "1"])
     assert [row["domain"] for row in other.rows] == ["b", "a", "a"]
-    # what was merged can be written and read again, to the same bytes of pictures
+    # what was merged can be written and read again, to the same bytes of images
     write_study(tmp_path / "3", STUDY, Measured(measured.rows[:2], measured.pictures), protocol)
     again, same = read_studies("toy", [tmp_path / "3"])
     assert again.rows == one

@@ -111,7 +111,7 @@ def latents(*gains: float, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def controls(*kids: tuple[float, float], **changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Pixel controls of some authenticity and KID, and the real pictures."""
+    """Pixel controls of some authenticity and KID, and the real images."""
     rows = [about_strategy(space=REAL, strategy=REAL_PICTURES, **changes)]
     rows += [
         about_strategy(space=PIXELS, strategy=f"p{k}", authenticity=new, kid=kid, **changes)
@@ -210,7 +210,7 @@ def test_the_figure_joins_the_controls_that_no_other_beats() -> None:
     assert frontier.get_label() == "frontier of pixel controls"
     assert frontier.get_xdata().tolist() == [0.2, 0.6]
     assert frontier.get_ydata().tolist() == pytest.approx([10, 30])
-    # controls, real pictures and nine strategies
+    # controls, real images and nine strategies
     assert len(left.containers) == len(middle.containers) == len(right.containers) == 11
     # the blend over KID × 10³: all controls blend alike, and the nearest beats the others
     assert right.lines[0].get_xdata().tolist() == pytest.approx([10])

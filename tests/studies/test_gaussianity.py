@@ -126,7 +126,7 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     # white noise against itself: no trace, though 30 latents leave room for one of 0.1
     assert silent.startswith("smooth: at t = 700 they show no trace beyond white noise (power")
     assert "spread of the radius, over that of the chi law: too few images to say, about" in silent
-    assert silent.endswith("pictures of each set would do (study.count)).")
+    assert silent.endswith("images of each set would do (study.count)).")
     traces = ("mean", "neighbours", "colours", "low_band", "high_band", "radius_spread")
     sure = {f"{key}{end}": white[key] for key in traces for end in ("", "_low", "_high")}
     silent = study().conclude([{**normal, **sure}, {**white, **sure}])[1]
@@ -141,7 +141,7 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     told = study().conclude([{**normal, **same, **mean}, white])[1]
     assert "a mean latent of a root mean square 0.25 [0.20, 0.30] (white noise 0.0" in told
     assert "began as white noise" in study().conclude([normal, white])[3]
-    real = [{**row, "in_domain": "real pictures"} for row in (normal, white)]
+    real = [{**row, "in_domain": "real images"} for row in (normal, white)]
     assert len(study().conclude(real)) == 3
 
 
@@ -181,7 +181,7 @@ def test_two_domains_share_a_figure(rows: list[Row]) -> None:
 def test_the_work_is_what_is_left(run: Pipeline, rows: list[Row]) -> None:
     names = [("invert", 0), ("invert in-domain", 0)]
     assert [(work.name, work.images) for work in work_left(study(), run)] == names
-    # no more than there are few-shot pictures, and as many in-domain ones as are asked for
+    # no more than there are few-shot images, and as many in-domain ones as are asked for
     more = work_left(study(count=40), run)
     assert [work.images for work in more if work.name == "invert in-domain"] == [40]
 

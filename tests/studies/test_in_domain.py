@@ -54,7 +54,7 @@ def test_all_solvers_see_the_same_in_domain_set(run: Pipeline) -> None:
     other = replace(run, codec=run.model.codec(HeunSolver(steps=4, power=1)))
     found = [sources.in_domain(made) for made in (run, other)]
     assert found[0].domain.few_shot.digest == found[1].domain.few_shot.digest
-    # pictures are inverted by the run's own
+    # images are inverted by the run's own
     assert [made.codec for made in found] == [run.codec, other.codec]
     work = {work.name: work.evaluations for work in work_of(inversions(sources, other))}
     assert work["in-domain"] == 0
@@ -89,7 +89,7 @@ def test_all_pictures_are_taken_where_there_are_no_more(
 def test_too_few_pictures_are_found_before_work_starts(run: Pipeline, tmp_path: Path) -> None:
     root = saved(tmp_path, 9)
     (tmp_path / "broken.png").write_bytes(b"none")
-    message = r"study\.in_domain_root must hold >= 10 readable pictures .*, got 9 in"
+    message = r"study\.in_domain_root must hold >= 10 readable images .*, got 9 in"
     with pytest.raises(ValueError, match=message):
         Sources([300], 12, root).check(run, least=10)
 
@@ -99,12 +99,12 @@ def test_a_chain_too_short_for_the_stand_in_is_refused(run: Pipeline) -> None:
         schedule = Schedule.linear(10)
 
     short = replace(run, codec=Short())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"study\.in_domain_root must be pictures .* too short"):
+    with pytest.raises(ValueError, match=r"study\.in_domain_root must be images .* too short"):
         Sources([5], 12, None).check(short, least=2)
 
 
 def test_all_few_shot_pictures_keep_their_latents(run: Pipeline) -> None:
-    # more pictures asked for than there are: the artifact of an ordinary run serves
+    # more images asked for than there are: the artifact of an ordinary run serves
     assert Sources([400], 999, None).few_shot(run).inversion.output.digest == (
         run.inversion.output.digest
     )

@@ -124,7 +124,7 @@ def test_little_noise_is_told_from_too_few_images() -> None:
 def test_one_step_and_no_noise_have_no_range() -> None:
     (sentence,) = STUDY.conclude(line(0.0, step=900, margin=0.0))
     assert sentence == (
-        "a: at η = 0 the captured share is 0.00 [0.00, 0.00] at t = 900 (0.02 of real pictures of "
+        "a: at η = 0 the captured share is 0.00 [0.00, 0.00] at t = 900 (0.02 of real images of "
         "the domain)."
     )
     (sentence,) = STUDY.conclude(line(0.1, 0.2, step=900))
@@ -172,7 +172,7 @@ def test_the_first_sentence_follows_the_step_and_then_the_noise() -> None:
     assert sentence == (
         "a: at η = 0 the captured share goes from 0.10 [0.05, 0.15] at t = 300 to "
         "0.30 [0.25, 0.35] at t = 700; at η = 0.3 and t = 700 it is 0.90 [0.85, 0.95] "
-        "(0.02 of real pictures of the domain)."
+        "(0.02 of real images of the domain)."
     )
 
 

@@ -83,7 +83,7 @@ def test_both_sets_are_inverted_by_each_method(measured: Measured) -> None:
 
 def test_the_figures_are_those_of_the_pictures(run: Pipeline, measured: Measured) -> None:
     pictures, rows = measured.pictures, measured.rows[:6]
-    x_0 = pictures["smooth/few-shot: pictures"]
+    x_0 = pictures["smooth/few-shot: images"]
     for row in rows:
         label = ", ".join(part for part in (row["method"], row["budget"]) if part)
         x = pictures[f"smooth/few-shot: {label}"]

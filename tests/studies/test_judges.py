@@ -28,7 +28,7 @@ PICTURES = smooth_images(70, 1)
 
 def run_of(tiny_run: TinyRun, held_out: int = 70, **changes: Any) -> Pipeline:  # noqa: ANN401
     run = tiny_run(STUDY, **{"num_samples": 30, **changes})
-    names = [f"picture {i}" for i in range(held_out)]
+    names = [f"image {i}" for i in range(held_out)]
     images = TensorImages(PICTURES[:held_out], names, resolution=RESOLUTION)
     target = TargetDomain(name="smooth", few_shot=run.domain.few_shot, held_out=images)
     run = replace(run, domain=target)
@@ -63,7 +63,7 @@ def test_there_is_a_row_for_each_degradation_and_one_of_real_pictures(measured: 
         assert (row["model"], row["domain"], row["judge"]) == ("tiny", "smooth", "features32")
         assert row["references"] == 40
     counts = by_name(measured.rows)
-    assert counts["blends of 2"]["images"] == counts["100% in-domain pictures"]["images"] == 30
+    assert counts["blends of 2"]["images"] == counts["100% in-domain images"]["images"] == 30
     assert counts["a missing mode of 20%"]["images"] == 24
 
 
@@ -80,7 +80,7 @@ def test_figures_are_those_of_the_degraded_part_against_the_rest(
     assert row["kid_standard_error"] == pytest.approx(float(error), rel=1e-3)
     excess = kernel_distance(seen, reference) - kernel_distance(untouched, reference)
     assert row["multiple"] == pytest.approx(float(excess / error), rel=1e-2)
-    # the nearest is the picture itself
+    # the nearest is the image itself
     radius = torch.cdist(reference, reference).sort(dim=1).values[:, 3]
     shares = [
         float((torch.cdist(images, reference) <= radius + 1e-6).any(1).double().mean())
@@ -127,7 +127,7 @@ def test_what_is_noticed_goes_beyond_three_errors_and_beyond_chance(measured: Me
             multiple, chance = row[f"multiple{end}"], abs(real[f"multiple{end}"])
             assert row[f"detected{end}"] is (multiple >= DETECTED and multiple > chance)
     found = by_name(degraded)
-    assert found["100% in-domain pictures"]["detected"]
+    assert found["100% in-domain images"]["detected"]
     assert not found["JPEG of quality 90"]["detected_precision"]
 
 
@@ -156,7 +156,7 @@ def test_pictures_of_each_degradation_are_shown(
 ) -> None:
     assert list(measured.pictures) == [f"smooth/{row['degradation']}" for row in measured.rows]
     assert {len(strip) for strip in measured.pictures.values()} == {6}
-    assert measured.pictures[f"smooth/{REAL} pictures"].equal(split[0][:6])
+    assert measured.pictures[f"smooth/{REAL} images"].equal(split[0][:6])
 
 
 def test_no_more_than_half_is_degraded(tiny_run: TinyRun) -> None:
@@ -190,7 +190,7 @@ def seen(
 
 
 def rows_of(*multiples: float) -> list[dict[str, Any]]:
-    real = seen(REAL, 0, -1.26, 2.04, words=f"{REAL} pictures")
+    real = seen(REAL, 0, -1.26, 2.04, words=f"{REAL} images")
     rows = [
         seen("blend", k + 2, value, -value if value else 0) for k, value in enumerate(multiples)
     ]
@@ -203,11 +203,11 @@ def test_each_judge_is_told_of_with_the_weakest_degradations_that_it_notices() -
     assert STUDY.conclude([*rows, *other]) == [
         "a, j: KID notices 2 of 4: blend 3 or more; not noticed: hue 30.",
         "a, j: precision notices 1 of 4: hue 30; not noticed: blend 4.",
-        "a, j: real pictures against real ones are at most 1.3 standard errors off by KID, 2.0 by "
+        "a, j: real images against real ones are at most 1.3 standard errors off by KID, 2.0 by "
         "precision (20 random splits, 100 against 200).",
         "a, k: KID notices 0 of 4: none; not noticed: blend 4, hue 30.",
         "a, k: precision notices 1 of 4: hue 30; not noticed: blend 4.",
-        "a, k: real pictures against real ones are at most 1.3 standard errors off by KID, 2.0 by "
+        "a, k: real images against real ones are at most 1.3 standard errors off by KID, 2.0 by "
         "precision (20 random splits, 100 against 200).",
     ]
     told = STUDY.conclude([*rows, *moved(rows, "b")])
@@ -234,7 +234,7 @@ def test_dots_are_filled_where_a_degradation_is_noticed() -> None:
     panels: Any = STUDY.draw(rows, grey("a/blend 2", "a/hue 30", count=6)).axes
     strips, kid, _ = panels
     names = [label.get_text() for label in strips.get_yticklabels()]
-    assert names == ["real pictures", "blend 2", "blend 3", "blend 4", "hue 30"]
+    assert names == ["real images", "blend 2", "blend 3", "blend 4", "hue 30"]
     assert len(strips.images) == 2
     filled, hollow = (line for line in kid.lines if line.get_marker() == "o")
     assert (list(filled.get_xdata()), list(filled.get_ydata())) == ([3, 40], [2, 3])

@@ -231,7 +231,7 @@ def test_stored_features_of_real_pictures_are_the_reference(
 ) -> None:
     run = pipeline(model_folder, root, trainer)
     known = STUDY.measure(with_real_features(run))
-    assert {row["reference"] for row in known.rows} == {"real pictures"}
+    assert {row["reference"] for row in known.rows} == {"real images"}
     assert known.rows[0]["in_domain_fid"] != measured.rows[0]["in_domain_fid"]
     assert known.rows[0]["fid"] == measured.rows[0]["fid"]
 
@@ -293,7 +293,7 @@ def row(method: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
         "run": "1",
         "method": method,
         "samples": 50,
-        "reference": "real pictures",
+        "reference": "real images",
         "in_domain_fid": 20.0,
         "fid": 30.0,
         "precision": 0.5,

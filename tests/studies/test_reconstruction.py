@@ -89,9 +89,9 @@ def test_the_conclusion_follows_the_numbers(measured: Measured) -> None:
     # 0.5 dB more than the other, reaching 2.6 down and 1.6 up: 1.5 and 0.5 are left of the margin
     assert sentences[1].endswith(
         "whether the target domain is reconstructed better, too few images to say, about 310 "
-        "pictures of each set would do (study.count)."
+        "images of each set would do (study.count)."
     )
-    real = {**few_shot, "in_domain": "real pictures"}
+    real = {**few_shot, "in_domain": "real images"}
     assert len(study().conclude([with_psnr(real, 25.0)])) == 1
 
 

@@ -114,7 +114,7 @@ def test_a_choice_that_is_not_in_the_grid_has_a_row_of_its_own(
         if (row["step"], row["correction"]) == (chosen["step"], chosen["correction"])
     )
     assert chosen["kid"] != of_grid["kid"]
-    # one part of the pictures is inverted along a flow of its own
+    # one part of the images is inverted along a flow of its own
     extra = 16 * run.codec.encoding_evaluations([200, 400])
     samples = 16 * (2 * sum(row["evaluations"] for row in rows[:4:2]) + chosen["evaluations"])
     grid = 10 * sum(row["evaluations"] for row in rows[:4])
@@ -207,7 +207,7 @@ def test_the_goal_is_neither_met_nor_missed_within_the_errors() -> None:
     assert "quarter): too few images to say" in STUDY.conclude(rows)[0]
     rows = [row(300, 0.001), row(500, 0.010, chosen=True)]
     assert "quarter): missed, met" in STUDY.conclude(rows)[0]
-    # real pictures are no nearer, and that is sure
+    # real images are no nearer, and that is sure
     near = {"real_kid": 0.010, "kid_standard_error": 1e-6}
     assert "quarter): met, met" in STUDY.conclude([{**each, **near} for each in rows])[0]
 

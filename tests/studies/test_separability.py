@@ -87,28 +87,27 @@ def test_the_conclusion_follows_the_numbers(rows: list[Row]) -> None:
     assert "linear classifier of latents is better than" in sentences[2]
     assert "in-domain shell is worse than the better baseline, the reconstruction" in sentences[3]
     assert "lower than the model's own: denoising loss at t = 300, 700." in sentences[4]
-    assert sentences[1].endswith("each at the step that is best for it on these same pictures.")
-    picked = "(step of each and baseline picked on the same pictures)."
+    assert sentences[1].endswith("each at the step that is best for it on these same images.")
+    picked = "(step of each and baseline picked on the same images)."
     assert sentences[2].endswith(picked)
     assert sentences[3].endswith(picked)
     assert "model's own samples" in sentences[5]
-    assert "tells real pictures from generated ones" in sentences[5]
+    assert "tells real images from generated ones" in sentences[5]
 
     close = changed(
         row, distance=1.0, linear_auroc=0.79, denoising_auroc=0.6, reconstruction_auroc=0.55
     )
-    close = changed(close, denoising_auroc=0.8) | {"in_domain": "real pictures"}
+    close = changed(close, denoising_auroc=0.8) | {"in_domain": "real images"}
     sentences = study().conclude([close])
     assert "at no step tried" in sentences[0]
     # the one step tried has no range
     assert "at t = 300 too few images to say, no practical number" in sentences[0]
     assert sentences[0].endswith("; by 1.00 [0.99, 1.01].")
-    assert not sentences[1].endswith("on these same pictures.")
+    assert not sentences[1].endswith("on these same images.")
     # 0.01 below, reaching 0.02 both ways, where 0.02 counts as none: four times as many
     assert (
         "not told apart from the better baseline, the denoising loss; too few images to say, about "
-        f"{4 * close['images']} pictures of each set would do (study.count) (step of"
-        in sentences[2]
+        f"{4 * close['images']} images of each set would do (study.count) (step of" in sentences[2]
     )
     assert len(sentences) == 4
 

@@ -1,12 +1,12 @@
-// One sample, enlarged: beside a few-shot picture, with its numbers and what it resembles.
+// One sample, enlarged: beside a few-shot image, with its numbers and what it resembles.
 
 const detail = { place: 0, other: 0, band: 0 };
 const dialog = byId("detail");
 
 const NUMBERS = [
-  ["realism", "realism", "1 or more: within the held-out pictures, as precision counts"],
+  ["realism", "realism", "1 or more: within the held-out images, as precision counts"],
   ["distance", "distance to nearest few-shot", "in the space of features"],
-  ["blend_pair", "blend of two", "share of its pixels' variance that two few-shot pictures explain"],
+  ["blend_pair", "blend of two", "share of its pixels' variance that two few-shot images explain"],
   ["blend_five", "blend of five", "the same for five"],
 ];
 
@@ -15,14 +15,14 @@ function marks(sample) {
   const add = (kind, text, title) =>
     found.push(element("span", { className: `mark ${kind}`, textContent: text, title }));
   if (sample.near_copy) {
-    add("copy", "near-copy", "nearer to a few-shot picture than 99% of held-out pictures are");
+    add("copy", "near-copy", "nearer to a few-shot image than 99% of held-out images are");
   }
   if (sample.captured) {
     add("captured", "captured", "most of its neighbours belong to the model's own domain");
   }
   if (sample.authentic) {
     add("fine", "authentic",
-      "farther from its nearest few-shot picture than that one from its own nearest");
+      "farther from its nearest few-shot image than that one from its own nearest");
   }
   return found;
 }

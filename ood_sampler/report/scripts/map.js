@@ -2,8 +2,8 @@
 
 const KINDS = [
   ["in_domain", "in-domain samples", "#9141ac"],
-  ["held_out", "held-out pictures", "#77808c"],
-  ["few_shot", "few-shot pictures", "#c4650c"],
+  ["held_out", "held-out images", "#77808c"],
+  ["few_shot", "few-shot images", "#c4650c"],
   ["samples", "samples", "#1a5fb4"],
 ].filter(([kind]) => sheets[kind] && data.points[kind]);
 

@@ -1,3 +1,3 @@
-// A page without pictures to choose.
+// A page without images to choose.
 
 root.dataset.ready = "yes";

@@ -1,4 +1,4 @@
-// Samples of several runs: a slider per setting, and the pictures of the run that they name.
+// Samples of several runs: a slider per setting, and the images of the run that they name.
 
 const samplesOf = new Sheet(data.sheet);
 const values = data.axes.map((axis) => axis.values.length - 1).map(() => 0);

@@ -72,7 +72,7 @@ function showSheet() {
 }
 
 const WORDS = {
-  few_shot: "few-shot pictures", held_out: "held-out pictures", in_domain: "in-domain samples",
+  few_shot: "few-shot images", held_out: "held-out images", in_domain: "in-domain samples",
 };
 
 /** Images of the other sets in the selected rectangle. */

@@ -61,7 +61,7 @@ def _scatter(
     for k, strategy in enumerate(strategies):
         own = [r for r in rows if r["space"] == LATENTS and r["strategy"] == strategy]
         shown.append((f"{strategy}, latents at step t", look(k), own))
-    shown.append(("real pictures", {"color": reference, "marker": "*"}, spaces[REAL]))
+    shown.append(("real images", {"color": reference, "marker": "*"}, spaces[REAL]))
     labels = []
     for name, style, points in shown:
         axes.errorbar(

@@ -64,7 +64,7 @@ def _draw_captured(axes: "Axes", rows: Sequence[Row], steps: Sequence[int]) -> N
             label=f"t = {step}{flow}",
             **{**look(k), **corrected},
         )
-    axes.axhline(rows[0]["real_captured"], color=GREY, linestyle="--", label="real pictures")
+    axes.axhline(rows[0]["real_captured"], color=GREY, linestyle="--", label="real images")
     share_axis(axes)
     tick_values(axes, [row["eta"] for row in rows])
     weights = "; w: weight of the correction" if len(flows) > 1 else ""

@@ -82,14 +82,14 @@ def _draw_loss(axes: "Axes", row: Row) -> None:
         color=colour,
         marker="o",
         markersize=4,
-        label="held-out pictures, averaged weights",
+        label="held-out images, averaged weights",
     )
     axes.plot(
         [step for step, training, _ in looks if training is not None],
         [training for _, training, _ in looks if training is not None],
         color=COLOURS["reference"],
         linewidth=1.4,
-        label="training pictures",
+        label="training images",
     )
     axes.axvline(
         row["best_step"],
