@@ -51,9 +51,41 @@ def test_a_study_of_a_gan_tells_its_codes_where_others_tell_their_step(
     assert "t = 500" not in told
 
 
-def test_a_strategy_that_adds_noise_refuses_a_gan_before_it_inverts(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="NoisedSampler needs the noise schedule"):
-        execute_tiny(None, tmp_path, *GAN, *CHEAP, "sampler=noised")
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("noised", "NoisedSampler needs the noise schedule"),
+        ("standard", "StandardSampler needs the noise schedule"),
+        ("bands", r"BandsSampler needs latents with rows and columns, .* shape \(8, 128\)"),
+        ("permutation", "PermutationSampler needs latents with rows and columns"),
+    ],
+)
+def test_a_strategy_that_codes_do_not_fit_is_refused_before_a_gan_inverts(
+    sampler: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        execute_tiny(None, tmp_path, *GAN, *CHEAP, f"sampler={sampler}")
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("inversion.step=auto", "inversion.step must be a number for a model without steps"),
+        ("inversion.noised_moves=1", "inversion.noised_moves must be 0 .* got 1"),
+        ("decode.shift=-40", "decode.shift must be 0 .* got -40"),
+        ("decode.clip_x_0=true", "decode.clip_x_0 must be false .* got true"),
+        ("decode.eta=0.5", "decode.eta must be 0 for a GAN"),
+        ("correction=gaussian", "correction must be none for this model"),
+    ],
+)
+def test_a_setting_of_steps_is_refused_by_a_gan_before_it_inverts(
+    setting: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        execute_tiny(
+            None, tmp_path, *GAN, *CHEAP, "search.samples=[16]", "search.validation=0.4", setting
+        )
     assert not (tmp_path / "artifacts").exists()
 
 

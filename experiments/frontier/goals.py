@@ -1,6 +1,7 @@
 r"""What the rows of all domains say: each goal, by each judge, with the numbers it rests on.
 
-    python -m experiments.frontier.goals outputs/frontier/rows > goals.md
+    python -m experiments.frontier.goals outputs/frontier/rows > goals.md    # 200 images, seed 0
+    python -m experiments.frontier.goals outputs/frontier/rows 200 1 2       # over two seeds
 
 Settings are compared with a frontier (of pixel controls, of models without a network) at equal
 authenticity by `ood_sampler.statistics.frontier.advantage`, at the level $1 - 0.05 / m$ for $m$
@@ -201,6 +202,33 @@ def verdicts(domains: Sequence[Domain]) -> str:
     return "\n".join(lines)
 
 
+OVER_SEEDS = {
+    name: key for name, key in SHOWN.items() if key.startswith(("pixels/cog", "base/plain/cog"))
+}
+"""Settings that are measured for several seeds."""
+
+
+def over_seeds(seeds: Sequence[Sequence[Domain]]) -> str:
+    """A line a domain: KID of each seed, and how many seeds lie beyond the mixtures of pixels.
+
+    A seed chooses the few-shot images, the held-out ones and all draws.
+    """
+    lines = [f"| | {' | '.join(OVER_SEEDS)} |", "|---" * (1 + len(OVER_SEEDS)) + "|"]
+    for name in dict.fromkeys(domain.name for domains in seeds for domain in domains):
+        own = [domain for domains in seeds for domain in domains if domain.name == name]
+        cells = [name]
+        for key in OVER_SEEDS.values():
+            found = [domain for domain in own if key in domain.rows]
+            kids = ", ".join(f"{1e3 * domain.rows[key]['kid']:.0f}" for domain in found)
+            if key.startswith("base/"):
+                further = [beyond(domain, domain.pixels).get(key) for domain in found]
+                shown = sum(each is not None and each.low > 0 for each in further)
+                kids += f"; {shown} of {len(found)}"
+            cells.append(kids)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _words(key: str) -> str:
     _, flow, name, step = key.split("/")
     return f"{name}, t = {step}{', corrected' if flow == 'corrected' else ''}"
@@ -239,10 +267,16 @@ def told(domains: Sequence[Domain]) -> list[str]:
 
 
 def main(write: Callable[[str], object] = sys.stdout.write) -> None:
-    """Print tables and goals of the rows in a folder."""
+    """Print tables and goals of the rows in a folder, or tables over several seeds."""
+    folder = Path(sys.argv[1])
     few_shot = int(sys.argv[2]) if len(sys.argv) > 2 else 200
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    for judge, domains in read(Path(sys.argv[1]), few_shot, seed).items():
+    seeds = [int(text) for text in sys.argv[3:]] or [0]
+    read_all = [read(folder, few_shot, seed) for seed in seeds]
+    for judge in JUDGES:
+        domains, *others = [found[judge] for found in read_all]
+        if others:
+            write(f"\n## {judge}\n\nKID × 10³ of each seed.\n\n{over_seeds([domains, *others])}\n")
+            continue
         write(f"\n## {judge}\n\nKID × 10³; authenticity; near-copies; blend of five.\n\n")
         parts = (overview(domains), verdicts(domains), "\n".join(told(domains)), table(domains))
         write("\n\n".join(parts) + "\n")

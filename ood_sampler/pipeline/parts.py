@@ -97,7 +97,13 @@ class Parts:
             own_codec=self.own_codec or self.codec,
             sampler=sampler,
             settings=replace(
-                self.settings, step=0, eta=0.0, noised_moves=0, temperature=1.0, shift=0
+                self.settings,
+                step=0,
+                eta=0.0,
+                noised_moves=0,
+                temperature=1.0,
+                shift=0,
+                clip_x_0=False,
             ),
             also=(),
             correction=None,

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
+from torch import Tensor
+
 from ood_sampler.codecs.autoencoder import AutoencoderCodec
 from ood_sampler.codecs.base import Codec
 from ood_sampler.metrics.attribution import attribution
@@ -23,7 +25,7 @@ from ood_sampler.pipeline.outcome import Outcome
 from ood_sampler.pipeline.settings import Settings
 from ood_sampler.samplers.base import Sampler
 from ood_sampler.store.artifacts import check_disk
-from ood_sampler.store.node import Node, reached
+from ood_sampler.store.node import Computed, Node, reached
 from ood_sampler.store.sets import Empty, TensorSet
 
 SMALLEST = 11
@@ -61,7 +63,10 @@ class Pipeline(Made):
         few_shot, held_out = self.domain.few_shot, self.domain.held_out
         if self.correction is not None and self.codec.schedule is not None:
             self.correction.check(len(few_shot), T=self.codec.schedule.T)
-        self.sampler.check(self.inverted_set(taken(few_shot), taken(few_shot)))
+        images = taken(few_shot)
+        # a strategy looks at the number and the shape of latents, which are not made yet
+        latents = Computed(images, self._blank, self.latent_shape)
+        self.sampler.check(self.inverted_set(latents, images))
         self.judges.check(
             {
                 "num_samples": self.settings.num_samples,
@@ -77,6 +82,9 @@ class Pipeline(Made):
             )
         self.in_domain_references({})
         check_disk(self.session.root, self._disk(self.targets))
+
+    def _blank(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), *self.latent_shape)
 
     def estimate(
         self, targets: Iterable[Node] | None = None, unstored: Sequence[Work] = ()
@@ -249,11 +257,14 @@ def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolu
         FileNotFoundError: weights are missing.
     """
     codec.check([settings.step, *also], eta=settings.eta)
-    if settings.noised_moves and codec.schedule is None:
-        raise ValueError(
-            "inversion.noised_moves must be 0 for this model: there are no moves to replace in "
-            f"{type(codec).__name__}, got {settings.noised_moves}"
-        )
+    if codec.schedule is None:
+        for key in ("inversion.noised_moves", "decode.shift", "decode.clip_x_0"):
+            value = getattr(settings, key.rpartition(".")[2])
+            if value:
+                raise ValueError(
+                    f"{key} must be {str(type(value)()).lower()} for a model without steps, got "
+                    f"{str(value).lower()}"
+                )
     try:
         codec.check([settings.decoding_step] if settings.shift else [])
     except ValueError as error:

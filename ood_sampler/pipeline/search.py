@@ -14,7 +14,7 @@ from ood_sampler.data.domain import Part
 from ood_sampler.pipeline.choice import Choice
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.pipeline import Pipeline
+from ood_sampler.pipeline.pipeline import Pipeline, check_codec
 from ood_sampler.pipeline.session import StageRecord
 from ood_sampler.pipeline.trials import PartLatents, TrialJudge, Tried, joined
 from ood_sampler.samplers.base import Sampler
@@ -183,6 +183,8 @@ class Search:
             for step in steps:
                 if not 0 <= step <= last:
                     raise ValueError(f"search.steps must be in 0..{last}, got {step}")
+        elif len(steps) > 1:
+            raise ValueError("inversion.step must be a number for a model without steps, got auto")
         pipeline.judges.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers, corrections):
             run.check()
@@ -374,9 +376,8 @@ def _evaluations(run: Pipeline) -> int:
 
 def _decodes(run: Pipeline) -> bool:
     """Whether model and solver can decode with the settings of a run."""
-    step = run.settings.decoding_step
     try:
-        run.codec.check([step], eta=run.settings.eta)
+        check_codec(run.codec, run.settings, (), resolution=run.model.resolution)
     except ValueError:
         return False
     return True

@@ -39,6 +39,10 @@ class BandsSampler(Sampler):
         return 2
 
     @property
+    def spatial(self) -> bool:
+        return True
+
+    @property
     def mixes(self) -> bool:
         return True
 

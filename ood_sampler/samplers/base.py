@@ -45,6 +45,10 @@ class InvertedSet:
         return self.schedule
 
 
+_SPATIAL = 3
+"""Dimensions of a latent with rows and columns: $(C, H, W)$."""
+
+
 class GaveUpError(ValueError):
     """A strategy fails on these latents; another strategy or other settings may not."""
 
@@ -79,6 +83,11 @@ class Sampler(ABC):
         return False
 
     @property
+    def spatial(self) -> bool:
+        """Whether draws depend on rows and columns of latents, which codes of a GAN have not."""
+        return False
+
+    @property
     def minimum_images(self) -> int:
         """Fewest inverted images that the strategy can use."""
         return 1
@@ -94,6 +103,11 @@ class Sampler(ABC):
             raise ValueError(
                 f"{type(self).__name__} needs the noise schedule of a diffusion model, and this "
                 "model has none: choose another sampler"
+            )
+        if self.spatial and len(inverted.latents.shape) != _SPATIAL:
+            raise ValueError(
+                f"{type(self).__name__} needs latents with rows and columns, and those of this "
+                f"model have shape {inverted.latents.shape}: choose another sampler"
             )
         if len(inverted.latents) < self.minimum_images:
             raise GaveUpError(

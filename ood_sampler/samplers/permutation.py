@@ -16,6 +16,10 @@ class PermutationSampler(Sampler):
     """
 
     @property
+    def spatial(self) -> bool:
+        return True
+
+    @property
     def mixes(self) -> bool:
         return True
 

@@ -173,6 +173,8 @@ def _lacking(pipeline: Pipeline, sampler: Sampler) -> str:
         return f"{sampler.minimum_images} few-shot images, there are {count}"
     if sampler.needs_schedule and pipeline.codec.schedule is None:
         return f"a diffusion model, {pipeline.model.name} is none"
+    if sampler.spatial and len(shape := pipeline.latent_shape) != len(pipeline.image_shape):
+        return f"latents with rows and columns, those of {pipeline.model.name} have shape {shape}"
     return ""
 
 
