@@ -97,9 +97,11 @@ class Rows:
         try:
             row = make()
         except GaveUpError as error:
-            self.found[key] = {"images": self.count, "gave_up": str(error)}
+            found = {"images": self.count, "gave_up": str(error)}
         else:
-            self.found[key] = {"images": row.samples, **row.figures}
+            found = {"images": row.samples, **row.figures}
+        # another process may have added rows of the same domain meanwhile
+        self.found = {**(load_json(self.file) or {}), key: found}
         save_json(self.file, self.found)
         print(self.file.stem, key, flush=True)
 

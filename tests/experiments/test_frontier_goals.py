@@ -145,6 +145,14 @@ def test_rows_are_measured_once_and_keep_why_a_strategy_gave_up(tmp_path: Path) 
     }
 
 
+def test_rows_that_two_processes_measure_are_all_kept(tmp_path: Path) -> None:
+    first, second = Rows(tmp_path / "rows.json", 1), Rows(tmp_path / "rows.json", 1)
+    first.keep("x", lambda: Row("x", "strategy", 1, {"kid": 0.1}))
+    second.keep("y", lambda: Row("y", "strategy", 1, {"kid": 0.2}))
+    assert set(load_json(tmp_path / "rows.json") or ()) == {"x", "y"}
+    assert first.holds("x")
+
+
 def test_settings_have_keys_of_their_own_and_domains_their_overrides(tmp_path: Path) -> None:
     every = [*settings(), *without_network()]
     assert len({setting.key for setting in every}) == len(every)
