@@ -29,7 +29,7 @@ help: ## list the targets
 run: $(READY) ## new galaxies from a model of dogs; takes ARGS
 	$(BIN)/python -m ood_sampler.run $(ARGS)
 
-sweep: $(READY) ## inversion step by eta, one table and one image at the end; takes ARGS
+sweep: $(READY) ## inversion step by eta, one table and one figure at the end; takes ARGS
 	$(BIN)/python -m ood_sampler.run experiment=step_eta $(ARGS)
 
 test: $(READY) ## the test suite

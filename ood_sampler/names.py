@@ -21,7 +21,7 @@ LAST = "last"
 MULTIRUN = "multirun.yaml"
 """What Hydra writes into the folder of a sweep, each time that it is started."""
 
-_UNNAMED = "pictures"
+_UNNAMED = "images"
 
 _LONGEST = 60
 """Bytes of a part of a folder's name; most file systems allow 255 for all of it."""

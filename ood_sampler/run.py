@@ -39,6 +39,7 @@ from ood_sampler.names import ARTIFACTS
 
 if TYPE_CHECKING:
     from ood_sampler.api.result import Result
+    from ood_sampler.codecs.base import Codec
     from ood_sampler.models.base import Model
     from ood_sampler.pipeline.pipeline import Pipeline
     from ood_sampler.pipeline.search import Correction, Search
@@ -113,7 +114,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     from hydra.utils import instantiate
 
     from ood_sampler.pipeline.pipeline import Pipeline, check_codec
-    from ood_sampler.pipeline.search import Flows, asked_flows, fitting_flows
+    from ood_sampler.pipeline.search import AUTO, Flows, asked_flows, fitting_flows
     from ood_sampler.pipeline.session import Session
     from ood_sampler.report.progress import StageProgress
 
@@ -151,6 +152,9 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         if not fetched:
             check_codec(codec, settings, also, resolution=model.resolution)
         corrections = fitting_flows(codec, asked_flows(correction))
+        if codec.schedule is None and cfg.inversion.step == AUTO:
+            raise ValueError("inversion.step must be a number for a model without steps, got auto")
+        samplers = _fitting(samplers, codec, steps[0])
     pipeline = Pipeline(
         model=model,
         codec=codec,
@@ -238,6 +242,20 @@ def _samplers(cfg: DictConfig, search: "Search | None") -> "Sequence[Sampler]":
     if search is None:
         raise ValueError("sampler=auto needs the keys of search: leave ~search out")
     return list(sampler.samplers.values())
+
+
+def _fitting(samplers: "Sequence[Sampler]", codec: "Codec", step: int) -> "Sequence[Sampler]":
+    """Those of the strategies to choose from that the model can do; a single one is kept."""
+    from ood_sampler.pipeline.keys import label
+
+    kept = []
+    for sampler in samplers:
+        unmet = sampler.unmet(codec.schedule, codec.shape(step))
+        if not unmet:
+            kept.append(sampler)
+        elif len(samplers) > 1:
+            log.warning("warning: %s is left out: it needs %s", label(sampler), unmet)
+    return kept or samplers
 
 
 def _check_weights(model: "Model") -> None:

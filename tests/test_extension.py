@@ -86,7 +86,7 @@ class WordStudy(Study):
     def conclude(self, rows):
         return [f"{row['domain']}: {row['brighter']:.0%} are brighter." for row in rows]
 
-    def draw(self, rows, images):
+    def draw(self, rows, pictures):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(2, 2))

@@ -56,7 +56,7 @@ def test_a_study_of_a_gan_tells_its_codes_where_others_tell_their_step(
     [
         ("noised", "NoisedSampler needs the noise schedule"),
         ("standard", "StandardSampler needs the noise schedule"),
-        ("bands", r"BandsSampler needs latents with rows and columns, .* shape \(8, 128\)"),
+        ("bands", r"BandsSampler needs latents with rows and columns, not of shape \(8, 128\)"),
         ("permutation", "PermutationSampler needs latents with rows and columns"),
     ],
 )
@@ -89,9 +89,34 @@ def test_a_setting_of_steps_is_refused_by_a_gan_before_it_inverts(
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_leaves_out_strategies_that_codes_do_not_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    search = ["search.samples=[16]", "search.validation=0.4", "data.few_shot=48"]
+    execute_tiny(None, tmp_path, *GAN, *CHEAP, "sampler=auto", *search)
+    assert "bands (4) is left out: it needs latents with rows and columns" in caplog.text
+    tried = (tmp_path / "found" / "search.csv").read_text()
+    assert "cog (3)" in tried
+    assert "bands" not in tried
+
+
+def test_interference_refuses_a_gan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be a diffusion model for this study, got dog32_gan"):
+        execute_tiny(None, tmp_path, *GAN, *CHEAP, "experiment=interference", "correction=none")
+
+
 @pytest.mark.parametrize(
     "study",
-    ["bandwidth", "frontier", "gaussianity", "reconstruction", "search", "separability"],
+    [
+        "bandwidth",
+        "frontier",
+        "gaussianity",
+        "inversion",
+        "reconstruction",
+        "search",
+        "separability",
+    ],
 )
 def test_a_study_of_steps_refuses_a_gan(study: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be a diffusion model for this study, got dog32_gan"):

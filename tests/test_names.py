@@ -25,7 +25,7 @@ def composed(*overrides: str) -> DictConfig:
         ("~/Vögel im Park", "Vögel im Park"),
         ("OWNER/NAME", "NAME"),
         ("/my/new\nline\t", "new line"),
-        ("/", "pictures"),
+        ("/", "images"),
         (os.fsdecode(b"/my/caf\xe9"), "caf\ufffd"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_name_becomes_part_of_a_file_name(text: str, name: str) -> None:
         (["data=radiation", "data.root=/my/clouds.fits"], "clouds"),
         (["data=radiation"], "radiation"),
         (["data=hub", "data.id=OWNER/NAME"], "NAME"),
-        (["data=folder"], "pictures"),
+        (["data=folder"], "images"),
         (["data=celeba", "data.root=/my/faces"], "celeba"),
     ],
 )

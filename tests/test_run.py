@@ -609,7 +609,7 @@ OWN_CONFIG = """
 defaults:
   - features32
   - _self_
-images:
+pictures:
   brightness: {_target_: own_metric.Brightness, seed: 0}
 """
 

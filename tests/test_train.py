@@ -97,12 +97,12 @@ def test_the_default_network_is_accepted() -> None:
     assert build_network(cfg.network, cfg.data.resolution).config["sample_size"] == 32
 
 
-def test_a_training_goes_on_with_its_own_pictures_and_settings_alone(tmp_path: Path) -> None:
+def test_a_training_goes_on_with_its_own_images_and_settings_alone(tmp_path: Path) -> None:
     check_resumed(tmp_path, composed(), "pictures")
     check_resumed(tmp_path, composed(["images=9"]), "pictures")
-    with pytest.raises(ValueError, match="another images and network"):
+    with pytest.raises(ValueError, match="another training, which differs in images and network"):
         check_resumed(tmp_path, composed(["network.layers_per_block=2"]), "others")
-    with pytest.raises(ValueError, match="another module"):
+    with pytest.raises(ValueError, match="differs in module"):
         check_resumed(tmp_path, composed(["seed=1"]), "pictures")
 
 

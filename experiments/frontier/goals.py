@@ -211,22 +211,28 @@ OVER_SEEDS = {
 def over_seeds(seeds: Sequence[Sequence[Domain]]) -> str:
     """A line a domain: KID of each seed, and how many seeds lie beyond the mixtures of pixels.
 
-    A seed chooses the few-shot images, the held-out ones and all draws.
+    A seed chooses the few-shot images, the held-out ones and all draws. Each is corrected for the
+    number of settings that were measured with it.
     """
     lines = [f"| | {' | '.join(OVER_SEEDS)} |", "|---" * (1 + len(OVER_SEEDS)) + "|"]
     for name in dict.fromkeys(domain.name for domains in seeds for domain in domains):
-        own = [domain for domains in seeds for domain in domains if domain.name == name]
-        cells = [name]
-        for key in OVER_SEEDS.values():
-            found = [domain for domain in own if key in domain.rows]
-            kids = ", ".join(f"{1e3 * domain.rows[key]['kid']:.0f}" for domain in found)
-            if key.startswith("base/"):
-                further = [beyond(domain, domain.pixels).get(key) for domain in found]
-                shown = sum(each is not None and each.low > 0 for each in further)
-                kids += f"; {shown} of {len(found)}"
-            cells.append(kids)
-        lines.append(f"| {' | '.join(cells)} |")
+        own = [next((d for d in domains if d.name == name), None) for domains in seeds]
+        cells = [_seeds_of(own, key) for key in OVER_SEEDS.values()]
+        lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
+
+
+def _seeds_of(seeds: Sequence[Domain | None], key: str) -> str:
+    """KID of a setting by seed, and of a frozen model's setting how many are beyond pixels."""
+    there = [None if domain is None or key not in domain.rows else domain for domain in seeds]
+    kids = ", ".join("–" if d is None else f"{1e3 * d.rows[key]['kid']:.0f}" for d in there)
+    known = [domain for domain in there if domain is not None and domain.pixels]
+    if not key.startswith("base/") or not known:
+        return kids
+    # a setting with too many near-copies is not beyond anything
+    further = [beyond(domain, domain.pixels).get(key) for domain in known]
+    shown = sum(each is not None and each.low > 0 for each in further)
+    return f"{kids}; {shown} of {len(known)}"
 
 
 def _words(key: str) -> str:

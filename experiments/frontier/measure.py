@@ -101,7 +101,7 @@ class Rows:
         else:
             found = {"images": row.samples, **row.figures}
         # another process may have added rows of the same domain meanwhile
-        self.found = {**(load_json(self.file) or {}), key: found}
+        self.found = {**self.found, **(load_json(self.file) or {}), key: found}
         save_json(self.file, self.found)
         print(self.file.stem, key, flush=True)
 

@@ -29,7 +29,14 @@ Curves = Mapping[str, Sequence[Row]]
 
 
 def curves_of(rows: Sequence[Row], judge: str) -> Curves:
-    """Rows of all domains, as one judge sees them."""
+    """Rows of all domains, as one judge sees them.
+
+    Raises:
+        ValueError: they are of several strategies.
+    """
+    strategies = {row["strategy"] for row in rows}
+    if len(strategies) > 1:
+        raise ValueError(f"rows must be of one strategy, got {', '.join(sorted(strategies))}")
     judged = [as_judged(row, None if judge == JUDGES[0] else judge) for row in rows]
     domains = by_domain(judged)
     return {name: domains[name] for name in sorted(domains, key=lambda d: -domains[d][0]["gap"])}
@@ -49,7 +56,8 @@ def table(curves: Curves) -> str:
     for name, curve in curves.items():
         end = upper_end(curve)
         cells = [f"{row['retention']:.2f}; {1e3 * row['kid']:.0f}" for row in curve]
-        ends = "no step is usable" if end is None else f"{end:.0f}"
+        beyond = "at least " if curve[0]["open_high"] else ""
+        ends = "no step is usable" if end is None else f"{beyond}{end:.0f}"
         gap = f"{1e3 * curve[0]['gap']:.0f}"
         lines.append(f"| {' | '.join([name, gap, ends, *cells])} |")
     return "\n".join(lines)
@@ -66,7 +74,8 @@ def correlation(curves: Curves) -> str:
         novelty=0.5,
         near_copies=0.01,
     )
-    return study.conclude([row for curve in curves.values() for row in curve])[-1]
+    said = study.conclude([row for curve in curves.values() for row in curve])
+    return said[-1] if len(said) > len(curves) else "Too few domains for a rank correlation."
 
 
 def crossed(gaps: Curves, bands: Curves) -> str:

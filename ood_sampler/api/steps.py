@@ -215,7 +215,7 @@ def decode(
             f"{latents.codec.label}, along the same flow, got {model!r}"
         )
     seed = (latents.seed or 0) if seed is None else seed
-    settings = _settings(latents.step, eta=eta, seed=seed)
+    settings = replace(_settings(latents.step, eta=eta, seed=seed), clip_x_0=clip_x_0)
     check_codec(model.codec, settings, (), resolution=model.model.resolution)
     side = model.model.resolution
     values = computed(

@@ -253,7 +253,7 @@ def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolu
 
     Raises:
         ValueError: a step or the grid does not fit the model's chain, the solver cannot decode with
-            this eta, or images are too small.
+            this eta, a model without steps is given a setting of them, or images are too small.
         FileNotFoundError: weights are missing.
     """
     codec.check([settings.step, *also], eta=settings.eta)

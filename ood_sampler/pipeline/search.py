@@ -183,8 +183,6 @@ class Search:
             for step in steps:
                 if not 0 <= step <= last:
                     raise ValueError(f"search.steps must be in 0..{last}, got {step}")
-        elif len(steps) > 1:
-            raise ValueError("inversion.step must be a number for a model without steps, got auto")
         pipeline.judges.check({"search.samples": self.samples[0]})
         for run in self._candidates(pipeline, steps, samplers, corrections):
             run.check()

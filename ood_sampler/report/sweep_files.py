@@ -1,4 +1,4 @@
-"""The files of a sweep: one table, one image and one plot over all its runs."""
+"""The files of a sweep: one table, one sheet and one plot over all its runs."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -59,7 +59,7 @@ def sweep_page(sweep: Sweep, links: Sequence[str], folder: Path) -> str:
         csv_file("sweep-table.csv", csv_table(sweep.table_rows, first=sweep.swept), "the table"),
         *(File(name, about) for name, about in _FILES if (folder / name).exists()),
     ]
-    picture = folder / "sweep.png"
+    image = folder / "sweep.png"
     return render(
         "sweep.html.j2",
         title=_title([_NAMES.get(key, key) for key in sweep.swept]),
@@ -71,7 +71,7 @@ def sweep_page(sweep: Sweep, links: Sequence[str], folder: Path) -> str:
         rows=rows,
         columns=columns_of(rows),
         plots=plots,
-        picture=data_uri("image/png", picture.read_bytes()) if picture.exists() else "",
+        image=data_uri("image/png", image.read_bytes()) if image.exists() else "",
         files=files,
         script=runs_script(shown),
         warnings=None,

@@ -92,6 +92,19 @@ class Sampler(ABC):
         """Fewest inverted images that the strategy can use."""
         return 1
 
+    def unmet(self, schedule: Schedule | None, shape: tuple[int, ...]) -> str:
+        """What the strategy needs that a model does not have, in words; empty if nothing.
+
+        Args:
+            schedule: noise schedule of the model, None if it does not diffuse.
+            shape: of a latent.
+        """
+        if self.needs_schedule and schedule is None:
+            return "the noise schedule of a diffusion model"
+        if self.spatial and len(shape) != _SPATIAL:
+            return f"latents with rows and columns, not of shape {shape}"
+        return ""
+
     def check(self, inverted: InvertedSet) -> None:
         """Refuse a set that the strategy cannot use.
 
@@ -99,15 +112,10 @@ class Sampler(ABC):
             GaveUpError: there are too few images.
             ValueError: a setting does not fit the images, the step or the kind of model.
         """
-        if self.needs_schedule and inverted.schedule is None:
+        unmet = self.unmet(inverted.schedule, inverted.latents.shape)
+        if unmet:
             raise ValueError(
-                f"{type(self).__name__} needs the noise schedule of a diffusion model, and this "
-                "model has none: choose another sampler"
-            )
-        if self.spatial and len(inverted.latents.shape) != _SPATIAL:
-            raise ValueError(
-                f"{type(self).__name__} needs latents with rows and columns, and those of this "
-                f"model have shape {inverted.latents.shape}: choose another sampler"
+                f"{type(self).__name__} needs {unmet}: choose another sampler, or another model"
             )
         if len(inverted.latents) < self.minimum_images:
             raise GaveUpError(

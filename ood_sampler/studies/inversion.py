@@ -34,7 +34,7 @@ from ood_sampler.studies.rows import bounds, by_domain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ORIGINALS = "pictures"
+ORIGINALS = "images"
 """Label of the images that are inverted."""
 
 _SHOWN = 8

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 """Images of a row of the figure."""
 
-ORIGINALS = "pictures"
+ORIGINALS = "images"
 """Label of the images that are reconstructed."""
 
 _AS_WELL = 1.0

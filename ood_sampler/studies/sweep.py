@@ -171,11 +171,7 @@ def _lacking(pipeline: Pipeline, sampler: Sampler) -> str:
     count = len(pipeline.domain.few_shot)
     if sampler.minimum_images > count:
         return f"{sampler.minimum_images} few-shot images, there are {count}"
-    if sampler.needs_schedule and pipeline.codec.schedule is None:
-        return f"a diffusion model, {pipeline.model.name} is none"
-    if sampler.spatial and len(shape := pipeline.latent_shape) != len(pipeline.image_shape):
-        return f"latents with rows and columns, those of {pipeline.model.name} have shape {shape}"
-    return ""
+    return sampler.unmet(pipeline.codec.schedule, pipeline.latent_shape)
 
 
 def check_fitting(pipeline: Pipeline, samplers: Sequence[Sampler]) -> None:

@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the pages suppose below /my, and one to work in."""
     folder = tmp_path_factory.mktemp("pages")
     generator = np.random.default_rng(0)
-    for name in ("pictures", "more_pictures", "CelebA-HQ-img"):
+    for name in ("images", "more_images", "CelebA-HQ-img"):
         (folder / name).mkdir()
         for i in range(94):
             pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)

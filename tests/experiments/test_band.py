@@ -64,6 +64,18 @@ def test_the_table_has_the_largest_gap_first_and_says_where_no_step_is_usable() 
     assert lines[-1] == "| a | 1000 | no step is usable | 0.90; 100 | 0.10; 900 |"
 
 
+def test_few_domains_have_no_correlation_and_several_strategies_are_refused() -> None:
+    few = band.curves_of(ROWS[:6], "imagenet")
+    assert band.correlation(few) == "Too few domains for a rank correlation."
+    with pytest.raises(ValueError, match=r"one strategy, got cog .3., slerp"):
+        band.curves_of([*ROWS, {**ROWS[0], "strategy": "slerp"}], "imagenet")
+
+
+def test_a_band_without_an_upper_end_is_told() -> None:
+    rows = [{**row, "open_high": True, "band_high": 900.0} for row in ROWS[-2:]]
+    assert "| e | 5000 | at least 900 |" in band.table(band.curves_of(rows, "imagenet"))
+
+
 def test_the_figure_has_a_line_of_panels_for_each_judge() -> None:
     axes = band.draw(ROWS).axes
     assert [a.get_ylabel() for a in axes[::2]] == [

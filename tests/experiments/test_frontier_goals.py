@@ -116,7 +116,7 @@ def test_pages_have_each_judge_and_leave_out_what_was_interrupted(
     assert "| base/plain/cog 3/500 | 450 ± 1; 0.70; 0%; 0.90 |" in second
     assert "| b |" not in text
     monkeypatch.setattr("sys.argv", ["goals", str(tmp_path), "200", "0", "1"])
-    assert "| a | 300, 300 | 450, 450; 2 of 2 | ; 0 of 0 | 250, 250; 2 of 2 |\n" in printed()
+    assert "| a | 300, 300 | 450, 450; 2 of 2 | –, – | 250, 250; 2 of 2 |\n" in printed()
 
 
 def test_rows_are_measured_once_and_keep_why_a_strategy_gave_up(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_rows_that_two_processes_measure_are_all_kept(tmp_path: Path) -> None:
     first.keep("x", lambda: Row("x", "strategy", 1, {"kid": 0.1}))
     second.keep("y", lambda: Row("y", "strategy", 1, {"kid": 0.2}))
     assert set(load_json(tmp_path / "rows.json") or ()) == {"x", "y"}
-    assert first.holds("x")
+    assert second.holds("x")
 
 
 def test_settings_have_keys_of_their_own_and_domains_their_overrides(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_solvers_of_a_sweep_keep_their_pictures(
     assert len(strips.texts) == 3
     assert strips.images[0].get_size() == (3 * RESOLUTION, 10 * RESOLUTION)
     names = [" ".join(text.get_text().split()) for text in strips.texts]
-    assert names[:2] == ["pictures", f"{measured.rows[0]['solver']}: t = 700"]
+    assert names[:2] == ["images", f"{measured.rows[0]['solver']}: t = 700"]
 
 
 def test_each_model_has_a_curve_of_its_own_domain(measured: Measured) -> None:

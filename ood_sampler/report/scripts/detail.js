@@ -30,7 +30,7 @@ function marks(sample) {
 function named(place, text, share) {
   const button = thumbnail("few_shot", place, {
     title: data.few_shot[place],
-    "aria-label": `few-shot picture ${data.few_shot[place]}, ${text}`,
+    "aria-label": `few-shot image ${data.few_shot[place]}, ${text}`,
     "aria-pressed": String(place === detail.other),
   });
   button.addEventListener("click", () => {
@@ -52,8 +52,8 @@ function named(place, text, share) {
 function showOther() {
   const { other, band } = detail;
   drawView(byId("detail-other"), sheets.few_shot, other, band);
-  byId("detail-other").setAttribute("aria-label", `few-shot picture ${data.few_shot[other]}`);
-  byId("detail-other-name").textContent = `few-shot picture ${data.few_shot[other]}`;
+  byId("detail-other").setAttribute("aria-label", `few-shot image ${data.few_shot[other]}`);
+  byId("detail-other-name").textContent = `few-shot image ${data.few_shot[other]}`;
   for (const box of dialog.querySelectorAll(".named")) {
     box.firstChild.setAttribute("aria-pressed", String(Number(box.dataset.place) === other));
   }

@@ -27,7 +27,7 @@ function startFilm() {
     const frame = Number(slider.value);
     const [up, down] = [Math.min(frame, ups - 1), Math.max(0, frame - ups)];
     const reel = reels[k];
-    put("film-up", reel, up, `few-shot picture ${film.few_shot[k]} at ${level(film.up, up)}`);
+    put("film-up", reel, up, `few-shot image ${film.few_shot[k]} at ${level(film.up, up)}`);
     put("film-down", reel, ups + down, `sample ${film.numbers[k]} at ${level(film.down, down)}`);
     put("film-guess", reel, ups + downs + down,
       `sample ${film.numbers[k]} as the model would finish it at ${level(film.down, down)}`);
