@@ -118,8 +118,8 @@ def test_domains_and_solvers_share_a_figure(measured: Measured) -> None:
     assert [axes.get_title(loc="left") for axes in figure.axes][2:] == ["smooth", "other"]
     assert bitmap(figure, dots_per_inch=40).startswith(b"\x89PNG")
     last = f"smooth/{rows[0]['solver']}: t = 700"
-    assert set(measured.pictures) == {"smooth/pictures", last}
-    assert len(measured.pictures["smooth/pictures"]) == 10
+    assert set(measured.pictures) == {"smooth/images", last}
+    assert len(measured.pictures["smooth/images"]) == 10
 
 
 def test_an_odd_number_of_domains_leaves_no_place_empty(measured: Measured) -> None:
@@ -135,7 +135,7 @@ def test_an_odd_number_of_domains_leaves_no_place_empty(measured: Measured) -> N
     assert places == pytest.approx([699.75, 700.25])
 
 
-def test_solvers_of_a_sweep_keep_their_pictures(
+def test_solvers_of_a_sweep_keep_their_images(
     run: Pipeline, measured: Measured, tmp_path: Path
 ) -> None:
     heun = study().measure(replace(run, codec=run.model.codec(HeunSolver(steps=3, power=1))))
@@ -143,7 +143,7 @@ def test_solvers_of_a_sweep_keep_their_pictures(
         write_study(tmp_path / name, study(), found, {"model": "tiny"})
     merged, _ = read_studies("reconstruction", [tmp_path / "ddim", tmp_path / "heun"])
     kinds = {key.split(" ")[0] for key in merged.pictures}
-    assert kinds == {"smooth/pictures", "smooth/ddim", "smooth/heun"}
+    assert kinds == {"smooth/images", "smooth/ddim", "smooth/heun"}
     shown = to_uint8(next(x for key, x in measured.pictures.items() if "ddim" in key))
     kept = to_uint8(next(x for key, x in merged.pictures.items() if "ddim" in key))
     assert torch.equal(shown, kept)
