@@ -285,7 +285,7 @@ def test_too_few_in_domain_images_are_told_before_work(tiny_run: TinyRun) -> Non
         domain=replace(run.domain, held_out=held_out),
         settings=replace(run.settings, num_samples=60),
     )
-    with pytest.raises(ValueError, match=r"in_domain must be >= 6 for this study, 10% of 60 images"):
+    with pytest.raises(ValueError, match="must be >= 6 for this study, 10% of 60 images"):
         STUDY.check(run)
 
 
