@@ -87,8 +87,9 @@ class Search:
     samples to the other; candidates with equal KID, within errors, are ranked by near-copies and
     novelty (`ranked`), and none counts as nearer than real images. A candidate is usable if it
     keeps the target domain and makes new images: retention (1 minus the captured fraction) and
-    authenticity must be at least the stated shares of the validation part's own, and near-copies
-    must not exceed those of the validation part beyond doubt. After each round the best usable
+    authenticity must be at least the stated shares of the validation part's own, or miss them by no
+    more than one standard error, and near-copies must not exceed those of the validation part
+    beyond doubt. After each round the best usable
     candidates go on with more samples, or those that miss least if none is usable. Held-out images
     stay unused.
 

@@ -1,5 +1,6 @@
 """Trials of a search: latents of the images to fit, and the comparison with the validation part."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,6 +35,18 @@ class Tried:
     features: Tensor
 
 
+def _in_doubt(point: Point, count: int) -> Point:
+    r"""A point whose retention and novelty are $\sqrt{p (1 - p) / n}$ higher, one standard error.
+
+    Few samples miss a threshold by chance; only what misses it beyond that is discarded.
+    """
+
+    def higher(share: float) -> float:
+        return min(1.0, share + math.sqrt(max(share * (1 - share), 0.0) / count))
+
+    return replace(point, retention=higher(point.retention), novelty=higher(point.novelty))
+
+
 @dataclass(frozen=True)
 class TrialJudge:
     """Compare candidates with the validation part; held-out images stay unused.
@@ -64,7 +77,7 @@ class TrialJudge:
             label(run.sampler),
             len(features),
             point,
-            self.relative.passed(point),
+            self.relative.passed(_in_doubt(point, len(features))),
             run.correction_weight,
             settings.eta,
             settings.temperature,
