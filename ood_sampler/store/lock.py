@@ -121,10 +121,12 @@ def _renewing(held: Sequence["_Lease"], renewal: float, what: str) -> Iterator[N
 def _wait(path: Path, what: str, lease: float, renewal: float) -> None:
     """Return once the lock is released, or removed as its holder is dead."""
     seen: bytes | None = None
-    silent, pause = 0.0, renewal / 1000
+    silent, pause, told = 0.0, renewal / 1000, False
     while (content := _read(path)) is not None:
         holder = _Holder.parse(content)
-        if seen is None:
+        # a lock that was made this moment has no name in it yet
+        if not told and (holder is not None or silent):
+            told = True
             log.info("waiting for %s, which %s computes", what, holder or "another process")
         if content != seen:
             seen, silent = content, 0.0
