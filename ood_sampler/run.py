@@ -114,7 +114,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     from hydra.utils import instantiate
 
     from ood_sampler.pipeline.pipeline import Pipeline, check_codec
-    from ood_sampler.pipeline.search import AUTO, Flows, asked_flows, fitting_flows
+    from ood_sampler.pipeline.search import Flows, asked_flows, fitting_flows
     from ood_sampler.pipeline.session import Session
     from ood_sampler.report.progress import StageProgress
 
@@ -152,9 +152,7 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         if not fetched:
             check_codec(codec, settings, also, resolution=model.resolution)
         corrections = fitting_flows(codec, asked_flows(correction))
-        if codec.schedule is None and cfg.inversion.step == AUTO:
-            raise ValueError("inversion.step must be a number for a model without steps, got auto")
-        samplers = _fitting(samplers, codec, steps[0])
+        samplers = _fitting(samplers, codec, cfg.inversion.step)
     pipeline = Pipeline(
         model=model,
         codec=codec,
@@ -244,13 +242,22 @@ def _samplers(cfg: DictConfig, search: "Search | None") -> "Sequence[Sampler]":
     return list(sampler.samplers.values())
 
 
-def _fitting(samplers: "Sequence[Sampler]", codec: "Codec", step: int) -> "Sequence[Sampler]":
-    """Those of the strategies to choose from that the model can do; a single one is kept."""
-    from ood_sampler.pipeline.keys import label
+def _fitting(samplers: "Sequence[Sampler]", codec: "Codec", step: int | str) -> "Sequence[Sampler]":
+    """Those of the strategies to choose from that the model can do; a single one is kept.
 
+    Raises:
+        ValueError: a step is to be chosen, and the model has none.
+    """
+    from ood_sampler.pipeline.keys import label
+    from ood_sampler.pipeline.search import AUTO
+
+    if codec.schedule is not None:
+        return samplers
+    if step == AUTO:
+        raise ValueError("inversion.step must be a number for a model without steps, got auto")
     kept = []
     for sampler in samplers:
-        unmet = sampler.unmet(codec.schedule, codec.shape(step))
+        unmet = sampler.unmet(codec.schedule, codec.shape(int(step)))
         if not unmet:
             kept.append(sampler)
         elif len(samplers) > 1:

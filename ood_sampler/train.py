@@ -147,10 +147,10 @@ def check_resumed(output: Path, cfg: DictConfig, pictures: str) -> None:
     begun = json.loads(identity.read_text())
     other = [key for key in found if begun.get(key) != found[key]]
     if other:
-        named = " and ".join("images" if key == "pictures" else key for key in other)
+        named = " and ".join(other).replace("pictures", "images")
         raise ValueError(
-            f"{output} holds another training, which differs in {named}: "
-            "choose another name, or remove the folder to start again"
+            f"{output} holds another training, which differs in {named}: choose another name, or "
+            "remove the folder to start again"
         )
 
 
