@@ -1,6 +1,6 @@
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
 from itertools import product
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
+from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Described
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.pipeline.choice import Choice, Trial
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.search import Candidates, Search
+from ood_sampler.pipeline.trials import Tried
 from ood_sampler.pipeline.trials import TrialJudge as _Judge
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
@@ -295,7 +297,37 @@ def test_no_candidate_is_nearer_than_real_pictures(tmp_path: Path) -> None:
         trial(retention=1.0, novelty=novelty, distance=distance, usable=True)
         for novelty, distance in ((0.4, floor - 1), (0.5, floor))
     )
-    assert judged.order([nearer, newer]) == [1, 0]
+    assert judged.order(seen(judged, [nearer, newer])) == [1, 0]
+
+
+def test_ties_are_those_of_one_validation_part(tmp_path: Path) -> None:
+    # a validation part of two clusters: each distance varies with the share of the far one
+    generator = torch.Generator().manual_seed(0)
+
+    def cloud(count: int, at: float) -> Tensor:
+        return torch.randn(count, 4, generator=generator) * 0.1 + at
+
+    validation = torch.cat([cloud(20, 0), cloud(12, 5)])
+    judged = replace(
+        judge(),
+        few_shot=torch.cat([cloud(8, 0), validation]),
+        in_domain={},
+        validation=range(8, 40),
+    )
+    sets = [cloud(64, 0.0), cloud(64, -0.5)]
+    points = [judged.point(100, features) for features in sets]
+    near, far = (
+        replace(point, novelty=novelty, near_copies=0.0)
+        for point, novelty in zip(points, (0.5, 0.9), strict=True)
+    )
+    # not told apart by their own errors, told apart by that of the difference
+    assert 0 < far.distance - near.distance < (near.error**2 + far.error**2) ** 0.5
+    assert far.distance - near.distance > kernel_difference(*sets, validation).standard_error
+    tried = [
+        Tried(Trial(100, "x", 64, point, True), None, features)  # type: ignore[arg-type]
+        for point, features in zip((far, near), reversed(sets), strict=True)
+    ]
+    assert judged.order(tried) == [1, 0]
 
 
 @pytest.mark.parametrize(("away", "novelty"), [(1.0, 0.0), (2.0, 1.0)])
@@ -319,6 +351,11 @@ def test_retention_asked_is_that_of_pictures_that_the_models_own_domain_has_not(
     assert lost.relative.retention == 0.25
 
 
+def seen(judged: _Judge, trials: Sequence[Trial]) -> list[Tried]:
+    """Trials with samples that lie where the validation part does."""
+    return [Tried(each, None, judged.few_shot[8:]) for each in trials]  # type: ignore[arg-type]
+
+
 def trial(*, retention: float, novelty: float, distance: float, usable: bool) -> Trial:
     return Trial(100, "x", 16, Point(100, retention, novelty, distance), usable)
 
@@ -335,7 +372,7 @@ def test_usable_ones_come_first_by_distance_and_others_by_what_they_lack(tmp_pat
         trial(retention=0.7, novelty=0.2, distance=0.1, usable=False),
     ]
     shuffled = [ranked[i] for i in (3, 1, 4, 2, 0)]
-    assert [shuffled[i] for i in judged.order(shuffled)] == ranked
+    assert [shuffled[i] for i in judged.order(seen(judged, shuffled))] == ranked
 
 
 def test_the_split_is_drawn_by_the_seed_and_leaves_nothing_out() -> None:

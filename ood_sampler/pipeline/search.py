@@ -340,7 +340,7 @@ class _Trying:
             self.latents.give(run)
             found.append(self.judge.tried(run))
             self.spent += _computed(samples, before, run) * _evaluations(run)
-        found = [found[i] for i in self.judge.order([each.trial for each in found])]
+        found = [found[i] for i in self.judge.order(found)]
         self.found += found
         self.session.stages.append(joined(name, len(found) * samples, stages))
         return found

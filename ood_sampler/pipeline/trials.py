@@ -10,7 +10,7 @@ from torch import Tensor
 from ood_sampler.metrics.authenticity import authenticity
 from ood_sampler.metrics.comparison import kernel_difference
 from ood_sampler.metrics.judges import Judge
-from ood_sampler.metrics.kernel import kernel_distance
+from ood_sampler.metrics.kernel import KernelEstimate, kernel_distance
 from ood_sampler.pipeline.choice import Trial
 from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -135,13 +135,26 @@ class TrialJudge:
         new = float(authenticity(self._few_shot(self.validation), self._few_shot(self.fit)))
         return self.thresholds.relative_to(retention=kept, novelty=new)
 
-    def order(self, trials: Sequence[Trial]) -> list[int]:
-        """Indices of trials: usable ones as `ranked`, then the others, by how much they miss."""
-        usable = [i for i, trial in enumerate(trials) if trial.usable]
-        others = [i for i, trial in enumerate(trials) if not trial.usable]
-        best = ranked([trials[i].point for i in usable], floor=self.floor)
-        others.sort(key=lambda i: self.relative.lack(trials[i].point))
+    def order(self, found: Sequence[Tried]) -> list[int]:
+        """Indices of candidates: usable ones as `ranked`, then the others, by how much they miss.
+
+        All are compared with the same validation part, whose chance cancels in the errors of their
+        differences.
+        """
+        usable = [i for i, each in enumerate(found) if each.trial.usable]
+        others = [i for i, each in enumerate(found) if not each.trial.usable]
+
+        def error(i: int, j: int) -> float:
+            first, second = (found[usable[k]] for k in (i, j))
+            return float(self._difference(first, second).standard_error)
+
+        best = ranked([found[i].trial.point for i in usable], floor=self.floor, error=error)
+        others.sort(key=lambda i: self.relative.lack(found[i].trial.point))
         return [usable[i] for i in best] + others
+
+    def _difference(self, first: Tried, second: Tried) -> KernelEstimate:
+        """How much farther one candidate is from the validation part than another."""
+        return kernel_difference(first.features, second.features, self._few_shot(self.validation))
 
     def better(self, variant: Tried, best: Tried) -> bool:
         """Whether a variant of the best candidate is usable and nearer beyond the error.
@@ -153,7 +166,7 @@ class TrialJudge:
             return lacks[0] < lacks[1]
         if not variant.trial.usable or best.trial.point.distance <= self.floor:
             return False
-        found = kernel_difference(variant.features, best.features, self._few_shot(self.validation))
+        found = self._difference(variant, best)
         return float(found.value) < -float(found.standard_error)
 
     def remark(self, best: Trial, trials: Sequence[Trial]) -> str:

@@ -1,7 +1,7 @@
 """Find usable settings, the best of them, and the band of usable inversion steps."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -93,7 +93,12 @@ class Thresholds:
         yield -point.excess, -self.near_copies
 
 
-def ranked(points: Sequence[Point], *, floor: float = 0.0) -> list[int]:
+def ranked(
+    points: Sequence[Point],
+    *,
+    floor: float = 0.0,
+    error: Callable[[int, int], float] | None = None,
+) -> list[int]:
     """Order settings from best to worst, by distance and, among equals, by novelty.
 
     Distances count as equal if they differ by at most the standard error of their difference (the
@@ -104,10 +109,18 @@ def ranked(points: Sequence[Point], *, floor: float = 0.0) -> list[int]:
     Args:
         points: the settings.
         floor: distance that real images reach. Lower ones are chance, and count as the floor.
+        error: of two indices, the standard error of the difference of their distances. By default
+            distances are taken as independent, which overstates the error of settings that are
+            compared with the same images.
 
     Returns:
         Indices of `points`.
     """
+
+    def independent(i: int, j: int) -> float:
+        return math.hypot(points[i].error, points[j].error)
+
+    apart = error or independent
     near = [max(point.distance, floor, 0.0) for point in points]
     left, order = list(range(len(points))), list[int]()
     while left:
@@ -115,7 +128,7 @@ def ranked(points: Sequence[Point], *, floor: float = 0.0) -> list[int]:
         tied = (
             i
             for i in left
-            if near[i] - near[first] <= math.hypot(points[i].error, points[first].error)
+            if i == first or near[i] - near[first] <= apart(i, first)
         )
         order.append(
             min(

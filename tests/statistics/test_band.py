@@ -119,6 +119,21 @@ def test_ties_are_broken_by_near_copies_and_then_by_novelty() -> None:
     assert ranked(copying) == [0, 1, 2]
 
 
+def test_an_error_of_differences_decides_what_is_a_tie() -> None:
+    points = distances((1.0, 0.3), (1.4, 0.28))
+    newer = [replace(point, novelty=0.6 + k / 10) for k, point in enumerate(points)]
+    asked = []
+
+    def error(i: int, j: int) -> float:
+        asked.append((i, j))
+        return 0.1
+
+    assert ranked(newer) == [1, 0]
+    assert ranked(newer, error=error) == [0, 1]
+    # never of a setting with itself
+    assert asked == [(1, 0)]
+
+
 def test_a_negative_distance_is_no_better_than_that_of_real_pictures() -> None:
     copies, mixed = Point(0, 1, 0.2, -9.0, 0.5, near_copies=0.36), Point(0, 1, 0.6, 0.4, 0.5)
     far = Point(0, 1, 0.9, 2.0, 0.5)
