@@ -20,8 +20,8 @@ from ood_sampler.pipeline.choice import Choice, Trial
 from ood_sampler.pipeline.estimate import work_of
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.search import Candidates, Search
-from ood_sampler.pipeline.trials import Tried
 from ood_sampler.pipeline.trials import TrialJudge as _Judge
+from ood_sampler.pipeline.trials import Tried
 from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.statistics.band import Point, Thresholds
