@@ -9,7 +9,6 @@ import logging
 import math
 import multiprocessing
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +112,13 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     """Build the objects that the configuration names."""
     from hydra.utils import instantiate
 
+    from ood_sampler.modules.trainer import hush_lightning
     from ood_sampler.pipeline.pipeline import Pipeline, check_codec
     from ood_sampler.pipeline.search import Flows, asked_flows, fitting_flows
     from ood_sampler.pipeline.session import Session
     from ood_sampler.report.progress import StageProgress
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # nothing that a user of this program could act on
-    warnings.filterwarnings("ignore", module=r"lightning\.pytorch")
+    hush_lightning()
     notes: list[str] = []
     with telling(notes):
         search = instantiate(cfg.search) if "search" in cfg else None

@@ -8,7 +8,6 @@ alike.
 """
 
 import functools
-import logging
 import statistics
 import tempfile
 import time
@@ -34,6 +33,7 @@ from experiments.bench.table import Ratio, in_turn, seconds
 from ood_sampler.modules.inversion import Inversion
 from ood_sampler.modules.prediction import compute
 from ood_sampler.modules.synthesis import Synthesis
+from ood_sampler.modules.trainer import hush_lightning
 from ood_sampler.store.artifacts import Artifact, Items
 
 GOAL = 1.03
@@ -45,7 +45,7 @@ PAIRS = {1: 5}
 
 def measure() -> Iterator[Ratio]:
     """Yield the ratio at batch 1 and at the best batch."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    hush_lightning()
     solver, T = default_solver(), network().schedule.T
     calls = solver.inversion_evaluations([STEP], T=T) + solver.decoding_evaluations(STEP, T=T)
     for batch_size in (1, best_batch()):

@@ -32,7 +32,7 @@ from ood_sampler.metrics.imagenet import ImageNetFeatures
 from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import jackknife
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.modules.trainer import lightning_trainer
+from ood_sampler.modules.trainer import hush_lightning, lightning_trainer
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.session import Session
 from ood_sampler.pipeline.settings import Settings
@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--caps", type=float, nargs="+", help="only these of the caps")
     parser.add_argument("--output", type=Path, default=Path("outputs/cog_cap"))
     arguments = parser.parse_args()
+    hush_lightning()
     rows: list[dict[str, Any]] = []
     for domain in domains(arguments.folder, arguments.few_shot, arguments.held_out):
         pipeline = pipeline_of(domain, arguments)

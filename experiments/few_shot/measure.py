@@ -18,6 +18,7 @@ from experiments.frontier.settings import PIXELS, STRATEGIES
 from ood_sampler.metrics.opinions import together
 from ood_sampler.modules.adapters import AdapterTuning
 from ood_sampler.modules.finetuning import FineTuning
+from ood_sampler.modules.trainer import hush_lightning
 from ood_sampler.pipeline.measure import Row
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.studies.tuned import fine_tuned
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, default=Path("outputs/few_shot"))
     arguments = parser.parse_args()
+    hush_lightning()
     measure(arguments.domain, arguments)
 
 

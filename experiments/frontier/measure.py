@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from experiments.frontier.settings import PIXELS, Setting, settings, without_network
 from ood_sampler.config import CONF
+from ood_sampler.modules.trainer import hush_lightning
 from ood_sampler.names import register
 from ood_sampler.pipeline.measure import Row
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--networks", choices=("with", "without"), default="with")
     parser.add_argument("--output", type=Path, default=Path("outputs/frontier"))
     arguments = parser.parse_args()
+    hush_lightning()
     name, data = data_of(arguments.domain, arguments.few_shot, arguments.seed)
     shared = [
         f"model={arguments.model}",

@@ -34,7 +34,7 @@ from ood_sampler.metrics.judges import Judges
 from ood_sampler.metrics.kernel import between_pairs, jackknife, mean_variance, within_pairs
 from ood_sampler.metrics.near_copies import near_copies
 from ood_sampler.models.frozen import FrozenModel
-from ood_sampler.modules.trainer import lightning_trainer
+from ood_sampler.modules.trainer import hush_lightning, lightning_trainer
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.keys import taken
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -293,6 +293,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=400)
     parser.add_argument("--output", type=Path, default=Path("outputs/guidance"))
     arguments = parser.parse_args()
+    hush_lightning()
     counts = {"few_shot": arguments.few_shot, "held_out": arguments.held_out}
     found: dict[str, TargetDomain] = {
         "galaxy32": embedded_domain(name="galaxy32", resolution=32, **counts)

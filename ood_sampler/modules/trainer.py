@@ -1,5 +1,7 @@
 """Lightning trainers that only drive a stage, and their precision."""
 
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,13 @@ TrainerFactory = Callable[..., lightning.Trainer]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Precisions of a stage; the others would cast the feature network too."""
+
+
+def hush_lightning() -> None:
+    """Leave out what Lightning says of its trainers, in a program of ours."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # nothing that a user of this program could act on
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch")
 
 
 def make_trainer(factory: TrainerFactory, callbacks: Sequence[Callback]) -> lightning.Trainer:

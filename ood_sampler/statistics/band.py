@@ -125,11 +125,7 @@ def ranked(
     left, order = list(range(len(points))), list[int]()
     while left:
         first = min(left, key=lambda i: (near[i], points[i].error))
-        tied = (
-            i
-            for i in left
-            if i == first or near[i] - near[first] <= apart(i, first)
-        )
+        tied = (i for i in left if i == first or near[i] - near[first] <= apart(i, first))
         order.append(
             min(
                 tied,
