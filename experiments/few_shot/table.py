@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.frontier.goals import JUDGES, Domain, trade
+from experiments.frontier.goals import Domain, trade
+from experiments.frontier.rows import JUDGES
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.statistics.decision import order
 from ood_sampler.statistics.frontier import advantage

@@ -1,6 +1,6 @@
 """KID against authenticity on every domain: the frozen model, pixels, models without a network.
 
-python -m experiments.frontier.figure outputs/frontier/rows frontier.png [features32]
+python -m experiments.frontier.figure experiments/frontier/rows.csv frontier.png [features32]
 """
 
 import sys
@@ -11,7 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.frontier.goals import JUDGES, Domain, read, trade
+from experiments.frontier.goals import Domain, read, trade
+from experiments.frontier.rows import JUDGES
 from ood_sampler.statistics.frontier import pareto
 
 GROUPS = {
@@ -77,7 +78,7 @@ def draw(domains: list[Domain], judge: str) -> Figure:
 
 
 def main() -> None:
-    """Draw the rows of a folder."""
+    """Draw the rows of a folder or a file."""
     judge = sys.argv[3] if len(sys.argv) > 3 else JUDGES[0]
     draw(read(Path(sys.argv[1]), 200)[judge], judge).savefig(sys.argv[2], dpi=90)
 

@@ -1,6 +1,6 @@
 r"""What the rows of all domains say: each goal, by each judge, with the numbers it rests on.
 
-    python -m experiments.frontier.goals outputs/frontier/rows > goals.md    # 200 images, seed 0
+    python -m experiments.frontier.goals experiments/frontier/rows.csv       # 200 images, seed 0
     python -m experiments.frontier.goals outputs/frontier/rows 200 1 2       # over two seeds
 
 Settings are compared with a frontier (of pixel controls, of models without a network) at equal
@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.frontier.rows import JUDGES, rows_in
 from experiments.frontier.settings import WITHOUT_NETWORK
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.statistics.frontier import Trade, advantage, pareto
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.store.files import load_json
 from ood_sampler.studies.rows import standard_error
-
-JUDGES = ("imagenet", "features32")
-"""The headline judge and the second opinion."""
 
 SPARE = 0.01
 """Near-copies beyond twice the share of held-out images that a setting may have."""
@@ -75,14 +72,15 @@ def trade(row: Mapping[str, Any]) -> Trade:
     )
 
 
-def read(folder: Path, few_shot: int | None = None, seed: int = 0) -> dict[str, list[Domain]]:
-    """All domains, by judge."""
+def read(place: Path, few_shot: int | None = None, seed: int = 0) -> dict[str, list[Domain]]:
+    """All domains of a folder or a file of rows, by judge."""
     found: dict[str, list[Domain]] = {judge: [] for judge in JUDGES}
-    for file in sorted(folder.glob(f"*_{seed}.json")):
-        model, name, count, _ = file.stem.split("_")
-        if few_shot is not None and int(count) not in (few_shot, few_shot * 3 // 4):
+    for (model, name, count, own_seed), rows in rows_in(place).items():
+        # three quarters of the images where a domain has too few
+        if own_seed != seed or (
+            few_shot is not None and count not in (few_shot, few_shot * 3 // 4)
+        ):
             continue
-        rows = {key: row for key, row in (load_json(file) or {}).items() if "gave_up" not in row}
         if not any(key.startswith("base/plain/cog 5") for key in rows):
             continue  # interrupted before there was a frontier
         title = name if model == "dog32" else f"{name} from {model}"
@@ -273,11 +271,11 @@ def told(domains: Sequence[Domain]) -> list[str]:
 
 
 def main(write: Callable[[str], object] = sys.stdout.write) -> None:
-    """Print tables and goals of the rows in a folder, or tables over several seeds."""
-    folder = Path(sys.argv[1])
+    """Print tables and goals of some rows, or tables over several seeds."""
+    place = Path(sys.argv[1])
     few_shot = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     seeds = [int(text) for text in sys.argv[3:]] or [0]
-    read_all = [read(folder, few_shot, seed) for seed in seeds]
+    read_all = [read(place, few_shot, seed) for seed in seeds]
     for judge in JUDGES:
         domains, *others = [found[judge] for found in read_all]
         if others:

@@ -158,6 +158,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/frontier"))
     arguments = parser.parse_args()
     hush_lightning()
+    if "_" in arguments.domain.partition("=")[0]:
+        parser.error("--domain: a name without _, which separates the parts of a file's name")
     name, data = data_of(arguments.domain, arguments.few_shot, arguments.seed)
     shared = [
         f"model={arguments.model}",

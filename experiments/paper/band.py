@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.frontier.goals import JUDGES
+from experiments.frontier.rows import JUDGES
 from ood_sampler.metrics.opinions import as_judged
 from ood_sampler.report.columns import Row
 from ood_sampler.samplers.cog import CogSampler

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.few_shot.table import against_cluster, against_tuning, said
 from experiments.frontier import goals
+from experiments.frontier import rows as frontier_rows
 from experiments.frontier.goals import Domain
 from experiments.frontier.measure import Rows, data_of
 from experiments.frontier.settings import settings, without_network
@@ -103,7 +104,7 @@ def test_pages_have_each_judge_and_leave_out_what_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = domain(**{"base/plain/cog 5/999": row(0.25, 0.8)}).rows
-    both = {key: together(dict.fromkeys(goals.JUDGES, of)) for key, of in found.items()}
+    both = {key: together(dict.fromkeys(frontier_rows.JUDGES, of)) for key, of in found.items()}
     both[KNOWN]["features32/kid"] = 0.45
     write(tmp_path, "a_200_0", both)
     write(tmp_path, "a_200_1", both)
@@ -117,6 +118,30 @@ def test_pages_have_each_judge_and_leave_out_what_was_interrupted(
     assert "| b |" not in text
     monkeypatch.setattr("sys.argv", ["goals", str(tmp_path), "200", "0", "1"])
     assert "| a | 300, 300 | 450, 450; 2 of 2 | –, – | 250, 250; 2 of 2 |\n" in printed()
+
+
+def test_a_file_of_rows_says_what_their_folder_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = domain(**{"base/plain/cog 5/999": row(0.25, 0.8)}).rows
+    both = {key: together(dict.fromkeys(frontier_rows.JUDGES, of)) for key, of in found.items()}
+    folder = tmp_path / "rows"
+    write(folder, "a-b_150_0", both | {"base/plain/slerp/500": {"images": 3, "gave_up": "x"}})
+    monkeypatch.setattr("sys.argv", ["rows", str(folder)])
+    text = io.StringIO()
+    frontier_rows.main(text.write)
+    file = tmp_path / "rows.csv"
+    file.write_text(text.getvalue())
+    (place,) = frontier_rows.rows_in(file)
+    assert place == ("dog32", "a-b", 150, 0)
+    pages = []
+    for source in (folder, file):
+        monkeypatch.setattr("sys.argv", ["goals", str(source)])
+        pages.append(printed())
+    assert pages[0] == pages[1]
+    assert "| a-b | 2 of 2 |" in pages[1]
+    with pytest.raises(FileNotFoundError):
+        frontier_rows.rows_in(tmp_path / "none.csv")
 
 
 def test_rows_are_measured_once_and_keep_why_a_strategy_gave_up(tmp_path: Path) -> None:
