@@ -43,6 +43,9 @@ _FILES = (
 )
 """Files beside the page, those that are there, and what is in them."""
 
+_OF_SOME_RUNS = ("samples.npy", "samples.fits", "search.csv")
+"""Those of them that not every run leaves."""
+
 
 def protocol(pipeline: Pipeline) -> dict[str, Any]:
     """Everything that the results of a pipeline depend on."""
@@ -180,6 +183,9 @@ def write_run(
         choice: of the search that preceded it; None if there was none.
     """
     few_shot, copies = pipeline.domain.few_shot, outcome.near_copies
+    for name in _OF_SOME_RUNS:
+        # of another run in the same folder
+        (folder / name).unlink(missing_ok=True)
     if choice is not None:
         trials = [trial.as_dict() for trial in choice.trials]
         write_atomically(folder / "search.csv", csv_rows(trials).encode())

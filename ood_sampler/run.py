@@ -26,6 +26,7 @@ from ood_sampler.command.folders import (
     note_failure,
     of_sweep,
     run_folder,
+    sweep_number,
     tidy_at_exit,
 )
 from ood_sampler.command.help import help_text
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ood_sampler.models.base import Model
     from ood_sampler.pipeline.pipeline import Pipeline
     from ood_sampler.pipeline.search import Correction, Search
+    from ood_sampler.pipeline.session import Session
     from ood_sampler.pipeline.settings import Settings
     from ood_sampler.samplers.base import Sampler
     from ood_sampler.studies.base import Study
@@ -115,8 +117,6 @@ def _prepare(cfg: DictConfig) -> _Prepared:
     from ood_sampler.modules.trainer import hush_lightning
     from ood_sampler.pipeline.pipeline import Pipeline, check_codec
     from ood_sampler.pipeline.search import Flows, asked_flows, fitting_flows
-    from ood_sampler.pipeline.session import Session
-    from ood_sampler.report.progress import StageProgress
 
     hush_lightning()
     notes: list[str] = []
@@ -158,15 +158,26 @@ def _prepare(cfg: DictConfig) -> _Prepared:
         sampler=samplers[0],
         judges=judges,
         settings=settings,
-        session=Session(
-            root=Path(cfg.output) / ARTIFACTS,
-            trainer=instantiate(cfg.trainer),
-            progress=lambda name, images: [StageProgress(of_sweep(name), images)],
-        ),
+        session=_session(cfg),
         also=also,
         correction=corrections[0],
     )
     return _Prepared(pipeline, study, search, steps, samplers, corrections, notes)
+
+
+def _session(cfg: DictConfig) -> "Session":
+    from hydra.utils import instantiate
+
+    from ood_sampler.pipeline.session import Session
+    from ood_sampler.report.progress import StageProgress
+
+    # asked now: a result of a run is worked with when the run is over
+    number = sweep_number()
+    return Session(
+        root=Path(cfg.output) / ARTIFACTS,
+        trainer=instantiate(cfg.trainer),
+        progress=lambda name, images: [StageProgress(of_sweep(name, number), images)],
+    )
 
 
 def _check_choices(study: "Study | None", *, several: bool, flows: bool, searching: bool) -> None:

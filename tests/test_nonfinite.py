@@ -17,6 +17,7 @@ from ood_sampler.modules.prediction import NonFiniteError, are_finite
 from ood_sampler.modules.synthesis import Synthesis
 from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.report.results import write_samples
+from ood_sampler.store.sets import InMemory
 from tests.diffusion.toys import toy_codec
 from tests.test_pipeline import pipeline
 
@@ -114,6 +115,12 @@ def test_a_sample_the_network_fails_on_keeps_the_numbers_of_the_others(
     names = [line.split(",")[0] for line in lines[1:]]
     assert names == [f"{i:05d}.png" for i in range(70) if i != 7]
     assert sorted(file.name for file in tmp_path.glob("*.png")) == names
+    # a smaller run in the same folder, without that metric
+    few = InMemory(outcome.images.take(range(3)))
+    write_samples(tmp_path, few, range(3), near_copies=[], seed=4)
+    manifest = (tmp_path / "manifest.csv").read_text().split()
+    assert manifest == ["file,seed,index", "00000.png,4,0", "00001.png,4,1", "00002.png,4,2"]
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

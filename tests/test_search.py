@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from ood_sampler.data.domain import TargetDomain, TensorImages
 from ood_sampler.diffusion.noise import SampleNoise
 from ood_sampler.metrics.comparison import kernel_difference
-from ood_sampler.metrics.judges import Described
+from ood_sampler.metrics.judges import Described, Judge
 from ood_sampler.metrics.kernel import jackknife, kernel_distance
 from ood_sampler.pipeline.choice import Choice, Trial
 from ood_sampler.pipeline.estimate import work_of
@@ -22,7 +23,7 @@ from ood_sampler.pipeline.pipeline import Pipeline
 from ood_sampler.pipeline.search import Candidates, Search
 from ood_sampler.pipeline.trials import TrialJudge as _Judge
 from ood_sampler.pipeline.trials import Tried
-from ood_sampler.samplers.base import Fitted, InvertedSet, Sampler
+from ood_sampler.samplers.base import Fitted, GaveUpError, InvertedSet, Sampler
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.statistics.band import Point, Thresholds
 from tests.conftest import RESOLUTION, make_judges, smooth_images
@@ -47,6 +48,13 @@ class CopySampler(Sampler):
 
     def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
         return inverted.latents.take([i % len(inverted.latents) for i in noise.indices])
+
+
+class HopelessSampler(Sampler):
+    """None of whose candidates is ever taken."""
+
+    def draw(self, fitted: Fitted, inverted: InvertedSet, noise: SampleNoise) -> Tensor:
+        raise GaveUpError("no candidate was taken")
 
 
 SAMPLERS = (CopySampler(), CogSampler(references=2), CogSampler(references=3))
@@ -382,6 +390,31 @@ def test_the_split_is_drawn_by_the_seed_and_leaves_nothing_out() -> None:
     assert search().split(FEW_SHOT, seed=3) == (fit, validating)
     assert search().split(FEW_SHOT, seed=4) != (fit, validating)
     assert validating != list(range(VALIDATING))
+
+
+def test_a_candidate_that_gives_up_is_left_out_and_named(
+    asked: tuple[Choice, int, int], make: Callable[..., Pipeline]
+) -> None:
+    run, hopeless = make(), HopelessSampler()
+    choice = search().choose(run, steps=STEPS, samplers=(hopeless, *SAMPLERS))
+    assert (choice.step, choice.sampler) == (asked[0].step, asked[0].sampler)
+    told = [line for line in run.session.left_out if "hopeless" in line]
+    assert [f"t = {step} " in line for step, line in zip(STEPS, told, strict=True)] == [True, True]
+    assert all(line.endswith("no candidate was taken") for line in told)
+    with pytest.raises(GaveUpError, match="no candidate was taken"):
+        search().choose(make(), steps=STEPS, samplers=(hopeless,))
+
+
+@pytest.mark.parametrize("name", ["kid", "authenticity", "near_copies", "captured"])
+def test_a_metric_that_decides_is_missed_before_work(
+    make: Callable[..., Pipeline], name: str
+) -> None:
+    run = make()
+    metrics = {k: v for k, v in run.judges.headline.metrics.items() if k != name}
+    without = make_judges()
+    without._judges = [Judge(without.headline.extractor, MetricCollection(metrics))]
+    with pytest.raises(ValueError, match=rf"decides by the metric {name}: leave metrics"):
+        search().choose(replace(run, judges=without), steps=STEPS, samplers=SAMPLERS)
 
 
 def test_too_few_pictures_are_refused_with_the_remedy(make: Callable[..., Pipeline]) -> None:

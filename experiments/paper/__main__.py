@@ -203,8 +203,9 @@ def make(
             raise RuntimeError(f"{study} of {run.folder} failed, see above")
     if any(text == "dry_run=true" for text in settings):
         return []
-    measured, protocol = read_studies(study, [folder / run.folder for run in every])
     asked = instantiate(cfg.study)
+    folders = [folder / run.folder for run in every]
+    measured, protocol = read_studies(study, folders, joins_runs=asked.joins_runs)
     conclusion = write_study(folder, asked, measured, protocol)
     write_study_page(folder, asked, measured, conclusion, protocol)
     return conclusion

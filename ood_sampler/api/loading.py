@@ -28,6 +28,7 @@ from ood_sampler.modules.trainer import make_trainer
 from ood_sampler.names import data_name
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.session import Session
+from ood_sampler.pipeline.settings import check_batch_size
 from ood_sampler.report.progress import StageProgress
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -104,6 +105,7 @@ def load_model(source: str | os.PathLike[str], *overrides: str) -> LoadedModel:
         codec.check([])
         # now, as Lightning tells of its trainers
         _ = session.machine
+        check_batch_size(cfg.batch_size)
         size = cfg.batch_size or session.images_per_pass(model.resolution)
     return LoadedModel(model, codec, session, size)
 
@@ -183,6 +185,12 @@ def load_domain(source: str | os.PathLike[str] | Tensor, *overrides: str) -> Tar
             cfg = composed(["data=folder", "data.root=images", *overrides])
             keys = OmegaConf.to_container(cfg.data, resolve=True)
             known = ("few_shot", "held_out", "seed", "on_error", "name", "resolution")
+            for text in overrides:
+                key = text.partition("=")[0].lstrip("+~").removeprefix("data.")
+                if key in keys and key not in known:  # type: ignore[operator]
+                    raise ValueError(
+                        f"data.{key} is of images in files, and source is a tensor: leave it out"
+                    )
             return tensor_domain(images=source, **{key: keys[key] for key in known})  # type: ignore[index,call-overload]
         cfg = composed([*_data(os.fspath(source), overrides), *overrides])
         expand_home(cfg)

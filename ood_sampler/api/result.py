@@ -58,8 +58,10 @@ class Result:
         """
         pipeline, outcome = self._made
         values = torch.cat(list(outcome.images.blocks()))
-        session = pipeline.session
-        model = LoadedModel(pipeline.model, pipeline.codec, session, pipeline.batch_size)
+        correction = pipeline.correction if pipeline.is_corrected else None
+        model = LoadedModel(
+            pipeline.model, pipeline.flow, pipeline.session, pipeline.batch_size, correction
+        )
         return Images(values, pipeline.title, model, pipeline.settings.seed)
 
     @property

@@ -46,10 +46,19 @@ def sweep_name() -> str | None:
     return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
 
 
-def of_sweep(name: str) -> str:
-    """Name something with the run of the sweep that it belongs to, if it does to one."""
-    number = f"run {HydraConfig.get().job.num}" if in_sweep() else ""
-    return ", ".join(filter(None, (number, name)))
+def sweep_number() -> str:
+    """Which run of a sweep this is, in words; empty if it is none."""
+    return f"run {HydraConfig.get().job.num}" if in_sweep() else ""
+
+
+def of_sweep(name: str, number: str | None = None) -> str:
+    """Name something with the run of the sweep that it belongs to, if it does to one.
+
+    Args:
+        name: of the thing.
+        number: of the run, where `sweep_number` can no longer be asked; None asks.
+    """
+    return ", ".join(filter(None, (sweep_number() if number is None else number, name)))
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -1,17 +1,35 @@
 """The interface of a metric: from named sets of vectors to named values."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
 from ood_sampler.metrics.feature_sets import stack
 
 Figures: TypeAlias = Mapping[str, float | Tensor]
 """Values by name, with `<name>_low` and `<name>_high` as the bounds of their intervals; tensors of
 shape $(N,)$ hold a value per image."""
+
+
+@cache
+def _usual() -> frozenset[str]:
+    """Attributes that every metric of torchmetrics has."""
+    return frozenset(vars(MeanMetric()))
+
+
+def _as_json(value: object, name: str) -> object:
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is {value!r}, under which results cannot be stored: keep a number, a text, "
+            "or a list or dictionary of these, or make it private (_name)"
+        ) from error
 
 
 class SetMetric(Metric, ABC):
@@ -40,13 +58,22 @@ class SetMetric(Metric, ABC):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     @property
-    def settings(self) -> dict[str, float | str]:
-        """Arguments that the values depend on besides the sets."""
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, float | int | str) and not name.startswith("_")
-        }
+    def settings(self) -> dict[str, Any]:
+        """Arguments that the values depend on besides the sets.
+
+        Raises:
+            ValueError: a public attribute is neither a number nor a text, nor a list or a
+                dictionary of these, so that results cannot be stored under it.
+        """
+        usual, found = _usual(), dict[str, Any]()
+        for name, value in vars(self).items():
+            if name.startswith("_") or name in self.sets:
+                continue
+            if isinstance(value, float | int | str):
+                found[name] = value
+            elif name not in usual and value is not None:
+                found[name] = _as_json(value, f"{type(self).__name__}.{name}")
+        return found
 
     def update(self, **vectors: Tensor) -> None:
         """Add vectors, each of shape $(B, D)$, to the sets of these names; others are ignored."""

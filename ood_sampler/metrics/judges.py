@@ -14,6 +14,10 @@ THUMBNAIL = 64
 """Side in pixels to which larger images are averaged for metrics of pixels."""
 
 
+FEWEST = 4
+"""Images that the error of a kernel distance needs of each set."""
+
+
 @dataclass(frozen=True)
 class Described:
     """A set of images, described for metrics.
@@ -145,10 +149,10 @@ class Judges(Sequence[Judge]):
             ValueError: a set has no more than `nearest_k` images.
         """
         for name, count in counts.items():
-            if count <= max(self.nearest_k, 2):
+            if count <= max(self.nearest_k, FEWEST - 1):
                 raise ValueError(
-                    f"{name} must be more than metrics.nearest_k={self.nearest_k} images and more "
-                    f"than 2, got {count}: add images or lower metrics.nearest_k"
+                    f"{name} must be more than metrics.nearest_k={self.nearest_k} images and at "
+                    f"least {FEWEST}, got {count}: add images or lower metrics.nearest_k"
                 )
 
 

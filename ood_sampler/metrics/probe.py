@@ -107,9 +107,14 @@ def held_out_estimates(features: Tensor, labels: Tensor, *, seed: int = 0) -> Te
 
 
 def quality(estimates: Tensor, labels: Tensor) -> Quality:
-    """Score estimates of one label, both of shape (N,), with an interval over images."""
+    """Score estimates of one label, both of shape (N,), with an interval over images.
+
+    A label with one value alone tells nothing of a probe, which scores 0.
+    """
     labels = labels.double()
     values = labels.unique()
+    if len(values) < 2:
+        return Quality(Interval(0.0, 0.0, 0.0), binary=False)
     if len(values) == 2:
         positive = labels == values[1]
         found = detection(

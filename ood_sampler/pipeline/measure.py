@@ -71,10 +71,12 @@ class Measure:
     def real(self) -> Row:
         """The floor: few-shot against held-out images, as many as in the other sets.
 
-        Authenticity and blend score are those of held-out images: real ones that are new.
+        Authenticity and blend score are those of held-out images: real ones that are new. If the
+        other sets are larger, scores that depend on the number of images are left out.
         """
-        return self._row(
-            REAL, "reference", self.few_shot.first(self.count), self.held_out.first(self.count)
+        few_shot = self.few_shot.first(self.count)
+        return self._comparable(
+            self._row(REAL, "reference", few_shot, self.held_out.first(self.count))
         )
 
     def own(self, samples: Described) -> Row:
@@ -82,8 +84,11 @@ class Measure:
 
         If the other sets are larger, scores that depend on the number of images are left out.
         """
-        row = self.row(IN_DOMAIN, "reference", samples)
-        if len(samples) >= self.count:
+        return self._comparable(self.row(IN_DOMAIN, "reference", samples))
+
+    def _comparable(self, row: Row) -> Row:
+        """Leave out what a smaller set than the others cannot be compared by."""
+        if row.samples >= self.count:
             return row
         biased = {f"{key}{end}" for key in SIZE_DEPENDENT for end in ("", "_low", "_high")}
         comparable = {key: value for key, value in row.figures.items() if plain(key) not in biased}

@@ -265,6 +265,11 @@ def check_codec(codec: Codec, settings: Settings, also: Sequence[int], *, resolu
                     f"{key} must be {str(type(value)()).lower()} for a model without steps, got "
                     f"{str(value).lower()}"
                 )
+    if settings.clip_x_0 and isinstance(codec, AutoencoderCodec):
+        raise ValueError(
+            "decode.clip_x_0 must be false for latent diffusion, whose codes have no range to clip "
+            "to, got true"
+        )
     try:
         codec.check([settings.decoding_step] if settings.shift else [])
     except ValueError as error:

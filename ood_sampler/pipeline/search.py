@@ -14,10 +14,11 @@ from ood_sampler.data.domain import Part
 from ood_sampler.pipeline.choice import Choice
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import Work
+from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline, check_codec
 from ood_sampler.pipeline.session import StageRecord
-from ood_sampler.pipeline.trials import PartLatents, TrialJudge, Tried, joined
-from ood_sampler.samplers.base import Sampler
+from ood_sampler.pipeline.trials import METRICS, PartLatents, TrialJudge, Tried, joined
+from ood_sampler.samplers.base import GaveUpError, Sampler
 from ood_sampler.statistics.band import Thresholds
 from ood_sampler.store.node import Node
 
@@ -176,9 +177,15 @@ class Search:
         """Check, before any work, everything that would end the search.
 
         Raises:
-            ValueError: there are too few few-shot images or samples, or a step or a strategy
-                does not fit.
+            ValueError: there are too few few-shot images or samples, a step or a strategy does not
+                fit, or a metric that decides is switched off.
         """
+        for name in METRICS + (("captured",) if pipeline.model.has_own_domain else ()):
+            if name not in pipeline.judges.headline.metrics:
+                raise ValueError(
+                    f"the search decides by the metric {name}: leave metrics.collection.{name} "
+                    "switched on, or set inversion.step and sampler by hand"
+                )
         if pipeline.codec.schedule is not None:
             last = pipeline.codec.schedule.last_invertible
             for step in steps:
@@ -331,6 +338,7 @@ class _Trying:
     def all_of(self, name: str, runs: Sequence[Pipeline], samples: int, before: int) -> list[Tried]:
         """Try candidates with so many samples, of which some may be there; the best come first."""
         found, stages = [], list[StageRecord]()
+        gave_up: GaveUpError | None = None
         for run in runs:
             run = replace(
                 run,
@@ -338,8 +346,17 @@ class _Trying:
                 session=replace(run.session, stages=stages, left_out=[]),
             )
             self.latents.give(run)
-            found.append(self.judge.tried(run))
+            try:
+                found.append(self.judge.tried(run))
+            except GaveUpError as error:
+                # another candidate may not
+                gave_up = error
+                place = f"{label(run.sampler)} at t = {run.settings.step}"
+                self.session.left_out.append(f"search: {place} was left out: {error}")
+                continue
             self.spent += _computed(samples, before, run) * _evaluations(run)
+        if gave_up is not None and not found:
+            raise gave_up
         found = [found[i] for i in self.judge.order(found)]
         self.found += found
         self.session.stages.append(joined(name, len(found) * samples, stages))

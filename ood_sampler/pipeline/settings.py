@@ -2,9 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import get_args
 
 from ood_sampler.modules.prediction import OnNonFinite
+
+
+def check_batch_size(size: object) -> None:
+    """Refuse what is no number of images.
+
+    Raises:
+        ValueError: it is neither None nor a whole number from 1 on.
+    """
+    if size is not None and not (isinstance(size, int) and size >= 1):
+        raise ValueError(f"batch_size must be a whole number >= 1 or null, got {size!r}")
 
 
 @dataclass(frozen=True)
@@ -55,9 +66,9 @@ class Settings:
             raise ValueError(f"draw.temperature must be > 0 and finite, got {self.temperature}")
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
-        size = self.batch_size
-        if size is not None and not (isinstance(size, int) and size >= 1):
-            raise ValueError(f"batch_size must be a whole number >= 1 or null, got {size!r}")
+        check_batch_size(self.batch_size)
+        if not isinstance(self.step, Integral):
+            raise ValueError(f"inversion.step must be a whole number, got {self.step!r}")
         for name in ("round_trip", "in_domain"):
             count = getattr(self, name)
             if count is not None and not (isinstance(count, int) and count >= 1):

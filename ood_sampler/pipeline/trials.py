@@ -19,6 +19,9 @@ from ood_sampler.statistics.band import Point, Thresholds, ranked
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
 
+METRICS = ("kid", "authenticity", "near_copies")
+"""Metrics that decide, beside the captured fraction where a model has a domain of its own."""
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -94,7 +97,7 @@ class TrialJudge:
             "few_shot": fit,
             "held_out": validating,
         }
-        asked = ["kid", "authenticity", "near_copies"]
+        asked = list(METRICS)
         if self.in_domain:
             sets["in_domain"] = self.in_domain[judge.name]
             asked.append("captured")

@@ -66,17 +66,22 @@ def write_samples(
         folder: of the files.
         images: the samples.
         numbers: of the samples within the run.
-        near_copies: whether each sample is a near-copy.
+        near_copies: whether each sample is a near-copy; empty if that was not measured.
         seed: of the run.
     """
     rows = []
     pictures = (picture for block in images.blocks() for picture in to_uint8(block))
-    for number, copied, picture in zip(numbers, near_copies, pictures, strict=True):
+    for place, (number, picture) in enumerate(zip(numbers, pictures, strict=True)):
         name = sample_file(number)
         save_png(picture, folder / name)
-        rows.append({"file": name, "seed": seed, "index": number, "near_copy": int(copied)})
-    text = csv_rows(rows, ("file", "seed", "index", "near_copy"))
-    write_atomically(folder / "manifest.csv", text.encode())
+        copied = {"near_copy": int(near_copies[place])} if near_copies else {}
+        rows.append({"file": name, "seed": seed, "index": number, **copied})
+    # of another run in the same folder
+    made = {row["file"] for row in rows}
+    for file in folder.glob(_SAMPLES):
+        if file.name not in made:
+            file.unlink()
+    write_atomically(folder / "manifest.csv", csv_rows(rows).encode())
 
 
 def write_attribution(
@@ -100,6 +105,9 @@ def write_attribution(
                 values = (sample_file(number), rank, few_shot[index], rounded)
                 rows.append(dict(zip(keys, values, strict=True)))
     write_atomically(folder / "attribution.csv", csv_rows(rows, keys).encode())
+
+
+_SAMPLES = "[0-9][0-9][0-9][0-9][0-9]*.png"
 
 
 def sample_file(number: int) -> str:

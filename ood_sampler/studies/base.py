@@ -4,11 +4,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from ood_sampler.diffusion.schedule import Schedule
+from ood_sampler.metrics.base import SetMetric
 from ood_sampler.pipeline.estimate import Work
 from ood_sampler.pipeline.keys import configuration
 from ood_sampler.pipeline.pipeline import Pipeline
@@ -75,6 +77,10 @@ class Study(ABC):
     chooses: ClassVar[bool] = False
     """Whether it compares automatic choices, and so takes `correction=auto`."""
 
+    joins_runs: ClassVar[bool] = False
+    """Whether runs of one domain with other settings answer together. Of other studies each run
+    answers for itself, and its domain is named with what tells it apart (`read_studies`)."""
+
     steps: Sequence[int] = ()
     """Steps whose latents are needed: one inversion leaves them all."""
 
@@ -95,10 +101,11 @@ class Study(ABC):
             "study": self.name,
             "configuration": json.loads(json.dumps(vars(self), default=_configuration)),
             "codec": pipeline.codec.identity,
-            "correction": pipeline.correction.label if pipeline.correction else None,
+            "correction": _corrected(pipeline),
             "sampler": configuration(pipeline.sampler),
             "settings": settings,
-            "judges": list(pipeline.judges.names),
+            "judges": [_judged(judge.name, judge.metrics) for judge in pipeline.judges],
+            "pictures": _judged("pictures", pipeline.judges.pictures),
             "few_shot": pipeline.domain.few_shot.digest,
             "held_out": pipeline.domain.held_out.digest,
         }
@@ -178,6 +185,24 @@ def check_metrics(study: Study, pipeline: Pipeline) -> None:
                 f"study {study.name} needs a model with a domain of its own, which "
                 f"{pipeline.model.name} does not have: choose a frozen model"
             )
+
+
+def _corrected(pipeline: Pipeline) -> dict[str, Any] | None:
+    """All that a corrected flow depends on beside the model and the few-shot images."""
+    correction = pipeline.correction
+    if correction is None:
+        return None
+    # the place of the images of its own domain says less than the images
+    found = {k: v for k, v in asdict(correction).items() if k != "in_domain_root"}
+    return {**found, "pictures": correction.pictures and correction.pictures.digest}
+
+
+def _judged(name: str, metrics: MetricCollection) -> dict[str, Any]:
+    """A judge and the arguments of its metrics."""
+    told = {
+        key: metric.settings for key, metric in metrics.items() if isinstance(metric, SetMetric)
+    }
+    return {"name": name, "metrics": told}
 
 
 def _configuration(part: object) -> object:

@@ -1,7 +1,8 @@
 """The files of a study, and how several of them become one."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from ood_sampler.report.tables import judges_of
 from ood_sampler.statistics.decision import TOO_FEW, Outcome
 from ood_sampler.store.files import save_state, write_atomically
 from ood_sampler.studies.base import Measured, Strip, Study
+
+Names = Mapping[str, str]
+"""What is added to the names of domains."""
 
 ABOUT = (Column("model", "model"), Column("domain", "domain"))
 _PICTURES = "pictures.safetensors"
@@ -151,12 +155,20 @@ def _rank_agreement(headline: str, judge: str, judged: Mapping[str, Sequence[Row
     )
 
 
-def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str, Any]]:
+def read_studies(
+    name: str, folders: Iterable[Path], *, joins_runs: bool = False
+) -> tuple[Measured, dict[str, Any]]:
     """Put the answers of several runs together, in the order of their folders.
+
+    Args:
+        name: of the study.
+        folders: of the runs.
+        joins_runs: see `Study.joins_runs`.
 
     Returns:
         All rows and images, and what the protocols share. If there are several models, each
-        domain is named with its own.
+        domain is named with its own, and if several runs of one domain, with what tells them
+        apart; a study that joins runs tells them apart itself.
 
     Raises:
         FileNotFoundError: a folder holds no answer to the study.
@@ -168,30 +180,67 @@ def read_studies(name: str, folders: Iterable[Path]) -> tuple[Measured, dict[str
     ]
     # curves are of one model and one domain
     several = len({found["protocol"].get("model") for found, _ in runs}) > 1
+    apart = [{} for _ in runs] if joins_runs else _told_apart([found for found, _ in runs])
     rows: list[Row] = []
     pictures: dict[str, Tensor] = {}
     strips: list[Strip] = []
     shared: dict[str, Any] | None = None
-    for folder, (found, shown) in zip(folders, runs, strict=True):
+    for folder, (found, shown), further in zip(folders, runs, apart, strict=True):
         protocol = found["protocol"]
         of_model = f" from {protocol['model']}" if several else ""
-        rows += [{**row, "domain": f"{row['domain']}{of_model}"} for row in found["rows"]]
-        strips += _read_strips(folder / _STRIPS, of_model)
+
+        def named(domain: str, of_model: str = of_model, further: Names = further) -> str:
+            return f"{domain}{of_model}{further.get(domain, '')}"
+
+        rows += [{**row, "domain": named(row["domain"])} for row in found["rows"]]
+        strips += _read_strips(folder / _STRIPS, named)
         for key, picture in shown.items():
             domain, slash, label = key.partition("/")
-            pictures[f"{domain}{of_model}{slash}{label}"] = picture.float() / 127.5 - 1
+            pictures[f"{named(domain)}{slash}{label}"] = picture.float() / 127.5 - 1
         shared = protocol if shared is None else _shared(shared, protocol)
     return Measured(rows, pictures, strips), shared or {}
 
 
-def _read_strips(path: Path, of_model: str) -> list[Strip]:
+def _told_apart(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What to add to the names of a run's domains, where other runs have the same."""
+    found: list[dict[str, str]] = [{} for _ in runs]
+    places: dict[tuple[str | None, str], list[int]] = defaultdict(list)
+    for k, run in enumerate(runs):
+        for domain in dict.fromkeys(row["domain"] for row in run["rows"]):
+            places[run["protocol"].get("model"), domain].append(k)
+    for (_, domain), same in places.items():
+        if len(same) > 1:
+            names = _differences([runs[k]["protocol"] for k in same])
+            for k, name in zip(same, names, strict=True):
+                found[k][domain] = f", {name}"
+    return found
+
+
+def _differences(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name runs by the first settings in which they differ, or by number where these are none."""
+    names = [""] * len(protocols)
+    for key in protocols[0]:
+        values = [protocol.get(key) for protocol in protocols]
+        # no one tells images by their digests
+        if "sha256" in key or len(set(map(str, values))) == 1:
+            continue
+        names = [
+            ", ".join(filter(None, (name, f"{key} {value}")))
+            for name, value in zip(names, values, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            return names
+    return [f"run {k}" for k in range(1, len(protocols) + 1)]
+
+
+def _read_strips(path: Path, named: Callable[[str], str]) -> list[Strip]:
     """First samples of the runs of a study in their order, if it is a sweep."""
     found = load_file(path) if path.exists() else {}
     strips = []
     for _, settings, images in sorted(
         ((*json.loads(key), images) for key, images in found.items()), key=lambda each: each[0]
     ):
-        domain = f"{settings['domain']}{of_model}"
+        domain = named(settings["domain"])
         strips.append(Strip({**settings, "domain": domain}, images.float() / 127.5 - 1))
     return strips
 

@@ -79,10 +79,20 @@ def by_run(
         for domain, of_domain in by_domain(rows).items()
         for name, run in _named(
             domain,
-            [{row[key]: row for row in own} for own in by_column(of_domain, "run").values()],
+            [_distinct(own, key) for own in by_column(of_domain, "run").values()],
             settings,
         )
     }
+
+
+def _distinct(rows: Sequence[Row], key: str) -> RunRows:
+    found = {row[key]: row for row in rows}
+    if len(found) < len(rows):
+        raise ValueError(
+            f"two rows of run {rows[0]['run']} have the same {key}: an older version measured "
+            "them; repeat the study, which takes its stored results"
+        )
+    return found
 
 
 def _named(

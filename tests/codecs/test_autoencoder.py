@@ -123,6 +123,13 @@ def test_what_the_autoencoder_alone_loses_stands_beside_the_whole(
     assert torch.equal(floor.encode(x_0, [0])[0], autoencoder.encode(x_0))
 
 
+def test_codes_have_no_range_to_clip_to(make: Callable[..., Pipeline]) -> None:
+    run = make()
+    clipped = replace(run, settings=replace(run.settings, clip_x_0=True))
+    with pytest.raises(ValueError, match=r"decode\.clip_x_0 must be false for latent diffusion"):
+        clipped.check()
+
+
 def test_what_it_costs_is_that_of_the_solver_in_the_latents(make: Callable[..., Pipeline]) -> None:
     run = make()
     assert run.codec.encoding_evaluations([STEP]) == SOLVER.inversion_evaluations([STEP], T=1000)

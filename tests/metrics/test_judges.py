@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Mapping
 from typing import cast
@@ -175,6 +176,22 @@ def test_a_judge_takes_metrics_of_the_users_own() -> None:
     assert judge.metrics["largest"].settings["scale"] == 2  # type: ignore[index,operator,union-attr]
 
 
+def test_arguments_of_a_metric_are_told_apart_whatever_their_kind() -> None:
+    class Levels(Largest):
+        def __init__(self, levels: object) -> None:
+            super().__init__(scale=1)
+            self.levels = levels
+
+    given = ([1, 2], [1, 3], (1, 2, 3), {"low": 1}, None, 1.5)
+    found = [Levels(levels).settings for levels in given]
+    assert all(settings["scale"] == 1 for settings in found)
+    assert len({json.dumps(settings, sort_keys=True) for settings in found}) == len(given)
+    # what torchmetrics keeps is not among them
+    assert set(Largest(scale=1).settings) == set(found[0]) - {"levels"}
+    with pytest.raises(ValueError, match=r"Levels\.levels is .*: keep a number, a text"):
+        _ = Levels(object()).settings
+
+
 def test_spaces_that_do_not_judge_are_not_built() -> None:
     def missing() -> Nothing:
         raise FileNotFoundError("its weights are missing")
@@ -203,9 +220,9 @@ def test_bad_settings() -> None:
         make_judges(nearest_k=4)
     with pytest.raises(ValueError, match=r"data\.few_shot must be more than metrics\.nearest_k=3"):
         JUDGES.check({"num_samples": 4, "data.few_shot": 3})
-    with pytest.raises(ValueError, match=r"num_samples must be .* and more than 2, got 2"):
-        make_judges(nearest_k=1).check({"num_samples": 2})
-    make_judges(nearest_k=1).check({"num_samples": 3})
+    with pytest.raises(ValueError, match=r"num_samples must be .* and at least 4, got 3"):
+        make_judges(nearest_k=1).check({"num_samples": 3})
+    make_judges(nearest_k=1).check({"num_samples": 4})
 
 
 def test_some_images_of_a_described_set() -> None:

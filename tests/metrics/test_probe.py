@@ -56,6 +56,10 @@ def test_a_label_of_two_values_is_judged_by_its_order() -> None:
     assert found.score.value > 0.97
 
 
+def test_a_label_with_one_value_says_nothing_of_a_probe() -> None:
+    assert quality(torch.zeros(30), torch.full((30,), 2.0)).score == (0, 0, 0)
+
+
 def test_few_images_are_refused() -> None:
     x, y = linear(19, 3, noise=1.0)
     with pytest.raises(ValueError, match="at least 20 labelled images, got 19"):

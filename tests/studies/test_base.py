@@ -1,12 +1,20 @@
 from dataclasses import replace
 
 from ood_sampler.diffusion.solvers import DdimSolver
+from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.samplers.cog import CogSampler
 from ood_sampler.samplers.gaussian import GaussianSampler
 from ood_sampler.studies.interference import InterferenceStudy
 from ood_sampler.studies.reconstruction import ReconstructionStudy
 from ood_sampler.studies.synthesis import SynthesisStudy
+from tests.conftest import RESOLUTION, make_judges
 from tests.studies.conftest import TinyRun
+
+
+def correction(count: int) -> GaussianCorrection:
+    return GaussianCorrection(
+        weight=1.0, fade=100, in_domain=count, in_domain_root=None, resolution=RESOLUTION
+    )
 
 
 def test_a_row_says_which_run_it_is_of(tiny_run: TinyRun) -> None:
@@ -24,6 +32,8 @@ def test_a_row_says_which_run_it_is_of(tiny_run: TinyRun) -> None:
         study.about(run.variant(sampler=CogSampler(references=3))),
         study.about(replace(run, codec=run.model.codec(DdimSolver(steps=5, power=1)))),
         study.about(replace(run, domain=part)),
+        study.about(replace(run, judges=make_judges(nearest_k=1))),
+        *(study.about(replace(run, correction=correction(count))) for count in (8, 16)),
         InterferenceStudy(steps=[200, 600], etas=[0.0, 1.0]).about(run),
         InterferenceStudy(steps=[200, 700], etas=[0.0, 0.5]).about(run),
     ]

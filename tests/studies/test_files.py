@@ -188,6 +188,26 @@ def test_a_full_disk_leaves_the_files_of_before(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_runs_of_one_domain_answer_for_themselves(tmp_path: Path) -> None:
+    settings = ({"step": 300, "seed": 1}, {"step": 700, "seed": 1}, {"step": 700, "seed": 2})
+    for k, given in enumerate(settings):
+        rows = [toy(), toy(domain="b")] if k == 0 else [toy()]
+        write(tmp_path / str(k), rows, "a/x", **{"few-shot sha256": f"{k}"}, **given)
+    folders = [tmp_path / str(k) for k in range(3)]
+    measured, _ = read_studies("toy", folders)
+    names = [f"a, step {given['step']}, seed {given['seed']}" for given in settings]
+    # a domain of one run keeps its name
+    assert [row["domain"] for row in measured.rows] == [names[0], "b", *names[1:]]
+    assert list(measured.pictures) == [f"{name}/x" for name in names]
+    two, _ = read_studies("toy", folders[:2])
+    assert [row["domain"] for row in two.rows] == ["a, step 300", "b", "a, step 700"]
+    joined, _ = read_studies("toy", folders, joins_runs=True)
+    assert {row["domain"] for row in joined.rows} == {"a", "b"}
+    # where no setting tells them apart
+    same, _ = read_studies("toy", [folders[0], folders[0]])
+    assert [row["domain"] for row in same.rows] == ["a, run 1", "b, run 1", "a, run 2", "b, run 2"]
+
+
 def test_domains_of_several_models_are_told_apart(tmp_path: Path) -> None:
     for model in ("m", "n"):
         rows = [toy(model=model), toy(model=f"{model}, tuned")]
