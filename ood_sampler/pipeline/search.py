@@ -289,6 +289,7 @@ class Search:
 
         Raises:
             ValueError: as `check`.
+            GaveUpError: all candidates gave up.
         """
         self.check(pipeline, steps=steps, samplers=samplers, corrections=corrections)
         fit, validation = self.split(len(pipeline.domain.few_shot), seed=pipeline.settings.seed)
@@ -307,6 +308,8 @@ class Search:
         found: list[Tried] = []
         for number, samples in enumerate(self.samples, start=1):
             found = trying.all_of(f"search {number}", runs, samples, before)
+            if trying.gave_up is not None and not found:
+                raise trying.gave_up
             log.info("search: %d samples each, ahead: %s", samples, found[0].trial.words)
             before, runs = samples, [each.run for each in found[: self._going_on(len(found))]]
             if len(runs) == 1:
@@ -334,11 +337,11 @@ class _Trying:
         self.latents = latents
         self.found: list[Tried] = []
         self.spent = 0
+        self.gave_up: GaveUpError | None = None
 
     def all_of(self, name: str, runs: Sequence[Pipeline], samples: int, before: int) -> list[Tried]:
         """Try candidates with so many samples, of which some may be there; the best come first."""
         found, stages = [], list[StageRecord]()
-        gave_up: GaveUpError | None = None
         for run in runs:
             run = replace(
                 run,
@@ -350,13 +353,11 @@ class _Trying:
                 found.append(self.judge.tried(run))
             except GaveUpError as error:
                 # another candidate may not
-                gave_up = error
+                self.gave_up = error
                 place = f"{label(run.sampler)} at t = {run.settings.step}"
                 self.session.left_out.append(f"search: {place} was left out: {error}")
                 continue
             self.spent += _computed(samples, before, run) * _evaluations(run)
-        if gave_up is not None and not found:
-            raise gave_up
         found = [found[i] for i in self.judge.order(found)]
         self.found += found
         self.session.stages.append(joined(name, len(found) * samples, stages))

@@ -141,8 +141,12 @@ class SearchStudy(SweepStudy):
             settings.append(chosen)
         found = []
         for row, setting in zip(rows, settings, strict=True):
-            trial = last[setting]
-            seen = {"validation_kid": trial.point.distance, "samples": trial.samples}
+            # one that gave up in the search has no trial
+            trial = last.get(setting)
+            seen = {
+                "validation_kid": None if trial is None else trial.point.distance,
+                "samples": 0 if trial is None else trial.samples,
+            }
             found.append({**row, **seen, "chosen": setting == chosen})
 
         def usable(judge: str | None) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ def draw(rows: Sequence[Row]) -> "Figure":
 
 
 def _draw_settings(axes: "Axes", rows: Sequence[Row], strategies: Sequence[str]) -> None:
+    rows = [row for row in rows if row["validation_kid"] is not None]
     for k, strategy in enumerate(strategies):
         points = [row for row in rows if row["strategy"] == strategy]
         axes.scatter(
