@@ -164,10 +164,11 @@ SHOWN = {
 
 
 def overview(domains: Sequence[Domain]) -> str:
-    """A line a domain: KID, authenticity and near-copies of some settings."""
-    lines = [f"| | {' | '.join(SHOWN)} |", "|---" * (1 + len(SHOWN)) + "|"]
+    """A line a domain: KID, authenticity and near-copies of some settings that were measured."""
+    shown = {n: key for n, key in SHOWN.items() if any(key in d.rows for d in domains)}
+    lines = [f"| | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
     for domain in domains:
-        found = [domain.rows.get(key) for key in SHOWN.values()]
+        found = [domain.rows.get(key) for key in shown.values()]
         cells = ["–" if row is None else number(row).rpartition(";")[0] for row in found]
         lines.append(f"| {domain.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -175,13 +176,14 @@ def overview(domains: Sequence[Domain]) -> str:
 
 def verdicts(domains: Sequence[Domain]) -> str:
     """A line a domain: settings beyond each frontier, worse, and the clearest of them."""
-    lines = [
-        "| | beyond pixels | worse | most clearly | beyond no network | worse | most clearly |",
-        "|---" * 7 + "|",
-    ]
+    frontiers = {"pixels": "pixels"}
+    if any(domain.without_network for domain in domains):
+        frontiers["no network"] = "without_network"
+    heads = [f"beyond {name} | worse | most clearly" for name in frontiers]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + 3 * len(heads)) + "|"]
     for domain in domains:
         cells = [domain.name]
-        for others in (domain.pixels, domain.without_network):
+        for others in (getattr(domain, kind) for kind in frontiers.values()):
             found = beyond(domain, others) if others else {}
             if not found:
                 cells += ["–", "–", "–"]
