@@ -83,6 +83,7 @@ def settings(pipeline: Pipeline, choices: Mapping[str, str]) -> dict[str, Any]:
     return {
         "model": pipeline.model.name,
         "data": pipeline.domain.name,
+        **({} if pipeline.model.has_own_domain else {"fitted": "to the few-shot images"}),
         **corrected,
         "sampler": choices["sampler"],
         **solver,

@@ -39,17 +39,16 @@ CONFIGURATION = Configuration("train")
 
 _INTERRUPTED = "interrupted: the last checkpoint is kept, the same command continues"
 
-_POSITIVE = (
+_COUNTS = (
     "images",
     "data.resolution",
     "schedule.num_train_timesteps",
     "module.batch_size",
-    "module.learning_rate",
-    "module.snr_clip",
-    "module.steps_power",
+    "module.penalty_every",
     "checkpoint_every",
     "snapshot_every",
 )
+_POSITIVE = ("module.learning_rate", "module.snr_clip", "module.steps_power")
 
 
 def main() -> None:
@@ -88,6 +87,10 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
         )
     del cfg.hydra
     check_complete(cfg)
+    for key in _COUNTS:
+        value = OmegaConf.select(cfg, key, default=1)  # not all recipes have all
+        if not isinstance(value, int) or value <= 0:
+            raise CommandError(f"{key} must be a whole number above 0, got {value}")
     for key in _POSITIVE:
         value = OmegaConf.select(cfg, key, default=1)  # not all recipes have all
         if not isinstance(value, int | float) or value <= 0:
@@ -266,6 +269,19 @@ class GanRecipe:
             raise ValueError(
                 f"network.channels makes images of {generator.resolution}x{generator.resolution}, "
                 f"data.resolution is {cfg.data.resolution}: one number for each of 4, 8, 16, ..."
+            )
+        discriminator = cfg.module.discriminator
+        taken = 4 * 2 ** len(discriminator.channels)
+        if taken != cfg.data.resolution:
+            raise ValueError(
+                f"module.discriminator.channels takes images of {taken}x{taken}, data.resolution "
+                f"is {cfg.data.resolution}: one number for each of 4, 8, 16, ... to half of it"
+            )
+        batch, compared = cfg.module.batch_size, discriminator.compared
+        if batch % min(compared, batch):
+            raise ValueError(
+                f"module.discriminator.compared must divide module.batch_size={batch}, got "
+                f"{compared}"
             )
         return generator
 

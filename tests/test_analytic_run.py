@@ -234,5 +234,9 @@ def test_a_command_reports_without_a_domain_of_its_own(tmp_path: Path, name: str
     assert "in-domain samples" not in [row["name"] for row in found["rows"]]
     assert "weights sha256 before" not in found["protocol"]
     page = (tmp_path / "found" / "report.html").read_text()
-    assert "The model's own samples" not in page
-    assert name in page
+    # it was fitted to these images, and has no samples of its own
+    assert "own samples" not in page
+    assert "never saw" not in page
+    assert "trained on other images" not in page
+    assert "frozen" not in page.partition("<script")[0]
+    assert f"The control {name} was fitted to the few-shot images themselves" in page

@@ -49,7 +49,13 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
             r"^recipe=gna is not known; did you mean gan\?; there are: diffusion, gan$",
         ),
         (["name=mine", "data.root=x", "module.batch_size=0"], "module.batch_size must be .* got 0"),
-        (["name=mine", "data.root=x", "images=many"], "images must be a number above 0, got many"),
+        (["name=mine", "data.root=x", "images=many"], "images must be a whole number above 0, got"),
+        (["name=mine", "data.root=x", "images=1e6"], "images must be a whole number above 0, got"),
+        (["name=mine", "data.root=x", "module.learning_rate=x"], "must be a number above 0, got x"),
+        (
+            ["name=mine", "data.root=x", "recipe=gan", "module.penalty_every=0"],
+            "module.penalty_every must be a whole number above 0, got 0",
+        ),
         (["name=mine", "data.root=x", "trainer.devices=2"], "trainer.devices must be 1, got 2"),
     ],
 )
@@ -135,6 +141,26 @@ SMALL_GAN = [
     "trainer.accelerator=cpu",
     "trainer.log_every_n_steps=1",
 ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            ["data.resolution=16", "network.channels=[8,4,4]"],
+            r"discriminator\.channels takes images of 8x8, data\.resolution is 16",
+        ),
+        (["module.discriminator.compared=3"], r"compared must divide module\.batch_size=4, got 3"),
+        (["network.channels=[8]"], r"network\.channels makes images of 4x4"),
+    ],
+)
+def test_networks_of_a_gan_that_do_not_fit_are_named_before_work(
+    changes: list[str], said: str
+) -> None:
+    cfg = composed([*SMALL_GAN, *changes])
+    with pytest.raises(ValueError, match=said):
+        GanRecipe().network(cfg)
+    GanRecipe().network(composed(SMALL_GAN))
 
 
 def test_every_recipe_composes_with_the_keys_of_its_own() -> None:

@@ -205,7 +205,7 @@ def make(
         return []
     asked = instantiate(cfg.study)
     folders = [folder / run.folder for run in every]
-    measured, protocol = read_studies(study, folders, joins_runs=asked.joins_runs)
+    measured, protocol = read_studies(study, folders, joins=asked.joins)
     conclusion = write_study(folder, asked, measured, protocol)
     write_study_page(folder, asked, measured, conclusion, protocol)
     return conclusion

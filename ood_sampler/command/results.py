@@ -136,7 +136,7 @@ def merge_studies(folder: Path, config: DictConfig) -> bool:
     found = _finished_runs(folder, f"{study.name}.json")
     if not found:
         return False
-    measured, shared = read_studies(study.name, found, joins_runs=study.joins_runs)
+    measured, shared = read_studies(study.name, found, joins=study.joins)
     entry = _conclude(folder, config, study, measured, shared, group=folder.name)
     tracker(config).record(folder, entry)
     return True

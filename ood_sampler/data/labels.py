@@ -170,7 +170,7 @@ class Table:
         Raises:
             ValueError: a line fits several images, or none fits any.
         """
-        names = [name for images in sets for name in images.names]
+        names = dict.fromkeys(name for images in sets for name in images.names)
         known: dict[str, list[str]] = {}
         for name in names:
             for alias in _aliases(name):
@@ -186,10 +186,10 @@ class Table:
                 )
             values |= dict.fromkeys(found, numbers)
         if not values:
-            example = next(iter(self.lines))
+            example, own = next(iter(self.lines)), next(iter(names))
             raise ValueError(
                 f"{_KEY}={self.path} names no image: its first column has {example!r}, images "
-                f"are called as {names[0]!r}; write file names there, with or without suffix"
+                f"are called as {own!r}; write file names there, with or without suffix"
             )
         return Labels(self.columns, values)
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from ood_sampler.metrics.feature_sets import stack
 
@@ -16,10 +16,16 @@ Figures: TypeAlias = Mapping[str, float | Tensor]
 shape $(N,)$ hold a value per image."""
 
 
+class _Bare(Metric):
+    def update(self) -> None: ...
+
+    def compute(self) -> None: ...
+
+
 @cache
 def _usual() -> frozenset[str]:
     """Attributes that every metric of torchmetrics has."""
-    return frozenset(vars(MeanMetric()))
+    return frozenset(vars(_Bare()))
 
 
 def _as_json(value: object, name: str) -> object:

@@ -115,6 +115,9 @@ class Judges(Sequence[Judge]):
                 )
         self.nearest_k = nearest_k
         self.seed = seed
+        for metric in (*collection.values(), *pictures.values()):
+            # results are stored under them: a mistake is told before any work
+            _ = metric.settings
         self.pictures = _collected(pictures)
         self._judges = [Judge(spaces[name](), _collected(collection)) for name in judges]
         if len(set(self.names)) < len(judges):

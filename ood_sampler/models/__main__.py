@@ -12,7 +12,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ood_sampler.config import CONF
 from ood_sampler.faults import FAULTS, CommandError
-from ood_sampler.models.cards import asset_card, comment, model_card, shipped
+from ood_sampler.models.cards import asset_card, comment, model_card, pushable, shipped
 from ood_sampler.models.generator_files import GeneratorFiles
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import WeightFiles, Weights, cache_folder
@@ -104,7 +104,7 @@ def answer(arguments: Sequence[str]) -> bool:
         nearest = _nearest(arguments[0], list(_COMMANDS))
         raise CommandError(f"{arguments[0]} is not known{nearest}; --help tells more")
     elif len(arguments) == 1:
-        known = shipped() if arguments[0] == "push" else _names()
+        known = pushable() if arguments[0] == "push" else _names()
         raise CommandError(f"{arguments[0]} needs the name of a model: {', '.join(known)}")
     else:
         return _COMMANDS[arguments[0]](arguments[1], arguments[2:])
@@ -112,6 +112,9 @@ def answer(arguments: Sequence[str]) -> bool:
 
 
 def _card(name: str, overrides: Sequence[str]) -> bool:
+    is_of_weights = name in _names() and "path" in list(_config(name).model)
+    if name in shipped() and overrides and not (is_of_weights and not _is_gan(_config(name))):
+        raise CommandError(f"the card of {name} takes no settings, got {overrides[0]}")
     if name not in _names() and name in shipped():
         sys.stdout.write(asset_card(name))
     elif name in _names() and "path" not in list(_config(name).model):
@@ -170,6 +173,10 @@ def _generator_entry(name: str, fields: Mapping[str, Any]) -> str:
     return f"{first}\n{'':<41}shipped with the package\n"
 
 
+_KINDS: Mapping[type | None, str] = {int: "a whole number", float: "a number"}
+"""What the place of a usual value takes."""
+
+
 def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Read the constructor's arguments of a model from its configuration and `KEY=VALUE`s.
 
@@ -204,7 +211,13 @@ def model_fields(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     if missing:
         key = missing[0].removeprefix("model.")
         raise CommandError(f"{key} must be set: add {key}=…")
-    return _fields(config)
+    fields, usual = _fields(config), _config(name).model
+    for override in overrides:
+        key = override.removeprefix("model.").partition("=")[0]
+        kind = None if OmegaConf.is_missing(usual, key) else type(usual.get(key))
+        if kind in _KINDS and type(fields[key]) not in (kind, int):
+            raise CommandError(f"{key} must be {_KINDS[kind]}, got {fields[key]!r}")
+    return fields
 
 
 def _verify(name: str, overrides: Sequence[str]) -> bool:

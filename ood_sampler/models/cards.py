@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ood_sampler.config import CONF
+from ood_sampler.models.layout import parts_of
 from ood_sampler.models.sources import CheckpointFile, sha256_of
 from ood_sampler.models.weights import ASSETS, WeightFiles, Weights
 
@@ -24,6 +25,11 @@ _UNMEASURED = (
 def shipped() -> list[str]:
     """Names of what ships with a card: models, domains and judges."""
     return sorted(file.parent.name for file in ASSETS.glob(f"*/{_CARD}"))
+
+
+def pushable() -> list[str]:
+    """Names of the models that ship as pipelines, which a hub takes."""
+    return [name for name in shipped() if parts_of(ASSETS / name)]
 
 
 def shipped_card(name: str) -> str:
@@ -59,7 +65,7 @@ def model_card(name: str, fields: Mapping[str, Any]) -> str:
         "use": f"python -m ood_sampler.run model={name}",
     }
     told = "".join(f"{key:<12}{value}\n" for key, value in lines.items() if value)
-    if name in shipped():
+    if name in shipped() and fields["path"] == name:
         return f"{told}\n{shipped_card(name)}"
     return f"{told}\n{_UNMEASURED.format(name=name)}"
 

@@ -98,8 +98,10 @@ def _samples(folder: Path, licence: str | None) -> Upload:
     }
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file_name", "seed", "index", "near_copy"])
-    writer.writerows([[row["file"], row["seed"], row["index"], row["near_copy"]] for row in rows])
+    # near-copies, where they were measured
+    keys = [key for key in ("seed", "index", "near_copy") if all(key in row for row in rows)]
+    writer.writerow(["file_name", *keys])
+    writer.writerows([[row["file"], *(row[key] for key in keys)] for row in rows])
     files["train/metadata.csv"] = text.getvalue().encode()
     header = {"pretty_name": f"{found['run']['data']} from {found['run']['model']}"}
     files[_README] = _readme({**header, "license": licence}, _samples_card(found, len(rows)))
@@ -113,10 +115,15 @@ def _samples_card(found: Mapping[str, Any], count: int) -> str:
     lines = [
         f"# {run['data']} from {run['model']}",
         "",
-        f"{count} synthetic images of the domain {run['data']}, made with `ood_sampler` by the "
-        f"frozen model {run['model']}, which never saw that domain. No weight was changed.",
-        "`near_copy` in the metadata marks images nearer to a few-shot image than real "
-        "held-out images are.",
+        f"{count} synthetic images of the domain {run['data']}, made with `ood_sampler` by "
+        + (
+            f"{run['model']}, fitted {run['fitted']}."
+            if "fitted" in run
+            else f"the frozen model {run['model']}, which never saw that domain. No weight was "
+            "changed."
+        ),
+        "`near_copy` in the metadata, where it was measured, marks images nearer to a few-shot "
+        "image than real held-out images are.",
         "",
         "| | |",
         "|---|---|",

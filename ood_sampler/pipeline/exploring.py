@@ -85,8 +85,8 @@ def _records(outcome: Outcome, shown: Sequence[int], places: dict[int, int]) -> 
         SampleRecord(
             number=outcome.numbers[i],
             file=f"samples/{sample_file(outcome.numbers[i])}",
-            near_copy=bool(outcome.near_copies[i]) if outcome.near_copies else False,
-            captured=bool(found.captured[i]),
+            near_copy=bool(outcome.near_copies[i]) if outcome.near_copies else None,
+            captured=bool(found.captured[i]) if len(outcome.in_domain) else None,
             authentic=bool(found.authentic[i]),
             realism=float(found.realism[i]),
             blend_pair=float(pairs[i]) if len(pairs) else None,

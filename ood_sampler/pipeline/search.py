@@ -14,7 +14,6 @@ from ood_sampler.data.domain import Part
 from ood_sampler.pipeline.choice import Choice
 from ood_sampler.pipeline.correction import GaussianCorrection
 from ood_sampler.pipeline.estimate import Work
-from ood_sampler.pipeline.keys import label
 from ood_sampler.pipeline.pipeline import Pipeline, check_codec
 from ood_sampler.pipeline.session import StageRecord
 from ood_sampler.pipeline.trials import METRICS, PartLatents, TrialJudge, Tried, joined
@@ -307,9 +306,11 @@ class Search:
         runs, before = self._candidates(pipeline, steps, samplers, corrections), 0
         found: list[Tried] = []
         for number, samples in enumerate(self.samples, start=1):
-            found = trying.all_of(f"search {number}", runs, samples, before)
-            if trying.gave_up is not None and not found:
+            tried = trying.all_of(f"search {number}", runs, samples, before)
+            if trying.gave_up is not None and not (tried or found):
                 raise trying.gave_up
+            # where all give up with more samples, those of the round before remain
+            found = tried or found
             log.info("search: %d samples each, ahead: %s", samples, found[0].trial.words)
             before, runs = samples, [each.run for each in found[: self._going_on(len(found))]]
             if len(runs) == 1:
@@ -354,8 +355,7 @@ class _Trying:
             except GaveUpError as error:
                 # another candidate may not
                 self.gave_up = error
-                place = f"{label(run.sampler)} at t = {run.settings.step}"
-                self.session.left_out.append(f"search: {place} was left out: {error}")
+                self.session.left_out.append(f"{name}: {run.title} was left out: {error}")
                 continue
             self.spent += _computed(samples, before, run) * _evaluations(run)
         found = [found[i] for i in self.judge.order(found)]

@@ -38,8 +38,10 @@ class SampleRecord:
     Attributes:
         number: within the run.
         file: of the sample, beside the page.
-        near_copy: nearer to a few-shot image than 99% of held-out images are.
-        captured: most of its neighbours belong to the model's own domain.
+        near_copy: nearer to a few-shot image than 99% of held-out images are; None where that was
+            not measured.
+        captured: most of its neighbours belong to the model's own domain; None of a model that has
+            none.
         authentic: farther from its nearest few-shot image than that from its own nearest.
         realism: above 1 within the held-out images.
         blend_pair: explained by two few-shot images, in pixels.
@@ -49,8 +51,8 @@ class SampleRecord:
 
     number: int
     file: str
-    near_copy: bool
-    captured: bool
+    near_copy: bool | None
+    captured: bool | None
     authentic: bool
     realism: float
     blend_pair: float | None
@@ -155,7 +157,10 @@ def samples_csv(explorer: Explorer) -> str:
         row: dict[str, Any] = {
             "file": record.file,
             "number": record.number,
-            **{key: int(getattr(record, key)) for key in ("near_copy", "captured", "authentic")},
+            **{
+                key: None if (value := getattr(record, key)) is None else int(value)
+                for key in ("near_copy", "captured", "authentic")
+            },
             "realism": record.realism,
             "distance": record.neighbours[0].value,
             "blend_pair": record.blend_pair,

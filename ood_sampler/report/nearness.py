@@ -77,15 +77,16 @@ def against_controls(run: Subject) -> Verdict | None:
         for control in less_new
     ]
     decision = all_of([each for each, _ in compared]) if compared else Decision("unclear")
+    # one fitted to the few-shot images has no domain of its own
+    model = "the model" if run.ceiling is None else "the frozen model"
     answer, said = {
         "shown": (
             "yes",
-            "By this measure the frozen model adds something that a mixture of pixels does not "
-            "have.",
+            f"By this measure {model} adds something that a mixture of pixels does not have.",
         ),
         "refuted": (
             "no",
-            "By this measure the same few-shot images serve better without the frozen model.",
+            f"By this measure the same few-shot images serve better without {model}.",
         ),
         "unclear": (
             UNSURE,

@@ -77,7 +77,7 @@ class AstroStudy(Study):
 
     name = "astro"
     title = "Measures of astronomy against held-out images"
-    joins_runs = True
+    joins = None
     headings = (
         Column("set", "set"),
         Column("images", "images", 0),

@@ -63,7 +63,6 @@ class AttributeStudy(Study):
 
     name = "attribute"
     title = "Directions of attributes: what they change, and whether pairs share them"
-    joins_runs = True
     headings = (
         Column("attribute", "attribute"),
         Column("method", "method"),

@@ -25,6 +25,7 @@ from ood_sampler.studies.rows import (
     point,
     quoted_kid,
     too_few,
+    units,
 )
 from ood_sampler.studies.sweep import SweepStudy, check_increasing, few_shot_row
 
@@ -238,6 +239,11 @@ def _correlation(strategy: str, rows: Sequence[Row]) -> list[str]:
     curves = [curve[0] for (_, own), curve in _curves(rows).items() if own == strategy]
     if len(curves) < 4:
         return []
+    if units(curves) == "runs":
+        return [
+            f"{strategy}: the width of the band is not compared with the domain gap, as several "
+            "runs of one domain are not independent: sweep over data alone."
+        ]
     widths = torch.tensor(
         [0.0 if c["band_low"] is None else c["band_high"] - c["band_low"] for c in curves]
     )

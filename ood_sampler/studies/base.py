@@ -77,9 +77,9 @@ class Study(ABC):
     chooses: ClassVar[bool] = False
     """Whether it compares automatic choices, and so takes `correction=auto`."""
 
-    joins_runs: ClassVar[bool] = False
-    """Whether runs of one domain with other settings answer together. Of other studies each run
-    answers for itself, and its domain is named with what tells it apart (`read_studies`)."""
+    joins: ClassVar[Sequence[str] | None] = ()
+    """Groups of settings over which runs of one domain answer together; None: over any. Otherwise
+    each run answers for itself, and its domain is named with what tells it apart."""
 
     steps: Sequence[int] = ()
     """Steps whose latents are needed: one inversion leaves them all."""

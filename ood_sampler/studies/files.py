@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -156,19 +157,19 @@ def _rank_agreement(headline: str, judge: str, judged: Mapping[str, Sequence[Row
 
 
 def read_studies(
-    name: str, folders: Iterable[Path], *, joins_runs: bool = False
+    name: str, folders: Iterable[Path], *, joins: Sequence[str] | None = ()
 ) -> tuple[Measured, dict[str, Any]]:
     """Put the answers of several runs together, in the order of their folders.
 
     Args:
         name: of the study.
         folders: of the runs.
-        joins_runs: see `Study.joins_runs`.
+        joins: see `Study.joins`.
 
     Returns:
-        All rows and images, and what the protocols share. If there are several models, each
-        domain is named with its own, and if several runs of one domain, with what tells them
-        apart; a study that joins runs tells them apart itself.
+        All rows and images, and what the protocols share. If there are several models, each domain
+        is named with its own. If several runs of one domain do not answer together, it is named
+        with the settings that tell them apart, and `of_domain` is its name without these.
 
     Raises:
         FileNotFoundError: a folder holds no answer to the study.
@@ -180,7 +181,8 @@ def read_studies(
     ]
     # curves are of one model and one domain
     several = len({found["protocol"].get("model") for found, _ in runs}) > 1
-    apart = [{} for _ in runs] if joins_runs else _told_apart([found for found, _ in runs])
+    answers = [found for found, _ in runs]
+    apart = [{} for _ in runs] if joins is None else _told_apart(folders, answers, joins)
     rows: list[Row] = []
     pictures: dict[str, Tensor] = {}
     strips: list[Strip] = []
@@ -192,45 +194,81 @@ def read_studies(
         def named(domain: str, of_model: str = of_model, further: Names = further) -> str:
             return f"{domain}{of_model}{further.get(domain, '')}"
 
-        rows += [{**row, "domain": named(row["domain"])} for row in found["rows"]]
+        for row in found["rows"]:
+            domain = row["domain"]
+            of_domain = {"of_domain": f"{domain}{of_model}"} if further.get(domain) else {}
+            rows.append({**row, "domain": named(domain), **of_domain})
         strips += _read_strips(folder / _STRIPS, named)
         for key, picture in shown.items():
             domain, slash, label = key.partition("/")
             pictures[f"{named(domain)}{slash}{label}"] = picture.float() / 127.5 - 1
         shared = protocol if shared is None else _shared(shared, protocol)
-    return Measured(rows, pictures, strips), shared or {}
+    return Measured(_of_distinct_runs(rows, answers), pictures, strips), shared or {}
 
 
-def _told_apart(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _of_distinct_runs(rows: Sequence[Row], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rows whose `run` differs from answer to answer, though nothing that it names may."""
+    places = [k for k, found in enumerate(answers) for _ in found["rows"]]
+    first: dict[str | None, int] = {}
+    distinct = []
+    for row, place in zip(rows, places, strict=True):
+        run = row.get("run")
+        repeated = first.setdefault(run, place) != place
+        distinct.append({**row, "run": f"{run}-{place}"} if run and repeated else row)
+    return distinct
+
+
+def _told_apart(
+    folders: Sequence[Path], answers: Sequence[Mapping[str, Any]], joins: Sequence[str]
+) -> list[dict[str, str]]:
     """What to add to the names of a run's domains, where other runs have the same."""
-    found: list[dict[str, str]] = [{} for _ in runs]
+    found: list[dict[str, str]] = [{} for _ in answers]
     places: dict[tuple[str | None, str], list[int]] = defaultdict(list)
-    for k, run in enumerate(runs):
-        for domain in dict.fromkeys(row["domain"] for row in run["rows"]):
-            places[run["protocol"].get("model"), domain].append(k)
+    for k, answer in enumerate(answers):
+        for domain in dict.fromkeys(row["domain"] for row in answer["rows"]):
+            places[answer["protocol"].get("model"), domain].append(k)
     for (_, domain), same in places.items():
-        if len(same) > 1:
-            names = _differences([runs[k]["protocol"] for k in same])
-            for k, name in zip(same, names, strict=True):
-                found[k][domain] = f", {name}"
+        if len(same) < 2:
+            continue
+        given = [_settings(folders[k], answers[k]["protocol"]) for k in same]
+        names = _differences(given, joins)
+        if not joins and len(set(names)) < len(names):
+            names = [f"run {folders[k].name}" for k in same]
+        for k, name in zip(same, names, strict=True):
+            found[k][domain] = f", {name}" if name else ""
     return found
 
 
-def _differences(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name runs by the first settings in which they differ, or by number where these are none."""
-    names = [""] * len(protocols)
-    for key in protocols[0]:
-        values = [protocol.get(key) for protocol in protocols]
-        # no one tells images by their digests
-        if "sha256" in key or len(set(map(str, values))) == 1:
-            continue
-        names = [
-            ", ".join(filter(None, (name, f"{key} {value}")))
-            for name, value in zip(names, values, strict=True)
-        ]
-        if len(set(names)) == len(names):
-            return names
-    return [f"run {k}" for k in range(1, len(protocols) + 1)]
+def _settings(folder: Path, protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was told on the command line; without a record of that, its protocol."""
+    told = folder / ".hydra" / "overrides.yaml"
+    if not told.exists():
+        return {key: str(value) for key, value in protocol.items() if not _is_long(key)}
+    split = (str(text).lstrip("+~").partition("=") for text in OmegaConf.load(told))
+    return {key: value for key, _, value in split if not key.startswith(_PLACES)}
+
+
+_PLACES = ("hydra.", "output", "sweep")
+"""Settings that say where a run leaves its files."""
+
+
+def _is_long(key: str) -> bool:
+    """Whether a line of the protocol is no name for a run."""
+    return "sha256" in key or key.startswith("judge ") or key in ("warnings", "scale")
+
+
+def _differences(given: Sequence[Mapping[str, str]], joins: Sequence[str]) -> list[str]:
+    """Name runs by the settings in which they differ, but those that they answer together over."""
+    keys = dict.fromkeys(key for settings in given for key in settings)
+    differing = [
+        key
+        for key in keys
+        if key.partition(".")[0] not in joins and len({settings.get(key) for settings in given}) > 1
+    ]
+    return [
+        ", ".join(f"{key} {settings[key]}" for key in differing if key in settings)
+        for settings in given
+    ]
 
 
 def _read_strips(path: Path, named: Callable[[str], str]) -> list[Strip]:

@@ -14,7 +14,14 @@ from ood_sampler.samplers.base import Sampler
 from ood_sampler.statistics.decision import TOO_FEW, Decision, Outcome, any_of, decide
 from ood_sampler.statistics.frontier import Trade, advantage
 from ood_sampler.statistics.intervals import interval
-from ood_sampler.studies.rows import bounds, by_domain, by_each_judge, standard_error, too_few
+from ood_sampler.studies.rows import (
+    bounds,
+    by_domain,
+    by_each_judge,
+    standard_error,
+    too_few,
+    units,
+)
 from ood_sampler.studies.sweep import SweepStudy, check_left, compared, fitting, pixel_controls
 
 if TYPE_CHECKING:
@@ -165,8 +172,8 @@ class FrontierStudy(SweepStudy):
         if len(domains) > 1:
             told = (_domains(list(domains.values()), plane) for plane in PLANES)
             sentences.append(
-                "Domains on which a setting of the latents lies beyond the pixel controls: "
-                f"{'; '.join(told)}."
+                f"{units(rows).capitalize()} on which a setting of the latents lies beyond the "
+                f"pixel controls: {'; '.join(told)}."
             )
         return sentences
 

@@ -67,7 +67,6 @@ class GeodesicStudy(Study):
 
     name = "geodesic"
     title = "Paths between inverted images: smoothness, and what lies half way"
-    joins_runs = True
     headings = (
         Column("path", "path"),
         Column("step", "step t", 0),

@@ -80,7 +80,7 @@ class PreservationStudy(Study):
     name = "preservation"
     title = "The original domain, before and after"
     needs = ("fid", "kid", "prdc", "authenticity", "near_copies")
-    joins_runs = True
+    joins = None
     headings = (
         Column("method", "method"),
         Column("samples", "images", digits=0, meaning="Number of images of each set."),

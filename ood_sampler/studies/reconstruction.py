@@ -47,7 +47,7 @@ class ReconstructionStudy(DiagnosticStudy):
 
     name = "reconstruction"
     title = "Reconstruction: images inverted and decoded again"
-    joins_runs = True
+    joins = ("solver",)
     caveat = (
         "The in-domain set is made of the model's own samples, the same for all solvers: they lie "
         "on its trajectories and come back better than real images of its domain would."

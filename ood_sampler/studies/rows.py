@@ -32,6 +32,11 @@ def by_domain(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return by_column(rows, "domain")
 
 
+def units(rows: Sequence[Row]) -> str:
+    """What conclusions count: domains, or runs where one domain has several."""
+    return "runs" if any("of_domain" in row for row in rows) else "domains"
+
+
 def flow_of(row: Row) -> str:
     """Label of the corrected flow that a row is about; empty for that of the model."""
     weight = row.get("correction", 0)

@@ -21,7 +21,7 @@ from ood_sampler.statistics.decision import (
 )
 from ood_sampler.statistics.intervals import difference_interval, interval
 from ood_sampler.statistics.resampling import Interval
-from ood_sampler.studies.rows import by_domain, kid, place, quoted_kid, too_few
+from ood_sampler.studies.rows import by_domain, kid, place, quoted_kid, too_few, units
 from ood_sampler.studies.sweep import SweepStudy, compared, pixel_controls
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class SynthesisStudy(SweepStudy):
             sentences.append(
                 f"A strategy with at least {_GOAL:.0%} lower KID than the paper's recipe, at "
                 f"authenticity lower by less than {_LESS_NEW} (the best of several, picked on "
-                f"these figures), by domain: {counted(outcomes)}."
+                f"these figures), by {units(rows)[:-1]}: {counted(outcomes)}."
             )
         return sentences
 

@@ -182,6 +182,12 @@ def test_arguments_of_a_metric_are_told_apart_whatever_their_kind() -> None:
             super().__init__(scale=1)
             self.levels = levels
 
+    class Weighted(Largest):
+        def __init__(self, weight: object) -> None:
+            super().__init__(scale=1)
+            self.weight = weight
+
+    assert Weighted([1, 2]).settings != Weighted([9, 9]).settings
     given = ([1, 2], [1, 3], (1, 2, 3), {"low": 1}, None, 1.5)
     found = [Levels(levels).settings for levels in given]
     assert all(settings["scale"] == 1 for settings in found)
@@ -189,7 +195,14 @@ def test_arguments_of_a_metric_are_told_apart_whatever_their_kind() -> None:
     # what torchmetrics keeps is not among them
     assert set(Largest(scale=1).settings) == set(found[0]) - {"levels"}
     with pytest.raises(ValueError, match=r"Levels\.levels is .*: keep a number, a text"):
-        _ = Levels(object()).settings
+        Judges(
+            judges=["nothing"],
+            spaces={"nothing": Nothing},
+            collection={"levels": Levels(object())},
+            pictures={},
+            nearest_k=3,
+            seed=0,
+        )
 
 
 def test_spaces_that_do_not_judge_are_not_built() -> None:

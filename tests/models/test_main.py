@@ -294,6 +294,30 @@ def test_the_pictures_are_smooth_in_range_and_always_the_same() -> None:
     assert torch.equal(pictures, smooth_pictures(3, channels=1, resolution=64))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "dog32", "resolution=abc"], "resolution must be a whole number, got 'abc'"),
+        (["verify", "dog32_gan", "steps=0.5"], "steps must be a whole number, got 0.5"),
+        (["card", "dog32_gan", "path=/my/other"], "card of dog32_gan takes no settings, got path"),
+        (["card", "galaxy32", "x=1"], "the card of galaxy32 takes no settings, got x=1"),
+        (["push"], "push needs the name of a model: dog32, ship32"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        answer(arguments)
+
+
+def test_other_weights_have_no_card_of_the_shipped_ones(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert answer(["card", "dog32", f"path={tmp_path}"])
+    told = capsys.readouterr().out
+    assert "was not measured here" in told
+    assert "FID" not in told
+
+
 def test_latent_diffusion_verifies_through_its_autoencoder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

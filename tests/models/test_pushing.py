@@ -15,6 +15,7 @@ import pytest
 from ood_sampler.faults import CommandError
 from ood_sampler.models.__main__ import answer, main
 from ood_sampler.models.cards import shipped
+from ood_sampler.models.hub import upload_of
 from ood_sampler.models.layout import parts_of
 from ood_sampler.models.weights import ASSETS
 
@@ -171,6 +172,10 @@ def test_samples_go_as_a_data_set_of_images(hub: Hub, tmp_path: Path) -> None:
     assert hub.files["train/metadata.csv"].decode() == (
         "file_name,seed,index,near_copy\n00000.png,0,0,1\n"
     )
+    # a run whose near-copies were not measured
+    (samples / "manifest.csv").write_text("file,seed,index\n00000.png,0,0\n")
+    metadata = upload_of(str(tmp_path), licence=None).files["train/metadata.csv"]
+    assert metadata == b"file_name,seed,index\n00000.png,0,0\n"
     card = hub.files["README.md"].decode()
     assert "| kid | 0.25 [0.2, 0.3] | 0.01 [0, 0.02] |" in card
     assert "| precision | 0.9 | – |" in card

@@ -88,6 +88,10 @@ def test_the_table_of_samples_names_their_few_shot_images() -> None:
     rows = list(csv.DictReader(io.StringIO(samples_csv(make_explorer()))))
     assert len(rows) == 20
     assert (rows[3]["near_copy"], rows[4]["near_copy"]) == ("1", "0")
+    told = make_explorer()
+    silent = [replace(each, near_copy=None, captured=None) for each in told.samples]
+    empty = csv.DictReader(io.StringIO(samples_csv(replace(told, samples=silent))))
+    assert {(row["near_copy"], row["captured"]) for row in empty} == {("", "")}
     assert rows[4]["nearest_2"] == "<few> & 5"
     assert float(rows[4]["nearest_2_distance"]) == 6.5
     assert rows[4]["part_1"] == "<few> & 8"

@@ -25,6 +25,7 @@ from ood_sampler.studies.files import (
     read_studies,
     write_study,
 )
+from ood_sampler.studies.rows import units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,24 +189,55 @@ def test_a_full_disk_leaves_the_files_of_before(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def told(folder: Path, *overrides: str) -> None:
+    """What Hydra notes of a run."""
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {x}\n" for x in overrides))
+
+
 def test_runs_of_one_domain_answer_for_themselves(tmp_path: Path) -> None:
-    settings = ({"step": 300, "seed": 1}, {"step": 700, "seed": 1}, {"step": 700, "seed": 2})
+    settings = ({"step": 300}, {"step": 700}, {"step": 700, "correction": "gaussian"})
     for k, given in enumerate(settings):
-        rows = [toy(), toy(domain="b")] if k == 0 else [toy()]
-        write(tmp_path / str(k), rows, "a/x", **{"few-shot sha256": f"{k}"}, **given)
+        rows = [toy(run="x"), toy(run="x", domain="b")] if k == 0 else [toy(run="x")]
+        long = {"few-shot sha256": f"{k}", "warnings": f"many words {k}"}
+        write(tmp_path / str(k), rows, "a/x", **long, **given)
     folders = [tmp_path / str(k) for k in range(3)]
     measured, _ = read_studies("toy", folders)
-    names = [f"a, step {given['step']}, seed {given['seed']}" for given in settings]
+    names = ["a, step 300", "a, step 700", "a, step 700, correction gaussian"]
     # a domain of one run keeps its name
     assert [row["domain"] for row in measured.rows] == [names[0], "b", *names[1:]]
+    assert [row.get("of_domain") for row in measured.rows] == ["a", None, "a", "a"]
+    assert units(measured.rows) == "runs"
     assert list(measured.pictures) == [f"{name}/x" for name in names]
-    two, _ = read_studies("toy", folders[:2])
-    assert [row["domain"] for row in two.rows] == ["a, step 300", "b", "a, step 700"]
-    joined, _ = read_studies("toy", folders, joins_runs=True)
-    assert {row["domain"] for row in joined.rows} == {"a", "b"}
+    # a run that nothing else tells apart has a name of its own
+    assert [row["run"] for row in measured.rows] == ["x", "x", "x-1", "x-2"]
+    together, _ = read_studies("toy", folders, joins=None)
+    assert {row["domain"] for row in together.rows} == {"a", "b"}
+    assert units(together.rows) == "domains"
     # where no setting tells them apart
     same, _ = read_studies("toy", [folders[0], folders[0]])
-    assert [row["domain"] for row in same.rows] == ["a, run 1", "b, run 1", "a, run 2", "b, run 2"]
+    assert [row["domain"] for row in same.rows] == ["a, run 0", "b, run 0"] * 2
+
+
+def test_runs_are_named_as_they_were_told(tmp_path: Path) -> None:
+    swept = (("sampler.references=3", "ddim"), ("sampler.references=5", "heun"))
+    for k, (setting, solver) in enumerate(swept):
+        write(tmp_path / str(k), [toy()], "a/x", step=300)
+        told(tmp_path / str(k), "study=toy", f"+{setting}", f"solver={solver}", f"sweep={k}")
+    folders = [tmp_path / str(k) for k in range(2)]
+    measured, _ = read_studies("toy", folders)
+    assert [row["domain"] for row in measured.rows] == [
+        "a, sampler.references 3, solver ddim",
+        "a, sampler.references 5, solver heun",
+    ]
+    # a study of solvers answers over them
+    measured, _ = read_studies("toy", folders, joins=("solver",))
+    assert [row["domain"] for row in measured.rows] == [
+        "a, sampler.references 3",
+        "a, sampler.references 5",
+    ]
+    measured, _ = read_studies("toy", folders, joins=("solver", "sampler"))
+    assert [row["domain"] for row in measured.rows] == ["a", "a"]
 
 
 def test_domains_of_several_models_are_told_apart(tmp_path: Path) -> None:

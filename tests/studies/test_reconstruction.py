@@ -142,7 +142,7 @@ def test_solvers_of_a_sweep_keep_their_images(
     for name, found in (("ddim", measured), ("heun", heun)):
         write_study(tmp_path / name, study(), found, {"model": "tiny"})
     folders = [tmp_path / "ddim", tmp_path / "heun"]
-    merged, _ = read_studies("reconstruction", folders, joins_runs=study().joins_runs)
+    merged, _ = read_studies("reconstruction", folders, joins=study().joins)
     kinds = {key.split(" ")[0] for key in merged.pictures}
     assert kinds == {"smooth/images", "smooth/ddim", "smooth/heun"}
     shown = to_uint8(next(x for key, x in measured.pictures.items() if "ddim" in key))

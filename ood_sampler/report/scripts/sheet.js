@@ -52,7 +52,7 @@ const thumbs = samples.map((sample, place) => {
     "aria-label": name,
     tabIndex: -1,
   });
-  made.classList.toggle("copy", sample.near_copy);
+  made.classList.toggle("copy", Boolean(sample.near_copy));
   made.addEventListener("click", () => view.onOpen(place));
   return made;
 });
