@@ -50,8 +50,9 @@ class SearchStudy(SweepStudy):
     """The choice of `inversion.step=auto sampler=auto` against the best of a full grid.
 
     The grid is measured on held-out images, which the search does not see. Its settings are ranked
-    as in the search (`ood_sampler.statistics.band`), but by the errors of their own KIDs. A choice with another noise of decoding,
-    temperature or shift than the grid's is measured as one setting more.
+    as in the search (`ood_sampler.statistics.band`), but by the errors of their own KIDs. A choice
+    with another noise of decoding, temperature or shift than the grid's is measured as one setting
+    more.
 
     Args:
         search: the search; its steps are those of the grid.
