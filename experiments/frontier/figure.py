@@ -49,8 +49,8 @@ def panel(axes: Axes, domain: Domain) -> None:
     real = domain.rows["real"]
     axes.axvline(real["authenticity"], color="0.6", lw=0.8, ls=":")
     axes.set_title(domain.name, fontsize=10)
-    axes.set_yscale("symlog", linthresh=100)
-    axes.set_ylim(-50, 6000)
+    axes.set_yscale("log")
+    axes.set_ylim(60, 4000)
     axes.set_xlim(0, 1.02)
     axes.grid(alpha=0.3)
 

@@ -207,3 +207,14 @@ def test_few_images_count_orders_over_domains() -> None:
     (told,) = against_tuning({"a": rows})
     assert told.startswith("- a: 2 of 2 settings nearer, 0 farther, 0 left out for near-copies: ")
     assert "hypersphere/500 by 100 [" in told
+
+
+def test_the_page_shows_what_its_rows_say() -> None:
+    folder = Path(__file__).parents[2] / "experiments" / "frontier"
+    page = (folder / "README.md").read_text()
+    for few_shot in (200, 50):
+        for domains in goals.read(folder / "rows.csv", few_shot).values():
+            assert len(domains) >= 4
+            assert goals.overview(domains) in page
+    for domains in goals.read(folder / "rows.csv", 200).values():
+        assert goals.verdicts(domains) in page
