@@ -165,7 +165,9 @@ def test_references_cost_no_more_than_is_asked_for(
     whole = pipeline(model_folder, reference, trainer).run()
     few, many = ([row.figures for row in made.rows] for made in (outcome, whole))
     assert outcome.reconstruction["psnr"] == pytest.approx(whole.reconstruction["psnr"][:9])
-    torch.testing.assert_close(outcome.in_domain.take(range(20)), whole.in_domain.take(range(20)))
+    # on some processors a small batch has other last digits
+    few_own, own = (made.in_domain.take(range(20)) for made in (outcome, whole))
+    torch.testing.assert_close(few_own, own, rtol=0, atol=1e-4)
     assert [row.samples for row in outcome.rows] == [70, 66, 20, 70, 70]
     # fewer images make FID, recall and coverage worse: rows of fewer than the samples have none
     biased = {
