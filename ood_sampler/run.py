@@ -176,7 +176,7 @@ def _session(cfg: DictConfig) -> "Session":
     return Session(
         root=Path(cfg.output) / ARTIFACTS,
         trainer=instantiate(cfg.trainer),
-        progress=lambda name, images: [StageProgress(of_sweep(name, number), images)],
+        progress=lambda name, images: [StageProgress(of_sweep(number, name), images)],
     )
 
 
@@ -313,7 +313,7 @@ def execute(cfg: DictConfig, *, begin: Callable[[], None] = lambda: None) -> "Re
         check_metrics(study, pipeline)
         study.check(pipeline)
         targets, unstored = study.targets(pipeline), study.unstored(pipeline)
-    about = of_sweep("" if study is None else f"study {study.name}")
+    about = of_sweep(sweep_number(), "" if study is None else f"study {study.name}")
     estimate = pipeline.estimate(targets, unstored).text(of=about)
     log.info(estimate)
     if cfg.dry_run:

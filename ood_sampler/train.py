@@ -87,14 +87,11 @@ def check_keys(overrides: Sequence[str], configuration: Configuration = CONFIGUR
         )
     del cfg.hydra
     check_complete(cfg)
-    for key in _COUNTS:
+    for key in (*_COUNTS, *_POSITIVE):
         value = OmegaConf.select(cfg, key, default=1)  # not all recipes have all
-        if not isinstance(value, int) or value <= 0:
-            raise CommandError(f"{key} must be a whole number above 0, got {value}")
-    for key in _POSITIVE:
-        value = OmegaConf.select(cfg, key, default=1)  # not all recipes have all
-        if not isinstance(value, int | float) or value <= 0:
-            raise CommandError(f"{key} must be a number above 0, got {value}")
+        kind, words = (int, "whole number") if key in _COUNTS else (int | float, "number")
+        if not isinstance(value, kind) or value <= 0:
+            raise CommandError(f"{key} must be a {words} above 0, got {value}")
     if cfg.trainer.devices != 1:
         raise CommandError(
             f"trainer.devices must be 1, got {cfg.trainer.devices}: each would see the same batches"

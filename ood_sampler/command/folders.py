@@ -51,14 +51,9 @@ def sweep_number() -> str:
     return f"run {HydraConfig.get().job.num}" if in_sweep() else ""
 
 
-def of_sweep(name: str, number: str | None = None) -> str:
-    """Name something with the run of the sweep that it belongs to, if it does to one.
-
-    Args:
-        name: of the thing.
-        number: of the run, where `sweep_number` can no longer be asked; None asks.
-    """
-    return ", ".join(filter(None, (sweep_number() if number is None else number, name)))
+def of_sweep(number: str, name: str) -> str:
+    """Name something with the run of the sweep that it belongs to (`sweep_number`), if any."""
+    return ", ".join(filter(None, (number, name)))
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

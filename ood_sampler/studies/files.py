@@ -187,7 +187,8 @@ def read_studies(
     pictures: dict[str, Tensor] = {}
     strips: list[Strip] = []
     shared: dict[str, Any] | None = None
-    for folder, (found, shown), further in zip(folders, runs, apart, strict=True):
+    first: dict[str, int] = {}
+    for k, (folder, (found, shown), further) in enumerate(zip(folders, runs, apart, strict=True)):
         protocol = found["protocol"]
         of_model = f" from {protocol['model']}" if several else ""
 
@@ -198,24 +199,15 @@ def read_studies(
             domain = row["domain"]
             of_domain = {"of_domain": f"{domain}{of_model}"} if further.get(domain) else {}
             rows.append({**row, "domain": named(domain), **of_domain})
+            # settings that `run` does not name may differ
+            if "run" in row and first.setdefault(row["run"], k) != k:
+                rows[-1] = {**rows[-1], "run": f"{row['run']}-{k}"}
         strips += _read_strips(folder / _STRIPS, named)
         for key, picture in shown.items():
             domain, slash, label = key.partition("/")
             pictures[f"{named(domain)}{slash}{label}"] = picture.float() / 127.5 - 1
         shared = protocol if shared is None else _shared(shared, protocol)
-    return Measured(_of_distinct_runs(rows, answers), pictures, strips), shared or {}
-
-
-def _of_distinct_runs(rows: Sequence[Row], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Rows whose `run` differs from answer to answer, though nothing that it names may."""
-    places = [k for k, found in enumerate(answers) for _ in found["rows"]]
-    first: dict[str | None, int] = {}
-    distinct = []
-    for row, place in zip(rows, places, strict=True):
-        run = row.get("run")
-        repeated = first.setdefault(run, place) != place
-        distinct.append({**row, "run": f"{run}-{place}"} if run and repeated else row)
-    return distinct
+    return Measured(rows, pictures, strips), shared or {}
 
 
 def _told_apart(
